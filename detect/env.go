@@ -1,0 +1,205 @@
+package detect
+
+import (
+	"net/url"
+	"slices"
+	"strings"
+
+	"github.com/tocsin-dr/tocsin/internal/event"
+)
+
+// Env is what a rule's expression sees: one event, what its session did before, and what the baseline says. A field that is
+// not here does not compile. One Env belongs to one shard and is filled anew for each event.
+type Env struct {
+	Kind         string           `expr:"kind"`
+	Outcome      string           `expr:"outcome"`
+	Error        string           `expr:"error"`
+	Text         string           `expr:"text"` // the event's content, all roles joined
+	Agent        AgentEnv         `expr:"agent"`
+	Session      SessionFacts     `expr:"session"`
+	Tool         ToolEnv          `expr:"tool"`
+	Decision     DecisionEnv      `expr:"decision"`
+	Model        ModelEnv         `expr:"model"`
+	Destinations []DestinationEnv `expr:"destinations"`
+	Baseline     BaselineEnv      `expr:"baseline"`
+
+	// Arg returns the value of a tool argument by its path, "" where there is none.
+	Arg func(path string) string `expr:"arg"`
+	// Provenance returns where an argument's value came from, "" where that is unknown.
+	Provenance func(path string) string `expr:"provenance"`
+	// ArgFrom reports whether any argument's value came from there.
+	ArgFrom func(provenance string) bool `expr:"arg_from"`
+	// Attr returns an attribute or label that no field took, "" where there is none.
+	Attr func(name string) string `expr:"attr"`
+
+	event *event.Event
+}
+
+// AgentEnv is the acting agent.
+type AgentEnv struct {
+	ID        string `expr:"id"`
+	Name      string `expr:"name"`
+	Service   string `expr:"service"`
+	Class     string `expr:"class"`
+	Version   string `expr:"version"`
+	Framework string `expr:"framework"`
+}
+
+// SessionFacts is what the session did before this event. The shard keeps them; each costs O(1) an event.
+type SessionFacts struct {
+	ID string `expr:"id" json:"id"`
+	// Tainted: text that the operator did not write (a tool's output) was read. TaintedBy is the event that first did.
+	Tainted   bool   `expr:"tainted" json:"tainted,omitempty"`
+	TaintedBy string `expr:"tainted_by" json:"tainted_by,omitempty"`
+	// HiddenText: a tool's output held characters that people can't see (bidi controls, tag characters, zero width).
+	HiddenText bool `expr:"hidden_text" json:"hidden_text,omitempty"`
+	// Instructed: a tool's output held text that addresses the agent as an instruction.
+	Instructed bool `expr:"instructed" json:"instructed,omitempty"`
+	// SawPrivate: a tool's output or a path held credentials or personal data.
+	SawPrivate bool `expr:"saw_private" json:"saw_private,omitempty"`
+	ToolCalls  int  `expr:"tool_calls" json:"tool_calls,omitempty"`
+	Denied     int  `expr:"denied" json:"denied,omitempty"`
+}
+
+// ToolEnv is the tool call, with the parsed forms of well-known arguments.
+type ToolEnv struct {
+	Name      string `expr:"name"`
+	Server    string `expr:"server"`
+	Effect    string `expr:"effect"`
+	Command   string `expr:"command"`
+	Path      string `expr:"path"`
+	URL       string `expr:"url"`
+	Host      string `expr:"host"`
+	Args      string `expr:"args"`      // all argument values, one a line
+	Signature string `expr:"signature"` // name and arguments: equal for equal calls
+	Result    string `expr:"result"`
+	Redacted  bool   `expr:"redacted"`
+	// Hidden: the result holds characters that people can't see. Instructs: it addresses the agent as an instruction.
+	Hidden    bool `expr:"hidden"`
+	Instructs bool `expr:"instructs"`
+	// PrivatePath: the path, or a path in the command, is a well-known place of credentials.
+	PrivatePath bool `expr:"private_path"`
+}
+
+// DecisionEnv is a verdict taken at the agent's side.
+type DecisionEnv struct {
+	Effect string `expr:"effect"`
+	By     string `expr:"by"`
+	Mode   string `expr:"mode"`
+}
+
+// ModelEnv is a model call.
+type ModelEnv struct {
+	Provider     string `expr:"provider"`
+	Name         string `expr:"name"`
+	InputTokens  int    `expr:"input_tokens"`
+	OutputTokens int    `expr:"output_tokens"`
+}
+
+// DestinationEnv is a place that data went to or came from.
+type DestinationEnv struct {
+	Kind       string `expr:"kind"`
+	Value      string `expr:"value"`
+	Provenance string `expr:"provenance"`
+}
+
+// BaselineEnv is what the agent's baseline says. While it is learning, Ready is false and P is 1: unknown is no alarm.
+type BaselineEnv struct {
+	Ready bool    `expr:"ready"`
+	P     float64 `expr:"p"`
+}
+
+// NewEnv returns an Env whose functions look at the event it is filled with.
+func NewEnv() *Env {
+	env := &Env{event: &event.Event{}}
+	env.Arg = func(path string) string { return env.event.Tool.Arg(path) }
+	env.Provenance = env.provenance
+	env.ArgFrom = env.argFrom
+	env.Attr = func(name string) string {
+		if v, ok := env.event.Attrs[name]; ok {
+			return v
+		}
+		return env.event.Labels[name]
+	}
+	return env
+}
+
+// Fill makes the Env show an event whose arguments' provenance is set.
+func (env *Env) Fill(e *event.Event, session SessionFacts, baseline BaselineEnv) {
+	env.event = e
+	env.Kind, env.Outcome, env.Error = string(e.Kind), string(e.Outcome), e.Error
+	env.Agent = AgentEnv{ID: e.Agent.ID, Name: e.Agent.Name, Service: e.Agent.Service, Class: e.Agent.Class, Version: e.Agent.Version, Framework: e.Agent.Framework}
+	env.Session, env.Baseline = session, baseline
+	env.Text = joinContent(e.Content)
+	env.Tool, env.Decision, env.Model = ToolEnv{}, DecisionEnv{}, ModelEnv{}
+	if t := e.Tool; t != nil {
+		env.Tool = toolEnv(t)
+	}
+	if d := e.Decision; d != nil {
+		env.Decision = DecisionEnv{Effect: d.Effect, By: d.By, Mode: d.Mode}
+	}
+	if m := e.Model; m != nil {
+		env.Model = ModelEnv{Provider: m.Provider, Name: m.Name, InputTokens: int(m.InputTokens), OutputTokens: int(m.OutputTokens)}
+	}
+	env.Destinations = env.Destinations[:0]
+	for _, d := range e.Destinations {
+		env.Destinations = append(env.Destinations, DestinationEnv{Kind: d.Kind, Value: d.Value, Provenance: env.provenance(d.Arg)})
+	}
+}
+
+func toolEnv(t *event.Tool) ToolEnv {
+	env := ToolEnv{Name: t.Name, Server: t.Server, Effect: string(t.Effect), Command: t.Command, Path: t.Path, URL: t.URL,
+		Result: t.Result.Text, Redacted: t.Redacted, Hidden: event.HasHidden(t.Result.Text), Instructs: event.Instructs(t.Result.Text),
+		PrivatePath: privatePath(t)}
+	if u, err := url.Parse(t.URL); err == nil {
+		env.Host = strings.ToLower(u.Hostname())
+	}
+	var args, signature strings.Builder
+	signature.WriteString(t.Server + "/" + t.Name)
+	for _, a := range t.Args {
+		args.WriteString(a.Value + "\n")
+		signature.WriteString("\x00" + a.Path + "=" + a.Value)
+	}
+	env.Args, env.Signature = args.String(), signature.String()
+	return env
+}
+
+// privatePath looks at the parsed path and at each word of the command.
+func privatePath(t *event.Tool) bool {
+	return event.PrivatePath(t.Path) || slices.ContainsFunc(strings.Fields(t.Command), event.PrivatePath)
+}
+
+func joinContent(contents []event.Content) string {
+	if len(contents) == 1 {
+		return contents[0].Text
+	}
+	var b strings.Builder
+	for _, c := range contents {
+		b.WriteString(c.Text + "\n")
+	}
+	return b.String()
+}
+
+func (env *Env) provenance(path string) string {
+	if env.event.Tool == nil {
+		return ""
+	}
+	for _, a := range env.event.Tool.Args {
+		if a.Path == path {
+			return string(a.Provenance)
+		}
+	}
+	return ""
+}
+
+func (env *Env) argFrom(provenance string) bool {
+	if env.event.Tool == nil {
+		return false
+	}
+	for _, a := range env.event.Tool.Args {
+		if a.Provenance != "" && string(a.Provenance) == provenance {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,265 @@
+package detect
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"go.yaml.in/yaml/v3"
+
+	"github.com/tocsin-dr/tocsin/internal/event"
+)
+
+// Rule is a written detection as its author wrote it. One YAML file holds one rule and its tests.
+type Rule struct {
+	ID         string       `yaml:"id"`
+	Version    string       `yaml:"version"`
+	Title      string       `yaml:"title"`
+	Severity   Severity     `yaml:"severity"`
+	Confidence Confidence   `yaml:"confidence"`
+	Lane       Lane         `yaml:"lane"`
+	On         []event.Kind `yaml:"on"` // kinds of events it looks at
+	// Key is what a stateful rule counts for: session or agent.
+	Key string `yaml:"key"`
+	// When is an expr expression over Env that decides about one event.
+	When string `yaml:"when"`
+	// Count makes the rule fire on the Nth matching event of a key within a window, instead of on each.
+	Count *Count `yaml:"count"`
+	// Suppress keeps the rule silent for a key after it fired, in event time; a count rule's default is its window.
+	Suppress Duration `yaml:"suppress"`
+	Tags     Tags     `yaml:"tags"`
+	// Capture is what must be recorded for the rule to see anything: metadata, arguments, content.
+	Capture        string   `yaml:"capture"`
+	Triage         string   `yaml:"triage"`
+	FalsePositives []string `yaml:"false_positives"`
+	Playbook       string   `yaml:"playbook"`
+	Tests          []Test   `yaml:"tests"`
+
+	File   string `yaml:"-"`
+	Digest string `yaml:"-"` // SHA-256 of the file's text
+}
+
+// Count is a number of matching events within a sliding window of event time.
+type Count struct {
+	AtLeast int      `yaml:"at_least"`
+	Within  Duration `yaml:"within"`
+	// Same counts only events that share this value with each other: a string expression over Env, such as tool.signature.
+	Same string `yaml:"same"`
+}
+
+// Tags place a rule in the field's catalogues; each id must exist in them.
+type Tags struct {
+	ASI   []string `yaml:"asi" json:"asi,omitempty"`     // OWASP Top 10 for Agentic Applications 2026
+	ATLAS []string `yaml:"atlas" json:"atlas,omitempty"` // MITRE ATLAS
+}
+
+// Test is a stream of events and whether the rule fires on it.
+type Test struct {
+	Name string `yaml:"name"`
+	// Fires is how often the rule fires on the stream; 0 for a near miss. Evasion marks a documented miss.
+	Fires   int         `yaml:"fires"`
+	Evasion bool        `yaml:"evasion"`
+	Events  []yaml.Node `yaml:"events"`
+}
+
+// Duration is a time.Duration in YAML: 90s, 10m, 24h.
+type Duration time.Duration
+
+// UnmarshalYAML implements yaml.Unmarshaler.
+func (d *Duration) UnmarshalYAML(node *yaml.Node) error {
+	v, err := time.ParseDuration(node.Value)
+	if err != nil || v < 0 {
+		return fmt.Errorf("line %d: %q is no duration, want something like 90s, 10m or 24h", node.Line, node.Value)
+	}
+	*d = Duration(v)
+	return nil
+}
+
+// Limits on a rule. They bound its cost before it runs.
+const (
+	maxRuleBytes = 256 << 10
+	maxCount     = 10_000
+	maxWindow    = 7 * 24 * time.Hour
+)
+
+// ParseRule reads one rule file. Errors name the file, and the line and field where there is one.
+func ParseRule(file string, text []byte, catalogue Catalogue) (Rule, error) {
+	if len(text) > maxRuleBytes {
+		return Rule{}, fmt.Errorf("%s: %d bytes, a rule has at most %d", file, len(text), maxRuleBytes)
+	}
+	var r Rule
+	decoder := yaml.NewDecoder(bytes.NewReader(text))
+	decoder.KnownFields(true)
+	if err := decoder.Decode(&r); err != nil {
+		return Rule{}, fmt.Errorf("%s: %s", file, explainYAML(err))
+	}
+	sum := sha256.Sum256(text)
+	r.File, r.Digest = file, hex.EncodeToString(sum[:])
+	if err := r.check(catalogue); err != nil {
+		return Rule{}, &located{file: file, text: text, err: err}
+	}
+	return r, nil
+}
+
+// explainYAML turns the decoder's list of type errors into one readable line each, with the known keys of a rule.
+func explainYAML(err error) string {
+	text := strings.ReplaceAll(err.Error(), "yaml: ", "")
+	text = strings.ReplaceAll(text, "unmarshal errors:\n  ", "")
+	unknown := regexp.MustCompile(`field (\S+) not found in type detect\.(\w+)`)
+	return unknown.ReplaceAllStringFunc(text, func(m string) string {
+		name := unknown.FindStringSubmatch(m)[1]
+		return fmt.Sprintf("unknown key %q%s", name, suggest(name, ruleKeys))
+	})
+}
+
+var ruleKeys = []string{"id", "version", "title", "severity", "confidence", "lane", "on", "key", "when", "count", "suppress", "tags",
+	"capture", "triage", "false_positives", "playbook", "tests", "at_least", "within", "same", "asi", "atlas", "name", "fires", "evasion", "events"}
+
+// fieldError is an error about one key of the rule.
+type fieldError struct {
+	field string
+	err   error
+}
+
+func (e *fieldError) Error() string { return e.field + ": " + e.err.Error() }
+func (e *fieldError) Unwrap() error { return e.err }
+
+// located adds file and line to the fieldErrors of a rule.
+type located struct {
+	file string
+	text []byte
+	err  error
+}
+
+func (l *located) Unwrap() error { return l.err }
+
+func (l *located) Error() string {
+	var field *fieldError
+	if errors.As(l.err, &field) {
+		key, _, _ := strings.Cut(field.field, ".")
+		if line := lineOf(l.text, key); line > 0 {
+			return fmt.Sprintf("%s:%d: %s", l.file, line, l.err)
+		}
+	}
+	return fmt.Sprintf("%s: %s", l.file, l.err)
+}
+
+func lineOf(text []byte, key string) int {
+	for i, line := range strings.Split(string(text), "\n") {
+		if strings.HasPrefix(line, key+":") {
+			return i + 1
+		}
+	}
+	return 0
+}
+
+func (r *Rule) check(catalogue Catalogue) error {
+	if !regexp.MustCompile(`^[a-z0-9][a-z0-9-]{2,63}$`).MatchString(r.ID) {
+		return &fieldError{"id", fmt.Errorf("%q: want 3 to 64 lower-case letters, digits and hyphens", r.ID)}
+	}
+	for _, f := range []struct{ name, value string }{{"version", r.Version}, {"title", r.Title}, {"when", r.When}, {"triage", r.Triage}} {
+		if strings.TrimSpace(f.value) == "" {
+			return &fieldError{f.name, errors.New("is missing")}
+		}
+	}
+	if r.Confidence == "" {
+		r.Confidence = MediumConfidence
+	}
+	if r.Lane == "" {
+		r.Lane = Alert
+	}
+	if r.Key == "" {
+		r.Key = "session"
+	}
+	if r.Capture == "" {
+		r.Capture = "metadata"
+	}
+	if err := r.checkChoices(); err != nil {
+		return err
+	}
+	if err := catalogue.check(r.Tags); err != nil {
+		return &fieldError{"tags", err}
+	}
+	return r.checkCount()
+}
+
+func (r *Rule) checkChoices() error {
+	choices := []struct {
+		field, value string
+		want         []string
+	}{
+		{"severity", string(r.Severity), []string{string(Low), string(Medium), string(High), string(Critical)}},
+		{"confidence", string(r.Confidence), []string{string(LowConfidence), string(MediumConfidence), string(HighConfidence)}},
+		{"lane", string(r.Lane), []string{string(Hunt), string(Shadow), string(Alert), string(Propose)}},
+		{"key", r.Key, []string{"session", "agent"}},
+		{"capture", r.Capture, []string{"metadata", "arguments", "content"}},
+	}
+	for _, c := range choices {
+		if !slices.Contains(c.want, c.value) {
+			return &fieldError{c.field, fmt.Errorf("%q is not one of %s%s", c.value, strings.Join(c.want, ", "), suggest(c.value, c.want))}
+		}
+	}
+	if len(r.On) == 0 {
+		return &fieldError{"on", errors.New("is missing: name the kinds of events the rule looks at")}
+	}
+	kinds := make([]string, 0, len(event.Kinds()))
+	for _, k := range event.Kinds() {
+		kinds = append(kinds, string(k))
+	}
+	for _, k := range r.On {
+		if !slices.Contains(kinds, string(k)) {
+			return &fieldError{"on", fmt.Errorf("%q is no kind of event%s", k, suggest(string(k), kinds))}
+		}
+	}
+	return nil
+}
+
+func (r *Rule) checkCount() error {
+	if r.Count == nil {
+		return nil
+	}
+	if n := r.Count.AtLeast; n < 2 || n > maxCount {
+		return &fieldError{"count.at_least", fmt.Errorf("%d: want 2 to %d", n, maxCount)}
+	}
+	if w := time.Duration(r.Count.Within); w < time.Second || w > maxWindow {
+		return &fieldError{"count.within", fmt.Errorf("%s: want 1s to %s", w, maxWindow)}
+	}
+	if r.Suppress == 0 {
+		r.Suppress = r.Count.Within
+	}
+	return nil
+}
+
+// ReadRules parses every *.yaml file under root, in the order of their names. All errors are returned together.
+func ReadRules(fsys fs.FS, catalogue Catalogue) ([]Rule, error) {
+	var rules []Rule
+	var errs []error
+	err := fs.WalkDir(fsys, ".", func(name string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() || path.Ext(name) != ".yaml" {
+			return err
+		}
+		text, err := fs.ReadFile(fsys, name)
+		if err != nil {
+			return err
+		}
+		r, err := ParseRule(name, text, catalogue)
+		if err != nil {
+			errs = append(errs, err)
+			return nil
+		}
+		rules = append(rules, r)
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read rules: %w", err)
+	}
+	return rules, errors.Join(errs...)
+}

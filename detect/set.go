@@ -1,0 +1,294 @@
+// Package detect evaluates written detections: it reads rule files, compiles their expressions against a typed environment,
+// and says which rules fire on an event. An expression decides about one event; declared operators hold all state. The package
+// does no I/O beyond reading rules, has no clock but event time, and never acts.
+package detect
+
+import (
+	"cmp"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/expr-lang/expr"
+	"github.com/expr-lang/expr/ast"
+	"github.com/expr-lang/expr/vm"
+
+	"github.com/tocsin-dr/tocsin/internal/event"
+)
+
+// Set is a compiled set of rules. It is immutable and safe for concurrent use; evaluation state lives in a State.
+type Set struct {
+	rules  []*compiled
+	byKind map[event.Kind][]*compiled
+	digest string
+}
+
+type compiled struct {
+	Rule
+	when *vm.Program
+	same *vm.Program
+	// state names the rule's windows in a State. It changes with the operator and the expression, and with nothing else: a new
+	// title keeps the windows, a new threshold starts them afresh.
+	state string
+}
+
+// Compile compiles rules. All errors are returned, joined; a set with one bad rule does not compile.
+func Compile(rules []Rule) (*Set, error) {
+	s := &Set{byKind: make(map[event.Kind][]*compiled)}
+	seen := make(map[string]string)
+	sum := sha256.New()
+	var errs []error
+	for _, r := range rules {
+		if other, ok := seen[r.ID]; ok {
+			errs = append(errs, fmt.Errorf("%s: id %q is taken by %s", r.File, r.ID, other))
+			continue
+		}
+		seen[r.ID] = r.File
+		c, err := compileRule(r)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", r.File, err))
+			continue
+		}
+		s.rules = append(s.rules, c)
+		for _, k := range r.On {
+			s.byKind[k] = append(s.byKind[k], c)
+		}
+		fmt.Fprintln(sum, r.ID, r.Digest)
+	}
+	s.digest = hex.EncodeToString(sum.Sum(nil))
+	return s, errors.Join(errs...)
+}
+
+// Rules returns the rules in load order.
+func (s *Set) Rules() []Rule {
+	out := make([]Rule, 0, len(s.rules))
+	for _, c := range s.rules {
+		out = append(out, c.Rule)
+	}
+	return out
+}
+
+// Digest is the SHA-256 over all rules' digests: the version of the set.
+func (s *Set) Digest() string { return s.digest }
+
+func compileRule(r Rule) (*compiled, error) {
+	when, err := compileExpr(r.When, expr.AsBool())
+	if err != nil {
+		return nil, fmt.Errorf("when: %w", err)
+	}
+	c := &compiled{Rule: r, when: when}
+	operator := fmt.Sprintf("%v|%s|%s|%s", r.On, r.Key, r.When, time.Duration(r.Suppress))
+	if r.Count != nil {
+		operator += fmt.Sprintf("|%d|%s|%s", r.Count.AtLeast, time.Duration(r.Count.Within), r.Count.Same)
+		if r.Count.Same != "" {
+			if c.same, err = compileExpr(r.Count.Same, expr.AsKind(stringKind)); err != nil {
+				return nil, fmt.Errorf("count.same: %w", err)
+			}
+		}
+	}
+	sum := sha256.Sum256([]byte(operator))
+	c.state = r.ID + "@" + hex.EncodeToString(sum[:6])
+	return c, nil
+}
+
+// maxNodes bounds an expression's size; forbidden builtins read the clock, or make collections of any size.
+const maxNodes = 400
+
+func compileExpr(text string, result expr.Option) (*vm.Program, error) {
+	guard := &costGuard{}
+	options := []expr.Option{expr.Env(NewEnv()), result, expr.MaxNodes(maxNodes), expr.Patch(guard)}
+	for _, name := range []string{"now", "date", "duration", "timezone", "repeat", "fromJSON", "toJSON", "fromBase64", "toBase64"} {
+		options = append(options, expr.DisableBuiltin(name))
+	}
+	program, err := expr.Compile(text, options...)
+	if err != nil {
+		return nil, errors.New(strings.TrimSpace(err.Error()) + suggestField(err.Error()))
+	}
+	return program, guard.err
+}
+
+// costGuard refuses expressions whose cost an event's content could blow up: predicates within predicates, ranges, and regular
+// expressions that are not constant. Go's regular expressions are linear in the text.
+type costGuard struct{ err error }
+
+// Visit implements ast.Visitor. It changes nothing.
+func (g *costGuard) Visit(node *ast.Node) {
+	switch n := (*node).(type) {
+	case *ast.BinaryNode:
+		if n.Operator == ".." {
+			g.refuse("a range (..) can grow without bound")
+		}
+		if n.Operator == "matches" {
+			if _, constant := n.Right.(*ast.StringNode); !constant {
+				g.refuse("the pattern of matches must be a constant text")
+			}
+		}
+	case *ast.PredicateNode:
+		nested := &predicateCounter{}
+		ast.Walk(&n.Node, nested)
+		if nested.n > 0 {
+			g.refuse("a predicate within a predicate costs the product of their lengths")
+		}
+	}
+}
+
+func (g *costGuard) refuse(why string) {
+	if g.err == nil {
+		g.err = errors.New(why)
+	}
+}
+
+type predicateCounter struct{ n int }
+
+// Visit implements ast.Visitor.
+func (p *predicateCounter) Visit(node *ast.Node) {
+	if _, ok := (*node).(*ast.PredicateNode); ok {
+		p.n++
+	}
+}
+
+// suggestField adds the nearest known field to the compiler's word about an unknown one.
+func suggestField(message string) string {
+	for _, marker := range []string{"unknown name ", "has no field "} {
+		if _, rest, ok := strings.Cut(message, marker); ok {
+			name, _, _ := strings.Cut(rest, " ")
+			name, _, _ = strings.Cut(name, "\n")
+			return suggest(strings.Trim(name, "()"), envNames())
+		}
+	}
+	return ""
+}
+
+// Evaluate runs the rules that look at this kind of event. Each rule sees the event whatever the others do: a rule whose
+// expression fails raises a finding about itself, at most one an hour of event time.
+func (s *Set) Evaluate(env *Env, e *event.Event, st *State) []Finding {
+	var out []Finding
+	for _, c := range s.byKind[e.Kind] {
+		f, err := c.evaluate(env, e, st)
+		if err != nil {
+			f = c.failed(e, st, err)
+		}
+		if f != nil {
+			out = append(out, *f)
+		}
+	}
+	return out
+}
+
+func (c *compiled) evaluate(env *Env, e *event.Event, st *State) (*Finding, error) {
+	matched, err := run[bool](st, c.when, env)
+	if err != nil || !matched {
+		return nil, err
+	}
+	key := c.key(e)
+	if c.Count == nil {
+		return c.fire(e, st, key, []hit{{At: e.Time, Event: e.ID}}), nil
+	}
+	counted := key
+	if c.same != nil {
+		same, err := run[string](st, c.same, env)
+		if err != nil {
+			return nil, err
+		}
+		sum := sha256.Sum256([]byte(same))
+		counted += "\x00" + hex.EncodeToString(sum[:8])
+	}
+	hits := st.hit(c.state, counted, hit{At: e.Time, Event: e.ID}, c.Count.AtLeast, time.Duration(c.Count.Within))
+	if len(hits) < c.Count.AtLeast {
+		return nil, nil
+	}
+	return c.fire(e, st, counted, hits), nil
+}
+
+// run evaluates a program and insists on the type of its result.
+func run[T any](st *State, program *vm.Program, env *Env) (zero T, err error) {
+	v, err := st.vm.Run(program, env)
+	if err != nil {
+		return zero, err
+	}
+	t, ok := v.(T)
+	if !ok {
+		return zero, fmt.Errorf("result is a %T", v)
+	}
+	return t, nil
+}
+
+func (c *compiled) key(e *event.Event) string {
+	if c.Key == "agent" {
+		return e.Agent.ID
+	}
+	return e.Agent.ID + "\x00" + e.Session.ID
+}
+
+// fire returns the finding, or nil while the rule is suppressed for the key.
+func (c *compiled) fire(e *event.Event, st *State, key string, hits []hit) *Finding {
+	if !st.Allow(c.state, key, e.Time, time.Duration(c.Suppress)) {
+		return nil
+	}
+	ids := make([]string, 0, min(len(hits), MaxEvents))
+	for i, h := range hits {
+		if i < MaxEvents/2 || i >= len(hits)-MaxEvents/2 {
+			ids = append(ids, h.Event)
+		}
+	}
+	reason := "One event matched."
+	if c.Count != nil {
+		reason = fmt.Sprintf("%d matching events within %s.", len(hits), time.Duration(c.Count.Within))
+	}
+	f := c.finding(SourceRule, e, ids, reason)
+	f.First = hits[0].At
+	f.Chain = chain(e)
+	return f
+}
+
+func (c *compiled) finding(source Source, e *event.Event, ids []string, reason string) *Finding {
+	f := &Finding{
+		Source: source, Rule: c.ID, Version: c.Version, Digest: c.Digest, Title: c.Title, Severity: c.Severity,
+		Confidence: c.Confidence, Lane: c.Lane, Playbook: c.Playbook, Tags: c.Tags, Triage: c.Triage,
+		Tenant: e.Tenant, Agent: e.Agent, Session: e.Session.ID, First: e.Time, Time: e.Time, Events: ids, Reason: reason,
+	}
+	if e.Tool != nil {
+		f.Tool = e.Tool.Name
+	}
+	f.ID = FindingID(c.ID, ids)
+	return f
+}
+
+// failed turns a rule's run-time error into a finding about the rule.
+func (c *compiled) failed(e *event.Event, st *State, err error) *Finding {
+	st.Errors[c.ID]++
+	if !st.Allow("error@"+c.ID, "", e.Time, time.Hour) {
+		return nil
+	}
+	text, _, _ := strings.Cut(err.Error(), "\n")
+	f := c.finding(SourceHealth, e, []string{e.ID}, "The rule's expression failed on this event, which it therefore did not judge: "+text)
+	f.Title = "Rule " + c.ID + " fails and is blind to some events"
+	f.ID = FindingID("rule-error/"+c.ID, f.Events)
+	f.Severity, f.Confidence, f.Lane, f.Playbook = Medium, HighConfidence, Alert, ""
+	return f
+}
+
+// chain picks the argument whose value gave an action away: the first that came from a tool's output.
+func chain(e *event.Event) *Chain {
+	if e.Tool == nil {
+		return nil
+	}
+	i := slices.IndexFunc(e.Tool.Args, func(a event.Arg) bool { return a.Provenance == event.ProvenanceToolOutput })
+	if i < 0 {
+		return nil
+	}
+	a := e.Tool.Args[i]
+	return &Chain{Origin: a.Origin, Arg: a.Path, Value: a.Value, Provenance: a.Provenance}
+}
+
+// ChainOf is the chain of an event's most telling argument, or nil. Baselines' findings use it as rules' do.
+func ChainOf(e *event.Event) *Chain { return chain(e) }
+
+// SortFindings orders findings for output: by event time, then id.
+func SortFindings(fs []Finding) {
+	slices.SortFunc(fs, func(a, b Finding) int { return cmp.Or(a.Time.Compare(b.Time), strings.Compare(a.ID, b.ID)) })
+}

@@ -1,0 +1,158 @@
+package event
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+)
+
+// Limits on one event. Check cuts texts to size and refuses what can't be an event at all.
+const (
+	MaxIDBytes      = 256
+	MaxNameBytes    = 256
+	MaxValueBytes   = 8 << 10  // one argument value
+	MaxContentBytes = 32 << 10 // one text
+	MaxArgs         = 128
+	MaxContents     = 64
+	MaxDestinations = 32
+	MaxAttrs        = 128
+	MaxAttrBytes    = 2 << 10
+)
+
+// Check makes an event fit to be logged: it normalises the tool, cuts texts to their limits (their state says so), and returns
+// an error that names the field for an event that can't be kept: without a time, a kind or an agent. It never fails for size.
+func (e *Event) Check() error {
+	if e.Schema == 0 {
+		e.Schema = Schema
+	}
+	switch {
+	case e.Schema != Schema:
+		return fmt.Errorf("schema: version %d is not known, want %d", e.Schema, Schema)
+	case e.ID == "":
+		return errors.New("id: is empty")
+	case len(e.ID) > MaxIDBytes:
+		return fmt.Errorf("id: %d bytes, at most %d", len(e.ID), MaxIDBytes)
+	case e.Kind == "":
+		return errors.New("kind: is empty")
+	case !known(e.Kind):
+		return fmt.Errorf("kind: %q is not known, want one of %s", clip(string(e.Kind), 40), kindList())
+	case e.Time.IsZero():
+		return errors.New("time: is empty, want RFC 3339")
+	case e.Time.Year() < 2000 || e.Time.Year() > 2200:
+		return fmt.Errorf("time: %s is out of range", e.Time.Format(time.RFC3339))
+	}
+	e.Time = e.Time.UTC()
+	if err := e.Agent.check(); err != nil {
+		return err
+	}
+	e.clipStrings()
+	e.clipLists()
+	if e.Tool != nil {
+		e.Tool.normalise()
+		if len(e.Destinations) == 0 {
+			e.Destinations = e.Tool.destinations()
+		}
+	}
+	return nil
+}
+
+func (a *Agent) check() error {
+	a.Name, a.Service = clip(a.Name, MaxNameBytes), clip(a.Service, MaxNameBytes)
+	if a.ID == "" {
+		a.ID = AgentID(a.Service, a.Name)
+	}
+	if a.ID == "" {
+		return errors.New("agent.id: is empty, and there is no agent.name or agent.service to make it from")
+	}
+	a.ID = clip(a.ID, MaxIDBytes)
+	if a.Service == "" {
+		a.Service, _, _ = strings.Cut(a.ID, "/")
+	}
+	if a.Class == "" {
+		a.Class = a.Service
+	}
+	a.Class = clip(a.Class, MaxNameBytes)
+	return nil
+}
+
+func known(k Kind) bool {
+	for _, v := range Kinds() {
+		if v == k {
+			return true
+		}
+	}
+	return false
+}
+
+func kindList() string {
+	names := make([]string, 0, len(Kinds()))
+	for _, k := range Kinds() {
+		names = append(names, string(k))
+	}
+	return strings.Join(names, ", ")
+}
+
+func (e *Event) clipStrings() {
+	for _, s := range []*string{&e.Tenant, &e.Source.Dialect, &e.Source.Scope, &e.Source.Product, &e.Source.ProductVersion,
+		&e.Source.Instance, &e.Source.Authn, &e.Agent.Version, &e.Agent.Framework, &e.Agent.Parent, &e.Agent.Basis,
+		&e.Session.ID, &e.Session.Turn, &e.Principal.ID, &e.Principal.Email, &e.Principal.Org, &e.Trace.TraceID,
+		&e.Trace.SpanID, &e.Trace.ParentID, &e.Trace.Name} {
+		*s = clip(*s, MaxNameBytes)
+	}
+	e.Error = clip(e.Error, MaxValueBytes)
+	if d := e.Decision; d != nil {
+		d.Effect, d.By, d.Mode = clip(d.Effect, MaxNameBytes), clip(d.By, MaxNameBytes), clip(d.Mode, MaxNameBytes)
+		d.Reason = clip(d.Reason, MaxValueBytes)
+	}
+	if m := e.Model; m != nil {
+		m.Provider, m.Name = clip(m.Provider, MaxNameBytes), clip(m.Name, MaxNameBytes)
+	}
+}
+
+func (e *Event) clipLists() {
+	e.Content = e.Content[:min(len(e.Content), MaxContents)]
+	for i := range e.Content {
+		e.Content[i].clip()
+	}
+	e.Destinations = e.Destinations[:min(len(e.Destinations), MaxDestinations)]
+	for i := range e.Destinations {
+		e.Destinations[i].Value = clip(e.Destinations[i].Value, MaxNameBytes)
+	}
+	e.Labels, e.Attrs = clipMap(e.Labels), clipMap(e.Attrs)
+}
+
+// clipMap keeps the first MaxAttrs keys in sorted order, so that what is kept does not depend on chance.
+func clipMap(m map[string]string) map[string]string {
+	if len(m) == 0 {
+		return nil
+	}
+	out := make(map[string]string, min(len(m), MaxAttrs))
+	for _, k := range sortedKeys(m) {
+		if len(out) == MaxAttrs {
+			break
+		}
+		out[clip(k, MaxNameBytes)] = clip(m[k], MaxAttrBytes)
+	}
+	return out
+}
+
+func (c *Content) clip() {
+	if c.State == "" && c.Text != "" {
+		c.State = StateFull
+	}
+	c.Size = max(c.Size, len(c.Text))
+	if len(c.Text) > MaxContentBytes {
+		c.Text, c.State = clip(c.Text, MaxContentBytes), StateTruncated
+	}
+	c.Role = clip(c.Role, MaxNameBytes)
+	c.Tokens = c.Tokens[:min(len(c.Tokens), MaxTokens)]
+}
+
+// clip cuts s to at most n bytes at a rune boundary and makes it valid UTF-8.
+func clip(s string, n int) string {
+	if len(s) > n {
+		s = s[:n]
+	}
+	return strings.ToValidUTF8(s, "")
+}

@@ -1,0 +1,35 @@
+package event
+
+import (
+	"fmt"
+
+	"github.com/fxamacker/cbor/v2"
+)
+
+// Codec is the binary form in which Tocsin keeps its own data: deterministic CBOR (RFC 8949, section 4.2) with the field names of
+// the JSON form and times to the nanosecond. Safe for concurrent use.
+type Codec struct {
+	enc cbor.EncMode
+	dec cbor.DecMode
+}
+
+// NewCodec returns a Codec. Decoding is bounded in depth and in the number of elements.
+func NewCodec() (*Codec, error) {
+	options := cbor.CoreDetEncOptions()
+	options.Time = cbor.TimeRFC3339Nano
+	enc, err := options.EncMode()
+	if err != nil {
+		return nil, fmt.Errorf("set up encoder: %w", err)
+	}
+	dec, err := cbor.DecOptions{MaxArrayElements: 1 << 24, MaxMapPairs: 1 << 24, MaxNestedLevels: 32}.DecMode()
+	if err != nil {
+		return nil, fmt.Errorf("set up decoder: %w", err)
+	}
+	return &Codec{enc: enc, dec: dec}, nil
+}
+
+// Marshal encodes v; equal values give equal bytes.
+func (c *Codec) Marshal(v any) ([]byte, error) { return c.enc.Marshal(v) }
+
+// Unmarshal decodes data into v.
+func (c *Codec) Unmarshal(data []byte, v any) error { return c.dec.Unmarshal(data, v) }

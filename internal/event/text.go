@@ -1,0 +1,42 @@
+package event
+
+import (
+	"regexp"
+	"strings"
+	"unicode"
+)
+
+// HasHidden reports whether text holds characters that a person doesn't see but a model reads: bidirectional controls, zero
+// width and tag characters, variation selectors beyond the emoji one, and control characters other than whitespace.
+func HasHidden(text string) bool { return strings.IndexFunc(text, Hidden) >= 0 }
+
+// Hidden reports whether a character is invisible to a reader. Displays show such a character by its code point.
+func Hidden(r rune) bool {
+	switch {
+	case r == '\n' || r == '\t' || r == '\r' || r == 0xFE0F || r == 0x200D:
+		return false // the last two build ordinary emoji
+	case unicode.Is(unicode.Cc, r), unicode.Is(unicode.Cf, r), unicode.Is(unicode.Variation_Selector, r):
+		return true
+	}
+	return unicode.Is(unicode.Other_Default_Ignorable_Code_Point, r)
+}
+
+// instructs matches text that speaks to an agent as if it were its operator. It is a weak sign, meant to be combined.
+var instructs = regexp.MustCompile(`(?i)(ignore|disregard|forget) (all |any |the |your )*(previous|prior|above|earlier) (instruction|prompt|message|rule)|` +
+	`</?(information|system|instructions?|important)>|before you (can |may )?(do|solve|continue|proceed|pay|answer)|` +
+	`do not (mention|tell|inform|reveal|show) (this|the user|anyone|it)|you (are now|must now|must first)|new instructions?:`)
+
+// Instructs reports whether text addresses an agent as an instruction.
+func Instructs(text string) bool { return instructs.MatchString(text) }
+
+// private matches secrets and the marks that ingest leaves where it removed one.
+var private = regexp.MustCompile(`\[redacted:|-----BEGIN [A-Z ]*PRIVATE KEY|(?i)\b(password|passwd|secret|api[_-]?key|access[_-]?token)["']?\s*[:=]|\b\d{3}-\d{2}-\d{4}\b`)
+
+// privatePath matches the places where credentials lie.
+var privatePath = regexp.MustCompile(`(?i)(^|[/\\~])\.(ssh|aws|gnupg|kube|docker|netrc|npmrc|pypirc|env)\b|id_(rsa|ed25519|ecdsa)|credentials(\.json)?$|/etc/shadow|secrets?\.(ya?ml|json|toml)$|\.pem$`)
+
+// Private reports whether text holds a secret, or personal data of a well-known shape.
+func Private(text string) bool { return private.MatchString(text) }
+
+// PrivatePath reports whether a path is a well-known place of credentials.
+func PrivatePath(path string) bool { return privatePath.MatchString(path) }

@@ -1,0 +1,261 @@
+package event
+
+import (
+	"bytes"
+	"encoding/json"
+	"maps"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// Effect is what a tool call does to the world.
+type Effect string
+
+// The effects, from harmless to far-reaching. Unknown is what no table knows; rules must say how they treat it.
+const (
+	EffectUnknown Effect = ""
+	EffectRead    Effect = "read"   // takes data in
+	EffectWrite   Effect = "write"  // changes state on the agent's own side
+	EffectEgress  Effect = "egress" // sends data or value to somebody else
+	EffectExec    Effect = "exec"   // runs code
+)
+
+// effectWords maps a word of a tool's name to an effect. The strongest effect of a name's words wins.
+var effectWords = map[string]Effect{
+	"read": EffectRead, "get": EffectRead, "list": EffectRead, "search": EffectRead, "fetch": EffectRead, "find": EffectRead,
+	"lookup": EffectRead, "query": EffectRead, "browse": EffectRead, "grep": EffectRead, "glob": EffectRead, "view": EffectRead,
+	"show": EffectRead, "download": EffectRead, "check": EffectRead, "export": EffectRead, "retrieve": EffectRead,
+	"write": EffectWrite, "create": EffectWrite, "update": EffectWrite, "edit": EffectWrite, "delete": EffectWrite,
+	"remove": EffectWrite, "set": EffectWrite, "add": EffectWrite, "save": EffectWrite, "append": EffectWrite, "move": EffectWrite,
+	"schedule": EffectWrite, "reserve": EffectWrite, "book": EffectWrite, "cancel": EffectWrite,
+	"send": EffectEgress, "email": EffectEgress, "mail": EffectEgress, "post": EffectEgress, "publish": EffectEgress,
+	"upload": EffectEgress, "share": EffectEgress, "pay": EffectEgress, "transfer": EffectEgress, "invite": EffectEgress,
+	"message": EffectEgress, "webhook": EffectEgress, "push": EffectEgress, "forward": EffectEgress, "reply": EffectEgress,
+	"bash": EffectExec, "shell": EffectExec, "exec": EffectExec, "execute": EffectExec, "run": EffectExec, "python": EffectExec,
+	"terminal": EffectExec, "powershell": EffectExec, "eval": EffectExec,
+}
+
+var effectOrder = []Effect{EffectUnknown, EffectRead, EffectWrite, EffectEgress, EffectExec}
+
+// ToolEffect guesses a tool's effect from the words of its name: "send_money" is egress, "read_file" is read. The first word
+// that is a verb of reading wins over nouns that follow it ("get_email" reads).
+func ToolEffect(name string) Effect {
+	best := EffectUnknown
+	for i, word := range splitWords(name) {
+		effect := effectWords[word]
+		if i == 0 && effect == EffectRead {
+			return EffectRead
+		}
+		if slices.Index(effectOrder, effect) > slices.Index(effectOrder, best) {
+			best = effect
+		}
+	}
+	return best
+}
+
+// splitWords splits snake_case, kebab-case, dotted and camelCase names into lower-case words.
+func splitWords(name string) []string {
+	var b strings.Builder
+	for i, r := range name {
+		if i > 0 && r >= 'A' && r <= 'Z' {
+			b.WriteByte(' ')
+		}
+		b.WriteRune(r)
+	}
+	return strings.FieldsFunc(strings.ToLower(b.String()), func(r rune) bool { return !isWord(r) })
+}
+
+// normalise brings names and arguments to their canonical form and limits, and parses the arguments of well-known tools.
+func (t *Tool) normalise() {
+	if t.Server == "" {
+		t.Server, t.Name = SplitToolName(t.Name)
+	}
+	t.Name, t.Server, t.CallID = clip(t.Name, MaxNameBytes), clip(t.Server, MaxNameBytes), clip(t.CallID, MaxNameBytes)
+	if len(t.Args) > MaxArgs {
+		t.Args, t.ArgsState = t.Args[:MaxArgs], StateTruncated
+	}
+	for i := range t.Args {
+		a := &t.Args[i]
+		a.Provenance, a.Origin = ProvenanceUnknown, ""
+		a.Path = clip(a.Path, MaxNameBytes)
+		a.Tokens = a.Tokens[:min(len(a.Tokens), MaxTokens)]
+		if len(a.Value) > MaxValueBytes {
+			a.Value, t.ArgsState = clip(a.Value, MaxValueBytes), StateTruncated
+		}
+	}
+	if t.ArgsState == "" {
+		t.ArgsState = StateAbsent
+		if len(t.Args) > 0 {
+			t.ArgsState = StateFull
+		}
+	}
+	t.Result.clip()
+	if t.Effect == EffectUnknown {
+		t.Effect = ToolEffect(t.Name)
+	}
+	t.parseWellKnown()
+}
+
+// SplitToolName splits the MCP spelling mcp__server__tool into server and tool; any other name has no server.
+func SplitToolName(name string) (server, tool string) {
+	if rest, ok := strings.CutPrefix(name, "mcp__"); ok {
+		if server, tool, ok = strings.Cut(rest, "__"); ok && tool != "" {
+			return server, tool
+		}
+	}
+	return "", name
+}
+
+func (t *Tool) parseWellKnown() {
+	for _, a := range t.Args {
+		switch strings.ToLower(a.Path) {
+		case "command", "cmd", "script", "bash_command", "full_command":
+			if t.Command == "" && (t.Effect == EffectExec || t.Effect == EffectUnknown) {
+				t.Command = a.Value
+			}
+		case "path", "file_path", "filepath", "filename", "file":
+			if t.Path == "" {
+				t.Path = a.Value
+			}
+		case "url", "uri", "endpoint", "link":
+			if t.URL == "" {
+				t.URL = a.Value
+			}
+		}
+	}
+}
+
+// destinationArgs maps an argument's last path element to the kind of destination it names.
+var destinationArgs = map[string]string{
+	"to": "email", "cc": "email", "bcc": "email", "recipients": "email", "email": "email",
+	"recipient": "account", "iban": "account", "account": "account", "payee": "account", "beneficiary": "account",
+	"url": "host", "uri": "host", "endpoint": "host", "webhook": "host", "host": "host", "hostname": "host", "domain": "host", "link": "host",
+	"channel": "channel", "channel_id": "channel", "room": "channel", "user": "account", "participants": "email",
+}
+
+// destinations reads where a call's data goes to or comes from out of its arguments. Hashed values are named by their hash.
+func (t *Tool) destinations() []Destination {
+	var out []Destination
+	for _, a := range t.Args {
+		kind, ok := destinationArgs[lastElement(a.Path)]
+		value := a.Value
+		if !ok || value == "" && len(a.Tokens) == 0 {
+			continue
+		}
+		if value == "" {
+			value = "hashed:" + strconv.FormatUint(uint64(a.Tokens[0]), 16)
+		} else if kind == "host" {
+			value = hostOf(value)
+		} else if strings.Contains(value, "@") {
+			kind, value = "email", strings.ToLower(value)
+		}
+		if len(out) < MaxDestinations {
+			out = append(out, Destination{Kind: kind, Value: clip(value, MaxNameBytes), Arg: a.Path})
+		}
+	}
+	return out
+}
+
+// lastElement returns the last part of a path that is not a list position.
+func lastElement(path string) string {
+	parts := strings.Split(strings.ToLower(path), ".")
+	for i := len(parts) - 1; i >= 0; i-- {
+		if _, err := strconv.Atoi(parts[i]); err != nil {
+			return parts[i]
+		}
+	}
+	return path
+}
+
+// hostOf returns the host of a URL, or the text itself where it is not one.
+func hostOf(text string) string {
+	u, err := url.Parse(text)
+	if err != nil || u.Hostname() == "" {
+		return strings.ToLower(text)
+	}
+	return strings.ToLower(u.Hostname())
+}
+
+// Limits on the JSON of arguments.
+const maxArgsDepth = 8
+
+// ParseArgs flattens a JSON text of arguments into values by path, in the order of the text for objects sorted by key. A text
+// that is no JSON object becomes one value with the path "input". State is truncated where a limit cut something off.
+func ParseArgs(text string) ([]Arg, State) {
+	text = strings.TrimSpace(text)
+	if text == "" {
+		return nil, StateAbsent
+	}
+	if strings.Contains(text, "REDACTED") && len(text) < 32 {
+		return nil, StateRedacted
+	}
+	decoder := json.NewDecoder(bytes.NewReader([]byte(text)))
+	decoder.UseNumber()
+	var v any
+	if err := decoder.Decode(&v); err != nil {
+		return []Arg{{Path: "input", Value: text}}, StateFull
+	}
+	return FlattenArgs(v)
+}
+
+// FlattenArgs flattens decoded JSON (maps, slices, strings, numbers, booleans) into values by path.
+func FlattenArgs(v any) ([]Arg, State) {
+	f := flattener{state: StateFull}
+	f.walk("", v, 0)
+	if len(f.args) == 0 {
+		return nil, f.state
+	}
+	return f.args, f.state
+}
+
+type flattener struct {
+	args  []Arg
+	state State
+}
+
+func (f *flattener) walk(path string, v any, depth int) {
+	if depth > maxArgsDepth || len(f.args) >= MaxArgs {
+		f.state = StateTruncated
+		return
+	}
+	switch v := v.(type) {
+	case map[string]any:
+		for _, k := range sortedKeys(v) {
+			f.walk(join(path, k), v[k], depth+1)
+		}
+	case []any:
+		for i, item := range v {
+			f.walk(join(path, strconv.Itoa(i)), item, depth+1)
+		}
+	case string:
+		f.add(path, v)
+	case json.Number:
+		f.add(path, v.String())
+	case float64:
+		f.add(path, strconv.FormatFloat(v, 'f', -1, 64))
+	case int64:
+		f.add(path, strconv.FormatInt(v, 10))
+	case bool:
+		f.add(path, strconv.FormatBool(v))
+	}
+}
+
+func (f *flattener) add(path, value string) {
+	if path == "" {
+		path = "input"
+	}
+	f.args = append(f.args, Arg{Path: path, Value: value})
+}
+
+func join(path, key string) string {
+	if path == "" {
+		return key
+	}
+	return path + "." + key
+}
+
+func sortedKeys[V any](m map[string]V) []string {
+	return slices.Sorted(maps.Keys(m))
+}

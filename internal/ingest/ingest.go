@@ -1,0 +1,252 @@
+// Package ingest turns what clients send (OTLP traces and logs, JSON events) into canonical events and serves the endpoints that
+// receive it. It keeps no state about sessions, judges nothing, and stores nothing itself: it answers a client only after the log
+// has the events.
+//
+// A dialect is one file: a table from attribute to event field and the code for what a table can't say. It is used by one line in
+// dialects.
+package ingest
+
+import (
+	"cmp"
+	"crypto/rand"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"go.opentelemetry.io/collector/pdata/pcommon"
+	"go.opentelemetry.io/collector/pdata/plog"
+	"go.opentelemetry.io/collector/pdata/ptrace"
+
+	"github.com/tocsin-dr/tocsin/internal/event"
+)
+
+// ContentPolicy says whether texts (prompts, responses, arguments, results) may be stored.
+type ContentPolicy string
+
+// The content policies. Under ContentHashed salted token hashes stand for each text, argument and destination; errors, reasons,
+// and those attributes that no dialect declares free of content are dropped.
+const (
+	ContentFull   ContentPolicy = "full"
+	ContentHashed ContentPolicy = "hashed"
+)
+
+// Options are the settings of a Mapper.
+type Options struct {
+	// Hasher makes the token hashes. Without one, ContentHashed uses a random salt, so that hashes match within this Mapper only.
+	Hasher *event.Hasher
+	// Content is full if empty. A value that is not known hides content: a misspelt policy must not leak it.
+	Content ContentPolicy
+}
+
+// Receipt is what the receiver knows of a delivery and the sender can't choose.
+type Receipt struct {
+	Authn string    // the credential that delivered it
+	At    time.Time // when it arrived
+}
+
+// Rejection names an item that can't be kept, and why.
+type Rejection struct {
+	Item   string `json:"item"`
+	Reason string `json:"reason"`
+}
+
+// Mapper makes canonical events out of decoded telemetry. It holds settings alone and is safe for concurrent use.
+type Mapper struct {
+	hasher   *event.Hasher // nil while content is stored
+	dialects []dialect
+}
+
+// NewMapper returns a Mapper.
+func NewMapper(opts Options) *Mapper {
+	m := &Mapper{dialects: dialects()}
+	if opts.Content == ContentFull || opts.Content == "" {
+		return m
+	}
+	m.hasher = opts.Hasher
+	if m.hasher == nil {
+		salt := make([]byte, 32)
+		rand.Read(salt) //nolint:errcheck // never fails, see crypto/rand
+		m.hasher = event.NewHasher(salt)
+	}
+	return m
+}
+
+// Traces maps the spans of one request. The events are ordered by time, sequence and id; an item that can't be kept is named in
+// the rejections and rejects no other. Spans that have nothing to do with an agent are left out silently.
+//
+// The time of an agent.invoke, a model.call and other is their start, of anything that brings data back (tool.result, retrieval,
+// memory, guardrail) their end, so that ordering by time puts a prompt before the calls it caused, and a result after its call.
+func (m *Mapper) Traces(td ptrace.Traces, r Receipt) ([]event.Event, []Rejection) {
+	b := m.traces(td, r)
+	return b.events, b.rejected
+}
+
+// Logs maps the records of one request, as Traces does.
+func (m *Mapper) Logs(ld plog.Logs, r Receipt) ([]event.Event, []Rejection) {
+	b := m.logs(ld, r)
+	return b.events, b.rejected
+}
+
+// batch is the outcome of one request.
+type batch struct {
+	events   []event.Event
+	rejected []Rejection
+	ignored  int
+}
+
+func (m *Mapper) traces(td ptrace.Traces, r Receipt) batch {
+	var b batch
+	var drafts []*draft
+	for i, rs := range td.ResourceSpans().All() {
+		base := resource(rs.Resource())
+		for j, ss := range rs.ScopeSpans().All() {
+			for k, span := range ss.Spans().All() {
+				d := newDraft(base, ss.Scope(), span.Attributes(), fmt.Sprintf("resourceSpans[%d].scopeSpans[%d].spans[%d]", i, j, k))
+				m.readSpan(d, span)
+				drafts = append(drafts, d)
+			}
+		}
+	}
+	forest := newForest(drafts)
+	for _, d := range drafts {
+		if d.dialect == nil || d.dialect == generic && !forest.ai[d.span.TraceID()] {
+			b.ignored++
+			continue
+		}
+		forest.resolve(d)
+		m.finish(&b, d, r)
+	}
+	sortEvents(b.events)
+	return b
+}
+
+func (m *Mapper) readSpan(d *draft, span ptrace.Span) {
+	d.span, d.isSpan = span, true
+	d.Trace = event.Trace{TraceID: hexID(span.TraceID()), SpanID: hexSpan(span.SpanID()), ParentID: hexSpan(span.ParentSpanID()), Name: span.Name()}
+	d.dialect = generic
+	for i := range m.dialects {
+		if m.dialects[i].isSpan(d) {
+			d.dialect = &m.dialects[i]
+			break
+		}
+	}
+	if d.dialect.span == nil {
+		d.dialect = nil
+		return
+	}
+	d.Source.Dialect = d.dialect.name
+	d.apply(d.dialect.fields)
+	d.dialect.span(d)
+	d.spanTimes()
+	d.spanOutcome()
+	if d.Trace.TraceID != "" && d.Trace.SpanID != "" {
+		d.ID = event.NewID(d.Tenant, d.Kind, d.Trace.TraceID, d.Trace.SpanID)
+	}
+}
+
+func (m *Mapper) logs(ld plog.Logs, r Receipt) batch {
+	var b batch
+	for i, rl := range ld.ResourceLogs().All() {
+		base := resource(rl.Resource())
+		for j, sl := range rl.ScopeLogs().All() {
+			for k, rec := range sl.LogRecords().All() {
+				d := newDraft(base, sl.Scope(), rec.Attributes(), fmt.Sprintf("resourceLogs[%d].scopeLogs[%d].logRecords[%d]", i, j, k))
+				if !m.readLog(d, rec) {
+					b.ignored++
+					continue
+				}
+				m.finish(&b, d, r)
+			}
+		}
+	}
+	sortEvents(b.events)
+	return b
+}
+
+// readLog reports whether a dialect knew the record.
+func (m *Mapper) readLog(d *draft, rec plog.LogRecord) bool {
+	for i := range m.dialects {
+		dialect := &m.dialects[i]
+		if dialect.log == nil || !dialect.isLog(d) {
+			continue
+		}
+		d.dialect, d.Source.Dialect = dialect, dialect.name
+		d.Trace = event.Trace{TraceID: hexID(rec.TraceID()), SpanID: hexSpan(rec.SpanID())}
+		d.Time = stamp(cmp.Or(rec.Timestamp(), rec.ObservedTimestamp()))
+		dialect.log(d, rec)
+		if d.Agent.Basis == "" {
+			d.Agent.Basis = "service"
+		}
+		return true
+	}
+	return false
+}
+
+// finish makes the events of a draft fit to be logged: redacted, checked, hashed where policy wants it, and identified.
+func (m *Mapper) finish(b *batch, d *draft, r Receipt) {
+	d.Content = limitContent(d.Content)
+	d.Attrs = d.text(m.hasher != nil)
+	events := append([]event.Event{d.Event}, d.more...)
+	for i := range events {
+		e := &events[i]
+		if i > 0 { // what a span implies shares its origin
+			e.Source, e.Agent, e.Session, e.Principal, e.Trace, e.Labels = d.Source, d.Agent, d.Session, d.Principal, d.Trace, d.Labels
+		}
+		if err := m.seal(e, r); err != nil {
+			b.rejected = append(b.rejected, Rejection{Item: fmt.Sprintf("%s %.80q", d.item, d.Trace.Name), Reason: err.Error()})
+			continue
+		}
+		b.events = append(b.events, *e)
+	}
+}
+
+// seal brings one event into the form in which it is logged. Secrets go first, so that nothing later can carry one.
+func (m *Mapper) seal(e *event.Event, r Receipt) error {
+	e.Ingested, e.Source.Authn = r.At, r.Authn
+	bound(e)
+	redact(e)
+	derive := e.ID == ""
+	if derive {
+		e.ID = "-" // Check refuses an event without one
+	}
+	if err := e.Check(); err != nil {
+		return err
+	}
+	if m.hasher != nil {
+		m.hash(e)
+	}
+	if derive {
+		e.ID = contentID(e)
+	}
+	return nil
+}
+
+// contentID identifies an event that has no join key by all that it says. When and by whom it was delivered is no part of that.
+func contentID(e *event.Event) string {
+	c := *e
+	c.ID, c.Ingested, c.Source.Authn = "", time.Time{}, ""
+	line, err := c.MarshalLine()
+	if err != nil { // an Event holds nothing that JSON can't; the time and kind still tell most apart
+		line = []byte(e.Time.String())
+	}
+	return event.NewID(e.Tenant, e.Kind, string(line))
+}
+
+func sortEvents(events []event.Event) {
+	slices.SortStableFunc(events, func(a, b event.Event) int {
+		return cmp.Or(a.Time.Compare(b.Time), cmp.Compare(a.Seq, b.Seq), strings.Compare(a.ID, b.ID))
+	})
+}
+
+func hexID(id pcommon.TraceID) string { return id.String() }
+
+func hexSpan(id pcommon.SpanID) string { return id.String() }
+
+// stamp is the zero time for 0, which in OTLP means that the sender did not say.
+func stamp(t pcommon.Timestamp) time.Time {
+	if t == 0 {
+		return time.Time{}
+	}
+	return t.AsTime()
+}

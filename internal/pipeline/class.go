@@ -1,0 +1,182 @@
+package pipeline
+
+import (
+	"cmp"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/tocsin-dr/tocsin/baselines"
+	"github.com/tocsin-dr/tocsin/detect"
+	"github.com/tocsin-dr/tocsin/internal/event"
+)
+
+func (s *Shard) class(name string) *class {
+	c := s.classes[name]
+	if c == nil {
+		c = &class{Model: baselines.NewModel(name), Rules: detect.NewState(), Sessions: make(map[string]*session),
+			Traces: make(map[string]*trace), Named: make(map[string]string), Seen: make(map[string]int), Evicted: make(map[string]int)}
+		s.classes[name] = c
+	}
+	return c
+}
+
+// repeated reports whether the event was processed before, and remembers it. When the memory is full, its older half goes.
+func (c *class) repeated(id string) bool {
+	if _, ok := c.Seen[id]; ok {
+		return true
+	}
+	c.Count++
+	c.Seen[id] = c.Count
+	if len(c.Seen) > maxSeen {
+		maps.DeleteFunc(c.Seen, func(_ string, n int) bool { return n <= c.Count-maxSeen/2 })
+	}
+	return false
+}
+
+// advance moves the watermark, and about once a minute of event time ends the sessions that fell silent and forgets old traces.
+func (c *class) advance(at time.Time) {
+	if !at.After(c.Watermark) {
+		return
+	}
+	c.Watermark = at
+	if c.Watermark.Sub(c.Swept) < time.Minute {
+		return
+	}
+	c.Swept = c.Watermark
+	var ended []string
+	for id, ses := range c.Sessions {
+		if c.Watermark.Sub(ses.Last) >= sessionIdle {
+			ended = append(ended, id)
+		}
+	}
+	slices.SortFunc(ended, func(a, b string) int {
+		return cmp.Or(c.Sessions[a].Last.Compare(c.Sessions[b].Last), strings.Compare(a, b))
+	})
+	for _, id := range ended {
+		c.end(id)
+	}
+	maps.DeleteFunc(c.Traces, func(_ string, t *trace) bool { return c.Watermark.Sub(t.Last) >= sessionIdle })
+}
+
+// end closes a session and learns it, unless it led to a finding: an attack must not teach what is normal.
+func (c *class) end(id string) {
+	ses := c.Sessions[id]
+	delete(c.Sessions, id)
+	if ses.Findings > 0 {
+		return
+	}
+	byAgent := make(map[string][]baselines.Observation)
+	for _, p := range ses.Pending {
+		byAgent[p.Agent] = append(byAgent[p.Agent], p.Observation)
+	}
+	for _, agent := range slices.Sorted(maps.Keys(byAgent)) {
+		c.Model.Learn(agent, byAgent[agent])
+	}
+}
+
+// session returns the event's session, making room by ending the one that was silent longest. An event without a session or a
+// trace belongs to a session of its agent's own.
+func (c *class) session(e *event.Event) *session {
+	if e.Session.ID == "" {
+		e.Session.ID = cmp.Or(e.Trace.TraceID, "agent:"+e.Agent.ID)
+	}
+	if ses := c.Sessions[e.Session.ID]; ses != nil {
+		return ses
+	}
+	if len(c.Sessions) >= maxSessions {
+		c.end(oldest(c.Sessions, func(s *session) time.Time { return s.Last }))
+		c.Evicted["sessions"]++
+	}
+	ses := &session{Facts: detect.SessionFacts{ID: e.Session.ID}, Last: e.Time}
+	c.Sessions[e.Session.ID] = ses
+	return ses
+}
+
+func oldest[V any](m map[string]V, at func(V) time.Time) string {
+	return slices.MinFunc(slices.Collect(maps.Keys(m)), func(a, b string) int {
+		return cmp.Or(at(m[a]).Compare(at(m[b])), strings.Compare(a, b))
+	})
+}
+
+// attribute names the agent of an event that only knows its service, by its trace or because the service runs one agent. An
+// event that brings its trace's name returns the events that waited for it, to be judged again under their agent.
+func (c *class) attribute(e *event.Event) []event.Event {
+	named := e.Agent.Name != "" && e.Agent.Name != e.Agent.Service
+	if named {
+		if known, ok := c.Named[e.Agent.Service]; !ok {
+			c.Named[e.Agent.Service] = e.Agent.Name
+		} else if known != e.Agent.Name {
+			c.Named[e.Agent.Service] = ""
+		}
+	}
+	if e.Trace.TraceID == "" {
+		return nil
+	}
+	t := c.trace(e)
+	if t.Session == "" && e.Session.ID != "" && e.Session.ID != e.Trace.TraceID {
+		t.Session = e.Session.ID
+	}
+	if !named {
+		c.name(e, t)
+		return nil
+	}
+	if t.Agent != nil {
+		return nil
+	}
+	agent := e.Agent
+	t.Agent = &agent
+	orphans := t.Orphans
+	t.Orphans = nil
+	for i := range orphans {
+		stitch(&orphans[i], agent)
+	}
+	return orphans
+}
+
+// name gives an event its trace's agent, or the one agent that its service runs.
+func (c *class) name(e *event.Event, t *trace) {
+	switch {
+	case t.Agent != nil:
+		stitch(e, *t.Agent)
+	case c.Named[e.Agent.Service] != "":
+		stitch(e, event.Agent{Name: c.Named[e.Agent.Service], Service: e.Agent.Service,
+			ID: event.AgentID(e.Agent.Service, c.Named[e.Agent.Service]), Class: e.Agent.Class})
+	}
+	if (e.Session.ID == "" || e.Session.ID == e.Trace.TraceID) && t.Session != "" {
+		e.Session.ID = t.Session
+	}
+}
+
+func stitch(e *event.Event, agent event.Agent) {
+	e.Agent.ID, e.Agent.Name, e.Agent.Service, e.Agent.Basis = agent.ID, agent.Name, agent.Service, "stitched"
+	e.Agent.Version = cmp.Or(e.Agent.Version, agent.Version)
+}
+
+func (c *class) trace(e *event.Event) *trace {
+	t := c.Traces[e.Trace.TraceID]
+	if t == nil {
+		if len(c.Traces) >= maxTraces {
+			delete(c.Traces, oldest(c.Traces, func(t *trace) time.Time { return t.Last }))
+			c.Evicted["traces"]++
+		}
+		t = &trace{}
+		c.Traces[e.Trace.TraceID] = t
+	}
+	t.Last = later(t.Last, e.Time)
+	return t
+}
+
+// keepOrphan keeps a span whose agent is unknown until its root arrives, which comes last.
+func (c *class) keepOrphan(e *event.Event) {
+	if e.Agent.Basis != "service" || e.Trace.ParentID == "" {
+		return
+	}
+	t := c.trace(e)
+	if len(t.Orphans) >= maxOrphans {
+		c.Evicted["orphans"]++
+		return
+	}
+	t.Orphans = append(t.Orphans, *e)
+}

@@ -1,0 +1,241 @@
+// Package pipeline takes one event, end to end, through one detector shard: it recognises repeats, attributes the event to its
+// agent, follows the session, scores the event against the agent's baseline and evaluates the rules. It does no I/O and has no
+// clock: live operation, replay, backtest and rule tests run this same code over the same log and get the same findings.
+//
+// All state is kept by class of agents, so that findings don't depend on how many partitions or shards there are.
+package pipeline
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/tocsin-dr/tocsin/baselines"
+	"github.com/tocsin-dr/tocsin/detect"
+	"github.com/tocsin-dr/tocsin/internal/event"
+)
+
+// Bounds of one class's state.
+const (
+	maxSessions = 20_000
+	maxTraces   = 20_000
+	maxSeen     = 1 << 17 // event ids recognised when they are repeated
+	maxOrphans  = 256     // events of one trace that wait for their agent's name
+)
+
+// sessionIdle is how long, in event time, a session is silent before it counts as ended and is learned.
+const sessionIdle = 10 * time.Minute
+
+// Options tune a shard. The zero value is the default.
+type Options struct {
+	// Alpha is the p-value at or below which a baseline raises a finding. Default 0.001.
+	Alpha float64
+}
+
+// Raised is a finding with what evidence needs of this moment. Only the finding itself is the same in live and replay.
+type Raised struct {
+	Finding   detect.Finding    `json:"finding"`
+	Ingested  time.Time         `json:"ingested"` // when the last of its events reached Tocsin
+	Positions []Position        `json:"positions"`
+	Baseline  baselines.Learned `json:"baseline"`
+}
+
+// Shard holds the detection state of one or more partitions. Not safe for concurrent use: one goroutine owns it.
+type Shard struct {
+	rules   *detect.Set
+	hasher  *event.Hasher
+	options Options
+	env     *detect.Env
+	classes map[string]*class
+}
+
+// class is the state of one class of agents.
+type class struct {
+	Model     *baselines.Model    `json:"model"`
+	Rules     *detect.State       `json:"rules"`
+	Sessions  map[string]*session `json:"sessions"`
+	Traces    map[string]*trace   `json:"traces"`
+	Named     map[string]string   `json:"named"` // service: the only agent it was seen to run; "" once there are several
+	Seen      map[string]int      `json:"seen"`  // event id: when it came, as a count
+	Count     int                 `json:"count"` // events processed
+	Watermark time.Time           `json:"watermark"`
+	Swept     time.Time           `json:"swept"` // watermark at the last sweep for idle sessions
+	Evicted   map[string]int      `json:"evicted"`
+}
+
+// trace is what is known of one distributed trace.
+type trace struct {
+	Agent   *event.Agent  `json:"agent,omitempty"`
+	Session string        `json:"session,omitempty"`
+	Orphans []event.Event `json:"orphans,omitempty"` // events that came before the agent's name
+	Last    time.Time     `json:"last"`
+}
+
+// New returns an empty shard.
+func New(rules *detect.Set, hasher *event.Hasher, options Options) *Shard {
+	options.Alpha = cmp.Or(options.Alpha, 0.001)
+	return &Shard{rules: rules, hasher: hasher, options: options, env: detect.NewEnv(), classes: make(map[string]*class)}
+}
+
+// Process takes the next event of the log and returns what it raised. The event is changed: its agent may be named and its
+// arguments' provenance is set. A repeated event raises nothing.
+func (s *Shard) Process(e *event.Event, at Position) []Raised {
+	c := s.class(e.Agent.Class)
+	if c.repeated(e.ID) {
+		return nil
+	}
+	c.advance(e.Time)
+	var out []Raised
+	for _, orphan := range c.attribute(e) {
+		out = append(out, s.judge(c, &orphan, c.session(&orphan))...)
+	}
+	ses := c.session(e)
+	ses.Last = later(ses.Last, e.Time)
+	ses.Positions = appendPosition(ses.Positions, at)
+	ses.readPrompts(e, s.hasher)
+	if e.Tool != nil {
+		ses.provenance(e, s.hasher, func(t event.Hash) bool { return c.Model.Knows(e.Agent.ID, t) })
+	}
+	c.keepOrphan(e)
+	out = append(out, s.judge(c, e, ses)...)
+	ses.readOutput(e, s.hasher)
+	return out
+}
+
+// judge scores an event and evaluates the rules on it.
+func (s *Shard) judge(c *class, e *event.Event, ses *session) []Raised {
+	anomaly := s.score(c, e, ses)
+	s.env.Fill(e, ses.Facts, detect.BaselineEnv{Ready: anomaly.Life == baselines.Active, P: anomaly.P})
+	findings := s.rules.Evaluate(s.env, e, c.Rules)
+	if f := s.deviation(c, e, anomaly); f != nil {
+		findings = append(findings, *f)
+	}
+	out := make([]Raised, 0, len(findings))
+	for _, f := range findings {
+		if f.Source != detect.SourceHealth && (f.Lane == detect.Alert || f.Lane == detect.Propose) {
+			ses.Findings++
+		}
+		out = append(out, Raised{Finding: f, Ingested: e.Ingested, Positions: slices.Clone(ses.Positions), Baseline: c.Model.Learned(f.Agent.ID)})
+	}
+	return out
+}
+
+// score scores a tool call and keeps it to be learned when the session ends. A call reported twice is scored once.
+func (s *Shard) score(c *class, e *event.Event, ses *session) baselines.Anomaly {
+	none := baselines.Anomaly{P: 1, Life: baselines.Learning, Version: baselines.Version}
+	o, ok := baselines.Observe(e, s.hasher)
+	if !ok {
+		return none
+	}
+	i := slices.IndexFunc(ses.Pending, func(p pending) bool { return p.Event == e.ID })
+	switch {
+	case i >= 0: // judged before, under the name of its service
+		ses.Pending[i].Agent = e.Agent.ID
+	case e.Tool.CallID != "" && ses.Calls[e.Tool.CallID]:
+		return none
+	default:
+		ses.keep(e, o)
+	}
+	return c.Model.Score(e, &o)
+}
+
+func (s *session) keep(e *event.Event, o baselines.Observation) {
+	if e.Tool.CallID != "" && len(s.Calls) < maxCalls {
+		if s.Calls == nil {
+			s.Calls = make(map[string]bool)
+		}
+		s.Calls[e.Tool.CallID] = true
+	}
+	if len(s.Pending) < maxPending {
+		s.Pending = append(s.Pending, pending{Event: e.ID, Agent: e.Agent.ID, Observation: o})
+	}
+}
+
+// deviation is the finding of a baseline: the event is too surprising for this agent. One event gives one finding; the same
+// feature of the same tool stays silent for an hour in a session, because the open incident has it.
+func (s *Shard) deviation(c *class, e *event.Event, a baselines.Anomaly) *detect.Finding {
+	if a.Life != baselines.Active || a.P > s.options.Alpha || len(a.Features) == 0 {
+		return nil
+	}
+	top := a.Features[0]
+	rule := "baseline-" + top.Name
+	if !c.Rules.Allow(rule, e.Session.ID+"\x00"+e.Tool.Name+"\x00"+top.About, e.Time, time.Hour) {
+		return nil
+	}
+	f := detect.Finding{
+		Source: detect.SourceBaseline, Rule: rule, Version: baselines.Version, Title: deviationTitles[top.Name],
+		Severity: detect.Medium, Confidence: detect.MediumConfidence, Lane: detect.Alert,
+		Tags:   detect.Tags{ASI: []string{"ASI10"}, ATLAS: []string{"AML.T0053"}},
+		Triage: "Compare what was found with what is usual for this agent. If its task changed, mark the incident as expected; the baseline learns nothing from it until then.",
+		Tenant: e.Tenant, Agent: e.Agent, Session: e.Session.ID, Tool: e.Tool.Name, First: e.Time, Time: e.Time, Events: []string{e.ID},
+		Reason: fmt.Sprintf("%s; %s. p = %.2g.", top.Got, top.Want, a.P), Anomaly: &a, Chain: detect.ChainOf(e),
+	}
+	f.ID = detect.FindingID(rule, f.Events)
+	if f.Chain != nil && top.Name == baselines.FeatureArgument && (e.Tool.Effect == event.EffectEgress || e.Tool.Effect == event.EffectExec) {
+		f.Severity, f.Lane, f.Playbook = detect.High, detect.Propose, "quarantine-agent"
+		f.Tags = detect.Tags{ASI: []string{"ASI01", "ASI02"}, ATLAS: []string{"AML.T0051.001", "AML.T0086"}}
+	}
+	return &f
+}
+
+var deviationTitles = map[string]string{
+	baselines.FeatureTool:        "Tool that this agent does not use",
+	baselines.FeatureDestination: "Destination that this agent does not reach",
+	baselines.FeatureArgument:    "Argument value of unusual origin",
+}
+
+// Learned returns what an agent's baseline holds; ok is false for an agent of no known class.
+func (s *Shard) Learned(class, agent string) (l baselines.Learned, ok bool) {
+	c := s.classes[class]
+	if c == nil || c.Model.Agents[agent] == nil {
+		return baselines.Learned{}, false
+	}
+	return c.Model.Learned(agent), true
+}
+
+// Agents returns what every agent of the shard taught, in the order of their ids.
+func (s *Shard) Agents() []baselines.Learned {
+	var out []baselines.Learned
+	for _, name := range slices.Sorted(maps.Keys(s.classes)) {
+		c := s.classes[name]
+		for _, agent := range slices.Sorted(maps.Keys(c.Model.Agents)) {
+			out = append(out, c.Model.Learned(agent))
+		}
+	}
+	return out
+}
+
+// Watermark is the newest event time seen, over all classes.
+func (s *Shard) Watermark() (at time.Time) {
+	for _, c := range s.classes {
+		at = later(at, c.Watermark)
+	}
+	return at
+}
+
+// RuleErrors returns how often each rule's expression failed.
+func (s *Shard) RuleErrors() map[string]int {
+	out := make(map[string]int)
+	for _, c := range s.classes {
+		for rule, n := range c.Rules.Errors {
+			out[rule] += n
+		}
+	}
+	return out
+}
+
+func later(a, b time.Time) time.Time {
+	if b.After(a) {
+		return b
+	}
+	return a
+}
+
+func appendPosition(list []Position, at Position) []Position {
+	if n := len(list); (n > 0 && list[n-1] == at) || n >= maxPositions {
+		return list
+	}
+	return append(list, at)
+}

@@ -1,0 +1,166 @@
+package pipeline
+
+import (
+	"time"
+
+	"github.com/tocsin-dr/tocsin/baselines"
+	"github.com/tocsin-dr/tocsin/detect"
+	"github.com/tocsin-dr/tocsin/internal/event"
+)
+
+// Bounds of one session's state.
+const (
+	maxTokens    = 4096 // tokens remembered of the prompts, and of tools' outputs
+	maxPending   = 512  // tool calls that wait for the session's end to be learned
+	maxPositions = 4096 // log messages that hold the session's events
+	maxCalls     = 1024 // tool calls recognised when they are reported twice
+)
+
+// session is what the shard remembers of one conversation while it lasts.
+type session struct {
+	Facts     detect.SessionFacts `json:"facts"`
+	Prompt    tokenSet            `json:"prompt"`
+	Output    tokenSet            `json:"output"`
+	Pending   []pending           `json:"pending,omitempty"`
+	Calls     map[string]bool     `json:"calls,omitempty"`
+	Positions []Position          `json:"positions,omitempty"`
+	Findings  int                 `json:"findings,omitempty"`
+	Last      time.Time           `json:"last"`
+}
+
+// pending is a tool call that is learned when its session ends without a finding.
+type pending struct {
+	Event       string                `json:"event"`
+	Agent       string                `json:"agent"`
+	Observation baselines.Observation `json:"observation"`
+}
+
+// Position is the place of a message in the event log.
+type Position struct {
+	Partition int    `json:"partition"`
+	Sequence  uint64 `json:"sequence"`
+}
+
+// tokenSet is a bounded set of token hashes with the event that first brought each. When it is full, the oldest make room.
+type tokenSet struct {
+	From  map[event.Hash]string `json:"from"`
+	Order []event.Hash          `json:"order"`
+}
+
+func (s *tokenSet) add(tokens event.Hashes, from string) {
+	if s.From == nil {
+		s.From = make(map[event.Hash]string)
+	}
+	for _, t := range tokens {
+		if _, ok := s.From[t]; ok {
+			continue
+		}
+		s.From[t] = from
+		s.Order = append(s.Order, t)
+	}
+	for len(s.Order) > maxTokens {
+		drop := len(s.Order) - maxTokens
+		for _, t := range s.Order[:drop] {
+			delete(s.From, t)
+		}
+		s.Order = append([]event.Hash(nil), s.Order[drop:]...)
+	}
+}
+
+func (s *tokenSet) has(t event.Hash) bool { _, ok := s.From[t]; return ok }
+
+// hashed returns the token hashes of a text, or those that ingest left in its place.
+func hashed(h *event.Hasher, text string, tokens event.Hashes) event.Hashes {
+	if text == "" {
+		return tokens
+	}
+	return h.Hash(text)
+}
+
+// read takes in what the event tells the session: its prompts, then, after the event was judged, its tool's output.
+func (s *session) readPrompts(e *event.Event, h *event.Hasher) {
+	for _, c := range e.Content {
+		if c.Role == event.RolePrompt || c.Role == event.RoleSystem {
+			s.Prompt.add(hashed(h, c.Text, c.Tokens), e.ID)
+		}
+	}
+}
+
+// readOutput takes in a tool's output and what it does to the session's facts.
+func (s *session) readOutput(e *event.Event, h *event.Hasher) {
+	if e.Outcome == event.OutcomeDenied || (e.Decision != nil && e.Decision.Effect == "deny") {
+		s.Facts.Denied++
+	}
+	t := e.Tool
+	if t == nil || e.Kind != event.KindToolResult {
+		return
+	}
+	s.Facts.ToolCalls++
+	tokens := hashed(h, t.Result.Text, t.Result.Tokens)
+	s.Output.add(tokens, e.ID)
+	// What a tool that reads brings in was written by somebody else; the answer of one that writes is its own.
+	if len(tokens) > 0 && (t.Effect == event.EffectRead || t.Effect == event.EffectUnknown) && !s.Facts.Tainted {
+		s.Facts.Tainted, s.Facts.TaintedBy = true, e.ID
+	}
+	s.Facts.HiddenText = s.Facts.HiddenText || event.HasHidden(t.Result.Text)
+	s.Facts.Instructed = s.Facts.Instructed || event.Instructs(t.Result.Text)
+	s.Facts.SawPrivate = s.Facts.SawPrivate || event.Private(t.Result.Text) || event.PrivatePath(t.Path)
+}
+
+// provenance says where each argument's value was seen before. A value's identifying tokens decide if it has any, else all of
+// its tokens: it came from where they all did, tried in the order prompt, history, prompt or history, tool output. One
+// identifying token that only a tool's output held makes the whole value come from there: that is the part to look at.
+func (s *session) provenance(e *event.Event, h *event.Hasher, knows func(event.Hash) bool) {
+	for i := range e.Tool.Args {
+		a := &e.Tool.Args[i]
+		tokens := deciding(hashed(h, a.Value, a.Tokens))
+		if len(tokens) == 0 {
+			continue
+		}
+		a.Provenance, a.Origin = s.classify(tokens, knows)
+	}
+}
+
+// deciding returns the tokens that decide about a value's provenance.
+func deciding(tokens event.Hashes) event.Hashes {
+	var identifying event.Hashes
+	for _, t := range tokens {
+		if t.Identifying() {
+			identifying = append(identifying, t)
+		}
+	}
+	if len(identifying) > 0 {
+		return identifying
+	}
+	return tokens
+}
+
+func (s *session) classify(tokens event.Hashes, knows func(event.Hash) bool) (event.Provenance, string) {
+	prompt, history, made := 0, 0, 0
+	origin := ""
+	for _, t := range tokens {
+		switch {
+		case s.Prompt.has(t):
+			prompt++
+		case knows(t):
+			history++
+		case s.Output.has(t):
+			if origin == "" {
+				origin = s.Output.From[t]
+			}
+		default:
+			made++
+		}
+	}
+	fromOutput := len(tokens) - prompt - history - made
+	switch {
+	case prompt == len(tokens):
+		return event.ProvenancePrompt, ""
+	case prompt+history == len(tokens):
+		return event.ProvenanceHistory, ""
+	// Ordinary words are in every text: without an identifying token, most of them must come from the output.
+	case fromOutput > 0 && (tokens[0].Identifying() || 5*fromOutput >= 4*len(tokens)):
+		return event.ProvenanceToolOutput, origin
+	}
+	return event.ProvenanceNowhere, ""
+}
