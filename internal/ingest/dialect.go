@@ -87,10 +87,11 @@ func newDraft(base event.Event, scope pcommon.InstrumentationScope, attrs pcommo
 		d.attrs[k] = pcommon.NewValueStr(v)
 	}
 	for k, v := range attrs.All() {
+		if !shallow(v, maxValueDepth) {
+			continue
+		}
 		if !isLabel(k) {
-			if shallow(v, maxValueDepth) {
-				d.attrs[k] = v
-			}
+			d.attrs[k] = v
 			continue
 		}
 		if d.Labels == nil {

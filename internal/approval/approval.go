@@ -1,0 +1,220 @@
+// Package approval holds the rules of asking and deciding: what a request is bound to, who may answer it, why an answer is
+// refused, and the grant that follows from an approval. It is pure: it stores nothing, sends nothing and authenticates nobody.
+package approval
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+)
+
+// Class is what an action does; it decides whether a human must be asked. It is a type and not a habit: a contain, destroy or
+// speak step without a grant neither compiles in a playbook nor runs in a worker.
+type Class string
+
+// The classes of actions.
+const (
+	Observe Class = "observe" // reads
+	Record  Class = "record"  // writes Tocsin's own records
+	Contain Class = "contain" // limits an agent, reversibly
+	Destroy Class = "destroy" // can't be undone
+	Speak   Class = "speak"   // tells somebody outside
+)
+
+// Gated reports whether a class needs a human's grant.
+func (c Class) Gated() bool { return c != Observe && c != Record }
+
+// Plan is exactly what is asked for. Its digest is what a decision is bound to.
+type Plan struct {
+	Action   string            `json:"action"` // quarantine
+	Class    Class             `json:"class"`
+	Target   Target            `json:"target"`
+	Params   map[string]string `json:"params,omitempty"`
+	Lease    time.Duration     `json:"lease_ns"`
+	Playbook string            `json:"playbook"` // name@digest
+	Evidence []string          `json:"evidence"` // SHA-256 of what was sealed before asking
+}
+
+// Target is what an action works on: an agent, and optionally one of its sessions or tools.
+type Target struct {
+	Agent   string `json:"agent"`
+	Session string `json:"session,omitempty"`
+	Tool    string `json:"tool,omitempty"`
+}
+
+// String names a target for people and logs.
+func (t Target) String() string {
+	s := "agent " + t.Agent
+	if t.Session != "" {
+		s += ", session " + t.Session
+	}
+	if t.Tool != "" {
+		s += ", tool " + t.Tool
+	}
+	return s
+}
+
+// Request is the question put to humans.
+type Request struct {
+	ID       string `json:"id"`
+	Incident string `json:"incident"`
+	Revision int    `json:"revision"`
+	Plan     Plan   `json:"plan"`
+	Digest   string `json:"digest"`
+	// Requester asked: "playbook:<name>" or a person. Nobody approves what they asked for.
+	Requester string `json:"requester"`
+	// Agents are the identities of the agent concerned, none of which may decide: its id, name, service and workload.
+	Agents   []string  `json:"agents"`
+	Asked    time.Time `json:"asked"`
+	Deadline time.Time `json:"deadline"`
+	// OnExpiry is what silence means: "deny" or "escalate". Silence never approves.
+	OnExpiry string `json:"on_expiry"`
+	// Question, Effect, Undo and DoesNotStop are what the human reads, all of our own making.
+	Question    string    `json:"question"`
+	Effect      string    `json:"effect"`
+	Undo        string    `json:"undo"`
+	DoesNotStop string    `json:"does_not_stop"`
+	State       State     `json:"state"`
+	Decision    *Decision `json:"decision,omitempty"`
+}
+
+// State is where a request stands.
+type State string
+
+// The states of a request. All but pending are final.
+const (
+	Pending    State = "pending"
+	Approved   State = "approved"
+	Denied     State = "denied"
+	Expired    State = "expired"
+	Superseded State = "superseded"
+)
+
+// Verb is a human's answer.
+type Verb string
+
+// The answers.
+const (
+	Approve Verb = "approve"
+	Deny    Verb = "deny"
+)
+
+// Principal is a person who was authenticated, or the automation itself.
+type Principal struct {
+	ID   string `json:"id"`
+	Role Role   `json:"role"`
+	Via  string `json:"via"` // console, cli, slack
+}
+
+// Role is what a principal may do; each role may do all that the roles before it may.
+type Role string
+
+// Roles in ascending order.
+const (
+	Viewer    Role = "viewer"    // sees
+	Responder Role = "responder" // notices, notes, decides contain
+	Lead      Role = "lead"      // closes incidents, lifts leases early
+	Admin     Role = "admin"     // changes configuration
+)
+
+// AtLeast reports whether r includes the rights of other. An unknown role has none.
+func (r Role) AtLeast(other Role) bool {
+	order := []Role{Viewer, Responder, Lead, Admin}
+	mine, needed := slices.Index(order, r), slices.Index(order, other)
+	return mine >= 0 && needed >= 0 && mine >= needed
+}
+
+// Decision is a human's recorded answer.
+type Decision struct {
+	Request string    `json:"request"`
+	Verb    Verb      `json:"verb"`
+	Digest  string    `json:"digest"` // of the plan that the human saw
+	By      Principal `json:"by"`
+	Reason  string    `json:"reason"`
+	At      time.Time `json:"at"`
+	// Grant is present on an approval: what the containing activity demands.
+	Grant *Grant `json:"grant,omitempty"`
+}
+
+// DigestOf returns the SHA-256 of a plan's canonical JSON (object keys in the order of the struct, map keys sorted).
+func DigestOf(p Plan) (string, error) {
+	text, err := json.Marshal(p)
+	if err != nil {
+		return "", fmt.Errorf("digest plan: %w", err)
+	}
+	sum := sha256.Sum256(text)
+	return hex.EncodeToString(sum[:]), nil
+}
+
+// Refusal is why a decision does not count. It is an error whose Kind is stable.
+type Refusal struct {
+	Kind string
+	Text string
+}
+
+func (r *Refusal) Error() string { return r.Text }
+
+// The kinds of refusals.
+const (
+	RefusedRequester = "requester" // who asked may not answer
+	RefusedAgent     = "agent"     // the agent may not answer for itself
+	RefusedDigest    = "digest"    // the plan is not the one that was shown
+	RefusedLate      = "late"      // the deadline has passed
+	RefusedDecided   = "decided"   // somebody answered before
+	RefusedRole      = "role"      // the principal's role may not decide this
+	RefusedReason    = "reason"    // an answer needs a reason
+	RefusedGrant     = "grant"     // the approval carries no valid grant
+	RefusedUnknown   = "unknown"   // there is no such request
+)
+
+// Kind returns the refusal's kind, or "" for another error.
+func Kind(err error) string {
+	var r *Refusal
+	if errors.As(err, &r) {
+		return r.Kind
+	}
+	return ""
+}
+
+// MinReason is the least number of characters of a reason.
+const MinReason = 3
+
+// Check returns the Refusal of a decision on a request at a time, or nil if it counts. It is deterministic: the workflow's
+// validator and every other place that must agree with it call it.
+func Check(r *Request, d Decision, now time.Time) error {
+	switch {
+	case r == nil || r.ID != d.Request:
+		return refuse(RefusedUnknown, "there is no open request %q", d.Request)
+	case r.State == Expired || r.State == Pending && now.After(r.Deadline):
+		return refuse(RefusedLate, "the request expired at %s", r.Deadline.UTC().Format(time.RFC3339))
+	case r.State == Superseded:
+		return refuse(RefusedDigest, "the request was replaced by a newer one: the facts changed")
+	case r.State != Pending && r.Decision != nil:
+		return refuse(RefusedDecided, "%s already decided: %s, at %s", r.Decision.By.ID, r.State, r.Decision.At.UTC().Format(time.RFC3339))
+	case r.State != Pending:
+		return refuse(RefusedDecided, "the request is %s", r.State)
+	case d.By.ID == "" || !d.By.Role.AtLeast(Responder):
+		return refuse(RefusedRole, "role %q may not decide; responder or above may", d.By.Role)
+	case d.By.ID == r.Requester:
+		return refuse(RefusedRequester, "%s asked for this action and may not approve it", d.By.ID)
+	case slices.Contains(r.Agents, d.By.ID):
+		return refuse(RefusedAgent, "%s is the agent's own identity and may not decide about it", d.By.ID)
+	case d.Digest != r.Digest:
+		return refuse(RefusedDigest, "the decision is about plan %s, the request is about plan %s", short(d.Digest), short(r.Digest))
+	case len([]rune(d.Reason)) < MinReason:
+		return refuse(RefusedReason, "a decision needs a reason of at least %d characters", MinReason)
+	case d.Verb != Approve && d.Verb != Deny:
+		return refuse(RefusedUnknown, "%q is no decision, want approve or deny", d.Verb)
+	}
+	return nil
+}
+
+func refuse(kind, format string, args ...any) error {
+	return &Refusal{Kind: kind, Text: fmt.Sprintf(format, args...)}
+}
+
+func short(digest string) string { return digest[:min(8, len(digest))] }

@@ -1,0 +1,339 @@
+package ingest
+
+import (
+	"bytes"
+	"compress/gzip"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"go.opentelemetry.io/collector/pdata/plog/plogotlp"
+	"go.opentelemetry.io/collector/pdata/pmetric/pmetricotlp"
+	"go.opentelemetry.io/collector/pdata/ptrace/ptraceotlp"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/tocsin-dr/tocsin/internal/event"
+)
+
+// Appender is the event log. Append returns only when the events are safe.
+type Appender interface {
+	Append(ctx context.Context, events []event.Event) error
+}
+
+// Default limits on one HTTP body, as it comes and decompressed.
+const (
+	DefaultMaxWire     = 16 << 20
+	DefaultMaxInflated = 64 << 20
+)
+
+// maxReasons bounds the rejections that an answer lists, and maxMessage the bytes of a partial success's message.
+const (
+	maxReasons = 100
+	maxMessage = 1024
+)
+
+// ReceiverOptions are the settings of a Receiver.
+type ReceiverOptions struct {
+	MaxWire     int64 // bytes of a body as it comes; 0 is DefaultMaxWire
+	MaxInflated int64 // bytes of a body decompressed; 0 is DefaultMaxInflated
+	// Authenticate returns the name of the sender that a bearer token belongs to. Without it no token is asked for.
+	Authenticate func(token string) (name string, ok bool)
+	// Observe is told of each request: events accepted, items rejected, and items that concern no agent. Signal is traces, logs,
+	// metrics or events. It is called concurrently.
+	Observe func(signal string, accepted, rejected, ignored int)
+	// Now is the clock of Event.Ingested; nil is time.Now.
+	Now func() time.Time
+}
+
+// Receiver serves the ingest endpoints. It is safe for concurrent use.
+type Receiver struct {
+	mapper *Mapper
+	log    Appender
+	opts   ReceiverOptions
+}
+
+// NewReceiver returns a Receiver that appends to log what m makes of the requests.
+func NewReceiver(m *Mapper, log Appender, opts ReceiverOptions) *Receiver {
+	if opts.MaxWire <= 0 {
+		opts.MaxWire = DefaultMaxWire
+	}
+	if opts.MaxInflated <= 0 {
+		opts.MaxInflated = DefaultMaxInflated
+	}
+	if opts.Observe == nil {
+		opts.Observe = func(string, int, int, int) {}
+	}
+	if opts.Now == nil {
+		opts.Now = time.Now
+	}
+	return &Receiver{mapper: m, log: log, opts: opts}
+}
+
+// Routes adds the HTTP endpoints: OTLP's three, and POST /v1/events for JSON events.
+func (r *Receiver) Routes(mux *http.ServeMux) {
+	mux.HandleFunc("POST "+pathTraces, r.otlp(r.traces))
+	mux.HandleFunc("POST "+pathLogs, r.otlp(r.logs))
+	mux.HandleFunc("POST "+pathMetrics, r.otlp(r.metrics))
+	mux.HandleFunc("POST /v1/events", r.events)
+}
+
+// answer is what both OTLP transports answer to one request.
+type answer interface {
+	MarshalProto() ([]byte, error)
+	MarshalJSON() ([]byte, error)
+}
+
+// otlp serves one signal. handle's errors carry a gRPC code, which decides about the HTTP status.
+func (r *Receiver) otlp(handle func(ctx context.Context, body []byte, contentType string, rc Receipt) (answer, error)) http.HandlerFunc {
+	return func(w http.ResponseWriter, req *http.Request) {
+		contentType := mediaType(req)
+		if contentType != typeJSON && contentType != typeProto {
+			refuse(w, typeJSON, http.StatusUnsupportedMediaType, codes.InvalidArgument, "want Content-Type "+typeProto+" or "+typeJSON)
+			return
+		}
+		rc, body, ok := r.open(w, req, contentType)
+		if !ok {
+			return
+		}
+		out, err := handle(req.Context(), body, contentType, rc)
+		if err != nil {
+			code := status.Code(err)
+			refuse(w, contentType, httpStatus(code), code, status.Convert(err).Message())
+			return
+		}
+		raw, err := encode(contentType, out.MarshalProto, out.MarshalJSON)
+		if err != nil {
+			refuse(w, contentType, http.StatusInternalServerError, codes.Internal, "can't encode the answer")
+			return
+		}
+		write(w, contentType, http.StatusOK, raw)
+	}
+}
+
+// open authenticates the sender and reads the body, or answers why not.
+func (r *Receiver) open(w http.ResponseWriter, req *http.Request, contentType string) (Receipt, []byte, bool) {
+	name, ok := r.authenticate(req.Header.Get("Authorization"))
+	if !ok {
+		w.Header().Set("WWW-Authenticate", "Bearer")
+		refuse(w, contentType, http.StatusUnauthorized, codes.Unauthenticated, "want a valid bearer token")
+		return Receipt{}, nil, false
+	}
+	body, code, err := r.read(w, req)
+	if err != nil {
+		refuse(w, contentType, code, codes.InvalidArgument, err.Error())
+		return Receipt{}, nil, false
+	}
+	return Receipt{Authn: name, At: r.opts.Now().UTC()}, body, true
+}
+
+func (r *Receiver) authenticate(header string) (string, bool) {
+	if r.opts.Authenticate == nil {
+		return "", true
+	}
+	scheme, token, _ := strings.Cut(header, " ")
+	if token = strings.TrimSpace(token); !strings.EqualFold(scheme, "Bearer") || token == "" {
+		return "", false
+	}
+	return r.opts.Authenticate(token)
+}
+
+// read returns the decompressed body, or the HTTP status that tells what is wrong with it.
+func (r *Receiver) read(w http.ResponseWriter, req *http.Request) ([]byte, int, error) {
+	wire := http.MaxBytesReader(w, req.Body, r.opts.MaxWire)
+	var in io.Reader = wire
+	limit := r.opts.MaxWire
+	switch encoding := strings.ToLower(req.Header.Get("Content-Encoding")); encoding {
+	case "", "identity":
+	case "gzip":
+		z, err := gzip.NewReader(wire)
+		if err != nil {
+			return nil, readStatus(err), fmt.Errorf("read gzip: %w", err)
+		}
+		defer z.Close() //nolint:errcheck // nothing is lost that was not read
+		in, limit = z, r.opts.MaxInflated
+	default:
+		return nil, http.StatusUnsupportedMediaType, fmt.Errorf("content encoding %.40q is not supported, use gzip", encoding)
+	}
+	body, err := io.ReadAll(io.LimitReader(in, limit+1))
+	if err != nil {
+		return nil, readStatus(err), fmt.Errorf("read body: %w", err)
+	}
+	if int64(len(body)) > limit {
+		return nil, http.StatusRequestEntityTooLarge, fmt.Errorf("body is larger than %d bytes", limit)
+	}
+	return body, 0, nil
+}
+
+func readStatus(err error) int {
+	var tooLarge *http.MaxBytesError
+	if errors.As(err, &tooLarge) {
+		return http.StatusRequestEntityTooLarge
+	}
+	return http.StatusBadRequest
+}
+
+func (r *Receiver) traces(ctx context.Context, body []byte, contentType string, rc Receipt) (answer, error) {
+	in, err := decodeTraces(body, contentType)
+	if err != nil {
+		return nil, status.Error(codes.InvalidArgument, err.Error())
+	}
+	return r.exportTraces(ctx, in, rc)
+}
+
+func (r *Receiver) exportTraces(ctx context.Context, in ptraceotlp.ExportRequest, rc Receipt) (ptraceotlp.ExportResponse, error) {
+	out := ptraceotlp.NewExportResponse()
+	b := r.mapper.traces(in.Traces(), rc)
+	if n := len(b.rejected); n > 0 {
+		out.PartialSuccess().SetRejectedSpans(int64(n))
+		out.PartialSuccess().SetErrorMessage(reasons(b.rejected))
+	}
+	return out, r.keep(ctx, "traces", b)
+}
+
+func (r *Receiver) logs(ctx context.Context, body []byte, contentType string, rc Receipt) (answer, error) {
+	in, err := decodeLogs(body, contentType)
+	if err != nil {
+		return nil, status.Error(codes.InvalidArgument, err.Error())
+	}
+	return r.exportLogs(ctx, in, rc)
+}
+
+func (r *Receiver) exportLogs(ctx context.Context, in plogotlp.ExportRequest, rc Receipt) (plogotlp.ExportResponse, error) {
+	out := plogotlp.NewExportResponse()
+	b := r.mapper.logs(in.Logs(), rc)
+	if n := len(b.rejected); n > 0 {
+		out.PartialSuccess().SetRejectedLogRecords(int64(n))
+		out.PartialSuccess().SetErrorMessage(reasons(b.rejected))
+	}
+	return out, r.keep(ctx, "logs", b)
+}
+
+// metrics answers success so that clients that send all signals to one place don't retry; metrics hold no events.
+func (r *Receiver) metrics(_ context.Context, body []byte, contentType string, _ Receipt) (answer, error) {
+	in := pmetricotlp.NewExportRequest()
+	if err := decode(body, contentType, in.UnmarshalProto, in.UnmarshalJSON); err != nil {
+		return nil, status.Error(codes.InvalidArgument, err.Error())
+	}
+	r.opts.Observe("metrics", 0, 0, in.Metrics().DataPointCount())
+	return pmetricotlp.NewExportResponse(), nil
+}
+
+// keep appends a batch. Nothing is acknowledged before.
+func (r *Receiver) keep(ctx context.Context, signal string, b batch) error {
+	if len(b.events) > 0 {
+		if err := r.log.Append(ctx, b.events); err != nil {
+			// The cause may name internals; the sender can only retry.
+			return status.Error(codes.Unavailable, "can't append to the event log, try again")
+		}
+	}
+	r.opts.Observe(signal, len(b.events), len(b.rejected), b.ignored)
+	return nil
+}
+
+type eventsAnswer struct {
+	Accepted int         `json:"accepted"`
+	Rejected []Rejection `json:"rejected"`
+	Omitted  int         `json:"omitted,omitempty"` // rejections beyond those listed
+}
+
+func (r *Receiver) events(w http.ResponseWriter, req *http.Request) {
+	switch mediaType(req) {
+	case typeJSON, "application/x-ndjson", "application/jsonl", "application/json-lines":
+	default:
+		refuse(w, typeJSON, http.StatusUnsupportedMediaType, codes.InvalidArgument, "want Content-Type "+typeJSON+" or application/x-ndjson")
+		return
+	}
+	rc, body, ok := r.open(w, req, typeJSON)
+	if !ok {
+		return
+	}
+	events, rejected, err := r.mapper.JSON(bytes.NewReader(body), rc)
+	if err != nil {
+		code := http.StatusBadRequest
+		if errors.Is(err, ErrTooLarge) {
+			code = http.StatusRequestEntityTooLarge
+		}
+		refuse(w, typeJSON, code, codes.InvalidArgument, err.Error())
+		return
+	}
+	if err := r.keep(req.Context(), "events", batch{events: events, rejected: rejected}); err != nil {
+		refuse(w, typeJSON, http.StatusServiceUnavailable, codes.Unavailable, status.Convert(err).Message())
+		return
+	}
+	out := eventsAnswer{Accepted: len(events), Rejected: []Rejection{}}
+	out.Rejected = append(out.Rejected, rejected[:min(len(rejected), maxReasons)]...)
+	out.Omitted = len(rejected) - len(out.Rejected)
+	raw, err := json.Marshal(out)
+	if err != nil {
+		refuse(w, typeJSON, http.StatusInternalServerError, codes.Internal, "can't encode the answer")
+		return
+	}
+	write(w, typeJSON, http.StatusOK, raw)
+}
+
+// reasons joins the first rejections into one message.
+func reasons(rejected []Rejection) string {
+	var b strings.Builder
+	for i, rej := range rejected {
+		line := rej.Item + ": " + rej.Reason
+		if b.Len()+len(line) > maxMessage {
+			b.WriteString("; and " + strconv.Itoa(len(rejected)-i) + " more")
+			break
+		}
+		if i > 0 {
+			b.WriteString("; ")
+		}
+		b.WriteString(line)
+	}
+	return strings.ToValidUTF8(b.String(), "")
+}
+
+func mediaType(req *http.Request) string {
+	t, _, err := mime.ParseMediaType(req.Header.Get("Content-Type"))
+	if err != nil {
+		return ""
+	}
+	return t
+}
+
+func httpStatus(code codes.Code) int {
+	switch code {
+	case codes.InvalidArgument:
+		return http.StatusBadRequest
+	case codes.Unavailable:
+		return http.StatusServiceUnavailable
+	}
+	return http.StatusInternalServerError
+}
+
+// refuse answers with a google.rpc.Status in the request's own encoding, as OTLP wants it.
+func refuse(w http.ResponseWriter, contentType string, code int, grpcCode codes.Code, message string) {
+	st := status.New(grpcCode, strings.ToValidUTF8(message, "")).Proto()
+	raw, err := proto.Marshal(st)
+	if contentType == typeJSON {
+		raw, err = protojson.Marshal(st)
+	}
+	if err != nil {
+		raw = nil // the HTTP status says the most
+	}
+	if code == http.StatusServiceUnavailable {
+		w.Header().Set("Retry-After", "1")
+	}
+	write(w, contentType, code, raw)
+}
+
+func write(w http.ResponseWriter, contentType string, code int, body []byte) {
+	w.Header().Set("Content-Type", contentType)
+	w.WriteHeader(code)
+	_, _ = w.Write(body) // a client that went away will send again
+}

@@ -1,0 +1,65 @@
+// Package ledger chains the records of what happened, so that a changed, removed or reordered one is found. It computes and
+// checks the chain; storing the records is the store's work, and it has no network or clock.
+package ledger
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"time"
+)
+
+// The kinds of records.
+const (
+	KindDecision    = "decision"    // a human's answer that counts
+	KindRefusal     = "refusal"     // an answer that does not count, with why
+	KindRequest     = "request"     // a question put to humans
+	KindContainment = "containment" // an effect applied, verified, extended, lifted or reverted
+	KindEvidence    = "evidence"    // an artefact sealed
+	KindIncident    = "incident"    // a change of an incident's life cycle
+	KindSignIn      = "sign_in"     // a sign-in, or the refusal of one
+	KindRules       = "rules"       // a set of rules was loaded, or refused
+)
+
+// Record is one row: what happened, who did it, to what.
+type Record struct {
+	Seq     int64           `json:"seq"` // from 1, without gaps
+	At      time.Time       `json:"at"`
+	Kind    string          `json:"kind"`
+	Actor   string          `json:"actor"`
+	Subject string          `json:"subject"` // an incident, request, agent or artefact
+	Body    json.RawMessage `json:"body,omitempty"`
+	// Key makes a record that is written again by a retry the same record; empty for one that always stands alone.
+	Key  string `json:"key,omitempty"`
+	Prev string `json:"prev"` // hash of the record before, "" for the first
+	Hash string `json:"hash"`
+}
+
+// Seal returns the record with its place in the chain: the hash covers every field and the hash before.
+func Seal(r Record, seq int64, prev string) (Record, error) {
+	r.Seq, r.Prev, r.Hash = seq, prev, ""
+	r.At = r.At.UTC().Truncate(time.Microsecond) // the least that every database keeps
+	text, err := json.Marshal(r)
+	if err != nil {
+		return Record{}, fmt.Errorf("seal record: %w", err)
+	}
+	sum := sha256.Sum256(text)
+	r.Hash = hex.EncodeToString(sum[:])
+	return r, nil
+}
+
+// Verify checks that a record follows the one before it and was not changed.
+func Verify(r Record, prev Record) error {
+	if r.Seq != prev.Seq+1 {
+		return fmt.Errorf("verify ledger: record %d follows record %d: rows are missing or reordered", r.Seq, prev.Seq)
+	}
+	sealed, err := Seal(r, r.Seq, prev.Hash)
+	if err != nil {
+		return err
+	}
+	if sealed.Hash != r.Hash || sealed.Prev != r.Prev {
+		return fmt.Errorf("verify ledger: record %d was changed, or the one before it", r.Seq)
+	}
+	return nil
+}

@@ -1,0 +1,207 @@
+package store
+
+import (
+	"context"
+	"crypto/sha256"
+	"database/sql"
+	"encoding/hex"
+	"fmt"
+	"time"
+
+	"github.com/tocsin-dr/tocsin/detect"
+	"github.com/tocsin-dr/tocsin/internal/action"
+	"github.com/tocsin-dr/tocsin/internal/approval"
+	"github.com/tocsin-dr/tocsin/internal/incident"
+)
+
+// Alert is a finding as a human's queue sees it: with its incident, the moment it was raised, and its disposition.
+type Alert struct {
+	Finding     detect.Finding        `json:"finding"`
+	Incident    string                `json:"incident"`
+	Raised      time.Time             `json:"raised"`
+	Ingested    time.Time             `json:"ingested"`
+	Disposition *incident.Disposition `json:"disposition,omitempty"`
+}
+
+// Draft is a document that Tocsin wrote and a human must approve before anybody outside sees it.
+type Draft struct {
+	Incident string    `json:"incident"`
+	Name     string    `json:"name"` // post-mortem, internal-notice, customer-notice
+	Markdown string    `json:"markdown"`
+	SHA256   string    `json:"sha256"`
+	At       time.Time `json:"at"`
+}
+
+// SaveAlert writes a finding, or replaces it by a later report of the same one.
+func (s *Store) SaveAlert(ctx context.Context, a Alert) error {
+	doc, err := encode(a)
+	if err != nil {
+		return fmt.Errorf("save finding: %w", err)
+	}
+	return s.exec(ctx, s.db, "save finding", `INSERT INTO findings (id, incident, at, raised, agent, rule, lane, doc) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+		ON CONFLICT (id) DO UPDATE SET incident = excluded.incident, agent = excluded.agent, doc = excluded.doc`,
+		a.Finding.ID, a.Incident, a.Finding.Time.UnixNano(), a.Raised.UnixNano(), a.Finding.Agent.ID, a.Finding.Rule, string(a.Finding.Lane), doc)
+}
+
+// Alert returns one finding.
+func (s *Store) Alert(ctx context.Context, id string) (Alert, error) {
+	return one[Alert](ctx, s, "read finding", `SELECT doc FROM findings WHERE id = ?`, id)
+}
+
+// Alerts returns the findings of an incident in event time, or, for an empty incident, the latest findings of all.
+func (s *Store) Alerts(ctx context.Context, incidentID string, limit int) ([]Alert, error) {
+	if incidentID == "" {
+		return list[Alert](ctx, s, "list findings", `SELECT doc FROM findings ORDER BY at DESC, id LIMIT ?`, limit)
+	}
+	return list[Alert](ctx, s, "list findings", `SELECT doc FROM findings WHERE incident = ? ORDER BY at, id LIMIT ?`, incidentID, limit)
+}
+
+// AlertsSince returns the findings whose last event is not before a time.
+func (s *Store) AlertsSince(ctx context.Context, since time.Time) ([]Alert, error) {
+	return list[Alert](ctx, s, "list findings", `SELECT doc FROM findings WHERE at >= ? ORDER BY at, id`, since.UnixNano())
+}
+
+// SaveIncident writes an incident's state.
+func (s *Store) SaveIncident(ctx context.Context, i incident.Incident) error {
+	return s.inTx(ctx, "save incident", func(tx *sql.Tx) error { return s.saveIncident(ctx, tx, i) })
+}
+
+func (s *Store) saveIncident(ctx context.Context, q querier, i incident.Incident) error {
+	doc, err := encode(i)
+	if err != nil {
+		return err
+	}
+	return s.exec(ctx, q, "write incident", `INSERT INTO incidents (id, status, agent, first_bad, doc) VALUES (?, ?, ?, ?, ?)
+		ON CONFLICT (id) DO UPDATE SET status = excluded.status, agent = excluded.agent, first_bad = excluded.first_bad, doc = excluded.doc`,
+		i.ID, string(i.Status), i.Agent.ID, i.Times.FirstBad.UnixNano(), doc)
+}
+
+// Incident returns one incident.
+func (s *Store) Incident(ctx context.Context, id string) (incident.Incident, error) {
+	return one[incident.Incident](ctx, s, "read incident", `SELECT doc FROM incidents WHERE id = ?`, id)
+}
+
+// Incidents returns the latest incidents by first bad event.
+func (s *Store) Incidents(ctx context.Context, limit int) ([]incident.Incident, error) {
+	return list[incident.Incident](ctx, s, "list incidents", `SELECT doc FROM incidents ORDER BY first_bad DESC, id LIMIT ?`, limit)
+}
+
+// IncidentsSince returns the incidents whose first bad event is not before a time.
+func (s *Store) IncidentsSince(ctx context.Context, since time.Time) ([]incident.Incident, error) {
+	return list[incident.Incident](ctx, s, "list incidents", `SELECT doc FROM incidents WHERE first_bad >= ? ORDER BY first_bad, id`, since.UnixNano())
+}
+
+// AddEntry appends to an incident's timeline; the same entry written again by a retry stays one.
+func (s *Store) AddEntry(ctx context.Context, incidentID string, e incident.Entry) error {
+	doc, err := encode(e)
+	if err != nil {
+		return fmt.Errorf("add timeline entry: %w", err)
+	}
+	sum := sha256.Sum256([]byte(doc))
+	return s.exec(ctx, s.db, "add timeline entry", `INSERT INTO timeline (incident, id, at, doc) VALUES (?, ?, ?, ?) ON CONFLICT (incident, id) DO NOTHING`,
+		incidentID, hex.EncodeToString(sum[:12]), e.At.UnixNano(), doc)
+}
+
+// Timeline returns an incident's timeline in time order.
+func (s *Store) Timeline(ctx context.Context, incidentID string) ([]incident.Entry, error) {
+	return list[incident.Entry](ctx, s, "read timeline", `SELECT doc FROM timeline WHERE incident = ? ORDER BY at, id`, incidentID)
+}
+
+// SaveRequest writes an approval request's state.
+func (s *Store) SaveRequest(ctx context.Context, r approval.Request) error {
+	doc, err := encode(r)
+	if err != nil {
+		return fmt.Errorf("save request: %w", err)
+	}
+	return s.exec(ctx, s.db, "save request", `INSERT INTO requests (id, incident, state, deadline, doc) VALUES (?, ?, ?, ?, ?)
+		ON CONFLICT (id) DO UPDATE SET state = excluded.state, deadline = excluded.deadline, doc = excluded.doc`,
+		r.ID, r.Incident, string(r.State), r.Deadline.UnixNano(), doc)
+}
+
+// Request returns one approval request.
+func (s *Store) Request(ctx context.Context, id string) (approval.Request, error) {
+	return one[approval.Request](ctx, s, "read request", `SELECT doc FROM requests WHERE id = ?`, id)
+}
+
+// Requests returns the approval requests in a state by deadline, or, for an empty state, the latest of all.
+func (s *Store) Requests(ctx context.Context, state approval.State, limit int) ([]approval.Request, error) {
+	if state == "" {
+		return list[approval.Request](ctx, s, "list requests", `SELECT doc FROM requests ORDER BY deadline DESC, id LIMIT ?`, limit)
+	}
+	return list[approval.Request](ctx, s, "list requests", `SELECT doc FROM requests WHERE state = ? ORDER BY deadline, id LIMIT ?`, string(state), limit)
+}
+
+// IncidentRequests returns an incident's approval requests.
+func (s *Store) IncidentRequests(ctx context.Context, incidentID string) ([]approval.Request, error) {
+	return list[approval.Request](ctx, s, "list requests", `SELECT doc FROM requests WHERE incident = ? ORDER BY deadline, id`, incidentID)
+}
+
+// AddEvidence writes the custody row of a sealed artefact.
+func (s *Store) AddEvidence(ctx context.Context, incidentID string, item incident.EvidenceItem) error {
+	doc, err := encode(item)
+	if err != nil {
+		return fmt.Errorf("add evidence: %w", err)
+	}
+	return s.exec(ctx, s.db, "add evidence", `INSERT INTO evidence (incident, sha256, name, doc) VALUES (?, ?, ?, ?) ON CONFLICT (incident, sha256, name) DO NOTHING`,
+		incidentID, item.SHA256, item.Name, doc)
+}
+
+// Evidence returns an incident's custody rows by name.
+func (s *Store) Evidence(ctx context.Context, incidentID string) ([]incident.EvidenceItem, error) {
+	return list[incident.EvidenceItem](ctx, s, "list evidence", `SELECT doc FROM evidence WHERE incident = ? ORDER BY name, sha256`, incidentID)
+}
+
+// SaveTrack writes what a track of the investigation found.
+func (s *Store) SaveTrack(ctx context.Context, incidentID string, t incident.Track) error {
+	doc, err := encode(t)
+	if err != nil {
+		return fmt.Errorf("save track: %w", err)
+	}
+	return s.exec(ctx, s.db, "save track", `INSERT INTO tracks (incident, name, doc) VALUES (?, ?, ?) ON CONFLICT (incident, name) DO UPDATE SET doc = excluded.doc`,
+		incidentID, t.Name, doc)
+}
+
+// Tracks returns an incident's tracks by name.
+func (s *Store) Tracks(ctx context.Context, incidentID string) ([]incident.Track, error) {
+	return list[incident.Track](ctx, s, "list tracks", `SELECT doc FROM tracks WHERE incident = ? ORDER BY name`, incidentID)
+}
+
+// SaveDraft writes a draft's latest text.
+func (s *Store) SaveDraft(ctx context.Context, d Draft) error {
+	doc, err := encode(d)
+	if err != nil {
+		return fmt.Errorf("save draft: %w", err)
+	}
+	return s.exec(ctx, s.db, "save draft", `INSERT INTO drafts (incident, name, doc) VALUES (?, ?, ?) ON CONFLICT (incident, name) DO UPDATE SET doc = excluded.doc`,
+		d.Incident, d.Name, doc)
+}
+
+// Drafts returns an incident's drafts by name.
+func (s *Store) Drafts(ctx context.Context, incidentID string) ([]Draft, error) {
+	return list[Draft](ctx, s, "list drafts", `SELECT doc FROM drafts WHERE incident = ? ORDER BY name`, incidentID)
+}
+
+// SaveLease writes a lease's state. Containment is durable: the gate loads its leases from here.
+func (s *Store) SaveLease(ctx context.Context, l action.Lease) error {
+	doc, err := encode(l)
+	if err != nil {
+		return fmt.Errorf("save lease: %w", err)
+	}
+	lifted := int64(0)
+	if !l.Lifted.IsZero() {
+		lifted = l.Lifted.UnixNano()
+	}
+	return s.exec(ctx, s.db, "save lease", `INSERT INTO leases (id, incident, ends, lifted, doc) VALUES (?, ?, ?, ?, ?)
+		ON CONFLICT (id) DO UPDATE SET ends = excluded.ends, lifted = excluded.lifted, doc = excluded.doc`,
+		l.ID, l.Incident, l.Ends.UnixNano(), lifted, doc)
+}
+
+// Leases returns the leases that were not lifted, ended ones included, by end.
+func (s *Store) Leases(ctx context.Context) ([]action.Lease, error) {
+	return list[action.Lease](ctx, s, "list leases", `SELECT doc FROM leases WHERE lifted = 0 ORDER BY ends, id`)
+}
+
+// IncidentLeases returns every lease of an incident.
+func (s *Store) IncidentLeases(ctx context.Context, incidentID string) ([]action.Lease, error) {
+	return list[action.Lease](ctx, s, "list leases", `SELECT doc FROM leases WHERE incident = ? ORDER BY ends, id`, incidentID)
+}

@@ -1,0 +1,164 @@
+// Package store keeps what people see in SQL: findings, incidents, timelines, requests, evidence custody, leases, drafts and the
+// ledger. It runs on SQLite and on PostgreSQL with the same statements. It holds no truth that a workflow doesn't hold, except
+// the ledger and the leases, and it decides nothing.
+package store
+
+import (
+	"context"
+	"database/sql"
+	"embed"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"strconv"
+	"strings"
+
+	_ "github.com/jackc/pgx/v5/stdlib" // registers the driver "pgx"
+	"github.com/pressly/goose/v3"
+	_ "modernc.org/sqlite" // registers the driver "sqlite"
+)
+
+//go:embed migrations/*.sql
+var migrations embed.FS
+
+// Store is an open database. Safe for concurrent use.
+type Store struct {
+	db       *sql.DB
+	postgres bool
+}
+
+// ErrNotFound says that there is no such row.
+var ErrNotFound = errors.New("not found")
+
+// Open opens the database at a URL and brings its schema up to date: "postgres://…" or the path of a SQLite file.
+func Open(ctx context.Context, url string) (*Store, error) {
+	s := &Store{postgres: strings.HasPrefix(url, "postgres://") || strings.HasPrefix(url, "postgresql://")}
+	driver, dialect, dsn := "sqlite", goose.DialectSQLite3, "file:"+url+"?_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)&_pragma=busy_timeout(10000)&_txlock=immediate"
+	if s.postgres {
+		driver, dialect, dsn = "pgx", goose.DialectPostgres, url
+	}
+	db, err := sql.Open(driver, dsn)
+	if err != nil {
+		return nil, fmt.Errorf("open store: %w", err)
+	}
+	if !s.postgres {
+		db.SetMaxOpenConns(4) // one writes at a time anyway
+	}
+	s.db = db
+	if err := s.migrate(ctx, dialect); err != nil {
+		db.Close()
+		return nil, fmt.Errorf("open store: %w", err)
+	}
+	return s, nil
+}
+
+func (s *Store) migrate(ctx context.Context, dialect goose.Dialect) error {
+	files, err := fs.Sub(migrations, "migrations")
+	if err != nil {
+		return err
+	}
+	provider, err := goose.NewProvider(dialect, s.db, files)
+	if err != nil {
+		return err
+	}
+	_, err = provider.Up(ctx)
+	return err
+}
+
+// Close closes the database.
+func (s *Store) Close() error { return s.db.Close() }
+
+// Ping reports whether the database answers.
+func (s *Store) Ping(ctx context.Context) error { return s.db.PingContext(ctx) }
+
+// querier is what *sql.DB and *sql.Tx share.
+type querier interface {
+	ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error)
+	QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
+	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
+}
+
+// sql turns the ? placeholders of a statement into PostgreSQL's.
+func (s *Store) sql(query string) string {
+	if !s.postgres {
+		return query
+	}
+	var b strings.Builder
+	n := 0
+	for _, r := range query {
+		if r == '?' {
+			n++
+			b.WriteString("$" + strconv.Itoa(n))
+			continue
+		}
+		b.WriteRune(r)
+	}
+	return b.String()
+}
+
+func (s *Store) exec(ctx context.Context, q querier, doing, query string, args ...any) error {
+	if _, err := q.ExecContext(ctx, s.sql(query), args...); err != nil {
+		return fmt.Errorf("%s: %w", doing, err)
+	}
+	return nil
+}
+
+// list reads a column of JSON documents.
+func list[T any](ctx context.Context, s *Store, doing, query string, args ...any) ([]T, error) {
+	rows, err := s.db.QueryContext(ctx, s.sql(query), args...)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", doing, err)
+	}
+	defer rows.Close()
+	var out []T
+	for rows.Next() {
+		var text []byte
+		var v T
+		if err := rows.Scan(&text); err != nil {
+			return nil, fmt.Errorf("%s: %w", doing, err)
+		}
+		if err := json.Unmarshal(text, &v); err != nil {
+			return nil, fmt.Errorf("%s: %w", doing, err)
+		}
+		out = append(out, v)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, fmt.Errorf("%s: %w", doing, err)
+	}
+	return out, nil
+}
+
+// one reads one JSON document, or returns ErrNotFound.
+func one[T any](ctx context.Context, s *Store, doing, query string, args ...any) (T, error) {
+	var v T
+	found, err := list[T](ctx, s, doing, query, args...)
+	if err != nil {
+		return v, err
+	}
+	if len(found) == 0 {
+		return v, fmt.Errorf("%s: %w", doing, ErrNotFound)
+	}
+	return found[0], nil
+}
+
+// encode turns a value into the text of a document column.
+func encode(v any) (string, error) {
+	text, err := json.Marshal(v)
+	return string(text), err
+}
+
+// inTx runs fn in a transaction, which is rolled back if fn fails.
+func (s *Store) inTx(ctx context.Context, doing string, fn func(tx *sql.Tx) error) error {
+	tx, err := s.db.BeginTx(ctx, nil)
+	if err != nil {
+		return fmt.Errorf("%s: %w", doing, err)
+	}
+	if err := fn(tx); err != nil {
+		return fmt.Errorf("%s: %w", doing, errors.Join(err, tx.Rollback()))
+	}
+	if err := tx.Commit(); err != nil {
+		return fmt.Errorf("%s: %w", doing, err)
+	}
+	return nil
+}
