@@ -130,9 +130,6 @@ func claudeLog(d *draft, rec plog.LogRecord) {
 	}
 	if t := d.Tool; t != nil {
 		t.Redacted = t.Server == "" && slices.Contains([]string{"mcp_tool", "custom", "third-party"}, t.Name)
-		if t.Result.State == "" && d.Kind == event.KindToolResult {
-			t.Result.State = event.StateAbsent
-		}
 	}
 	if d.Agent.Name != "" {
 		d.Agent.Basis = "attr"

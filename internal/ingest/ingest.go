@@ -186,6 +186,9 @@ func (m *Mapper) readLog(d *draft, rec plog.LogRecord) bool {
 // finish makes the events of a draft fit to be logged: redacted, checked, hashed where policy wants it, and identified.
 func (m *Mapper) finish(b *batch, d *draft, r Receipt) {
 	d.Content = limitContent(d.Content)
+	if d.Kind == event.KindToolResult && d.Tool != nil && d.Tool.Result.State == "" {
+		d.Tool.Result.State = event.StateAbsent
+	}
 	d.Attrs = d.text(m.hasher != nil)
 	events := append([]event.Event{d.Event}, d.more...)
 	for i := range events {

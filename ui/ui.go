@@ -1,0 +1,72 @@
+// Package ui is the web console: server-rendered pages that work without JavaScript. It reads through Reader and Facts, acts
+// through Actor, and decides nothing itself; who is signed in comes from the caller.
+package ui
+
+import (
+	"context"
+	"time"
+
+	"github.com/tocsin-dr/tocsin/baselines"
+	"github.com/tocsin-dr/tocsin/internal/action"
+	"github.com/tocsin-dr/tocsin/internal/approval"
+	"github.com/tocsin-dr/tocsin/internal/incident"
+	"github.com/tocsin-dr/tocsin/internal/ledger"
+	"github.com/tocsin-dr/tocsin/internal/measure"
+	"github.com/tocsin-dr/tocsin/internal/store"
+)
+
+// Reader is what the pages read; *store.Store is one.
+type Reader interface {
+	Incidents(ctx context.Context, limit int) ([]incident.Incident, error)
+	Incident(ctx context.Context, id string) (incident.Incident, error)
+	Alerts(ctx context.Context, incidentID string, limit int) ([]store.Alert, error)
+	Timeline(ctx context.Context, incidentID string) ([]incident.Entry, error)
+	Request(ctx context.Context, id string) (approval.Request, error)
+	Requests(ctx context.Context, state approval.State, limit int) ([]approval.Request, error)
+	IncidentRequests(ctx context.Context, incidentID string) ([]approval.Request, error)
+	Evidence(ctx context.Context, incidentID string) ([]incident.EvidenceItem, error)
+	Tracks(ctx context.Context, incidentID string) ([]incident.Track, error)
+	Drafts(ctx context.Context, incidentID string) ([]store.Draft, error)
+	Leases(ctx context.Context) ([]action.Lease, error)
+	IncidentLeases(ctx context.Context, incidentID string) ([]action.Lease, error)
+	Ledger(ctx context.Context, subject string, limit int) ([]ledger.Record, error)
+}
+
+// Facts are what lives outside the store.
+type Facts interface {
+	// Agents returns what every agent's baseline holds.
+	Agents(ctx context.Context) ([]baselines.Learned, error)
+	// Summary returns the measures over a window that ends now.
+	Summary(ctx context.Context, window time.Duration) (measure.Summary, error)
+	// Health returns one line for each part: ingest, log, detectors, workflows, store.
+	Health(ctx context.Context) []Health
+	// OpenEvidence returns a sealed artefact of an incident, after its hash was checked; the access is recorded.
+	OpenEvidence(ctx context.Context, by approval.Principal, incidentID, sha256 string) ([]byte, error)
+	// Changes returns a channel of changes that closes with the context. A slow reader misses changes, never blocks.
+	Changes(ctx context.Context) <-chan Change
+}
+
+// Health is the state of one part.
+type Health struct {
+	Part string
+	OK   bool
+	Text string
+}
+
+// Change says that something changed; the page fetches what it shows again.
+type Change struct {
+	Topic string `json:"topic"` // incident, request, lease, agent
+	ID    string `json:"id"`
+}
+
+// Actor carries out what people do. A refused decision is an *approval.Refusal.
+type Actor interface {
+	Decide(ctx context.Context, by approval.Principal, requestID, digest string, verb approval.Verb, reason string) error
+	// Ask requests a containment that the playbook did not; who asks can't approve.
+	Ask(ctx context.Context, by approval.Principal, incidentID string, target approval.Target, lease time.Duration, reason string) error
+	Notice(ctx context.Context, by approval.Principal, incidentID string) error
+	Note(ctx context.Context, by approval.Principal, incidentID, text string) error
+	Close(ctx context.Context, by approval.Principal, incidentID string, verdict incident.Verdict, reason string) error
+	// Lift ends a lease before its time; leads and above may.
+	Lift(ctx context.Context, by approval.Principal, leaseID, reason string) error
+}
