@@ -34,8 +34,9 @@ type Action interface {
 	Describe() Description
 	// Apply makes the effect. It is idempotent by the request's id: applying twice gives the same lease.
 	Apply(ctx context.Context, in Input) (Lease, error)
-	// Verify probes whether the effect holds.
-	Verify(ctx context.Context, l Lease) (bool, error)
+	// Verify probes whether the effect holds and returns the lease with the time at which that was first seen; a zero Verified
+	// means that it does not hold.
+	Verify(ctx context.Context, l Lease) (Lease, error)
 	// Undo removes the effect. Undoing twice is no error.
 	Undo(ctx context.Context, l Lease, by string) error
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
+	"regexp"
 	"strings"
 	"unicode"
 
@@ -26,9 +27,18 @@ type Token struct {
 	Identifying bool
 }
 
-// Tokens splits text into at most MaxTokens lower-case tokens of letters, digits and the joiners @ . _ - + found inside words.
+// groups matches a number written in groups, as people write accounts and cards: DE89 3704 0044 0532 0130 00.
+var groups = regexp.MustCompile(`\b[A-Za-z]{0,3}[0-9]{1,4}(?: [A-Za-z0-9]{0,2}[0-9]{1,4}){2,}\b`)
+
+// Tokens splits text into at most MaxTokens lower-case tokens of letters, digits and the joiners @ . _ - + found inside words. A
+// number written in groups gives one more token, without its spaces, because a tool call writes it that way.
 func Tokens(text string) []Token {
 	var out []Token
+	for _, grouped := range groups.FindAllString(text, 16) {
+		if word := strings.ToLower(strings.ReplaceAll(grouped, " ", "")); len(word) >= 8 {
+			out = append(out, Token{Text: word[:min(len(word), maxTokenBytes)], Identifying: true})
+		}
+	}
 	for len(text) > 0 && len(out) < MaxTokens {
 		start := strings.IndexFunc(text, isWord)
 		if start < 0 {

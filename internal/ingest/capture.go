@@ -72,7 +72,7 @@ func ReadCapture(r io.Reader, fn func(Request) error) error {
 			return err
 		}
 	}
-	if _, err := decoder.Token(); err != nil && !errors.Is(err, io.EOF) {
+	if _, err := decoder.Token(); first == '[' && err != nil || err != nil && !errors.Is(err, io.EOF) {
 		return fmt.Errorf("read capture: %w", err)
 	}
 	return nil

@@ -1,0 +1,238 @@
+// Package stream is the event log and the channel of findings on NATS JetStream, embedded or external. It stores and reads
+// bytes in order; it knows partitions and durability, and nothing of what an event means.
+//
+// Durability: a publish returns when the stream has the message. With the embedded server and SyncAlways (the default) that
+// means an fsync, so that neither a killed process nor a power cut takes what was acknowledged. Events travel in batches, so
+// that an fsync for each message is affordable. On a cluster, replication takes the place of the local fsync.
+package stream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// Names of the streams, buckets and subjects.
+const (
+	eventsStream    = "TOCSIN_EVENTS"
+	findingsStream  = "TOCSIN_FINDINGS"
+	eventsSubject   = "tocsin.events."
+	findingsSubject = "tocsin.findings"
+	snapshotsBucket = "TOCSIN_SNAPSHOTS"
+)
+
+// Options size the streams.
+type Options struct {
+	Partitions int           // number of event partitions; it can't change once there are events
+	Replicas   int           // 1, or 3 on a cluster
+	MaxAge     time.Duration // how long events are kept
+	MaxBytes   int64         // how many bytes of events are kept; the oldest go first
+}
+
+// Log is a connection to the event log. Safe for concurrent use.
+type Log struct {
+	nc        *nats.Conn
+	js        jetstream.JetStream
+	events    jetstream.Stream
+	findings  jetstream.Stream
+	snapshots jetstream.ObjectStore
+	options   Options
+}
+
+// duplicates is how long the server recognises a message id that was published before. Consumers recognise repeats by
+// themselves beyond that.
+const duplicates = 10 * time.Minute
+
+// Open creates or adopts the streams on a connection, which Close then closes.
+func Open(ctx context.Context, nc *nats.Conn, o Options) (*Log, error) {
+	js, err := jetstream.New(nc)
+	if err != nil {
+		return nil, fmt.Errorf("open event log: %w", err)
+	}
+	l := &Log{nc: nc, js: js, options: o}
+	l.events, err = js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
+		Name: eventsStream, Subjects: []string{eventsSubject + "*"}, Storage: jetstream.FileStorage, Replicas: o.Replicas,
+		Retention: jetstream.LimitsPolicy, Discard: jetstream.DiscardOld, MaxAge: o.MaxAge, MaxBytes: o.MaxBytes, Duplicates: duplicates,
+		AllowDirect: true, Metadata: map[string]string{"partitions": fmt.Sprint(o.Partitions)},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("open event log: %w", err)
+	}
+	l.findings, err = js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
+		Name: findingsStream, Subjects: []string{findingsSubject}, Storage: jetstream.FileStorage, Replicas: o.Replicas,
+		Retention: jetstream.LimitsPolicy, Discard: jetstream.DiscardOld, MaxAge: o.MaxAge, Duplicates: duplicates,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("open finding stream: %w", err)
+	}
+	l.snapshots, err = js.CreateOrUpdateObjectStore(ctx, jetstream.ObjectStoreConfig{Bucket: snapshotsBucket, Replicas: o.Replicas})
+	if err != nil {
+		return nil, fmt.Errorf("open snapshots: %w", err)
+	}
+	return l, nil
+}
+
+// Close closes the connection.
+func (l *Log) Close() { l.nc.Close() }
+
+// Append stores one batch of a partition and returns when the log has it. The id makes a repeated append one message.
+func (l *Log) Append(ctx context.Context, partition int, id string, batch []byte) error {
+	_, err := l.js.Publish(ctx, fmt.Sprint(eventsSubject, partition), batch, jetstream.WithMsgID(id))
+	if err != nil {
+		return fmt.Errorf("append to event log: %w", err)
+	}
+	return nil
+}
+
+// MaxBatch is the largest batch that one message may hold, in bytes.
+func (l *Log) MaxBatch() int { return int(l.nc.MaxPayload()) - 4096 }
+
+// Message is one stored batch, or one finding.
+type Message struct {
+	Sequence uint64
+	Data     []byte
+	Stored   time.Time
+	// Pending is how many messages of the subject are stored behind this one.
+	Pending uint64
+}
+
+// pullBytes bounds what the server sends ahead of the reader. Unbounded pulls of large batches overrun the connection's buffer,
+// and the server then cuts it.
+const pullBytes = 8 << 20
+
+// Follow calls fn with each message of a partition after a sequence, in order, until the context ends or fn fails. It waits for
+// new messages at the end, and calls idle each time it has waited a second without one.
+func (l *Log) Follow(ctx context.Context, partition int, after uint64, fn func(Message) error, idle func() error) error {
+	consumer, err := l.events.OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{
+		FilterSubjects: []string{fmt.Sprint(eventsSubject, partition)}, DeliverPolicy: jetstream.DeliverByStartSequencePolicy,
+		OptStartSeq: after + 1,
+	})
+	if err != nil {
+		return fmt.Errorf("follow partition %d: %w", partition, err)
+	}
+	messages, err := consumer.Messages(jetstream.PullMaxBytes(pullBytes))
+	if err != nil {
+		return fmt.Errorf("follow partition %d: %w", partition, err)
+	}
+	defer messages.Stop()
+	for {
+		msg, err := messages.Next(jetstream.NextMaxWait(time.Second))
+		switch {
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case errors.Is(err, nats.ErrTimeout) || errors.Is(err, context.DeadlineExceeded):
+			if err := idle(); err != nil {
+				return err
+			}
+			continue
+		case err != nil:
+			return fmt.Errorf("follow partition %d: %w", partition, err)
+		}
+		m, err := message(msg)
+		if err != nil {
+			return err
+		}
+		if err := fn(m); err != nil {
+			return err
+		}
+	}
+}
+
+func message(msg jetstream.Msg) (Message, error) {
+	meta, err := msg.Metadata()
+	if err != nil {
+		return Message{}, fmt.Errorf("read message: %w", err)
+	}
+	return Message{Sequence: meta.Sequence.Stream, Data: msg.Data(), Stored: meta.Timestamp, Pending: meta.NumPending}, nil
+}
+
+// Read returns the stored batch at a sequence. A batch that retention removed is an error.
+func (l *Log) Read(ctx context.Context, sequence uint64) (Message, error) {
+	raw, err := l.events.GetMsg(ctx, sequence)
+	if err != nil {
+		return Message{}, fmt.Errorf("read event log at %d: %w", sequence, err)
+	}
+	return Message{Sequence: raw.Sequence, Data: raw.Data, Stored: raw.Time}, nil
+}
+
+// PublishFinding stores a finding; the id makes a repeated one the same message while the server remembers it.
+func (l *Log) PublishFinding(ctx context.Context, id string, data []byte) error {
+	if _, err := l.js.Publish(ctx, findingsSubject, data, jetstream.WithMsgID(id)); err != nil {
+		return fmt.Errorf("publish finding: %w", err)
+	}
+	return nil
+}
+
+// retry is how long a finding waits that could not be handled.
+const retry = 2 * time.Second
+
+// HandleFindings calls fn with each finding that no earlier call handled, in order, until the context ends. A finding whose fn
+// fails comes again, and report is told why.
+func (l *Log) HandleFindings(ctx context.Context, fn func(context.Context, Message) error, report func(error)) error {
+	consumer, err := l.findings.CreateOrUpdateConsumer(ctx, jetstream.ConsumerConfig{
+		Durable: "respond", AckPolicy: jetstream.AckExplicitPolicy, MaxAckPending: 64, AckWait: time.Minute,
+	})
+	if err != nil {
+		return fmt.Errorf("handle findings: %w", err)
+	}
+	messages, err := consumer.Messages(jetstream.PullMaxBytes(pullBytes))
+	if err != nil {
+		return fmt.Errorf("handle findings: %w", err)
+	}
+	stop := context.AfterFunc(ctx, messages.Stop)
+	defer stop()
+	for {
+		msg, err := messages.Next()
+		switch {
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case err != nil:
+			return fmt.Errorf("handle findings: %w", err)
+		}
+		m, err := message(msg)
+		if err == nil {
+			err = fn(ctx, m)
+		}
+		if err == nil {
+			err = msg.DoubleAck(ctx)
+		} else {
+			err = errors.Join(err, msg.NakWithDelay(retry))
+		}
+		if err != nil && ctx.Err() == nil {
+			report(err)
+		}
+	}
+}
+
+// SaveSnapshot stores a shard's snapshot, replacing the one before.
+func (l *Log) SaveSnapshot(ctx context.Context, name string, data []byte) error {
+	if _, err := l.snapshots.PutBytes(ctx, name, data); err != nil {
+		return fmt.Errorf("save snapshot %s: %w", name, err)
+	}
+	return nil
+}
+
+// Snapshot returns a shard's snapshot, or nil if there is none.
+func (l *Log) Snapshot(ctx context.Context, name string) ([]byte, error) {
+	data, err := l.snapshots.GetBytes(ctx, name)
+	if errors.Is(err, jetstream.ErrObjectNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read snapshot %s: %w", name, err)
+	}
+	return data, nil
+}
+
+// Last returns the sequence of the newest event batch; 0 in an empty log.
+func (l *Log) Last(ctx context.Context) (uint64, error) {
+	info, err := l.events.Info(ctx)
+	if err != nil {
+		return 0, fmt.Errorf("ask event log: %w", err)
+	}
+	return info.State.LastSeq, nil
+}
