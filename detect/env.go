@@ -1,8 +1,10 @@
 package detect
 
 import (
+	"math"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/tocsin-dr/tocsin/internal/event"
@@ -25,6 +27,8 @@ type Env struct {
 
 	// Arg returns the value of a tool argument by its path, "" where there is none.
 	Arg func(path string) string `expr:"arg"`
+	// Number returns the number that a tool argument holds, 0 where it holds none.
+	Number func(path string) float64 `expr:"number"`
 	// Provenance returns where an argument's value came from, "" where that is unknown.
 	Provenance func(path string) string `expr:"provenance"`
 	// ArgFrom reports whether any argument's value came from there.
@@ -63,17 +67,19 @@ type SessionFacts struct {
 
 // ToolEnv is the tool call, with the parsed forms of well-known arguments.
 type ToolEnv struct {
-	Name      string `expr:"name"`
-	Server    string `expr:"server"`
-	Effect    string `expr:"effect"`
-	Command   string `expr:"command"`
-	Path      string `expr:"path"`
-	URL       string `expr:"url"`
-	Host      string `expr:"host"`
-	Args      string `expr:"args"`      // all argument values, one a line
-	Signature string `expr:"signature"` // name and arguments: equal for equal calls
-	Result    string `expr:"result"`
-	Redacted  bool   `expr:"redacted"`
+	Name    string `expr:"name"`
+	Server  string `expr:"server"`
+	Effect  string `expr:"effect"`
+	Command string `expr:"command"`
+	// Commands are the simple commands of Command, taken apart as a shell does.
+	Commands  []CommandEnv `expr:"commands"`
+	Path      string       `expr:"path"`
+	URL       string       `expr:"url"`
+	Host      string       `expr:"host"`
+	Args      string       `expr:"args"`      // all argument values, one a line
+	Signature string       `expr:"signature"` // name and arguments: equal for equal calls
+	Result    string       `expr:"result"`
+	Redacted  bool         `expr:"redacted"`
 	// Hidden: the result holds characters that people can't see. Instructs: it addresses the agent as an instruction.
 	Hidden    bool `expr:"hidden"`
 	Instructs bool `expr:"instructs"`
@@ -113,6 +119,7 @@ type BaselineEnv struct {
 func NewEnv() *Env {
 	env := &Env{event: &event.Event{}}
 	env.Arg = func(path string) string { return env.event.Tool.Arg(path) }
+	env.Number = env.number
 	env.Provenance = env.provenance
 	env.ArgFrom = env.argFrom
 	env.Attr = func(name string) string {
@@ -150,7 +157,7 @@ func (env *Env) Fill(e *event.Event, session SessionFacts, baseline BaselineEnv)
 func toolEnv(t *event.Tool) ToolEnv {
 	env := ToolEnv{Name: t.Name, Server: t.Server, Effect: string(t.Effect), Command: t.Command, Path: t.Path, URL: t.URL,
 		Result: t.Result.Text, Redacted: t.Redacted, Hidden: event.HasHidden(t.Result.Text), Instructs: event.Instructs(t.Result.Text),
-		PrivatePath: privatePath(t)}
+		Commands: parseCommands(t.Command), PrivatePath: privatePath(t)}
 	if u, err := url.Parse(t.URL); err == nil {
 		env.Host = strings.ToLower(u.Hostname())
 	}
@@ -178,6 +185,15 @@ func joinContent(contents []event.Content) string {
 		b.WriteString(c.Text + "\n")
 	}
 	return b.String()
+}
+
+// number keeps a rule from a run-time error that an argument's text could cause.
+func (env *Env) number(path string) float64 {
+	n, err := strconv.ParseFloat(strings.TrimSpace(env.event.Tool.Arg(path)), 64)
+	if err != nil || math.IsNaN(n) || math.IsInf(n, 0) {
+		return 0
+	}
+	return n
 }
 
 func (env *Env) provenance(path string) string {

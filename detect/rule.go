@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"path"
 	"regexp"
@@ -45,6 +46,8 @@ type Rule struct {
 
 	File   string `yaml:"-"`
 	Digest string `yaml:"-"` // SHA-256 of the file's text
+
+	source source // for the places of errors
 }
 
 // Count is a number of matching events within a sliding window of event time.
@@ -86,7 +89,7 @@ func (d *Duration) UnmarshalYAML(node *yaml.Node) error {
 // Limits on a rule. They bound its cost before it runs.
 const (
 	maxRuleBytes = 256 << 10
-	maxCount     = 10_000
+	maxCount     = 1000
 	maxWindow    = 7 * 24 * time.Hour
 )
 
@@ -95,79 +98,33 @@ func ParseRule(file string, text []byte, catalogue Catalogue) (Rule, error) {
 	if len(text) > maxRuleBytes {
 		return Rule{}, fmt.Errorf("%s: %d bytes, a rule has at most %d", file, len(text), maxRuleBytes)
 	}
-	var r Rule
+	r := Rule{File: file, source: source{lines: strings.Split(string(text), "\n")}}
 	decoder := yaml.NewDecoder(bytes.NewReader(text))
 	decoder.KnownFields(true)
 	if err := decoder.Decode(&r); err != nil {
-		return Rule{}, fmt.Errorf("%s: %s", file, explainYAML(err))
+		return Rule{}, explainYAML(file, err)
+	}
+	if err := decoder.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
+		return Rule{}, fmt.Errorf("%s: holds more than one document, want one rule a file", file)
+	}
+	if err := yaml.Unmarshal(text, &r.source.document); err != nil {
+		return Rule{}, explainYAML(file, err)
 	}
 	sum := sha256.Sum256(text)
-	r.File, r.Digest = file, hex.EncodeToString(sum[:])
+	r.Digest = hex.EncodeToString(sum[:])
 	if err := r.check(catalogue); err != nil {
-		return Rule{}, &located{file: file, text: text, err: err}
+		return Rule{}, err
 	}
 	return r, nil
 }
 
-// explainYAML turns the decoder's list of type errors into one readable line each, with the known keys of a rule.
-func explainYAML(err error) string {
-	text := strings.ReplaceAll(err.Error(), "yaml: ", "")
-	text = strings.ReplaceAll(text, "unmarshal errors:\n  ", "")
-	unknown := regexp.MustCompile(`field (\S+) not found in type detect\.(\w+)`)
-	return unknown.ReplaceAllStringFunc(text, func(m string) string {
-		name := unknown.FindStringSubmatch(m)[1]
-		return fmt.Sprintf("unknown key %q%s", name, suggest(name, ruleKeys))
-	})
-}
-
-var ruleKeys = []string{"id", "version", "title", "severity", "confidence", "lane", "on", "key", "when", "count", "suppress", "tags",
-	"capture", "triage", "false_positives", "playbook", "tests", "at_least", "within", "same", "asi", "atlas", "name", "fires", "evasion", "events"}
-
-// fieldError is an error about one key of the rule.
-type fieldError struct {
-	field string
-	err   error
-}
-
-func (e *fieldError) Error() string { return e.field + ": " + e.err.Error() }
-func (e *fieldError) Unwrap() error { return e.err }
-
-// located adds file and line to the fieldErrors of a rule.
-type located struct {
-	file string
-	text []byte
-	err  error
-}
-
-func (l *located) Unwrap() error { return l.err }
-
-func (l *located) Error() string {
-	var field *fieldError
-	if errors.As(l.err, &field) {
-		key, _, _ := strings.Cut(field.field, ".")
-		if line := lineOf(l.text, key); line > 0 {
-			return fmt.Sprintf("%s:%d: %s", l.file, line, l.err)
-		}
-	}
-	return fmt.Sprintf("%s: %s", l.file, l.err)
-}
-
-func lineOf(text []byte, key string) int {
-	for i, line := range strings.Split(string(text), "\n") {
-		if strings.HasPrefix(line, key+":") {
-			return i + 1
-		}
-	}
-	return 0
-}
-
 func (r *Rule) check(catalogue Catalogue) error {
 	if !regexp.MustCompile(`^[a-z0-9][a-z0-9-]{2,63}$`).MatchString(r.ID) {
-		return &fieldError{"id", fmt.Errorf("%q: want 3 to 64 lower-case letters, digits and hyphens", r.ID)}
+		return r.locate("id", fmt.Errorf("%q: want 3 to 64 lower-case letters, digits and hyphens", r.ID))
 	}
 	for _, f := range []struct{ name, value string }{{"version", r.Version}, {"title", r.Title}, {"when", r.When}, {"triage", r.Triage}} {
 		if strings.TrimSpace(f.value) == "" {
-			return &fieldError{f.name, errors.New("is missing")}
+			return r.locate(f.name, errors.New("is missing"))
 		}
 	}
 	if r.Confidence == "" {
@@ -186,9 +143,31 @@ func (r *Rule) check(catalogue Catalogue) error {
 		return err
 	}
 	if err := catalogue.check(r.Tags); err != nil {
-		return &fieldError{"tags", err}
+		return r.locate("tags", err)
+	}
+	if err := r.checkTests(); err != nil {
+		return err
 	}
 	return r.checkCount()
+}
+
+func (r *Rule) checkTests() error {
+	seen := make(map[string]bool)
+	for i, t := range r.Tests {
+		at := fmt.Sprintf("tests.%d", i)
+		switch {
+		case t.Name == "" || seen[t.Name]:
+			return r.locate(at, fmt.Errorf("name %q is empty or taken", t.Name))
+		case t.Fires < 0:
+			return r.locate(at, fmt.Errorf("fires is %d, want 0 or more", t.Fires))
+		case t.Evasion && t.Fires > 0:
+			return r.locate(at, errors.New("an evasion is a documented miss, want fires: 0"))
+		case len(t.Events) == 0:
+			return r.locate(at, errors.New("has no events"))
+		}
+		seen[t.Name] = true
+	}
+	return nil
 }
 
 func (r *Rule) checkChoices() error {
@@ -204,19 +183,22 @@ func (r *Rule) checkChoices() error {
 	}
 	for _, c := range choices {
 		if !slices.Contains(c.want, c.value) {
-			return &fieldError{c.field, fmt.Errorf("%q is not one of %s%s", c.value, strings.Join(c.want, ", "), suggest(c.value, c.want))}
+			return r.locate(c.field, fmt.Errorf("%q is not one of %s%s", c.value, strings.Join(c.want, ", "), suggest(c.value, c.want)))
 		}
 	}
 	if len(r.On) == 0 {
-		return &fieldError{"on", errors.New("is missing: name the kinds of events the rule looks at")}
+		return r.locate("on", errors.New("is missing: name the kinds of events the rule looks at"))
 	}
 	kinds := make([]string, 0, len(event.Kinds()))
 	for _, k := range event.Kinds() {
 		kinds = append(kinds, string(k))
 	}
-	for _, k := range r.On {
+	for i, k := range r.On {
 		if !slices.Contains(kinds, string(k)) {
-			return &fieldError{"on", fmt.Errorf("%q is no kind of event%s", k, suggest(string(k), kinds))}
+			return r.locate("on", fmt.Errorf("%q is no kind of event%s", k, suggest(string(k), kinds)))
+		}
+		if slices.Contains(r.On[:i], k) { // it would count each event twice
+			return r.locate("on", fmt.Errorf("%q stands there twice", k))
 		}
 	}
 	return nil
@@ -227,10 +209,10 @@ func (r *Rule) checkCount() error {
 		return nil
 	}
 	if n := r.Count.AtLeast; n < 2 || n > maxCount {
-		return &fieldError{"count.at_least", fmt.Errorf("%d: want 2 to %d", n, maxCount)}
+		return r.locate("count.at_least", fmt.Errorf("%d: want 2 to %d", n, maxCount))
 	}
 	if w := time.Duration(r.Count.Within); w < time.Second || w > maxWindow {
-		return &fieldError{"count.within", fmt.Errorf("%s: want 1s to %s", w, maxWindow)}
+		return r.locate("count.within", fmt.Errorf("%s: want 1s to %s", w, maxWindow))
 	}
 	if r.Suppress == 0 {
 		r.Suppress = r.Count.Within

@@ -9,12 +9,12 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/expr-lang/expr"
-	"github.com/expr-lang/expr/ast"
 	"github.com/expr-lang/expr/vm"
 
 	"github.com/tocsin-dr/tocsin/internal/event"
@@ -44,13 +44,13 @@ func Compile(rules []Rule) (*Set, error) {
 	var errs []error
 	for _, r := range rules {
 		if other, ok := seen[r.ID]; ok {
-			errs = append(errs, fmt.Errorf("%s: id %q is taken by %s", r.File, r.ID, other))
+			errs = append(errs, r.locate("id", fmt.Errorf("%q is taken by %s", r.ID, other)))
 			continue
 		}
 		seen[r.ID] = r.File
 		c, err := compileRule(r)
 		if err != nil {
-			errs = append(errs, fmt.Errorf("%s: %w", r.File, err))
+			errs = append(errs, err)
 			continue
 		}
 		s.rules = append(s.rules, c)
@@ -78,15 +78,15 @@ func (s *Set) Digest() string { return s.digest }
 func compileRule(r Rule) (*compiled, error) {
 	when, err := compileExpr(r.When, expr.AsBool())
 	if err != nil {
-		return nil, fmt.Errorf("when: %w", err)
+		return nil, r.locate("when", err)
 	}
 	c := &compiled{Rule: r, when: when}
 	operator := fmt.Sprintf("%v|%s|%s|%s", r.On, r.Key, r.When, time.Duration(r.Suppress))
 	if r.Count != nil {
 		operator += fmt.Sprintf("|%d|%s|%s", r.Count.AtLeast, time.Duration(r.Count.Within), r.Count.Same)
 		if r.Count.Same != "" {
-			if c.same, err = compileExpr(r.Count.Same, expr.AsKind(stringKind)); err != nil {
-				return nil, fmt.Errorf("count.same: %w", err)
+			if c.same, err = compileExpr(r.Count.Same, expr.AsKind(reflect.String)); err != nil {
+				return nil, r.locate("count.same", err)
 			}
 		}
 	}
@@ -95,85 +95,27 @@ func compileRule(r Rule) (*compiled, error) {
 	return c, nil
 }
 
-// maxNodes bounds an expression's size; forbidden builtins read the clock, or make collections of any size.
-const maxNodes = 400
-
-func compileExpr(text string, result expr.Option) (*vm.Program, error) {
-	guard := &costGuard{}
-	options := []expr.Option{expr.Env(NewEnv()), result, expr.MaxNodes(maxNodes), expr.Patch(guard)}
-	for _, name := range []string{"now", "date", "duration", "timezone", "repeat", "fromJSON", "toJSON", "fromBase64", "toBase64"} {
-		options = append(options, expr.DisableBuiltin(name))
-	}
-	program, err := expr.Compile(text, options...)
-	if err != nil {
-		return nil, errors.New(strings.TrimSpace(err.Error()) + suggestField(err.Error()))
-	}
-	return program, guard.err
-}
-
-// costGuard refuses expressions whose cost an event's content could blow up: predicates within predicates, ranges, and regular
-// expressions that are not constant. Go's regular expressions are linear in the text.
-type costGuard struct{ err error }
-
-// Visit implements ast.Visitor. It changes nothing.
-func (g *costGuard) Visit(node *ast.Node) {
-	switch n := (*node).(type) {
-	case *ast.BinaryNode:
-		if n.Operator == ".." {
-			g.refuse("a range (..) can grow without bound")
-		}
-		if n.Operator == "matches" {
-			if _, constant := n.Right.(*ast.StringNode); !constant {
-				g.refuse("the pattern of matches must be a constant text")
-			}
-		}
-	case *ast.PredicateNode:
-		nested := &predicateCounter{}
-		ast.Walk(&n.Node, nested)
-		if nested.n > 0 {
-			g.refuse("a predicate within a predicate costs the product of their lengths")
-		}
-	}
-}
-
-func (g *costGuard) refuse(why string) {
-	if g.err == nil {
-		g.err = errors.New(why)
-	}
-}
-
-type predicateCounter struct{ n int }
-
-// Visit implements ast.Visitor.
-func (p *predicateCounter) Visit(node *ast.Node) {
-	if _, ok := (*node).(*ast.PredicateNode); ok {
-		p.n++
-	}
-}
-
-// suggestField adds the nearest known field to the compiler's word about an unknown one.
-func suggestField(message string) string {
-	for _, marker := range []string{"unknown name ", "has no field "} {
-		if _, rest, ok := strings.Cut(message, marker); ok {
-			name, _, _ := strings.Cut(rest, " ")
-			name, _, _ = strings.Cut(name, "\n")
-			return suggest(strings.Trim(name, "()"), envNames())
-		}
-	}
-	return ""
-}
-
 // Evaluate runs the rules that look at this kind of event. Each rule sees the event whatever the others do: a rule whose
-// expression fails raises a finding about itself, at most one an hour of event time.
+// expression fails, or that had to forget keys, raises a finding about itself, at most one an hour of event time.
 func (s *Set) Evaluate(env *Env, e *event.Event, st *State) []Finding {
 	var out []Finding
 	for _, c := range s.byKind[e.Kind] {
+		evicted := st.Evicted[c.state]
 		f, err := c.evaluate(env, e, st)
 		if err != nil {
-			f = c.failed(e, st, err)
+			st.Errors[c.ID]++
+			text, _, _ := strings.Cut(err.Error(), "\n")
+			f = c.health(e, st, "error", "fails and is blind to some events",
+				"The rule's expression failed on this event, which it therefore did not judge: "+text)
 		}
 		if f != nil {
 			out = append(out, *f)
+		}
+		if n := st.Evicted[c.state] - evicted; n > 0 {
+			f = c.health(e, st, "evicted", "forgot what it had counted", fmt.Sprintf("The rule reached its limit of keys and forgot the %d stalest.", n))
+			if f != nil {
+				out = append(out, *f)
+			}
 		}
 	}
 	return out
@@ -198,7 +140,7 @@ func (c *compiled) evaluate(env *Env, e *event.Event, st *State) (*Finding, erro
 		counted += "\x00" + hex.EncodeToString(sum[:8])
 	}
 	hits := st.hit(c.state, counted, hit{At: e.Time, Event: e.ID}, c.Count.AtLeast, time.Duration(c.Count.Within))
-	if len(hits) < c.Count.AtLeast {
+	if hits == nil {
 		return nil, nil
 	}
 	return c.fire(e, st, counted, hits), nil
@@ -218,10 +160,11 @@ func run[T any](st *State, program *vm.Program, env *Env) (zero T, err error) {
 }
 
 func (c *compiled) key(e *event.Event) string {
-	if c.Key == "agent" {
-		return e.Agent.ID
+	key := e.Tenant + "\x00" + e.Agent.ID
+	if c.Key == "session" {
+		key += "\x00" + e.Session.ID
 	}
-	return e.Agent.ID + "\x00" + e.Session.ID
+	return key
 }
 
 // fire returns the finding, or nil while the rule is suppressed for the key.
@@ -258,16 +201,14 @@ func (c *compiled) finding(source Source, e *event.Event, ids []string, reason s
 	return f
 }
 
-// failed turns a rule's run-time error into a finding about the rule.
-func (c *compiled) failed(e *event.Event, st *State, err error) *Finding {
-	st.Errors[c.ID]++
-	if !st.Allow("error@"+c.ID, "", e.Time, time.Hour) {
+// health returns a finding about the rule itself, or nil if it spoke of the same trouble within the hour.
+func (c *compiled) health(e *event.Event, st *State, trouble, title, reason string) *Finding {
+	if !st.Allow(trouble+"@"+c.ID, "", e.Time, time.Hour) {
 		return nil
 	}
-	text, _, _ := strings.Cut(err.Error(), "\n")
-	f := c.finding(SourceHealth, e, []string{e.ID}, "The rule's expression failed on this event, which it therefore did not judge: "+text)
-	f.Title = "Rule " + c.ID + " fails and is blind to some events"
-	f.ID = FindingID("rule-error/"+c.ID, f.Events)
+	f := c.finding(SourceHealth, e, []string{e.ID}, reason)
+	f.Title = "Rule " + c.ID + " " + title
+	f.ID = FindingID("rule-"+trouble+"/"+c.ID, f.Events)
 	f.Severity, f.Confidence, f.Lane, f.Playbook = Medium, HighConfidence, Alert, ""
 	return f
 }

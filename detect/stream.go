@@ -2,6 +2,7 @@ package detect
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"go.yaml.in/yaml/v3"
@@ -12,7 +13,9 @@ import (
 // testEvent is the short form in which a rule's tests write an event. What is left out has a default that is the same for all
 // events of the stream: one agent, one session.
 type testEvent struct {
-	At       Duration          `yaml:"at"` // offset from the start of the stream
+	At       Duration          `yaml:"at"`     // offset from the start of the stream
+	Repeat   int               `yaml:"repeat"` // how many such events there are; 0 is one
+	Every    Duration          `yaml:"every"`  // time between them
 	Kind     event.Kind        `yaml:"kind"`
 	Agent    string            `yaml:"agent"`
 	Session  string            `yaml:"session"`
@@ -25,7 +28,7 @@ type testEvent struct {
 	Error    string            `yaml:"error"`
 	Decision *testDecision     `yaml:"decision"`
 	Model    string            `yaml:"model"`
-	Tokens   int64             `yaml:"tokens"`
+	Tokens   int64             `yaml:"tokens"` // input tokens of the model call
 	Attrs    map[string]string `yaml:"attrs"`
 }
 
@@ -38,34 +41,41 @@ type testDecision struct {
 // StreamStart is the event time at which the streams of rule tests start. Any fixed time would do.
 var StreamStart = time.Date(2026, time.January, 5, 9, 0, 0, 0, time.UTC)
 
+// maxRepeat bounds the events that one entry of a test stands for.
+const maxRepeat = 10_000
+
 // Stream returns the events of a test, checked. Errors name the line.
 func (t Test) Stream(file string) ([]event.Event, error) {
-	out := make([]event.Event, 0, len(t.Events))
+	var out []event.Event
 	for i := range t.Events {
 		node := &t.Events[i]
-		var te testEvent
-		if err := decodeStrict(node, &te); err != nil {
-			return nil, fmt.Errorf("%s:%d: test %q: %s", file, node.Line, t.Name, explainYAML(err))
+		te, err := decodeEvent(node)
+		if err != nil {
+			return nil, fmt.Errorf("test %q: %w", t.Name, explainYAML(file, err))
 		}
-		e := te.event(i)
-		if err := e.Check(); err != nil {
-			return nil, fmt.Errorf("%s:%d: test %q: %w", file, node.Line, t.Name, err)
+		if te.Repeat < 0 || te.Repeat > maxRepeat {
+			return nil, fmt.Errorf("%s:%d: test %q: repeat is %d, want 0 to %d", file, node.Line, t.Name, te.Repeat, maxRepeat)
 		}
-		out = append(out, e)
+		for n := range max(1, te.Repeat) {
+			e := te.event(len(out))
+			e.Time = e.Time.Add(time.Duration(n) * time.Duration(te.Every))
+			if err := e.Check(); err != nil {
+				return nil, fmt.Errorf("%s:%d: test %q: %w", file, node.Line, t.Name, err)
+			}
+			out = append(out, e)
+		}
 	}
 	return out, nil
 }
 
-// decodeStrict decodes a node and refuses unknown keys, which yaml.Node.Decode alone does not.
-func decodeStrict(node *yaml.Node, into *testEvent) error {
-	known := map[string]bool{"at": true, "kind": true, "agent": true, "session": true, "tool": true, "server": true, "args": true, "result": true,
-		"text": true, "outcome": true, "error": true, "decision": true, "model": true, "tokens": true, "attrs": true}
+// decodeEvent decodes an entry and refuses unknown keys, which yaml.Node.Decode alone does not.
+func decodeEvent(node *yaml.Node) (te testEvent, err error) {
 	for i := 0; i+1 < len(node.Content) && node.Kind == yaml.MappingNode; i += 2 {
-		if key := node.Content[i].Value; !known[key] {
-			return fmt.Errorf("field %s not found in type detect.testEvent", key)
+		if key := node.Content[i]; !slices.Contains(yamlKeys()["testEvent"], key.Value) {
+			return te, fmt.Errorf("line %d: field %s not found in type detect.testEvent", key.Line, key.Value)
 		}
 	}
-	return node.Decode(into)
+	return te, node.Decode(&te)
 }
 
 func (te testEvent) event(i int) event.Event {

@@ -48,13 +48,13 @@ type Step struct {
 	// After names steps that must have succeeded before this one.
 	After []string `yaml:"after" json:"after,omitempty"`
 	// Target is what an action works on: agent, session or tool.
-	Target string   `yaml:"target" json:"target,omitempty"`
-	Lease  Duration `yaml:"lease" json:"lease,omitempty"`
-	Ask    *Ask     `yaml:"ask" json:"ask,omitempty"`
+	Target string    `yaml:"target" json:"target,omitempty"`
+	Lease  Duration  `yaml:"lease" json:"lease,omitempty"`
+	Ask    *Question `yaml:"ask" json:"ask,omitempty"`
 }
 
-// Ask is the question that a gated step puts to humans.
-type Ask struct {
+// Question is the question that a gated step puts to humans.
+type Question struct {
 	Deadline Duration `yaml:"deadline" json:"deadline"`
 	// OnExpiry is deny or escalate. Silence is never consent.
 	OnExpiry string `yaml:"on_expiry" json:"on_expiry"`

@@ -9,7 +9,9 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
+	"unicode/utf8"
 )
 
 // Class is what an action does; it decides whether a human must be asked. It is a type and not a habit: a contain, destroy or
@@ -140,8 +142,16 @@ type Decision struct {
 	Grant *Grant `json:"grant,omitempty"`
 }
 
-// DigestOf returns the SHA-256 of a plan's canonical JSON (object keys in the order of the struct, map keys sorted).
+// DigestOf returns the SHA-256 of a plan's canonical JSON (object keys in the order of the struct, map keys sorted). Text that is
+// not UTF-8 has no digest, because JSON would make two different names equal.
 func DigestOf(p Plan) (string, error) {
+	words := append([]string{p.Action, string(p.Class), p.Target.Agent, p.Target.Session, p.Target.Tool, p.Playbook}, p.Evidence...)
+	for k, v := range p.Params {
+		words = append(words, k, v)
+	}
+	if i := slices.IndexFunc(words, func(w string) bool { return !utf8.ValidString(w) }); i >= 0 {
+		return "", fmt.Errorf("digest plan: %q is not UTF-8", words[i])
+	}
 	text, err := json.Marshal(p)
 	if err != nil {
 		return "", fmt.Errorf("digest plan: %w", err)
@@ -205,7 +215,7 @@ func Check(r *Request, d Decision, now time.Time) error {
 		return refuse(RefusedAgent, "%s is the agent's own identity and may not decide about it", d.By.ID)
 	case d.Digest != r.Digest:
 		return refuse(RefusedDigest, "the decision is about plan %s, the request is about plan %s", short(d.Digest), short(r.Digest))
-	case len([]rune(d.Reason)) < MinReason:
+	case len([]rune(strings.TrimSpace(d.Reason))) < MinReason:
 		return refuse(RefusedReason, "a decision needs a reason of at least %d characters", MinReason)
 	case d.Verb != Approve && d.Verb != Deny:
 		return refuse(RefusedUnknown, "%q is no decision, want approve or deny", d.Verb)

@@ -125,15 +125,13 @@ type EvidenceItem struct {
 
 // Track is one line of investigation; tracks settle on their own, and one that fails stops no other.
 type Track struct {
-	Name    string   `json:"name"` // identity, data, peers
-	Summary string   `json:"summary"`
-	Facts   []Fact   `json:"facts,omitempty"`
-	Err     string   `json:"error,omitempty"`
-	Took    Duration `json:"took_ns"`
+	Name    string        `json:"name"` // identity, data, peers
+	Summary string        `json:"summary"`
+	Facts   []Fact        `json:"facts,omitempty"`
+	Err     string        `json:"error,omitempty"`
+	At      time.Time     `json:"at"`
+	Took    time.Duration `json:"took_ns"`
 }
-
-// Duration is a length of time in nanoseconds.
-type Duration = time.Duration
 
 // Fact is one statement of a track with the evidence it rests on.
 type Fact struct {

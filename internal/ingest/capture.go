@@ -239,7 +239,7 @@ func (s *shifter) move(t pcommon.Timestamp) pcommon.Timestamp {
 	if t == 0 {
 		return 0
 	}
-	moved := int64(t) + int64(s.by) //nolint:gosec // what overflows is found below
+	moved := int64(t) + int64(s.by) // what overflows is found below
 	if t > math.MaxInt64 || moved <= 0 || (moved > int64(t)) != (s.by > 0) && s.by != 0 {
 		s.err = fmt.Errorf("timestamp %d can't be moved by %s", t, s.by)
 		return t

@@ -54,10 +54,10 @@ func protoTooDeep(buf []byte, limit int) bool {
 			n = 8
 		case 2:
 			size, m := binary.Uvarint(buf)
-			if m <= 0 || size > uint64(len(buf)-m) { //nolint:gosec // m is at most len(buf)
+			if m <= 0 || size > uint64(len(buf)-m) {
 				return false
 			}
-			n = m + int(size) //nolint:gosec // at most len(buf)
+			n = m + int(size)
 			if size > 1 && protoTooDeep(buf[m:n], limit-1) {
 				return true
 			}

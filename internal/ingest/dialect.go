@@ -139,8 +139,12 @@ func isLabel(key string) bool {
 
 // frameworks maps a part of an instrumentation scope's name to the framework it instruments; the first match counts.
 var frameworks = [][2]string{
-	{"langchain", "langchain"}, {"openai-agents", "openai-agents"}, {"openai_agents", "openai-agents"}, {"openai", "openai"},
-	{"crewai", "crewai"}, {"claude_code", "claude-code"},
+	{"langchain", "langchain"},
+	{"openai-agents", "openai-agents"},
+	{"openai_agents", "openai-agents"},
+	{"openai", "openai"},
+	{"crewai", "crewai"},
+	{"claude_code", "claude-code"},
 }
 
 func framework(scope string) string {
@@ -226,7 +230,7 @@ func (d *draft) decision() *event.Decision {
 	return d.Decision
 }
 
-// endKinds happened when they ended; everything else when it began. See Traces.
+// endKind reports whether such an event happens when its span ends. See Traces.
 func endKind(k event.Kind) bool {
 	return k == event.KindToolResult || k == event.KindRetrieval || k == event.KindMemory || k == event.KindGuardrail
 }

@@ -66,7 +66,7 @@ func NewMapper(opts Options) *Mapper {
 	m.hasher = opts.Hasher
 	if m.hasher == nil {
 		salt := make([]byte, 32)
-		rand.Read(salt) //nolint:errcheck // never fails, see crypto/rand
+		_, _ = rand.Read(salt) // never fails
 		m.hasher = event.NewHasher(salt)
 	}
 	return m
@@ -123,7 +123,7 @@ func (m *Mapper) traces(td ptrace.Traces, r Receipt) batch {
 
 func (m *Mapper) readSpan(d *draft, span ptrace.Span) {
 	d.span, d.isSpan = span, true
-	d.Trace = event.Trace{TraceID: hexID(span.TraceID()), SpanID: hexSpan(span.SpanID()), ParentID: hexSpan(span.ParentSpanID()), Name: span.Name()}
+	d.Trace = event.Trace{TraceID: span.TraceID().String(), SpanID: span.SpanID().String(), ParentID: span.ParentSpanID().String(), Name: span.Name()}
 	d.dialect = generic
 	for i := range m.dialects {
 		if m.dialects[i].isSpan(d) {
@@ -172,7 +172,7 @@ func (m *Mapper) readLog(d *draft, rec plog.LogRecord) bool {
 			continue
 		}
 		d.dialect, d.Source.Dialect = dialect, dialect.name
-		d.Trace = event.Trace{TraceID: hexID(rec.TraceID()), SpanID: hexSpan(rec.SpanID())}
+		d.Trace = event.Trace{TraceID: rec.TraceID().String(), SpanID: rec.SpanID().String()}
 		d.Time = stamp(cmp.Or(rec.Timestamp(), rec.ObservedTimestamp()))
 		dialect.log(d, rec)
 		if d.Agent.Basis == "" {
@@ -241,10 +241,6 @@ func sortEvents(events []event.Event) {
 		return cmp.Or(a.Time.Compare(b.Time), cmp.Compare(a.Seq, b.Seq), strings.Compare(a.ID, b.ID))
 	})
 }
-
-func hexID(id pcommon.TraceID) string { return id.String() }
-
-func hexSpan(id pcommon.SpanID) string { return id.String() }
 
 // stamp is the zero time for 0, which in OTLP means that the sender did not say.
 func stamp(t pcommon.Timestamp) time.Time {

@@ -18,10 +18,10 @@ import (
 
 // Limits on a body of JSON events.
 const (
-	MaxJSONBytes     = 64 << 20
-	MaxJSONEvents    = 10_000
-	maxEventDepth    = 32
-	maxRejectedNames = 80 // bytes of a sender's text in a reason
+	MaxJSONBytes  = 64 << 20
+	MaxJSONEvents = 10_000
+	maxEventDepth = 32
+	maxQuoted     = 80 // bytes of a sender's text in a reason
 )
 
 // ErrTooLarge says that a body has more bytes or items than are read at once. The sender should send less.
@@ -138,7 +138,7 @@ func decodeEvent(text []byte) (*event.Event, error) {
 	decoder.UseNumber()
 	var v map[string]any
 	if err := decoder.Decode(&v); err != nil || v == nil {
-		return nil, fmt.Errorf("decode event: want one JSON object, got %.*q", maxRejectedNames, text)
+		return nil, fmt.Errorf("decode event: want one JSON object, got %.*q", maxQuoted, text)
 	}
 	if decoder.More() {
 		return nil, errors.New("decode event: text after the object")
@@ -207,7 +207,7 @@ func checkKeys(path string, v any, t reflect.Type) error {
 			at := strings.TrimPrefix(path+"."+key, ".")
 			f, ok := fields[key]
 			if !ok {
-				return fmt.Errorf("%.*s: unknown key, nearest is %q", maxRejectedNames, at, nearest(key, fields))
+				return fmt.Errorf("%.*s: unknown key, nearest is %q", maxQuoted, at, nearest(key, fields))
 			}
 			if err := checkKeys(at, v[key], f); err != nil {
 				return err
@@ -216,7 +216,7 @@ func checkKeys(path string, v any, t reflect.Type) error {
 	case string:
 		if t == reflect.TypeFor[time.Time]() {
 			if _, err := time.Parse(time.RFC3339Nano, v); err != nil {
-				return fmt.Errorf("%s: %.*q is not RFC 3339", path, maxRejectedNames, v)
+				return fmt.Errorf("%s: %.*q is not RFC 3339", path, maxQuoted, v)
 			}
 		}
 	}
@@ -235,8 +235,8 @@ func jsonFields(t reflect.Type) map[string]reflect.Type {
 
 // nearest returns the known key with the smallest edit distance; the alphabet decides between equals.
 func nearest(key string, fields map[string]reflect.Type) string {
-	if len(key) > maxRejectedNames {
-		key = key[:maxRejectedNames]
+	if len(key) > maxQuoted {
+		key = key[:maxQuoted]
 	}
 	best, least := "", 1<<30
 	for _, name := range slices.Sorted(maps.Keys(fields)) {

@@ -28,7 +28,7 @@ func readRequests(t testing.TB, path string) []Request {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }()
 	var out []Request
 	if err := ReadCapture(f, func(r Request) error { out = append(out, r); return nil }); err != nil {
 		t.Fatal(err)
@@ -325,28 +325,61 @@ func TestSpans(t *testing.T) {
 		attrs map[string]any
 		want  string
 	}{
-		{"older spellings", map[string]any{"gen_ai.operation.name": "chat", "gen_ai.system": "gemini", "gen_ai.request.model": "m", "gen_ai.usage.prompt_tokens": "7", "gen_ai.usage.completion_tokens": 2.0, "gen_ai.prompt": "hello"},
-			"model.call | s | service | gcp.gemini/m 7(0)>2 | prompt=hello | success"},
-		{"flattened prompts", map[string]any{"gen_ai.system": "openai", "gen_ai.request.model": "m", "gen_ai.prompt.0.role": "user", "gen_ai.prompt.0.content": "q", "gen_ai.prompt.1.role": "tool", "gen_ai.prompt.1.content": "evil", "gen_ai.completion.0.role": "assistant", "gen_ai.completion.0.content": "a"},
-			"model.call | s | service | openai/m 0(0)>0 | prompt=q | response=a | success"},
-		{"structured values and call_id", map[string]any{"gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": "mcp__crm__find", "gen_ai.tool.call_id": "c", "gen_ai.tool.call.arguments": map[string]any{"q": []any{"x", int64(2), true}}, "gen_ai.tool.call.result": ""},
-			"tool.result | s | service | crm:find#c(q.0=x;q.1=2;q.2=true;full)=full: | success"},
-		{"error.type alone is a failure", map[string]any{"gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": "t", "error.type": "tool_error"},
-			"tool.result | s | service | :t#(absent)=absent: | failure"},
-		{"redacted, absent", map[string]any{"gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": "t", "gen_ai.tool.call.arguments": "[REDACTED]"},
-			"tool.result | s | service | :t#(redacted)=absent: | success"},
-		{"tool results in a user's message are no prompt", map[string]any{"gen_ai.operation.name": "chat", "gen_ai.input.messages": `[{"role":"user","parts":[{"type":"tool_call_response","response":"evil"},{"type":"text","content":"good"}]},{"role":"tool","content":"evil"}]`},
-			"model.call | s | service | prompt=good | success"},
-		{"mcp", map[string]any{"mcp.method.name": "tools/call", "gen_ai.tool.name": "t", "server.address": "tools.example"},
-			"tool.result | s | service | tools.example:t#(absent)=absent: | success"},
-		{"null is absent", map[string]any{"gen_ai.operation.name": "chat", "gen_ai.conversation.id": nil, "gen_ai.agent.name": "a"},
-			"model.call | s/a | attr | success"},
-		{"agent without a flattened message", map[string]any{"openinference.span.kind": "AGENT", "agent.name": "a", "input.value": "do it", "output.value": "did"},
-			"agent.invoke | s/a | attr | root | prompt=do it | response=did | success"},
-		{"retriever", map[string]any{"openinference.span.kind": "RETRIEVER", "input.value": "q", "retrieval.documents.0.document.content": "d0", "retrieval.documents.1.document.content": "d1"},
-			"retrieval | s | service | prompt=q | document=d0 | document=d1 | success"},
-		{"tripped guardrail", map[string]any{"openinference.span.kind": "GUARDRAIL", "guardrail.triggered": "true"},
-			"guardrail | s | service | deny by policy in  | denied"},
+		{
+			"older spellings",
+			map[string]any{"gen_ai.operation.name": "chat", "gen_ai.system": "gemini", "gen_ai.request.model": "m", "gen_ai.usage.prompt_tokens": "7", "gen_ai.usage.completion_tokens": 2.0, "gen_ai.prompt": "hello"},
+			"model.call | s | service | gcp.gemini/m 7(0)>2 | prompt=hello | success",
+		},
+		{
+			"flattened prompts",
+			map[string]any{"gen_ai.system": "openai", "gen_ai.request.model": "m", "gen_ai.prompt.0.role": "user", "gen_ai.prompt.0.content": "q", "gen_ai.prompt.1.role": "tool", "gen_ai.prompt.1.content": "evil", "gen_ai.completion.0.role": "assistant", "gen_ai.completion.0.content": "a"},
+			"model.call | s | service | openai/m 0(0)>0 | prompt=q | response=a | success",
+		},
+		{
+			"structured values and call_id",
+			map[string]any{"gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": "mcp__crm__find", "gen_ai.tool.call_id": "c", "gen_ai.tool.call.arguments": map[string]any{"q": []any{"x", int64(2), true}}, "gen_ai.tool.call.result": ""},
+			"tool.result | s | service | crm:find#c(q.0=x;q.1=2;q.2=true;full)=full: | success",
+		},
+		{
+			"error.type alone is a failure",
+			map[string]any{"gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": "t", "error.type": "tool_error"},
+			"tool.result | s | service | :t#(absent)=absent: | failure",
+		},
+		{
+			"redacted, absent",
+			map[string]any{"gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": "t", "gen_ai.tool.call.arguments": "[REDACTED]"},
+			"tool.result | s | service | :t#(redacted)=absent: | success",
+		},
+		{
+			"tool results in a user's message are no prompt",
+			map[string]any{"gen_ai.operation.name": "chat", "gen_ai.input.messages": `[{"role":"user","parts":[{"type":"tool_call_response","response":"evil"},{"type":"text","content":"good"}]},{"role":"tool","content":"evil"}]`},
+			"model.call | s | service | prompt=good | success",
+		},
+		{
+			"mcp",
+			map[string]any{"mcp.method.name": "tools/call", "gen_ai.tool.name": "t", "server.address": "tools.example"},
+			"tool.result | s | service | tools.example:t#(absent)=absent: | success",
+		},
+		{
+			"null is absent",
+			map[string]any{"gen_ai.operation.name": "chat", "gen_ai.conversation.id": nil, "gen_ai.agent.name": "a"},
+			"model.call | s/a | attr | success",
+		},
+		{
+			"agent without a flattened message",
+			map[string]any{"openinference.span.kind": "AGENT", "agent.name": "a", "input.value": "do it", "output.value": "did"},
+			"agent.invoke | s/a | attr | root | prompt=do it | response=did | success",
+		},
+		{
+			"retriever",
+			map[string]any{"openinference.span.kind": "RETRIEVER", "input.value": "q", "retrieval.documents.0.document.content": "d0", "retrieval.documents.1.document.content": "d1"},
+			"retrieval | s | service | prompt=q | document=d0 | document=d1 | success",
+		},
+		{
+			"tripped guardrail",
+			map[string]any{"openinference.span.kind": "GUARDRAIL", "guardrail.triggered": "true"},
+			"guardrail | s | service | deny by policy in  | denied",
+		},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -376,10 +409,14 @@ func TestClaudeRecords(t *testing.T) {
 	}{
 		{"redacted prompt", base("user_prompt", map[string]any{"prompt": "<REDACTED>"}), "prompt | claude-code | service | prompt="},
 		{"subagent", base("api_request", map[string]any{"agent.name": "explore", "model": "m", "input_tokens": "5"}), "model.call | claude-code/explore | attr | anthropic/m 5(0)>0"},
-		{"mcp with details", base("tool_result", map[string]any{"tool_name": "mcp_tool", "tool_use_id": "t", "success": false, "tool_parameters": `{"mcp_server_name":"crm","mcp_tool_name":"export"}`, "tool_input": `{"n":1}`}),
-			"tool.result | claude-code | service | crm:export#t(n=1;full)=absent: | failure"},
-		{"user's rejection", base("tool_decision", map[string]any{"tool_name": "Bash", "tool_use_id": "t", "decision": "reject", "source": "user_abort", "permission_mode": "plan"}),
-			"tool.decision | claude-code | service | :Bash#t(absent)=: | deny by user in plan | denied"},
+		{
+			"mcp with details", base("tool_result", map[string]any{"tool_name": "mcp_tool", "tool_use_id": "t", "success": false, "tool_parameters": `{"mcp_server_name":"crm","mcp_tool_name":"export"}`, "tool_input": `{"n":1}`}),
+			"tool.result | claude-code | service | crm:export#t(n=1;full)=absent: | failure",
+		},
+		{
+			"user's rejection", base("tool_decision", map[string]any{"tool_name": "Bash", "tool_use_id": "t", "decision": "reject", "source": "user_abort", "permission_mode": "plan"}),
+			"tool.decision | claude-code | service | :Bash#t(absent)=: | deny by user in plan | denied",
+		},
 		{"failed server", base("mcp_server_connection", map[string]any{"status": "failed"}), "mcp.server | claude-code | service | failure"},
 		{"mode", base("permission_mode_changed", nil), "session | claude-code | service"},
 		{"sign-in", base("auth", map[string]any{"success": "false"}), "auth | claude-code | service | failure"},
@@ -434,12 +471,57 @@ func TestGeneric(t *testing.T) {
 	}
 }
 
-// TestCycle ends though every span is the other's parent.
+// TestCycle ends though two spans are each other's parent and a third is beneath them.
 func TestCycle(t *testing.T) {
-	td := traces("s", map[string]any{"gen_ai.operation.name": "chat"}, func(s ptrace.Span) { s.SetParentSpanID([8]byte{2}) })
-	addSpan(td.ResourceSpans().At(0).ScopeSpans().At(0), map[string]any{"gen_ai.operation.name": "chat"}, func(s ptrace.Span) { s.SetParentSpanID([8]byte{1}) })
-	if events, _ := NewMapper(Options{}).Traces(td, Receipt{}); len(events) != 2 {
-		t.Errorf("got %d events, want 2", len(events))
+	chat := map[string]any{"gen_ai.operation.name": "chat"}
+	td := traces("s", chat, func(s ptrace.Span) { s.SetParentSpanID([8]byte{2}) })
+	for range 2 {
+		addSpan(td.ResourceSpans().At(0).ScopeSpans().At(0), chat, func(s ptrace.Span) { s.SetParentSpanID([8]byte{1}) })
+	}
+	if events, _ := NewMapper(Options{}).Traces(td, Receipt{}); len(events) != 3 {
+		t.Errorf("got %d events, want 3", len(events))
+	}
+}
+
+func TestExceptionAloneIsAFailure(t *testing.T) {
+	td := traces("s", map[string]any{"openinference.span.kind": "TOOL", "tool.name": "t"}, func(s ptrace.Span) {
+		e := s.Events().AppendEmpty()
+		e.SetName("exception")
+		e.Attributes().PutStr("exception.message", "refused")
+	})
+	events, _ := NewMapper(Options{}).Traces(td, Receipt{})
+	if e := events[0]; e.Outcome != event.OutcomeFailure || e.Error != "refused" {
+		t.Errorf("outcome = %s, error = %q", e.Outcome, e.Error)
+	}
+}
+
+func TestResource(t *testing.T) {
+	td := traces("s", map[string]any{"gen_ai.operation.name": "chat"}, nil)
+	deep := td.ResourceSpans().At(0).ScopeSpans().At(0).Spans().At(0).Attributes().PutEmptySlice("deep")
+	for range maxValueDepth + 1 {
+		deep = deep.AppendEmpty().SetEmptySlice()
+	}
+	if err := td.ResourceSpans().At(0).Resource().Attributes().FromRaw(map[string]any{
+		"service.name": "s", "service.namespace": "ns", "service.version": "2", "service.instance.id": "s-0", "team.id": "t",
+		"k8s.pod.name": "p", "host.name": "h", "process.command_args": []any{"--key", "hunter2"}, "process.pid": int64(7),
+	}); err != nil {
+		t.Fatal(err)
+	}
+	got, _ := NewMapper(Options{}).Traces(td, Receipt{})
+	want := event.Event{
+		ID: got[0].ID, Schema: 1, Kind: event.KindModelCall, Outcome: event.OutcomeSuccess, Time: got[0].Time, Duration: time.Second,
+		Source:  event.Source{Dialect: "gen_ai", Instance: "s-0"},
+		Agent:   event.Agent{ID: "s", Service: "s", Class: "ns", Version: "2", Basis: "service"},
+		Session: event.Session{ID: got[0].Trace.TraceID}, Trace: got[0].Trace,
+		Labels: map[string]string{"team.id": "t", "k8s.pod.name": "p"},
+		Attrs:  map[string]string{"host.name": "h"},
+	}
+	if d := cmp.Diff([]event.Event{want}, got); d != "" {
+		t.Errorf("events (-want +got):\n%s", d)
+	}
+	td.ResourceSpans().At(0).Resource().Attributes().PutStr("tocsin.agent.class", "payers")
+	if got, _ := NewMapper(Options{}).Traces(td, Receipt{}); got[0].Agent.Class != "payers" {
+		t.Errorf("class = %s, want payers", got[0].Agent.Class)
 	}
 }
 

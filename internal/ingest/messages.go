@@ -189,13 +189,16 @@ func conversation(bare string, wanted ...string) func(*draft, pcommon.Value) boo
 // nested builds the value that the attributes with a prefix flatten ("llm.input_messages.0.message.role"), and takes them. Keys
 // that are numbers make a list.
 func (d *draft) nested(prefix string) any {
-	root := map[string]any{}
-	for _, key := range slices.Sorted(maps.Keys(d.attrs)) {
-		rest, ok := strings.CutPrefix(key, prefix)
-		if !ok {
-			continue
+	var keys []string
+	for key := range d.attrs {
+		if strings.HasPrefix(key, prefix) {
+			keys = append(keys, key)
 		}
-		at, parts := root, strings.SplitN(rest, ".", maxMessageDepth)
+	}
+	slices.Sort(keys) // "0" and "0.x" can't both be kept; the order must not decide by chance
+	root := map[string]any{}
+	for _, key := range keys {
+		at, parts := root, strings.SplitN(key[len(prefix):], ".", maxMessageDepth)
 		for _, p := range parts[:len(parts)-1] {
 			next, ok := at[p].(map[string]any)
 			if !ok {

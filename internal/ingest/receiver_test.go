@@ -86,7 +86,7 @@ func TestHTTP(t *testing.T) {
 		return []byte(`{"resourceSpans":[{"resource":{"attributes":[{"key":"a","value":` + strings.Repeat(`{"arrayValue":{"values":[`, n) + `{"intValue":1}` + strings.Repeat(`]}}`, n) + `}]}}]}`)
 	}
 	noise := make([]byte, 200<<10)
-	rand.NewChaCha8([32]byte{}).Read(noise) //nolint:errcheck // never fails
+	_, _ = rand.NewChaCha8([32]byte{}).Read(noise)
 	tests := []struct {
 		name, path, contentType, encoding, token string
 		body                                     []byte
@@ -241,7 +241,7 @@ func dial(t *testing.T, log Appender) *grpc.ClientConn {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		conn.Close()
+		_ = conn.Close()
 		server.Stop()
 		if err := <-done; err != nil {
 			t.Error(err)

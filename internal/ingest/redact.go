@@ -1,7 +1,6 @@
 package ingest
 
 import (
-	"maps"
 	"reflect"
 	"regexp"
 	"slices"
@@ -87,19 +86,20 @@ func redactValue(v reflect.Value) bool {
 }
 
 func redactMap(v reflect.Value) bool {
-	changed := false
 	m, _ := v.Interface().(map[string]string)
-	for _, k := range slices.Sorted(maps.Keys(m)) { // in order, as two names may become one
-		old := m[k]
-		name, text := clean(k), clean(old)
-		if name != k {
-			delete(m, k)
-		}
-		if name != k || text != old {
-			m[name], changed = text, true
+	var found []string
+	for k, text := range m {
+		if clean(k) != k || clean(text) != text {
+			found = append(found, k)
 		}
 	}
-	return changed
+	slices.Sort(found) // two names may become one
+	for _, k := range found {
+		text := clean(m[k])
+		delete(m, k)
+		m[clean(k)] = text
+	}
+	return len(found) > 0
 }
 
 func redactStruct(v reflect.Value) bool {

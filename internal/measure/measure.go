@@ -3,7 +3,11 @@
 // of its own. It also declares the metrics that Prometheus scrapes.
 package measure
 
-import "time"
+import (
+	"time"
+
+	"github.com/tocsin-dr/tocsin/internal/incident"
+)
 
 // Summary is what the overview shows and /metrics exposes.
 type Summary struct {
@@ -21,9 +25,12 @@ type Summary struct {
 	ApprovalsPending int       `json:"approvals_pending"`
 	NextDeadline     time.Time `json:"next_deadline,omitzero"`
 	Contained        int       `json:"contained"` // leases in force
+
+	Incidents map[incident.Status]int `json:"incidents"` // by status: the cohort, and the open ones before it
 }
 
 // Dwell is the distribution of dwell time over a cohort, with incidents nobody noticed yet counted as what they are: censored.
+// N is the sum of Noticed, Closed, Censored and Skewed.
 type Dwell struct {
 	N        int `json:"n"`
 	Noticed  int `json:"noticed"`
@@ -38,7 +45,7 @@ type Dwell struct {
 	Within1h  float64 `json:"within_1h"`
 	Within24h float64 `json:"within_24h"`
 	Curve     []Point `json:"curve,omitempty"`
-	// Skewed counts incidents that were noticed before they happened, by the clocks: kept out of the quantiles.
+	// Skewed counts incidents whose dwell time is negative by the clocks: kept out of the quantiles.
 	Skewed int `json:"skewed"`
 }
 

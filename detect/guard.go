@@ -1,0 +1,221 @@
+package detect
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"reflect"
+	"regexp"
+	"regexp/syntax"
+	"slices"
+	"strings"
+
+	"github.com/expr-lang/expr"
+	"github.com/expr-lang/expr/ast"
+	"github.com/expr-lang/expr/builtin"
+	"github.com/expr-lang/expr/file"
+	"github.com/expr-lang/expr/vm"
+)
+
+// Limits on one expression. With the limits on events they bound the time of one evaluation: a unit of cost is about a
+// nanosecond for each byte of the longest text.
+const (
+	maxExprBytes = 8 << 10
+	maxNodes     = 400
+	maxCost      = 512
+)
+
+// builtins are the functions of expr that a rule may call. Each is linear in its input, makes nothing larger than that, reads no
+// clock and fails on no input.
+var builtins = []string{"all", "any", "none", "one", "count", "filter", "map", "len", "lower", "upper", "trim", "abs"}
+
+// exprError is an error about an expression with its place in the expression's text; line 0 is unknown.
+type exprError struct {
+	line, column int
+	text         string
+}
+
+func (e *exprError) Error() string { return e.text }
+
+func compileExpr(text string, result expr.Option) (*vm.Program, error) {
+	if len(text) > maxExprBytes {
+		return nil, fmt.Errorf("%d bytes, an expression has at most %d", len(text), maxExprBytes)
+	}
+	guard := &costGuard{}
+	options := []expr.Option{expr.Env(NewEnv()), result, expr.WarnOnAny(), expr.MaxNodes(maxNodes), expr.Patch(guard), expr.DisableAllBuiltins()}
+	for _, name := range builtins {
+		options = append(options, expr.EnableBuiltin(name))
+	}
+	program, err := expr.Compile(text, options...)
+	switch {
+	case guard.why != "":
+		at := locate(text, guard.at.From)
+		return nil, &exprError{at.Line, at.Column + 1, guard.why}
+	case err != nil:
+		return nil, explainExpr(err)
+	case guard.cost > maxCost:
+		return nil, fmt.Errorf("costs %d units, an expression may cost %d: use fewer or shorter patterns", guard.cost, maxCost)
+	}
+	return program, nil
+}
+
+// locate turns an offset in runes into a line and a column.
+func locate(text string, from int) *file.Error {
+	at := &file.Error{Location: file.Location{From: from}}
+	return at.Bind(file.NewSource(text))
+}
+
+// costGuard refuses expressions whose cost an event's content could blow up, and adds up what the rest costs. Collections in
+// Env are short; what is left is to keep loops from nesting, texts from growing, and patterns from being large or unknown.
+type costGuard struct {
+	why  string
+	at   file.Location
+	cost int
+}
+
+// Visit implements ast.Visitor. It changes nothing.
+func (g *costGuard) Visit(node *ast.Node) {
+	at := (*node).Location()
+	switch n := (*node).(type) {
+	case *ast.BinaryNode:
+		g.binary(n, at)
+	case *ast.VariableDeclaratorNode:
+		g.refuse(at, "let is not available: a name used twice can double a text")
+	case *ast.MemberNode:
+		if _, named := n.Property.(*ast.StringNode); !named {
+			g.refuse(at, "an index fails where the list is shorter; use any(...) instead")
+		}
+	case *ast.IdentifierNode:
+		if n.Value == "$env" {
+			g.refuse(at, "$env is not available: name the field itself")
+		}
+	case *ast.BuiltinNode:
+		if !slices.Contains(builtins, n.Name) {
+			g.refuse(at, n.Name+" is not available in rules")
+		}
+		g.cost++
+	case *ast.PredicateNode:
+		body := &bodyVisitor{}
+		ast.Walk(&n.Node, body)
+		switch {
+		case body.nested:
+			g.refuse(at, "a predicate within a predicate costs the product of their lengths")
+		case body.outside != "":
+			g.refuse(at, fmt.Sprintf("a predicate may look at its element and at constants; %s is neither: test it outside, with &&", body.outside))
+		}
+	}
+}
+
+func (g *costGuard) binary(n *ast.BinaryNode, at file.Location) {
+	switch n.Operator {
+	case "..":
+		g.refuse(at, "a range (..) can grow without bound")
+	case "matches":
+		pattern, constant := n.Right.(*ast.StringNode)
+		if !constant {
+			g.refuse(at, "the pattern of matches must be one constant text")
+			return
+		}
+		g.cost += patternCost(pattern.Value)
+	default:
+		g.cost++
+	}
+}
+
+// patternCost is the cost of a regular expression: Go's matcher takes a step for each byte of text and live instruction.
+func patternCost(pattern string) int {
+	tree, err := syntax.Parse(pattern, syntax.Perl)
+	if err != nil {
+		return 0 // the compiler reports it
+	}
+	program, err := syntax.Compile(tree.Simplify())
+	if err != nil {
+		return 0
+	}
+	return 2 + len(program.Inst)/8
+}
+
+func (g *costGuard) refuse(at file.Location, why string) {
+	if g.why == "" {
+		g.why, g.at = why, at
+	}
+}
+
+// bodyVisitor looks at the body of a predicate.
+type bodyVisitor struct {
+	nested  bool
+	outside string // a name from outside the predicate
+}
+
+// Visit implements ast.Visitor.
+func (v *bodyVisitor) Visit(node *ast.Node) {
+	switch n := (*node).(type) {
+	case *ast.PredicateNode:
+		v.nested = true
+	case *ast.IdentifierNode:
+		v.outside = n.Value
+	}
+}
+
+var (
+	unknownName  = regexp.MustCompile(`^unknown name (\w+)$`)
+	unknownField = regexp.MustCompile(`^type (?:detect\.)?(\w+) has no field (\w+)$`)
+	wrongResult  = regexp.MustCompile(`^expected (\w+), but got (\w+)$`)
+)
+
+// explainExpr turns the compiler's error into one line with the place, and the nearest right name for a wrong one.
+func explainExpr(err error) error {
+	var at *file.Error
+	if !errors.As(err, &at) {
+		text := strings.TrimSpace(err.Error())
+		if m := wrongResult.FindStringSubmatch(text); m != nil {
+			text = fmt.Sprintf("the result is %s, want %s", m[2], m[1])
+		}
+		return errors.New(text)
+	}
+	text := at.Message
+	if m := unknownName.FindStringSubmatch(text); m != nil {
+		text = fmt.Sprintf("unknown name %q%s", m[1], suggest(m[1], append(envFields()["Env"], builtins...)))
+		if _, ok := builtin.Index[m[1]]; ok {
+			text = m[1] + " is not available in rules"
+		}
+	}
+	if m := unknownField.FindStringSubmatch(text); m != nil {
+		text = fmt.Sprintf("unknown field %q%s", m[2], suggest(m[2], envFields()[m[1]]))
+		if !strings.Contains(text, "did you mean") {
+			text += "; there are " + strings.Join(envFields()[m[1]], ", ")
+		}
+	}
+	return &exprError{at.Line, at.Column + 1, text}
+}
+
+// envFields lists the names an expression may use, by struct.
+func envFields() map[string][]string {
+	out := make(map[string][]string)
+	walkEnv(reflect.TypeFor[Env](), func(t reflect.Type, f reflect.StructField) {
+		out[t.Name()] = append(out[t.Name()], f.Tag.Get("expr"))
+	})
+	for _, name := range slices.Collect(maps.Keys(out)) {
+		slices.Sort(out[name])
+		out[name] = slices.Compact(out[name])
+	}
+	return out
+}
+
+// walkEnv calls visit for each exported field of a struct and of the structs in it.
+func walkEnv(t reflect.Type, visit func(t reflect.Type, f reflect.StructField)) {
+	for i := range t.NumField() {
+		f := t.Field(i)
+		if !f.IsExported() {
+			continue
+		}
+		visit(t, f)
+		ft := f.Type
+		if ft.Kind() == reflect.Slice {
+			ft = ft.Elem()
+		}
+		if ft.Kind() == reflect.Struct {
+			walkEnv(ft, visit)
+		}
+	}
+}

@@ -1,0 +1,154 @@
+package detect_test
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/tocsin-dr/tocsin/detect"
+)
+
+// ruleText is a good rule. Tests change a line of it.
+const ruleText = `id: example-rule
+version: 1.0.0
+title: Example
+severity: high
+on: [tool.result]
+when: |
+  tool.effect == "egress" &&
+  tool.name != ""
+count: {at_least: 3, within: 10s, same: tool.name}
+tags:
+  asi: [ASI02]
+triage: Look.
+tests:
+  - name: three
+    fires: 1
+    events:
+      - {kind: tool.result, tool: send_mail, repeat: 3, every: 1s}
+`
+
+// edit replaces text in ruleText, which must hold it.
+func edit(t testing.TB, old, replacement string) string {
+	t.Helper()
+	if !strings.Contains(ruleText, old) {
+		t.Fatalf("the example rule has no %q", old)
+	}
+	return strings.Replace(ruleText, old, replacement, 1)
+}
+
+// load parses and compiles one rule.
+func load(text string) (*detect.Set, error) {
+	r, err := detect.ParseRule("example.yaml", []byte(text), detect.DefaultCatalogue())
+	if err != nil {
+		return nil, err
+	}
+	return detect.Compile([]detect.Rule{r})
+}
+
+func mustLoad(t testing.TB, text string) *detect.Set {
+	t.Helper()
+	set, err := load(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return set
+}
+
+func TestAuthorMistakes(t *testing.T) {
+	for _, tc := range []struct{ name, old, replacement, want string }{
+		{"good rule", "", "", ""},
+		{"unknown key", "severity: high", "sevrity: high", `example.yaml:4: unknown key "sevrity"; did you mean "severity"?`},
+		{"unknown key within", "within: 10s", "wihtin: 10s", `example.yaml:9: unknown key "wihtin"; did you mean "within"?`},
+		{"wrong type", "at_least: 3", "at_least: three", `example.yaml:9: want a whole number, got text (three)`},
+		{"list for text", "title: Example", "title: [a]", `example.yaml:3: want text, got a list`},
+		{"no duration", "within: 10s", "within: ten", `example.yaml:9: "ten" is no duration, want something like 90s, 10m or 24h`},
+		{"unknown severity", "severity: high", "severity: hihg", `example.yaml:4: severity: "hihg" is not one of low, medium, high, critical; did you mean "high"?`},
+		{"unknown kind", "[tool.result]", "[tool.resutl]", `example.yaml:5: on: "tool.resutl" is no kind of event; did you mean "tool.result"?`},
+		{"kind named twice", "[tool.result]", "[tool.result, tool.result]", `example.yaml:5: on: "tool.result" stands there twice`},
+		{"unknown tag", "ASI02", "ASI20", `example.yaml:11: tags: asi: "ASI20" is not in the catalogue; did you mean "ASI10"?`},
+		{"no triage", "triage: Look.", "triage: ''", `example.yaml:12: triage: is missing`},
+		{"count of one", "at_least: 3", "at_least: 1", `example.yaml:9: count.at_least: 1: want 2 to 1000`},
+		{"unknown name", "tool.effect ==", "tol.effect ==", `example.yaml:7:3: when: unknown name "tol"; did you mean "tool"?`},
+		{"unknown field", "tool.name !=", "tool.nmae !=", `example.yaml:8:8: when: unknown field "nmae"; did you mean "name"?`},
+		{"field of nothing like it", "tool.name !=", "agent.colour !=", `example.yaml:8:9: when: unknown field "colour"; there are class, framework, id, name, service, version`},
+		{"wrong field in same", "same: tool.name", "same: tool.nam", `example.yaml:9:47: count.same: unknown field "nam"; did you mean "name"?`},
+		{"clock", `tool.name != ""`, `now().Hour() > 3`, `example.yaml:8:3: when: now is not available in rules`},
+		{"text for truth", `tool.name != ""`, `tool.name`, `example.yaml:7:27: when: invalid operation: && (mismatched types bool and string)`},
+		{"no truth value", "tool.effect == \"egress\" &&\n  ", "len(destinations) + len", `example.yaml:7:21: when: unexpected token`},
+		{"half a string", `tool.name != ""`, `tool.name != "`, `example.yaml:8:16: when: literal not terminated`},
+		{"tab", "severity: high", "severity:\thigh\n\tlane: alert", `example.yaml:4: found character that cannot start any token`},
+		{"nested count", "same: tool.name", "same: outcome == error", `example.yaml:9: count.same: the result is bool, want string`},
+		{"second document", "triage: Look.", "triage: Look.\n---\nid: other", `example.yaml: holds more than one document, want one rule a file`},
+		{"evasion that fires", "fires: 1", "fires: 1\n    evasion: true", `example.yaml:14: tests.0: an evasion is a documented miss, want fires: 0`},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			text := ruleText
+			if tc.old != "" {
+				text = edit(t, tc.old, tc.replacement)
+			}
+			got := ""
+			if _, err := load(text); err != nil {
+				got = err.Error()
+			}
+			if diff := cmp.Diff(tc.want, got); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
+
+func TestTestEventMistakes(t *testing.T) {
+	for _, tc := range []struct{ name, event, want string }{
+		{"unknown key", "{kind: prompt, txt: hi}", `test "three": example.yaml:17: unknown key "txt"; did you mean "text"?`},
+		{"unknown kind", "{kind: promt}", `example.yaml:17: test "three": kind: "promt" is not known, want one of agent.invoke, model.call, tool.request, tool.decision, tool.result, prompt, response, mcp.server, retrieval, memory, guardrail, session, config, auth, other`},
+		{"wrong type", "{kind: prompt, repeat: x}", `test "three": example.yaml:17: want a whole number, got text (x)`},
+		{"no map", "prompt", `test "three": example.yaml:17: want a map of keys to values, got text (prompt)`},
+		{"too many", "{kind: prompt, repeat: 10001}", `example.yaml:17: test "three": repeat is 10001, want 0 to 10000`},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			r, err := detect.ParseRule("example.yaml", []byte(edit(t, "{kind: tool.result, tool: send_mail, repeat: 3, every: 1s}", tc.event)), detect.DefaultCatalogue())
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, err = r.Tests[0].Stream(r.File)
+			if err == nil {
+				t.Fatal("got no error")
+			}
+			if diff := cmp.Diff(tc.want, err.Error()); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
+
+func TestDuplicateID(t *testing.T) {
+	r, err := detect.ParseRule("a.yaml", []byte(ruleText), detect.DefaultCatalogue())
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := r
+	other.File = "b.yaml"
+	_, err = detect.Compile([]detect.Rule{r, other})
+	if err == nil || err.Error() != `b.yaml:1: id: "example-rule" is taken by a.yaml` {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestFindingID(t *testing.T) {
+	// Ids are kept in stores and tickets: they must not change from one release to the next.
+	for _, tc := range []struct {
+		name   string
+		rule   string
+		events []string
+		want   string
+	}{
+		{"two events", "example-rule", []string{"a", "b"}, "b"},
+		{"one event", "example-rule", []string{"ab"}, ""},
+	} {
+		if got := detect.FindingID(tc.rule, tc.events); got != tc.want {
+			t.Errorf("%s: got %s, want %s", tc.name, got, tc.want)
+		}
+	}
+}

@@ -1,0 +1,129 @@
+package measure
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/tocsin-dr/tocsin/internal/incident"
+)
+
+// Watch exposes the gauges of a summary. It asks for one at most every five seconds, however often it is scraped; without one
+// the gauges are absent, which an alert on absence sees, and tocsin_summary_errors_total counts it.
+func (m *Metrics) Watch(summary func(ctx context.Context) (Summary, error), now func() time.Time) {
+	m.registry.MustRegister(&watcher{summary: summary, now: now, failures: m.summaryFailure, gauges: newGauges()})
+}
+
+const (
+	summaryAge     = 5 * time.Second
+	summaryTimeout = 5 * time.Second
+)
+
+// watcher is the Prometheus collector of the summary's gauges.
+type watcher struct {
+	summary  func(ctx context.Context) (Summary, error)
+	now      func() time.Time
+	failures prometheus.Counter
+	gauges   gauges
+
+	mu   sync.Mutex
+	last Summary
+	read time.Time // when last was read; zero never
+}
+
+type gauges struct {
+	dwell, coverageRatio, coverageAlerts, incidents                      *prometheus.Desc
+	unnoticed, oldest, pending, deadline, leases, skewed, cohort, window *prometheus.Desc
+}
+
+func newGauges() gauges {
+	desc := func(name, help string, labels ...string) *prometheus.Desc {
+		return prometheus.NewDesc(name, help, labels, nil)
+	}
+	return gauges{
+		dwell:          desc("tocsin_dwell_seconds", "Dwell time by quantile q, unnoticed incidents counted; absent while a quantile is not reached.", "q"),
+		coverageRatio:  desc("tocsin_coverage_ratio", "Share of alerts that humans investigated: strict, or with duplicates; absent without alerts.", "kind"),
+		coverageAlerts: desc("tocsin_coverage_alerts", "Alerts of the window by what became of them.", "band"),
+		incidents:      desc("tocsin_incidents", "Incidents of the window, and the open ones before it.", "status"),
+		unnoticed:      desc("tocsin_unnoticed_incidents", "Open incidents that no human is aware of."),
+		oldest:         desc("tocsin_oldest_unnoticed_seconds", "Running dwell time of the oldest of them; 0 without any."),
+		pending:        desc("tocsin_approvals_pending", "Approval requests that wait for a human."),
+		deadline:       desc("tocsin_approval_deadline_timestamp_seconds", "Deadline of the request that expires next; absent without any."),
+		leases:         desc("tocsin_leases_in_force", "Containments in force."),
+		skewed:         desc("tocsin_dwell_skewed_incidents", "Incidents kept out of the dwell time, because the clocks make it negative."),
+		cohort:         desc("tocsin_dwell_incidents", "Incidents that the dwell time is made of, by how their unnoticed time ended.", "end"),
+		window:         desc("tocsin_summary_window_seconds", "The window of dwell time and coverage."),
+	}
+}
+
+// Describe implements prometheus.Collector.
+func (w *watcher) Describe(ch chan<- *prometheus.Desc) {
+	g := w.gauges
+	for _, d := range []*prometheus.Desc{g.dwell, g.coverageRatio, g.coverageAlerts, g.incidents, g.unnoticed, g.oldest, g.pending, g.deadline, g.leases, g.skewed, g.cohort, g.window} {
+		ch <- d
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (w *watcher) Collect(ch chan<- prometheus.Metric) {
+	s, ok := w.current()
+	if !ok {
+		return
+	}
+	set := func(d *prometheus.Desc, v float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+	}
+	g := w.gauges
+	for q, d := range map[string]*time.Duration{"0.5": s.Dwell.P50, "0.75": s.Dwell.P75, "0.9": s.Dwell.P90} {
+		if d != nil {
+			set(g.dwell, d.Seconds(), q)
+		}
+	}
+	set(g.cohort, float64(s.Dwell.Noticed), "noticed")
+	set(g.cohort, float64(s.Dwell.Closed), "closed")
+	set(g.cohort, float64(s.Dwell.Censored), "censored")
+	set(g.skewed, float64(s.Dwell.Skewed))
+	set(g.window, s.Window.Seconds())
+	if s.Coverage.Known {
+		set(g.coverageRatio, s.Coverage.Strict, "strict")
+		set(g.coverageRatio, s.Coverage.Ratio, "with_duplicates")
+	}
+	for _, b := range Bands() {
+		set(g.coverageAlerts, float64(s.Coverage.Counts[b]), string(b))
+	}
+	for _, status := range statuses() {
+		set(g.incidents, float64(s.Incidents[status]), string(status))
+	}
+	set(g.unnoticed, float64(s.Unnoticed))
+	set(g.oldest, s.OldestUnnoticed.Seconds())
+	set(g.pending, float64(s.ApprovalsPending))
+	if !s.NextDeadline.IsZero() {
+		set(g.deadline, float64(s.NextDeadline.UnixNano())/1e9)
+	}
+	set(g.leases, float64(s.Contained))
+}
+
+func statuses() []incident.Status {
+	return []incident.Status{incident.Open, incident.Waiting, incident.Contained, incident.Resolved, incident.Closed}
+}
+
+// current returns the summary, at most summaryAge old. Scrapes wait for one another rather than compute it twice.
+func (w *watcher) current() (Summary, bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	now := w.now()
+	if age := now.Sub(w.read); !w.read.IsZero() && age >= 0 && age < summaryAge {
+		return w.last, true
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), summaryTimeout)
+	defer cancel()
+	s, err := w.summary(ctx)
+	if err != nil {
+		w.failures.Inc()
+		return Summary{}, false
+	}
+	w.last, w.read = s, now
+	return s, true
+}

@@ -1,0 +1,248 @@
+package measure
+
+import (
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"github.com/tocsin-dr/tocsin/detect"
+	"github.com/tocsin-dr/tocsin/internal/approval"
+	"github.com/tocsin-dr/tocsin/internal/event"
+)
+
+// maxRules bounds the values of the label rule; what comes later is counted as other.
+const maxRules = 500
+
+const other = "other"
+
+// Metrics holds every metric of Tocsin, in a registry of its own. All label values come from closed lists or from rule files,
+// never from an agent. Safe for concurrent use.
+type Metrics struct {
+	registry *prometheus.Registry
+	rules    bounded
+
+	events         *prometheus.CounterVec
+	ingestItems    *prometheus.CounterVec
+	ingestRequest  prometheus.Histogram
+	logAppend      prometheus.Histogram
+	detectorLag    *prometheus.GaugeVec
+	detectorEvent  prometheus.Histogram
+	findings       *prometheus.CounterVec
+	ruleErrors     *prometheus.CounterVec
+	approvals      *prometheus.CounterVec
+	refusals       *prometheus.CounterVec
+	approvalTook   prometheus.Histogram
+	gateChecks     *prometheus.CounterVec
+	gateCheck      prometheus.Histogram
+	timeToContain  prometheus.Histogram
+	notice         prometheus.Histogram
+	build          *prometheus.GaugeVec
+	summaryFailure prometheus.Counter
+}
+
+// NewMetrics returns the metrics, registered and at zero.
+func NewMetrics() *Metrics {
+	m := &Metrics{registry: prometheus.NewRegistry(), rules: bounded{limit: maxRules, seen: make(map[string]bool)}}
+	m.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	m.events = m.counters("tocsin_events_total", "Events that reached the log.", "dialect", "kind")
+	m.ingestItems = m.counters("tocsin_ingest_items_total", "Spans, log records and events received, by what became of them.", "signal", "outcome")
+	m.ingestRequest = m.seconds("tocsin_ingest_request_seconds", "Time to answer a request that brings telemetry.", prometheus.DefBuckets)
+	m.logAppend = m.seconds("tocsin_log_append_seconds", "Time until the log had a batch.", prometheus.ExponentialBuckets(0.0002, 2, 15))
+	m.detectorLag = m.gauges("tocsin_detector_lag_seconds", "How far the detector is behind the log.", "partition")
+	m.detectorEvent = m.seconds("tocsin_detector_event_seconds", "Time to judge one event.", prometheus.ExponentialBuckets(1e-6, 2, 18))
+	m.findings = m.counters("tocsin_findings_total", "Findings raised, all lanes.", "source", "rule", "severity")
+	m.ruleErrors = m.counters("tocsin_rule_errors_total", "Events that a rule could not judge, because its expression failed.", "rule")
+	m.approvals = m.counters("tocsin_approvals_total", "Outcomes of approval requests; refused counts decisions that did not count.", "outcome")
+	m.refusals = m.counters("tocsin_refusals_total", "Decisions that did not count, by why.", "kind")
+	m.approvalTook = m.seconds("tocsin_approval_seconds", "Time from an approval request to its decision.", humanBuckets())
+	m.gateChecks = m.counters("tocsin_gate_checks_total", "Answers of the gate.", "verdict")
+	m.gateCheck = m.seconds("tocsin_gate_check_seconds", "Time in which the gate answered.", prometheus.ExponentialBuckets(1e-6, 2, 18))
+	m.timeToContain = m.seconds("tocsin_time_to_contain_seconds", "Time from the decision to the verified effect.", prometheus.ExponentialBuckets(0.01, 2, 18))
+	m.notice = m.seconds("tocsin_notice_seconds", "Dwell time of noticed incidents alone; tocsin_dwell_seconds counts the others too.", humanBuckets())
+	m.build = m.gauges("tocsin_build_info", "The version that runs, as a label.", "version")
+	m.summaryFailure = prometheus.NewCounter(prometheus.CounterOpts{Name: "tocsin_summary_errors_total", Help: "Scrapes without a summary, because it could not be computed."})
+	m.registry.MustRegister(m.summaryFailure)
+	m.zero()
+	return m
+}
+
+// zero makes the series of the short lists exist, so that a rate sees the first count.
+func (m *Metrics) zero() {
+	for _, outcome := range outcomes() {
+		m.approvals.WithLabelValues(outcome)
+	}
+	for _, kind := range refusals() {
+		m.refusals.WithLabelValues(kind)
+	}
+	for _, verdict := range verdicts() {
+		m.gateChecks.WithLabelValues(verdict)
+	}
+	for _, signal := range signals() {
+		for _, outcome := range []string{"accepted", "rejected", "ignored"} {
+			m.ingestItems.WithLabelValues(signal, outcome)
+		}
+	}
+}
+
+// Registry returns the registry, for the handler that serves it.
+func (m *Metrics) Registry() *prometheus.Registry { return m.registry }
+
+// Version sets the version that runs.
+func (m *Metrics) Version(version string) {
+	m.build.Reset()
+	m.build.WithLabelValues(version).Set(1)
+}
+
+// Event counts an event that reached the log.
+func (m *Metrics) Event(dialect string, kind event.Kind) {
+	m.events.WithLabelValues(among(dialects(), dialect), among(event.Kinds(), kind)).Inc()
+}
+
+// IngestItems counts what a request brought, by what became of it.
+func (m *Metrics) IngestItems(signal string, accepted, rejected, ignored int) {
+	signal = among(signals(), signal)
+	m.ingestItems.WithLabelValues(signal, "accepted").Add(float64(accepted))
+	m.ingestItems.WithLabelValues(signal, "rejected").Add(float64(rejected))
+	m.ingestItems.WithLabelValues(signal, "ignored").Add(float64(ignored))
+}
+
+// IngestRequest records the time to answer a request that brought telemetry.
+func (m *Metrics) IngestRequest(took time.Duration) { m.ingestRequest.Observe(took.Seconds()) }
+
+// LogAppend records the time until the log had a batch.
+func (m *Metrics) LogAppend(took time.Duration) { m.logAppend.Observe(took.Seconds()) }
+
+// DetectorLag sets how far the detector of a partition is behind the log.
+func (m *Metrics) DetectorLag(partition int, lag time.Duration) {
+	m.detectorLag.WithLabelValues(strconv.Itoa(partition)).Set(lag.Seconds())
+}
+
+// DetectorGone removes the lag of a partition that another process took over.
+func (m *Metrics) DetectorGone(partition int) {
+	m.detectorLag.DeleteLabelValues(strconv.Itoa(partition))
+}
+
+// DetectorEvent records the time to judge one event.
+func (m *Metrics) DetectorEvent(took time.Duration) { m.detectorEvent.Observe(took.Seconds()) }
+
+// Finding counts a finding.
+func (m *Metrics) Finding(f *detect.Finding) {
+	m.findings.WithLabelValues(among(sources(), f.Source), m.rules.value(f.Rule), among(severities(), f.Severity)).Inc()
+}
+
+// RuleError counts an event that a rule could not judge.
+func (m *Metrics) RuleError(rule string) { m.ruleErrors.WithLabelValues(m.rules.value(rule)).Inc() }
+
+// Decided counts a request that was approved or denied, and records how long it waited.
+func (m *Metrics) Decided(verb approval.Verb, took time.Duration) {
+	outcome := approval.Denied
+	if verb == approval.Approve {
+		outcome = approval.Approved
+	}
+	m.approvals.WithLabelValues(string(outcome)).Inc()
+	m.approvalTook.Observe(took.Seconds())
+}
+
+// Expired counts a request that nobody answered in time.
+func (m *Metrics) Expired() { m.approvals.WithLabelValues(string(approval.Expired)).Inc() }
+
+// Refused counts a decision that does not count, by the kind of its refusal.
+func (m *Metrics) Refused(kind string) {
+	m.approvals.WithLabelValues("refused").Inc()
+	m.refusals.WithLabelValues(among(refusals(), kind)).Inc()
+}
+
+// GateCheck counts an answer of the gate and records how long it took.
+func (m *Metrics) GateCheck(verdict string, took time.Duration) {
+	m.gateChecks.WithLabelValues(among(verdicts(), verdict)).Inc()
+	m.gateCheck.Observe(took.Seconds())
+}
+
+// TimeToContain records the time from a decision to the verified effect.
+func (m *Metrics) TimeToContain(took time.Duration) { m.timeToContain.Observe(took.Seconds()) }
+
+// Notice records the dwell time of an incident that a human noticed. A negative one is the clocks' fault and left out.
+func (m *Metrics) Notice(dwell time.Duration) {
+	if dwell >= 0 {
+		m.notice.Observe(dwell.Seconds())
+	}
+}
+
+func (m *Metrics) counters(name, help string, labels ...string) *prometheus.CounterVec {
+	v := prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, labels)
+	m.registry.MustRegister(v)
+	return v
+}
+
+func (m *Metrics) gauges(name, help string, labels ...string) *prometheus.GaugeVec {
+	v := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: name, Help: help}, labels)
+	m.registry.MustRegister(v)
+	return v
+}
+
+func (m *Metrics) seconds(name, help string, buckets []float64) prometheus.Histogram {
+	h := prometheus.NewHistogram(prometheus.HistogramOpts{Name: name, Help: help, Buckets: buckets})
+	m.registry.MustRegister(h)
+	return h
+}
+
+// humanBuckets reach from seconds to a month.
+func humanBuckets() []float64 {
+	return []float64{5, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 4 * 3600, 12 * 3600, 24 * 3600, 7 * 24 * 3600, 30 * 24 * 3600}
+}
+
+func dialects() []string {
+	return []string{"gen_ai", "openinference", "claude_code", "otel_generic", "json"}
+}
+func signals() []string  { return []string{"traces", "logs", "metrics", "events"} }
+func verdicts() []string { return []string{"allow", "deny"} }
+
+func outcomes() []string {
+	return []string{string(approval.Approved), string(approval.Denied), string(approval.Expired), "refused"}
+}
+
+func refusals() []string {
+	return []string{
+		approval.RefusedRequester, approval.RefusedAgent, approval.RefusedDigest, approval.RefusedLate, approval.RefusedDecided,
+		approval.RefusedRole, approval.RefusedReason, approval.RefusedGrant, approval.RefusedUnknown,
+	}
+}
+
+func sources() []detect.Source {
+	return []detect.Source{detect.SourceRule, detect.SourceBaseline, detect.SourceHealth}
+}
+
+func severities() []detect.Severity {
+	return []detect.Severity{detect.Low, detect.Medium, detect.High, detect.Critical}
+}
+
+// among returns the value if the list holds it, else other.
+func among[S ~string](list []S, value S) string {
+	if slices.Contains(list, value) {
+		return string(value)
+	}
+	return other
+}
+
+// bounded lets the first values through, up to its limit.
+type bounded struct {
+	mu    sync.Mutex
+	limit int
+	seen  map[string]bool
+}
+
+func (b *bounded) value(v string) string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !b.seen[v] {
+		if len(b.seen) >= b.limit {
+			return other
+		}
+		b.seen[v] = true
+	}
+	return v
+}

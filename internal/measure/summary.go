@@ -1,0 +1,65 @@
+package measure
+
+import (
+	"time"
+
+	"github.com/tocsin-dr/tocsin/internal/action"
+	"github.com/tocsin-dr/tocsin/internal/approval"
+	"github.com/tocsin-dr/tocsin/internal/incident"
+)
+
+// Facts are the recorded facts that a Summary is made of.
+type Facts struct {
+	// Incidents are those of the window and every one that is still open, however old.
+	Incidents []incident.Incident
+	Alerts    []Alerted
+	Requests  []approval.Request
+	Leases    []action.Lease
+}
+
+// Summarise computes the summary at a time: dwell time of the incidents whose first bad event, and coverage of the alerts whose
+// raising, lies in the window before it. The rest is about now and has no window.
+func Summarise(f Facts, now time.Time, window, sla time.Duration) Summary {
+	s := Summary{At: now, Window: window, Incidents: make(map[incident.Status]int)}
+	since := now.Add(-window)
+	var cohort []incident.Incident
+	for _, i := range f.Incidents {
+		s.Incidents[i.Status]++
+		if !i.Times.FirstBad.Before(since) {
+			cohort = append(cohort, i)
+		}
+		if i.Status != incident.Closed && i.Times.Noticed.IsZero() {
+			s.unnoticed(i, now)
+		}
+	}
+	var alerts []Alerted
+	for _, a := range f.Alerts {
+		if !a.Raised.Before(since) {
+			alerts = append(alerts, a)
+		}
+	}
+	s.Dwell, s.Coverage = DwellOf(cohort, now), CoverageOf(alerts, now, sla)
+	for _, r := range f.Requests {
+		if r.State != approval.Pending {
+			continue
+		}
+		s.ApprovalsPending++
+		if s.NextDeadline.IsZero() || r.Deadline.Before(s.NextDeadline) {
+			s.NextDeadline = r.Deadline
+		}
+	}
+	for i := range f.Leases {
+		if f.Leases[i].InForce(now) {
+			s.Contained++
+		}
+	}
+	return s
+}
+
+func (s *Summary) unnoticed(i incident.Incident, now time.Time) {
+	s.Unnoticed++
+	age := max(0, now.Sub(i.Times.FirstBad))
+	if s.OldestIncident == "" || age > s.OldestUnnoticed || age == s.OldestUnnoticed && i.ID < s.OldestIncident {
+		s.OldestUnnoticed, s.OldestIncident = age, i.ID
+	}
+}

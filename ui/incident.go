@@ -1,0 +1,215 @@
+package ui
+
+import (
+	"fmt"
+	"net/http"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/tocsin-dr/tocsin/detect"
+	"github.com/tocsin-dr/tocsin/internal/action"
+	"github.com/tocsin-dr/tocsin/internal/approval"
+	"github.com/tocsin-dr/tocsin/internal/incident"
+	"github.com/tocsin-dr/tocsin/internal/store"
+)
+
+// reason is a finding with what the page makes of it.
+type reason struct {
+	store.Alert
+	Chain *chain
+}
+
+// chain is Tocsin's own picture: why an argument was not the user's wish.
+type chain struct {
+	detect.Chain
+	Tool string
+	// Seen is the event that first carried the value, where the timeline has it; the text around the value is its own.
+	Seen          *incident.Entry
+	Before, After string
+	Found         bool
+}
+
+// line is an entry of the timeline in its lane.
+type line struct {
+	incident.Entry
+	Lane string
+	Day  bool // the first of its day
+}
+
+// The most entries that a timeline shows, at its start and at its end.
+const (
+	headEntries = 100
+	tailEntries = 200
+)
+
+type incidentData struct {
+	incident.Incident
+	Lags      []segment
+	Dwell     time.Duration
+	Reasons   []reason
+	More      int // findings that are not shown
+	Timeline  []line
+	Left      int // entries that are not shown
+	Evidence  []incident.EvidenceItem
+	Tracks    []incident.Track
+	Drafts    []store.Draft
+	Leases    []action.Lease
+	Questions []question // open ones
+	Last      *approval.Request
+	Verdicts  []incident.Verdict
+}
+
+func (c *Console) incident(w http.ResponseWriter, r *http.Request, by approval.Principal) error {
+	return c.showIncident(w, r, by, http.StatusOK, "")
+}
+
+func (c *Console) showIncident(w http.ResponseWriter, r *http.Request, by approval.Principal, status int, alert string) error {
+	now := c.o.Now()
+	data, err := c.gather(r, by, now)
+	if err != nil {
+		return err
+	}
+	p := page{Title: incident.Visible(data.Title, lineLimit), Nav: "incidents", Here: "/incidents/" + data.ID, Live: "incident request lease",
+		Who: by, Now: now, Alert: alert, Data: data}
+	if data.Times.Noticed.IsZero() && by.Role.AtLeast(approval.Responder) {
+		p.Notice = p.Here + "/notice"
+	}
+	return c.show(w, r, status, "incident", p)
+}
+
+// gather reads everything about an incident.
+func (c *Console) gather(r *http.Request, by approval.Principal, now time.Time) (*incidentData, error) {
+	ctx, id, read := r.Context(), r.PathValue("id"), c.o.Reader
+	d := &incidentData{Verdicts: []incident.Verdict{incident.TruePositive, incident.FalsePositive, incident.Expected, incident.Unclear}}
+	var err error
+	if d.Incident, err = read.Incident(ctx, id); err != nil {
+		return nil, err
+	}
+	alerts, err := read.Alerts(ctx, id, maxRows)
+	if err != nil {
+		return nil, err
+	}
+	entries, err := read.Timeline(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	requests, err := read.IncidentRequests(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	if d.Evidence, err = read.Evidence(ctx, id); err != nil {
+		return nil, err
+	}
+	if d.Tracks, err = read.Tracks(ctx, id); err != nil {
+		return nil, err
+	}
+	if d.Drafts, err = read.Drafts(ctx, id); err != nil {
+		return nil, err
+	}
+	if d.Leases, err = read.IncidentLeases(ctx, id); err != nil {
+		return nil, err
+	}
+	d.Lags, d.Dwell = lags(d.Times, now), d.Times.Noticed.Sub(d.Times.FirstBad)
+	if d.Times.Noticed.IsZero() {
+		d.Dwell = now.Sub(d.Times.FirstBad)
+	}
+	d.explain(alerts, entries)
+	d.Timeline, d.Left = timeline(entries)
+	for _, q := range requests {
+		if q.State == approval.Pending && !now.After(q.Deadline) {
+			d.Questions = append(d.Questions, ask(q, by, now))
+		} else if d.Last == nil || q.Asked.After(d.Last.Asked) {
+			d.Last = &q
+		}
+	}
+	return d, nil
+}
+
+// maxReasons bounds the findings that are explained in full, the gravest first.
+const maxReasons = 12
+
+func (d *incidentData) explain(alerts []store.Alert, entries []incident.Entry) {
+	slices.SortStableFunc(alerts, func(a, b store.Alert) int { return b.Finding.Severity.Rank() - a.Finding.Severity.Rank() })
+	d.More = max(0, len(alerts)-maxReasons)
+	for _, a := range alerts[:min(len(alerts), maxReasons)] {
+		d.Reasons = append(d.Reasons, reason{a, picture(a.Finding, entries)})
+	}
+}
+
+// picture finds the text that a value came from among the timeline's entries.
+func picture(f detect.Finding, entries []incident.Entry) *chain {
+	if f.Chain == nil {
+		return nil
+	}
+	c := &chain{Chain: *f.Chain, Tool: f.Tool}
+	for _, e := range entries {
+		if c.Origin == "" || e.Ref != c.Origin || e.Kind != "event" {
+			continue
+		}
+		c.Seen = &e
+		if before, after, found := strings.Cut(e.Quote, c.Value); found && c.Value != "" {
+			const around = 70
+			b, a := []rune(before), []rune(after)
+			c.Before, c.After, c.Found = string(b[max(0, len(b)-around):]), string(a[:min(around, len(a))]), true
+		}
+		break
+	}
+	return c
+}
+
+// timeline puts the entries in their lanes, and leaves out the middle of a very long one.
+func timeline(entries []incident.Entry) (shown []line, left int) {
+	if left = len(entries) - headEntries - tailEntries; left > 0 {
+		entries = slices.Concat(entries[:headEntries], entries[len(entries)-tailEntries:])
+	}
+	day := ""
+	for _, e := range entries {
+		l := line{Entry: e, Lane: lane(e)}
+		if d := e.At.UTC().Format(time.DateOnly); d != day {
+			l.Day, day = true, d
+		}
+		shown = append(shown, l)
+	}
+	return shown, max(0, left)
+}
+
+// lane says whose act an entry is: the agent's, a detection's, Tocsin's or a person's.
+func lane(e incident.Entry) string {
+	switch {
+	case e.Kind == "event":
+		return "agent"
+	case e.Kind == "finding":
+		return "finding"
+	case e.Actor == "tocsin" || strings.HasPrefix(e.Actor, "playbook:"):
+		return "tocsin"
+	}
+	switch e.Kind {
+	case "decision", "refusal", "note", "notice", "request", "containment":
+		return "human"
+	}
+	return "tocsin"
+}
+
+var sha256Hex = regexp.MustCompile(`^[0-9a-f]{64}$`)
+
+// evidence hands out a sealed artefact as text to save, which no browser interprets.
+func (c *Console) evidence(w http.ResponseWriter, r *http.Request, by approval.Principal) error {
+	id, sum := r.PathValue("id"), r.PathValue("sha256")
+	items, err := c.o.Reader.Evidence(r.Context(), id)
+	if err != nil {
+		return err
+	}
+	if !sha256Hex.MatchString(sum) || !slices.ContainsFunc(items, func(i incident.EvidenceItem) bool { return i.SHA256 == sum }) {
+		return store.ErrNotFound
+	}
+	body, err := c.o.Facts.OpenEvidence(r.Context(), by, id, sum)
+	if err != nil {
+		return fmt.Errorf("open evidence %s: %w", sum, err)
+	}
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.Header().Set("Content-Disposition", `attachment; filename="evidence-`+sum[:16]+`.txt"`)
+	w.Write(body) // the browser is gone if this fails
+	return nil
+}

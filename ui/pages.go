@@ -1,0 +1,309 @@
+package ui
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/tocsin-dr/tocsin/baselines"
+	"github.com/tocsin-dr/tocsin/detect"
+	"github.com/tocsin-dr/tocsin/internal/action"
+	"github.com/tocsin-dr/tocsin/internal/approval"
+	"github.com/tocsin-dr/tocsin/internal/incident"
+	"github.com/tocsin-dr/tocsin/internal/ledger"
+	"github.com/tocsin-dr/tocsin/internal/measure"
+	"github.com/tocsin-dr/tocsin/internal/store"
+)
+
+// maxRows bounds every list; a page says when it is full.
+const maxRows = 500
+
+// month is the window of the measures on the overview.
+const month = 30 * 24 * time.Hour
+
+func (c *Console) overview(w http.ResponseWriter, r *http.Request, by approval.Principal) error {
+	ctx, now := r.Context(), c.o.Now()
+	summary, err := c.o.Facts.Summary(ctx, month)
+	if err != nil {
+		return err
+	}
+	all, err := c.o.Reader.Incidents(ctx, maxRows)
+	if err != nil {
+		return err
+	}
+	pending, err := c.o.Reader.Requests(ctx, approval.Pending, maxRows)
+	if err != nil {
+		return err
+	}
+	leases, err := c.leases(r, now)
+	if err != nil {
+		return err
+	}
+	agents, err := c.o.Facts.Agents(ctx)
+	if err != nil {
+		return err
+	}
+	open := slices.DeleteFunc(slices.Clone(all), func(i incident.Incident) bool { return i.Status == incident.Closed })
+	slices.SortStableFunc(open, func(a, b incident.Incident) int { return cmp.Compare(b.Severity.Rank(), a.Severity.Rank()) })
+	data := struct {
+		Headline string
+		Summary  measure.Summary
+		Bands    []segment
+		Open     []incident.Incident
+		Leases   []action.Lease
+		Pending  []approval.Request
+		Agents   int
+		NewHere  bool
+	}{headline(pending, summary, len(open), len(leases), len(agents)), summary, bands(summary.Coverage), open, leases, pending, len(agents), len(all) == 0 && len(agents) == 0}
+	return c.show(w, r, http.StatusOK, "overview", page{Title: data.Headline, Nav: "overview", Live: "incident request lease", Who: by, Now: now, Data: data})
+}
+
+// headline is the one sentence that a person reads first: the most urgent thing that is true.
+func headline(pending []approval.Request, s measure.Summary, open, contained, agents int) string {
+	asked := make(map[string]bool)
+	for _, r := range pending {
+		asked[r.Plan.Target.Agent] = true
+	}
+	switch n := len(asked); {
+	case n == 1:
+		return "One agent is waiting for you"
+	case n > 1:
+		return fmt.Sprintf("%d agents are waiting for you", n)
+	case s.Unnoticed == 1:
+		return "One incident is unnoticed"
+	case s.Unnoticed > 1:
+		return fmt.Sprintf("%d incidents are unnoticed", s.Unnoticed)
+	case contained == 1:
+		return "One agent is contained, nothing waits for you"
+	case contained > 1:
+		return fmt.Sprintf("%d containments are in force, nothing waits for you", contained)
+	case open > 0:
+		return fmt.Sprintf("%s open, nothing waits for you", count(open, "incident is", "incidents are"))
+	case agents > 0:
+		return fmt.Sprintf("All quiet: %s, no open incident", count(agents, "agent", "agents"))
+	}
+	return "No agent has reported yet"
+}
+
+// leases returns those in force.
+func (c *Console) leases(r *http.Request, now time.Time) ([]action.Lease, error) {
+	all, err := c.o.Reader.Leases(r.Context())
+	return slices.DeleteFunc(all, func(l action.Lease) bool { return !l.InForce(now) }), err
+}
+
+func (c *Console) approvals(w http.ResponseWriter, r *http.Request, by approval.Principal) error {
+	pending, err := c.o.Reader.Requests(r.Context(), approval.Pending, maxRows)
+	if err != nil {
+		return err
+	}
+	latest, err := c.o.Reader.Requests(r.Context(), "", 50)
+	if err != nil {
+		return err
+	}
+	data := struct{ Pending, Done []approval.Request }{pending,
+		slices.DeleteFunc(latest, func(r approval.Request) bool { return r.State == approval.Pending })}
+	return c.show(w, r, http.StatusOK, "approvals", page{Title: "Approvals", Nav: "approvals", Live: "request", Who: by, Data: data})
+}
+
+// question is an approval request as one person sees it.
+type question struct {
+	approval.Request
+	// Closed says why this person can't decide it; "" where they can.
+	Closed string
+	Reason string // what they typed before they were refused
+	Now    time.Time
+	Page   bool // on a page of its own
+}
+
+// ask tells with the very check that judges a decision whether this person's would count.
+func ask(r approval.Request, by approval.Principal, now time.Time) question {
+	q := question{Request: r, Now: now}
+	try := approval.Decision{Request: r.ID, Verb: approval.Approve, Digest: r.Digest, By: by, Reason: strings.Repeat("x", approval.MinReason)}
+	if err := approval.Check(&r, try, now); err != nil {
+		q.Closed = err.Error()
+	}
+	return q
+}
+
+func (c *Console) approval(w http.ResponseWriter, r *http.Request, by approval.Principal) error {
+	return c.showRequest(w, r, by, http.StatusOK, "")
+}
+
+func (c *Console) showRequest(w http.ResponseWriter, r *http.Request, by approval.Principal, status int, alert string) error {
+	request, err := c.o.Reader.Request(r.Context(), r.PathValue("id"))
+	if err != nil {
+		return err
+	}
+	inc, err := c.o.Reader.Incident(r.Context(), request.Incident)
+	if err != nil {
+		return err
+	}
+	now := c.o.Now()
+	q := ask(request, by, now)
+	q.Page, q.Reason = true, r.PostFormValue("reason")
+	data := struct {
+		Question question
+		Incident incident.Incident
+	}{q, inc}
+	return c.show(w, r, status, "approval", page{Title: incident.Visible(request.Question, lineLimit), Nav: "approvals", Here: "/approvals/" + request.ID,
+		Live: "request", Who: by, Now: now, Alert: alert, Data: data})
+}
+
+func (c *Console) incidents(w http.ResponseWriter, r *http.Request, by approval.Principal) error {
+	all, err := c.o.Reader.Incidents(r.Context(), maxRows)
+	if err != nil {
+		return err
+	}
+	q := r.URL.Query()
+	data := struct {
+		Incidents        []incident.Incident
+		All              int
+		Full             bool
+		Status, Severity string
+		Unnoticed        bool
+		Statuses         []incident.Status
+		Severities       []detect.Severity
+	}{All: len(all), Full: len(all) == maxRows, Status: q.Get("status"), Severity: q.Get("severity"), Unnoticed: q.Get("unnoticed") != "",
+		Statuses:   []incident.Status{incident.Open, incident.Waiting, incident.Contained, incident.Resolved, incident.Closed},
+		Severities: []detect.Severity{detect.Critical, detect.High, detect.Medium, detect.Low}}
+	for _, i := range all {
+		if (data.Status == "" || string(i.Status) == data.Status) && (data.Severity == "" || string(i.Severity) == data.Severity) &&
+			(!data.Unnoticed || i.Times.Noticed.IsZero()) {
+			data.Incidents = append(data.Incidents, i)
+		}
+	}
+	return c.show(w, r, http.StatusOK, "incidents", page{Title: "Incidents", Nav: "incidents", Live: "incident", Who: by, Data: data})
+}
+
+// agentRow is an agent in the list.
+type agentRow struct {
+	baselines.Learned
+	Open  int
+	Until time.Time // the end of its containment, if it is contained
+}
+
+// agents shows the list, or the agent that the query names: an agent's id holds slashes, which a path would split.
+func (c *Console) agents(w http.ResponseWriter, r *http.Request, by approval.Principal) error {
+	if id := r.URL.Query().Get("id"); id != "" {
+		return c.showAgent(w, r, by, id, http.StatusOK, "")
+	}
+	learned, err := c.o.Facts.Agents(r.Context())
+	if err != nil {
+		return err
+	}
+	all, err := c.o.Reader.Incidents(r.Context(), maxRows)
+	if err != nil {
+		return err
+	}
+	now := c.o.Now()
+	leases, err := c.leases(r, now)
+	if err != nil {
+		return err
+	}
+	rows := make([]agentRow, 0, len(learned))
+	for _, l := range learned {
+		row := agentRow{Learned: l}
+		for _, i := range all {
+			if i.Agent.ID == l.Agent && i.Status != incident.Closed {
+				row.Open++
+			}
+		}
+		for _, lease := range leases {
+			if lease.Plan.Target.Agent == l.Agent && lease.Ends.After(row.Until) {
+				row.Until = lease.Ends
+			}
+		}
+		rows = append(rows, row)
+	}
+	slices.SortFunc(rows, func(a, b agentRow) int { return strings.Compare(a.Agent, b.Agent) })
+	return c.show(w, r, http.StatusOK, "agents", page{Title: "Agents", Nav: "agents", Live: "agent lease incident", Who: by, Now: now, Data: rows})
+}
+
+// argument is where the values of one argument came from.
+type argument struct {
+	Name   string
+	Counts []baselines.Count
+}
+
+// leaseTimes are how long a person may ask to contain an agent.
+var leaseTimes = [...]time.Duration{15 * time.Minute, time.Hour, 4 * time.Hour, 24 * time.Hour}
+
+func (c *Console) showAgent(w http.ResponseWriter, r *http.Request, by approval.Principal, id string, status int, alert string) error {
+	learned, err := c.o.Facts.Agents(r.Context())
+	if err != nil {
+		return err
+	}
+	all, err := c.o.Reader.Incidents(r.Context(), maxRows)
+	if err != nil {
+		return err
+	}
+	now := c.o.Now()
+	leases, err := c.leases(r, now)
+	if err != nil {
+		return err
+	}
+	var data struct {
+		baselines.Learned
+		Arguments       []argument
+		Incidents, Open []incident.Incident
+		Leases          []action.Lease
+		Times           []time.Duration
+	}
+	at := slices.IndexFunc(learned, func(l baselines.Learned) bool { return l.Agent == id })
+	data.Learned.Agent = id
+	if at >= 0 {
+		data.Learned = learned[at]
+	}
+	for _, name := range slices.Sorted(maps.Keys(data.Provenance)) {
+		data.Arguments = append(data.Arguments, argument{name, data.Provenance[name]})
+	}
+	for _, i := range all {
+		if i.Agent.ID != id {
+			continue
+		}
+		data.Incidents = append(data.Incidents, i)
+		if i.Status != incident.Closed {
+			data.Open = append(data.Open, i)
+		}
+	}
+	if at < 0 && len(data.Incidents) == 0 {
+		return store.ErrNotFound
+	}
+	data.Leases, data.Times = slices.DeleteFunc(leases, func(l action.Lease) bool { return l.Plan.Target.Agent != id }), leaseTimes[:]
+	return c.show(w, r, status, "agent", page{Title: incident.Visible(id, 60), Nav: "agents", Here: agentPath(id), Live: "agent lease incident",
+		Who: by, Now: now, Alert: alert, Data: data})
+}
+
+func (c *Console) audit(w http.ResponseWriter, r *http.Request, by approval.Principal) error {
+	subject := r.URL.Query().Get("subject")
+	records, err := c.o.Reader.Ledger(r.Context(), subject, maxRows)
+	if err != nil {
+		return err
+	}
+	slices.SortFunc(records, func(a, b ledger.Record) int { return cmp.Compare(b.Seq, a.Seq) })
+	data := struct {
+		Subject string
+		Records []ledger.Record
+		Full    bool
+	}{subject, records, len(records) == maxRows}
+	return c.show(w, r, http.StatusOK, "audit", page{Title: "Audit", Nav: "audit", Who: by, Data: data})
+}
+
+func (c *Console) health(w http.ResponseWriter, r *http.Request, by approval.Principal) error {
+	parts := c.o.Facts.Health(r.Context())
+	bad := 0
+	for _, p := range parts {
+		if !p.OK {
+			bad++
+		}
+	}
+	title := "Every part works"
+	if bad > 0 {
+		title = count(bad, "part needs", "parts need") + " attention"
+	}
+	return c.show(w, r, http.StatusOK, "health", page{Title: title, Nav: "health", Who: by, Data: parts})
+}

@@ -1,0 +1,122 @@
+package ui
+
+import (
+	"fmt"
+	"html/template"
+	"math"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/tocsin-dr/tocsin/internal/incident"
+)
+
+// The most characters of hostile text that a line and a block show.
+const (
+	lineLimit  = 160
+	blockLimit = 4000
+)
+
+// words are the functions of the templates. Whatever an agent may have said goes through line or block.
+func words(urls map[string]string) template.FuncMap {
+	return template.FuncMap{
+		"asset":   func(name string) string { return urls[name] },
+		"line":    func(v any) string { return incident.Visible(fmt.Sprint(v), lineLimit) },
+		"name":    func(v any) string { return incident.Visible(fmt.Sprint(v), 60) },
+		"block":   func(v any) string { return incident.VisibleBlock(fmt.Sprint(v), blockLimit) },
+		"text":    func(v any) string { return incident.VisibleBlock(fmt.Sprint(v), 40_000) },
+		"segment": url.PathEscape,
+		"span":    span,
+		"stamp":   func(t time.Time) string { return t.UTC().Format("2 Jan 2006, 15:04:05 UTC") },
+		"clock":   func(t time.Time) string { return t.UTC().Format("15:04:05") },
+		"iso":     func(t time.Time) string { return t.UTC().Format(time.RFC3339Nano) },
+		"ago":     ago,
+		"since":   func(from, to time.Time) time.Duration { return to.Sub(from) },
+		"count":   count,
+		"share":   share,
+		"size":    size,
+		"human":   func(v any) string { return strings.ReplaceAll(fmt.Sprint(v), "_", " ") },
+		"upper":   func(v any) string { return capital(strings.ReplaceAll(fmt.Sprint(v), "_", " ")) },
+		"status":  statusWords,
+		"short":   func(s string) string { return s[:min(8, len(s))] },
+		"seq":     func(v ...any) []any { return v },
+		"bars":    bars,
+		"p":       func(p float64) string { return fmt.Sprintf("%.2g", p) },
+	}
+}
+
+// span writes a length of time as people say it; the static module does it alike.
+func span(d time.Duration) string {
+	sign := ""
+	if d < 0 {
+		sign, d = "−", -d
+	}
+	s := int64(d / time.Second)
+	switch {
+	case d < 10*time.Second:
+		return sign + strings.TrimSuffix(fmt.Sprintf("%.1f", d.Seconds()), ".0") + " s"
+	case d < time.Minute:
+		return fmt.Sprintf("%s%d s", sign, s)
+	case d < time.Hour:
+		return fmt.Sprintf("%s%d min %02d s", sign, s/60, s%60)
+	case d < 48*time.Hour:
+		return fmt.Sprintf("%s%d h %02d min", sign, s/3600, s/60%60)
+	}
+	return fmt.Sprintf("%s%d d %d h", sign, s/86400, s/3600%24)
+}
+
+// ago says when something was or will be, seen from now.
+func ago(t, now time.Time) string {
+	if d := t.Sub(now); d > 0 {
+		return "in " + span(d)
+	}
+	return span(now.Sub(t)) + " ago"
+}
+
+// count writes a number with its noun.
+func count(n int, one, many string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return fmt.Sprintf("%d %s", n, many)
+}
+
+func share(x float64) string {
+	if x > 0 && x < 0.01 {
+		return "< 1 %"
+	}
+	return fmt.Sprintf("%.0f %%", math.Floor(100*x+1e-9))
+}
+
+func size(n int64) string {
+	switch {
+	case n < 1000:
+		return fmt.Sprintf("%d B", n)
+	case n < 1_000_000:
+		return fmt.Sprintf("%.1f kB", float64(n)/1e3)
+	}
+	return fmt.Sprintf("%.1f MB", float64(n)/1e6)
+}
+
+func capital(s string) string {
+	if s == "" {
+		return s
+	}
+	return strings.ToUpper(s[:1]) + s[1:]
+}
+
+func statusWords(s incident.Status) string {
+	switch s {
+	case incident.Open:
+		return "Being investigated"
+	case incident.Waiting:
+		return "Waiting for a decision"
+	case incident.Contained:
+		return "Contained, effect verified"
+	case incident.Resolved:
+		return "Nothing in force, ready to close"
+	case incident.Closed:
+		return "Closed"
+	}
+	return string(s)
+}

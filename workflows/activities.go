@@ -1,0 +1,291 @@
+package workflows
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"go.temporal.io/sdk/temporal"
+
+	"github.com/tocsin-dr/tocsin/internal/action"
+	"github.com/tocsin-dr/tocsin/internal/approval"
+	"github.com/tocsin-dr/tocsin/internal/event"
+	"github.com/tocsin-dr/tocsin/internal/incident"
+	"github.com/tocsin-dr/tocsin/internal/ledger"
+	"github.com/tocsin-dr/tocsin/internal/pipeline"
+	"github.com/tocsin-dr/tocsin/internal/store"
+)
+
+// Activities do the I/O of workflows. Each is idempotent: a retry after an unknown outcome changes nothing more. All fields are
+// required.
+type Activities struct {
+	Store   *store.Store
+	Vault   Vault
+	Session SessionReader
+	Actions *action.Catalogue
+	Tell    Teller
+	Now     func() time.Time
+}
+
+// Vault seals evidence under its hash.
+type Vault interface {
+	Put(ctx context.Context, data []byte) (sha256 string, err error)
+	Get(ctx context.Context, sha256 string) ([]byte, error)
+}
+
+// SessionReader reads a session's events back from the log.
+type SessionReader interface {
+	SessionEvents(ctx context.Context, raised []pipeline.Raised) ([]event.Event, error)
+}
+
+// Teller tells the running process what changed: pages that are open, metrics. It must not block and can't fail.
+type Teller interface {
+	Changed(topic, id string)
+	Decided(r approval.Request)
+	Contained(l action.Lease, decided time.Time)
+}
+
+// RecordInput is a finding with its disposition so far.
+type RecordInput struct {
+	Incident    incident.Incident
+	Raised      pipeline.Raised
+	Disposition incident.Disposition
+}
+
+// SealInput names what evidence is collected of.
+type SealInput struct {
+	Incident incident.Incident
+	Raised   []pipeline.Raised
+}
+
+// TrackInput starts one track of the investigation.
+type TrackInput struct {
+	Name     string
+	Incident incident.Incident
+	Raised   []pipeline.Raised
+}
+
+// TracksInput is what the tracks found.
+type TracksInput struct {
+	Incident string
+	Tracks   []incident.Track
+}
+
+// RequestInput is a request as it stands.
+type RequestInput struct {
+	Incident incident.Incident
+	Request  approval.Request
+}
+
+// NoteInput is one timeline entry.
+type NoteInput struct {
+	Incident string
+	Entry    incident.Entry
+}
+
+// RevertInput ends a lease.
+type RevertInput struct {
+	Lease action.Lease
+	Lift  Lift
+}
+
+// Record writes a finding, its place in the timeline, and the incident.
+func (a *Activities) Record(ctx context.Context, in RecordInput) error {
+	f := in.Raised.Finding
+	raised := in.Incident.Times.Detected
+	if known, err := a.Store.Alert(ctx, f.ID); err == nil {
+		raised = known.Raised
+	} else if errors.Is(err, store.ErrNotFound) {
+		raised = a.Now().UTC()
+	}
+	err := a.Store.SaveAlert(ctx, store.Alert{Finding: f, Incident: in.Incident.ID, Raised: raised, Ingested: in.Raised.Ingested, Disposition: &in.Disposition})
+	if err != nil {
+		return err
+	}
+	entry := incident.Entry{At: f.Time, Actor: "tocsin", Source: string(f.Source), Kind: "finding", Text: f.Title, Ref: f.ID}
+	if err := a.Store.AddEntry(ctx, in.Incident.ID, entry); err != nil {
+		return err
+	}
+	return a.Save(ctx, in.Incident)
+}
+
+// Save writes the incident's state.
+func (a *Activities) Save(ctx context.Context, i incident.Incident) error {
+	if i.Times.Delivered.IsZero() {
+		i.Times.Delivered = i.Times.Detected
+	}
+	if err := a.Store.SaveIncident(ctx, i); err != nil {
+		return err
+	}
+	if !i.Times.Noticed.IsZero() {
+		entry := incident.Entry{At: i.Times.Noticed, Actor: i.NoticedBy, Source: i.NoticedVia, Kind: "notice", Text: "became aware of the incident", Ref: i.ID}
+		if err := a.Store.AddEntry(ctx, i.ID, entry); err != nil {
+			return err
+		}
+	}
+	a.Tell.Changed("incident", i.ID)
+	return nil
+}
+
+// Note adds a timeline entry.
+func (a *Activities) Note(ctx context.Context, in NoteInput) error {
+	if err := a.Store.AddEntry(ctx, in.Incident, in.Entry); err != nil {
+		return err
+	}
+	a.Tell.Changed("incident", in.Incident)
+	return nil
+}
+
+// Close writes the end of an incident with a human's disposition.
+func (a *Activities) Close(ctx context.Context, i incident.Incident) error {
+	if err := a.append(ctx, ledger.KindIncident, i.Disposition.By, i.ID, "closed/"+i.ID, i.Disposition); err != nil {
+		return err
+	}
+	entry := incident.Entry{At: i.Times.Closed, Actor: i.Disposition.By, Source: "console", Kind: "note", Text: fmt.Sprintf("closed the incident as %s: %s", i.Disposition.Verdict, i.Disposition.Reasoning), Ref: i.ID}
+	if err := a.Store.AddEntry(ctx, i.ID, entry); err != nil {
+		return err
+	}
+	return a.Save(ctx, i)
+}
+
+// SaveTracks writes what the investigation found.
+func (a *Activities) SaveTracks(ctx context.Context, in TracksInput) error {
+	for _, t := range in.Tracks {
+		if err := a.Store.SaveTrack(ctx, in.Incident, t); err != nil {
+			return err
+		}
+		text := t.Summary
+		if t.Err != "" {
+			text = "failed: " + t.Err
+		}
+		entry := incident.Entry{At: in.Tracks[0].At, Actor: "tocsin", Source: "workflow", Kind: "track", Text: "Track " + t.Name + ": " + text, Ref: t.Name}
+		if err := a.Store.AddEntry(ctx, in.Incident, entry); err != nil {
+			return err
+		}
+	}
+	a.Tell.Changed("incident", in.Incident)
+	return nil
+}
+
+// Publish writes a request as it stands: the row that people see, the audit row and the timeline entry.
+func (a *Activities) Publish(ctx context.Context, in RequestInput) error {
+	r := in.Request
+	if act, err := a.Actions.Find(r.Plan.Action); err == nil {
+		d := act.Describe()
+		r.Effect, r.Undo, r.DoesNotStop = d.Effect, d.Undo, d.DoesNotStop
+	}
+	if err := a.Store.SaveRequest(ctx, r); err != nil {
+		return err
+	}
+	kind, actor, at, text := ledger.KindRequest, r.Requester, r.Asked, r.Question
+	switch {
+	case r.Decision != nil:
+		kind, actor, at, text = ledger.KindDecision, r.Decision.By.ID, r.Decision.At, fmt.Sprintf("%s: %s", r.State, r.Decision.Reason)
+	case r.State == approval.Expired:
+		kind, actor, at, text = ledger.KindDecision, "tocsin", r.Deadline, "nobody decided in time"
+	}
+	if err := a.append(ctx, kind, actor, r.ID, "request/"+r.ID+"/"+string(r.State), r); err != nil {
+		return err
+	}
+	entry := incident.Entry{At: at, Actor: actor, Source: via(r), Kind: kind, Text: text, Ref: r.ID}
+	if err := a.Store.AddEntry(ctx, r.Incident, entry); err != nil {
+		return err
+	}
+	if err := a.Save(ctx, in.Incident); err != nil {
+		return err
+	}
+	a.Tell.Changed("request", r.ID)
+	if r.State != approval.Pending {
+		a.Tell.Decided(r)
+	}
+	return nil
+}
+
+func via(r approval.Request) string {
+	if r.Decision == nil {
+		return "workflow"
+	}
+	return r.Decision.By.Via
+}
+
+// Contain applies an approved action. What it refuses, no retry will change.
+func (a *Activities) Contain(ctx context.Context, in action.Input) (action.Lease, error) {
+	lease, err := a.Actions.Apply(ctx, in)
+	if err != nil {
+		if recordErr := a.append(ctx, ledger.KindContainment, "tocsin", in.Request, "", map[string]string{"refused": err.Error()}); recordErr != nil {
+			return action.Lease{}, recordErr
+		}
+		return action.Lease{}, temporal.NewNonRetryableApplicationError(err.Error(), "contain", err)
+	}
+	return lease, a.append(ctx, ledger.KindContainment, lease.Approver, in.Request, "applied/"+lease.ID, lease)
+}
+
+// Verify proves a containment by a probe and records how long it took from the decision.
+func (a *Activities) Verify(ctx context.Context, l action.Lease) (action.Lease, error) {
+	act, err := a.Actions.Find(l.Plan.Action)
+	if err != nil {
+		return l, err
+	}
+	if l, err = act.Verify(ctx, l); err != nil {
+		return l, err
+	}
+	if l.Verified.IsZero() {
+		return l, errors.New("the probe was not denied")
+	}
+	if err := a.append(ctx, ledger.KindContainment, "tocsin", l.ID, "verified/"+l.ID, map[string]any{"lease": l.ID, "verified": l.Verified}); err != nil {
+		return l, err
+	}
+	text := fmt.Sprintf("Contained: %s, until %s; a probe at the gate was denied", incident.Visible(l.Plan.Target.String(), 160), l.Ends.UTC().Format(time.RFC3339))
+	entry := incident.Entry{At: l.Verified, Actor: "tocsin", Source: "gate", Kind: "containment", Text: text, Ref: l.ID}
+	if err := a.Store.AddEntry(ctx, l.Incident, entry); err != nil {
+		return l, err
+	}
+	a.Tell.Changed("lease", l.ID)
+	if l.Grant != nil {
+		a.Tell.Contained(l, l.Grant.Issued)
+	}
+	return l, nil
+}
+
+// Revert undoes a containment and proves that the gate no longer denies because of it.
+func (a *Activities) Revert(ctx context.Context, in RevertInput) error {
+	act, err := a.Actions.Find(in.Lease.Plan.Action)
+	if err != nil {
+		return err
+	}
+	leases, err := a.Store.IncidentLeases(ctx, in.Lease.Incident)
+	if err != nil {
+		return err
+	}
+	for _, l := range leases {
+		if l.ID == in.Lease.ID {
+			in.Lease = l // with the time at which it was verified
+		}
+	}
+	if in.Lease.Lifted.IsZero() {
+		if err := act.Undo(ctx, in.Lease, in.Lift.By); err != nil {
+			return err
+		}
+	}
+	if err := a.append(ctx, ledger.KindContainment, in.Lift.By, in.Lease.ID, "reverted/"+in.Lease.ID, in.Lift); err != nil {
+		return err
+	}
+	text := fmt.Sprintf("Lifted: %s (%s)", incident.Visible(in.Lease.Plan.Target.String(), 160), in.Lift.Reason)
+	entry := incident.Entry{At: a.Now().UTC(), Actor: in.Lift.By, Source: "gate", Kind: "containment", Text: text, Ref: in.Lease.ID}
+	if err := a.Store.AddEntry(ctx, in.Lease.Incident, entry); err != nil {
+		return err
+	}
+	a.Tell.Changed("lease", in.Lease.ID)
+	return nil
+}
+
+// append writes a row of the ledger.
+func (a *Activities) append(ctx context.Context, kind, actor, subject, key string, body any) error {
+	text, err := json.Marshal(body)
+	if err != nil {
+		return fmt.Errorf("encode ledger body: %w", err)
+	}
+	return a.Store.AppendLedger(ctx, ledger.Record{At: a.Now(), Kind: kind, Actor: actor, Subject: subject, Body: text, Key: key})
+}

@@ -1,0 +1,290 @@
+package workflows
+
+import (
+	"fmt"
+	"time"
+
+	enums "go.temporal.io/api/enums/v1"
+	"go.temporal.io/sdk/temporal"
+	"go.temporal.io/sdk/workflow"
+
+	"github.com/tocsin-dr/tocsin/internal/action"
+	"github.com/tocsin-dr/tocsin/internal/approval"
+	"github.com/tocsin-dr/tocsin/internal/incident"
+	"github.com/tocsin-dr/tocsin/playbooks"
+)
+
+// handlers registers the updates before anything blocks, so that an early click is never lost. The validators refuse; what they
+// let pass counts.
+func (r *run) handlers(ctx workflow.Context) error {
+	err := workflow.SetUpdateHandlerWithOptions(ctx, UpdateDecide, r.decide, workflow.UpdateHandlerOptions{Validator: r.checkDecision})
+	if err != nil {
+		return fmt.Errorf("register %s: %w", UpdateDecide, err)
+	}
+	err = workflow.SetUpdateHandlerWithOptions(ctx, UpdateAsk, r.ask, workflow.UpdateHandlerOptions{Validator: r.checkAsk})
+	if err != nil {
+		return fmt.Errorf("register %s: %w", UpdateAsk, err)
+	}
+	err = workflow.SetUpdateHandlerWithOptions(ctx, UpdateClose, r.close, workflow.UpdateHandlerOptions{Validator: r.checkClose})
+	if err != nil {
+		return fmt.Errorf("register %s: %w", UpdateClose, err)
+	}
+	return nil
+}
+
+// refusal makes an error whose kind reaches the caller.
+func refusal(kind, text string) error { return temporal.NewApplicationError(text, kind) }
+
+// checkDecision is the validator of decisions: who, when, what for, and whether the control plane signed the grant.
+func (r *run) checkDecision(ctx workflow.Context, d approval.Decision) error {
+	request := r.request(d.Request)
+	if err := approval.Check(request, d, workflow.Now(ctx)); err != nil {
+		return refusal(approval.Kind(err), err.Error())
+	}
+	if d.Verb == approval.Approve {
+		if err := d.Grant.Verify(r.in.GrantKey, request.Plan, workflow.Now(ctx)); err != nil {
+			return refusal(approval.RefusedGrant, err.Error())
+		}
+		if d.Grant.Request != d.Request || d.Grant.Approver != d.By.ID {
+			return refusal(approval.RefusedGrant, "the grant is for another request or approver")
+		}
+	}
+	return nil
+}
+
+// decide takes a decision that counts. The main loop, which waits for it, does what follows.
+func (r *run) decide(ctx workflow.Context, d approval.Decision) (approval.Request, error) {
+	request := r.request(d.Request)
+	request.State = approval.Denied
+	if d.Verb == approval.Approve {
+		request.State = approval.Approved
+	}
+	request.Decision = &d
+	r.noticed(Notice{By: d.By.ID, Via: d.By.Via, At: d.At})
+	if r.state.Incident.Times.Decided.IsZero() {
+		r.state.Incident.Times.Decided = d.At
+	}
+	return *request, nil
+}
+
+func (r *run) request(id string) *approval.Request {
+	for i := range r.state.Requests {
+		if r.state.Requests[i].ID == id {
+			return &r.state.Requests[i]
+		}
+	}
+	return nil
+}
+
+func (r *run) checkAsk(ctx workflow.Context, a HumanAsk) error {
+	switch {
+	case r.state.Incident.ID == "" || r.done:
+		return refusal(approval.RefusedUnknown, "the incident is not open")
+	case a.Target.Agent != r.state.Incident.Agent.ID:
+		return refusal(approval.RefusedUnknown, "the incident is about another agent")
+	case a.Lease < time.Minute || a.Lease > 7*24*time.Hour:
+		return refusal(approval.RefusedUnknown, "a lease lasts between a minute and a week")
+	case len([]rune(a.Reason)) < approval.MinReason:
+		return refusal(approval.RefusedReason, "asking needs a reason")
+	}
+	return nil
+}
+
+func (r *run) ask(ctx workflow.Context, a HumanAsk) error {
+	r.state.Asked = append(r.state.Asked, a)
+	r.noticed(Notice{By: a.By, Via: "console", At: workflow.Now(ctx)})
+	return nil
+}
+
+func (r *run) checkClose(ctx workflow.Context, d incident.Disposition) error {
+	switch {
+	case r.done || r.state.Incident.ID == "":
+		return refusal(approval.RefusedDecided, "the incident is closed")
+	case r.state.Incident.Status == incident.Waiting:
+		return refusal(approval.RefusedUnknown, "a request is waiting for a decision; decide it first")
+	case len([]rune(d.Reasoning)) < approval.MinReason || d.By == "":
+		return refusal(approval.RefusedReason, "closing needs a person and a reason")
+	}
+	return nil
+}
+
+// close ends the incident. It writes the end itself, so that the closer knows that it is written.
+func (r *run) close(ctx workflow.Context, d incident.Disposition) error {
+	r.noticed(Notice{By: d.By, Via: "console", At: d.At})
+	r.move(incident.Closed)
+	r.state.Incident.Disposition, r.state.Incident.Times.Closed = &d, d.At
+	err := workflow.ExecuteActivity(ctx, r.acts.Close, r.state.Incident).Get(ctx, nil)
+	if err != nil {
+		return fmt.Errorf("close incident: %w", err)
+	}
+	r.done = true
+	return nil
+}
+
+// askStep puts a gated step to humans and waits for the decision or the deadline.
+func (r *run) askStep(ctx workflow.Context, p playbooks.Playbook, s playbooks.Step) (playbooks.Result, error) {
+	target := approval.Target{Agent: r.state.Incident.Agent.ID}
+	switch s.Target {
+	case "session":
+		target.Session = r.state.Incident.Session
+	case "tool":
+		target.Tool = r.state.Raised[0].Finding.Tool
+	}
+	plan := approval.Plan{Action: s.Do, Class: s.Class, Target: target, Lease: time.Duration(s.Lease), Playbook: p.Ref(), Evidence: r.state.Evidence}
+	request, err := r.put(ctx, plan, "playbook:"+p.Name, time.Duration(s.Ask.Deadline), s.Ask.OnExpiry)
+	if err != nil {
+		return playbooks.Failed, err
+	}
+	if request.State == approval.Approved {
+		return playbooks.Approved, nil
+	}
+	return playbooks.Refused, nil
+}
+
+// humanAsked puts a person's request to the others and carries it out if one of them approves.
+func (r *run) humanAsked(ctx workflow.Context, a HumanAsk) error {
+	if err := r.seal(ctx); err != nil {
+		return err
+	}
+	plan := approval.Plan{Action: "quarantine", Class: approval.Contain, Target: a.Target, Lease: a.Lease, Playbook: "asked by a person", Evidence: r.state.Evidence}
+	request, err := r.put(ctx, plan, a.By, askDeadline, "deny")
+	if err != nil {
+		return err
+	}
+	if request.State == approval.Approved {
+		if _, err := r.contain(ctx, request); err != nil {
+			return err
+		}
+	}
+	if err := r.draft(ctx); err != nil {
+		return err
+	}
+	return r.settle(ctx)
+}
+
+// escalations is how often an unanswered request is put again before silence means no.
+const escalations = 1
+
+// put opens the gate for a decision, then tells people, then waits. The order matters: a click that is faster than the card still
+// counts.
+func (r *run) put(ctx workflow.Context, plan approval.Plan, requester string, deadline time.Duration, onExpiry string) (*approval.Request, error) {
+	digest, err := approval.DigestOf(plan)
+	if err != nil {
+		return nil, err
+	}
+	before := r.state.Incident.Status
+	for attempt := 0; ; attempt++ {
+		request := r.newRequest(ctx, plan, digest, requester, deadline, onExpiry)
+		r.state.Requests = append(r.state.Requests, request)
+		r.move(incident.Waiting)
+		if err := r.publish(ctx, request.ID); err != nil {
+			return nil, err
+		}
+		if err := r.wait(ctx, request.ID, deadline); err != nil {
+			return nil, err
+		}
+		answered := r.request(request.ID)
+		if answered.State == approval.Expired && onExpiry == "escalate" && attempt < escalations {
+			if err := r.publish(ctx, request.ID); err != nil {
+				return nil, err
+			}
+			continue
+		}
+		if answered.State != approval.Approved && before == incident.Contained {
+			r.move(incident.Contained)
+		}
+		return answered, r.publish(ctx, request.ID)
+	}
+}
+
+func (r *run) newRequest(ctx workflow.Context, plan approval.Plan, digest, requester string, deadline time.Duration, onExpiry string) approval.Request {
+	now, agent := workflow.Now(ctx), r.state.Incident.Agent
+	n := len(r.state.Requests) + 1
+	request := approval.Request{
+		ID: fmt.Sprintf("%s-R%d", r.state.Incident.ID, n), Incident: r.state.Incident.ID, Revision: n, Plan: plan, Digest: digest, Requester: requester,
+		Asked: now, Deadline: now.Add(deadline), OnExpiry: onExpiry, State: approval.Pending,
+	}
+	for _, identity := range []string{agent.ID, agent.Name, agent.Service} {
+		if identity != "" {
+			request.Agents = append(request.Agents, identity)
+		}
+	}
+	name := incident.Visible(plan.Target.String(), 160)
+	request.Question = fmt.Sprintf("Quarantine %s for %s?", name, plan.Lease)
+	return request
+}
+
+// publish writes the request as it stands now, with its audit row and its timeline entry.
+func (r *run) publish(ctx workflow.Context, id string) error {
+	in := RequestInput{Incident: r.state.Incident, Request: *r.request(id)}
+	if err := workflow.ExecuteActivity(ctx, r.acts.Publish, in).Get(ctx, nil); err != nil {
+		return fmt.Errorf("publish request: %w", err)
+	}
+	return nil
+}
+
+// wait returns when the request is decided or its deadline has passed. Findings and notices that arrive meanwhile are recorded.
+func (r *run) wait(ctx workflow.Context, id string, deadline time.Duration) error {
+	timer, cancel := workflow.WithCancel(ctx)
+	defer cancel()
+	due := workflow.NewTimer(timer, deadline)
+	noticed := r.state.Incident.Times.Noticed
+	for {
+		err := workflow.Await(ctx, func() bool {
+			r.drain(ctx)
+			return due.IsReady() || r.request(id).State != approval.Pending || len(r.state.Fresh) > 0 || !r.state.Incident.Times.Noticed.Equal(noticed)
+		})
+		if err != nil {
+			return fmt.Errorf("wait for a decision: %w", err)
+		}
+		request := r.request(id)
+		if request.State == approval.Pending && due.IsReady() {
+			request.State = approval.Expired
+		}
+		if request.State != approval.Pending {
+			return nil
+		}
+		if err := r.record(ctx); err != nil {
+			return err
+		}
+		noticed = r.state.Incident.Times.Noticed
+		if err := r.save(ctx); err != nil {
+			return err
+		}
+	}
+}
+
+// contain applies what was approved, proves it, and leaves a lease behind that ends it.
+func (r *run) contain(ctx workflow.Context, request *approval.Request) (playbooks.Result, error) {
+	in := action.Input{Request: request.ID, Incident: r.state.Incident.ID, Plan: request.Plan, Grant: request.Decision.Grant}
+	effects := workflow.WithActivityOptions(ctx, workflow.ActivityOptions{
+		// A quarantine is idempotent by its request, so that an unknown outcome may be tried again while the grant lasts.
+		StartToCloseTimeout: 10 * time.Second, ScheduleToCloseTimeout: 15 * time.Minute,
+		RetryPolicy: &temporal.RetryPolicy{InitialInterval: 100 * time.Millisecond, BackoffCoefficient: 2, MaximumInterval: 10 * time.Second, MaximumAttempts: 50},
+	})
+	var lease action.Lease
+	if err := workflow.ExecuteActivity(effects, r.acts.Contain, in).Get(ctx, &lease); err != nil {
+		return playbooks.Failed, r.note(ctx, "The containment failed; its effect is unknown: "+rootCause(err), request.ID)
+	}
+	child := workflow.WithChildOptions(ctx, workflow.ChildWorkflowOptions{
+		WorkflowID: LeaseID(lease.ID), ParentClosePolicy: enums.PARENT_CLOSE_POLICY_ABANDON,
+	})
+	// The lease outlives the incident: it must end even if somebody terminates the incident's workflow.
+	if err := workflow.ExecuteChildWorkflow(child, ContainmentLease, LeaseInput{Lease: lease, Incident: workflow.GetInfo(ctx).WorkflowExecution.ID}).GetChildWorkflowExecution().Get(ctx, nil); err != nil && !temporal.IsWorkflowExecutionAlreadyStartedError(err) {
+		return playbooks.Failed, fmt.Errorf("start lease: %w", err)
+	}
+	if err := workflow.ExecuteActivity(effects, r.acts.Verify, lease).Get(ctx, &lease); err != nil {
+		return playbooks.Failed, r.note(ctx, "The containment was applied but not verified: "+rootCause(err), request.ID)
+	}
+	r.state.Incident.Times.Contained = lease.Verified
+	r.move(incident.Contained)
+	return playbooks.Done, r.save(ctx)
+}
+
+func (r *run) note(ctx workflow.Context, text, ref string) error {
+	entry := incident.Entry{At: workflow.Now(ctx), Actor: "tocsin", Source: "workflow", Kind: "note", Text: text, Ref: ref}
+	if err := workflow.ExecuteActivity(ctx, r.acts.Note, NoteInput{Incident: r.state.Incident.ID, Entry: entry}).Get(ctx, nil); err != nil {
+		return fmt.Errorf("write note: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,417 @@
+// Package workflows makes responses durable: the incident workflow, the lease workflow, and the activities that do their I/O.
+//
+// Workflow code must be deterministic: no clock but workflow.Now, no maps ranged over, no goroutines but workflow.Go, no I/O. A
+// change of the order of commands needs workflow.GetVersion, and the saved histories in testdata/histories prove it.
+package workflows
+
+import (
+	"crypto/ed25519"
+	"fmt"
+	"slices"
+	"time"
+
+	"go.temporal.io/sdk/temporal"
+	"go.temporal.io/sdk/workflow"
+
+	"github.com/tocsin-dr/tocsin/detect"
+	"github.com/tocsin-dr/tocsin/internal/approval"
+	"github.com/tocsin-dr/tocsin/internal/incident"
+	"github.com/tocsin-dr/tocsin/internal/pipeline"
+	"github.com/tocsin-dr/tocsin/playbooks"
+)
+
+// Names of the task queue and of the messages that workflows take.
+const (
+	TaskQueue    = "tocsin"
+	SignalFound  = "finding" // pipeline.Raised
+	SignalNotice = "notice"  // Notice
+	UpdateDecide = "decide"  // approval.Decision
+	UpdateAsk    = "ask"     // HumanAsk
+	UpdateClose  = "close"   // incident.Disposition
+	SignalLift   = "lift"    // Lift, to a lease
+	SignalEnded  = "ended"   // the id of a lease that was undone, from its workflow
+)
+
+// IncidentID is the workflow id of the open incident of a key.
+func IncidentID(key string) string { return "incident/" + key }
+
+// LeaseID is the workflow id of a lease.
+func LeaseID(lease string) string { return "lease/" + lease }
+
+// IncidentInput starts an incident, or carries it over a continue-as-new.
+type IncidentInput struct {
+	// Playbooks are the compiled playbooks that this incident may run, pinned for its whole life.
+	Playbooks map[string]playbooks.Playbook `json:"playbooks"`
+	// GrantKey verifies the control plane's grants.
+	GrantKey ed25519.PublicKey `json:"grant_key"`
+	State    *State            `json:"state,omitempty"`
+}
+
+// State is everything an incident knows. It is what a continue-as-new carries.
+type State struct {
+	Incident incident.Incident  `json:"incident"`
+	Raised   []pipeline.Raised  `json:"raised"` // bounded by maxRaised; the store has all
+	Seen     []string           `json:"seen"`   // ids of findings taken in, with their agent
+	Runs     []Run              `json:"runs"`
+	Tracks   []incident.Track   `json:"tracks"`
+	Evidence []string           `json:"evidence"`
+	Requests []approval.Request `json:"requests"`
+	Fresh    []pipeline.Raised  `json:"fresh"` // taken in and not yet recorded
+	Asked    []HumanAsk         `json:"asked"` // containments that people asked for, not yet put to others
+}
+
+// Run is one playbook's progress.
+type Run struct {
+	Playbook string                      `json:"playbook"`
+	Results  map[string]playbooks.Result `json:"results"`
+	Finished bool                        `json:"finished"`
+}
+
+// Notice says that a human became aware of the incident.
+type Notice struct {
+	By  string    `json:"by"`
+	Via string    `json:"via"`
+	At  time.Time `json:"at"`
+}
+
+// HumanAsk is a containment that a person asks for; somebody else decides.
+type HumanAsk struct {
+	By     string          `json:"by"`
+	Target approval.Target `json:"target"`
+	Lease  time.Duration   `json:"lease_ns"`
+	Reason string          `json:"reason"`
+}
+
+// Lift ends a lease before its time.
+type Lift struct {
+	By     string `json:"by"`
+	Reason string `json:"reason"`
+}
+
+const (
+	maxRaised      = 50 // findings that an incident works with; later ones are recorded only
+	askDeadline    = 15 * time.Minute
+	continueEvents = 4_000 // history length at which an incident continues as new
+)
+
+// run is the incident in flight.
+type run struct {
+	in    IncidentInput
+	state *State
+	acts  *Activities
+	dirty bool // the incident changed and was not saved since
+	done  bool
+}
+
+// Incident is the workflow of one incident: it takes findings in, secures evidence first, investigates, asks, contains, writes,
+// and stays until a human closes it.
+func Incident(ctx workflow.Context, in IncidentInput) error {
+	r := &run{in: in, state: in.State}
+	if r.state == nil {
+		r.state = &State{}
+	}
+	ctx = workflow.WithActivityOptions(ctx, workflow.ActivityOptions{
+		StartToCloseTimeout: time.Minute,
+		RetryPolicy:         &temporal.RetryPolicy{InitialInterval: 200 * time.Millisecond, BackoffCoefficient: 2, MaximumInterval: 30 * time.Second},
+	})
+	if err := r.handlers(ctx); err != nil {
+		return err
+	}
+	for {
+		if err := r.step(ctx); err != nil {
+			return err
+		}
+		if r.done {
+			return nil
+		}
+		if r.idle() && workflow.GetInfo(ctx).GetCurrentHistoryLength() > continueEvents {
+			if err := workflow.Await(ctx, func() bool { return workflow.AllHandlersFinished(ctx) }); err != nil {
+				return err
+			}
+			r.drain(ctx)
+			in.State = r.state
+			return workflow.NewContinueAsNewError(ctx, Incident, in)
+		}
+		if err := workflow.Await(ctx, func() bool { r.drain(ctx); return !r.idle() || r.done }); err != nil {
+			return err
+		}
+	}
+}
+
+// idle reports whether there is nothing to do but wait.
+func (r *run) idle() bool {
+	return len(r.state.Fresh) == 0 && len(r.state.Asked) == 0 && r.nextRun() == nil && !r.dirty
+}
+
+// step does what is to be done now: record findings, run playbooks, put people's requests to others.
+func (r *run) step(ctx workflow.Context) error {
+	r.drain(ctx)
+	if err := r.record(ctx); err != nil {
+		return err
+	}
+	if next := r.nextRun(); next != nil {
+		return r.advance(ctx, next)
+	}
+	if len(r.state.Asked) > 0 {
+		asked := r.state.Asked[0]
+		r.state.Asked = r.state.Asked[1:]
+		return r.humanAsked(ctx, asked)
+	}
+	if r.dirty {
+		return r.save(ctx)
+	}
+	return nil
+}
+
+// drain takes in what arrived, without blocking.
+func (r *run) drain(ctx workflow.Context) {
+	found := workflow.GetSignalChannel(ctx, SignalFound)
+	for {
+		var raised pipeline.Raised
+		if !found.ReceiveAsync(&raised) {
+			break
+		}
+		key := raised.Finding.ID + " " + raised.Finding.Agent.ID
+		if !slices.Contains(r.state.Seen, key) {
+			r.state.Seen = append(r.state.Seen, key)
+			r.state.Fresh = append(r.state.Fresh, raised)
+		}
+	}
+	notices := workflow.GetSignalChannel(ctx, SignalNotice)
+	for {
+		var n Notice
+		if !notices.ReceiveAsync(&n) {
+			break
+		}
+		r.noticed(n)
+	}
+	ended := workflow.GetSignalChannel(ctx, SignalEnded)
+	for {
+		var lease string
+		if !ended.ReceiveAsync(&lease) {
+			return
+		}
+		if r.state.Incident.Status == incident.Contained {
+			r.move(incident.Resolved)
+			r.dirty = true
+		}
+	}
+}
+
+func (r *run) noticed(n Notice) {
+	t := &r.state.Incident.Times
+	if t.Noticed.IsZero() || n.At.Before(t.Noticed) {
+		t.Noticed, r.state.Incident.NoticedBy, r.state.Incident.NoticedVia = n.At, n.By, n.Via
+		r.dirty = true
+	}
+}
+
+// record writes the fresh findings to the store and takes them into the incident.
+func (r *run) record(ctx workflow.Context) error {
+	fresh := r.state.Fresh
+	r.state.Fresh = nil
+	for _, raised := range fresh {
+		r.take(ctx, raised)
+		in := RecordInput{Incident: r.state.Incident, Raised: raised, Disposition: incident.FirstPass(raised.Finding, r.state.Tracks, workflow.Now(ctx))}
+		if err := workflow.ExecuteActivity(ctx, r.acts.Record, in).Get(ctx, nil); err != nil {
+			return fmt.Errorf("record finding: %w", err)
+		}
+	}
+	return nil
+}
+
+// take makes a finding part of the incident's state and starts the playbook that it names, once.
+func (r *run) take(ctx workflow.Context, raised pipeline.Raised) {
+	f, i := raised.Finding, &r.state.Incident
+	if i.ID == "" {
+		*i = incident.Incident{ID: incident.NewID(f), Key: incident.Key(f), Title: incident.Title(f), Status: incident.Open, Agent: f.Agent,
+			Session: f.Session, Severity: f.Severity, Times: incident.Times{FirstBad: f.First, Ingested: raised.Ingested, Detected: workflow.Now(ctx)}}
+	}
+	if f.Severity.Rank() > i.Severity.Rank() {
+		i.Severity, i.Title = f.Severity, incident.Title(f)
+	}
+	if f.First.Before(i.Times.FirstBad) {
+		i.Times.FirstBad = f.First
+	}
+	i.Findings++
+	if len(r.state.Raised) < maxRaised {
+		r.state.Raised = append(r.state.Raised, raised)
+	}
+	name := "look"
+	if f.Lane == detect.Propose && f.Playbook != "" {
+		name = f.Playbook
+	}
+	r.start(name)
+}
+
+// start queues a playbook's run, unless the incident ran it already, or runs one that does all that looking does.
+func (r *run) start(name string) {
+	p, ok := r.in.Playbooks[name]
+	if !ok {
+		p = r.in.Playbooks["look"]
+	}
+	for _, known := range r.state.Runs {
+		if known.Playbook == p.Name || p.Name == "look" {
+			return
+		}
+	}
+	r.state.Runs = append(r.state.Runs, Run{Playbook: p.Name, Results: make(map[string]playbooks.Result)})
+	r.state.Incident.Playbook = p.Ref()
+}
+
+func (r *run) nextRun() *Run {
+	for i := range r.state.Runs {
+		if !r.state.Runs[i].Finished {
+			return &r.state.Runs[i]
+		}
+	}
+	return nil
+}
+
+// advance does the next command of a playbook's run.
+func (r *run) advance(ctx workflow.Context, current *Run) error {
+	p := r.in.Playbooks[current.Playbook]
+	command := p.Next(current.Results)
+	result, err := playbooks.Skipped, error(nil)
+	switch command.Verb {
+	case playbooks.Finish:
+		current.Finished = true
+		return r.settle(ctx)
+	case playbooks.Ask:
+		result, err = r.askStep(ctx, p, command.Step)
+	case playbooks.Do:
+		result, err = r.do(ctx, command.Step)
+	}
+	if err != nil {
+		return err
+	}
+	current.Results[command.Step.ID] = result
+	return nil
+}
+
+func (r *run) do(ctx workflow.Context, s playbooks.Step) (playbooks.Result, error) {
+	switch s.Do {
+	case playbooks.DoSeal:
+		return playbooks.Done, r.seal(ctx)
+	case playbooks.DoInvestigate:
+		return playbooks.Done, r.investigate(ctx, s.Tracks)
+	case playbooks.DoTriage:
+		return playbooks.Done, r.triage(ctx)
+	case playbooks.DoDraft:
+		return playbooks.Done, r.draft(ctx)
+	}
+	return r.contain(ctx, r.latest())
+}
+
+// save writes the incident's state for people to see.
+func (r *run) save(ctx workflow.Context) error {
+	r.dirty = false
+	if err := workflow.ExecuteActivity(ctx, r.acts.Save, r.state.Incident).Get(ctx, nil); err != nil {
+		return fmt.Errorf("save incident: %w", err)
+	}
+	return nil
+}
+
+// settle sets the status at the end of a run, from what is in force.
+func (r *run) settle(ctx workflow.Context) error {
+	if r.state.Incident.Status == incident.Open || r.state.Incident.Status == incident.Waiting {
+		r.move(incident.Resolved)
+	}
+	return r.save(ctx)
+}
+
+// move changes the status where the life cycle allows it; an impossible move is left undone, because the status only shows what
+// the state holds.
+func (r *run) move(to incident.Status) {
+	if s, err := incident.Move(r.state.Incident.Status, to); err == nil {
+		r.state.Incident.Status = s
+	}
+}
+
+func (r *run) seal(ctx workflow.Context) error {
+	in := SealInput{Incident: r.state.Incident, Raised: r.state.Raised}
+	var items []incident.EvidenceItem
+	if err := workflow.ExecuteActivity(ctx, r.acts.Seal, in).Get(ctx, &items); err != nil {
+		return fmt.Errorf("seal evidence: %w", err)
+	}
+	for _, item := range items {
+		if !slices.Contains(r.state.Evidence, item.SHA256) {
+			r.state.Evidence = append(r.state.Evidence, item.SHA256)
+		}
+	}
+	return nil
+}
+
+// investigate runs the tracks in parallel. Each settles on its own: one that fails or hangs takes nothing from the others.
+func (r *run) investigate(ctx workflow.Context, names []string) error {
+	ctx = workflow.WithActivityOptions(ctx, workflow.ActivityOptions{
+		StartToCloseTimeout: 20 * time.Second, ScheduleToCloseTimeout: time.Minute,
+		RetryPolicy: &temporal.RetryPolicy{MaximumAttempts: 3},
+	})
+	futures := make([]workflow.Future, 0, len(names))
+	for _, name := range names {
+		futures = append(futures, workflow.ExecuteActivity(ctx, r.acts.Track, TrackInput{Name: name, Incident: r.state.Incident, Raised: r.state.Raised}))
+	}
+	r.state.Tracks = nil
+	for i, f := range futures {
+		var t incident.Track
+		if err := f.Get(ctx, &t); err != nil {
+			t = incident.Track{Name: names[i], Err: rootCause(err)}
+		}
+		r.state.Tracks = append(r.state.Tracks, t)
+	}
+	return r.saveTracks(ctx)
+}
+
+func (r *run) saveTracks(ctx workflow.Context) error {
+	in := TracksInput{Incident: r.state.Incident.ID, Tracks: r.state.Tracks}
+	if err := workflow.ExecuteActivity(ctx, r.acts.SaveTracks, in).Get(ctx, nil); err != nil {
+		return fmt.Errorf("save tracks: %w", err)
+	}
+	return nil
+}
+
+// triage gives every finding its first-pass disposition, now that the tracks have spoken.
+func (r *run) triage(ctx workflow.Context) error {
+	for _, raised := range r.state.Raised {
+		in := RecordInput{Incident: r.state.Incident, Raised: raised, Disposition: incident.FirstPass(raised.Finding, r.state.Tracks, workflow.Now(ctx))}
+		if err := workflow.ExecuteActivity(ctx, r.acts.Record, in).Get(ctx, nil); err != nil {
+			return fmt.Errorf("triage finding: %w", err)
+		}
+	}
+	return nil
+}
+
+func (r *run) draft(ctx workflow.Context) error {
+	if err := workflow.ExecuteActivity(ctx, r.acts.Draft, r.state.Incident.ID).Get(ctx, nil); err != nil {
+		return fmt.Errorf("write drafts: %w", err)
+	}
+	return nil
+}
+
+// rootCause is the innermost message of an activity's failure.
+func rootCause(err error) string {
+	for {
+		inner := unwrap(err)
+		if inner == nil {
+			return err.Error()
+		}
+		err = inner
+	}
+}
+
+func unwrap(err error) error {
+	u, ok := err.(interface{ Unwrap() error })
+	if !ok {
+		return nil
+	}
+	return u.Unwrap()
+}
+
+// latest returns the request asked last.
+func (r *run) latest() *approval.Request {
+	if len(r.state.Requests) == 0 {
+		return nil
+	}
+	return &r.state.Requests[len(r.state.Requests)-1]
+}

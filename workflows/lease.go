@@ -1,0 +1,43 @@
+package workflows
+
+import (
+	"fmt"
+	"time"
+
+	"go.temporal.io/sdk/temporal"
+	"go.temporal.io/sdk/workflow"
+
+	"github.com/tocsin-dr/tocsin/internal/action"
+)
+
+// LeaseInput is a containment in force.
+type LeaseInput struct {
+	Lease action.Lease `json:"lease"`
+	// Incident is the id of the incident's workflow, which is told when the lease was undone.
+	Incident string `json:"incident"`
+}
+
+// ContainmentLease holds one containment until its end, or until a lead lifts it, and then undoes it and proves that. It outlives
+// the incident that started it, and it never gives up undoing.
+func ContainmentLease(ctx workflow.Context, in LeaseInput) error {
+	ctx = workflow.WithActivityOptions(ctx, workflow.ActivityOptions{
+		StartToCloseTimeout: 10 * time.Second,
+		RetryPolicy:         &temporal.RetryPolicy{InitialInterval: 200 * time.Millisecond, BackoffCoefficient: 2, MaximumInterval: time.Minute},
+	})
+	timer := workflow.NewTimer(ctx, in.Lease.Ends.Sub(workflow.Now(ctx)))
+	lift := Lift{By: "tocsin", Reason: "the lease ended"}
+	workflow.NewSelector(ctx).
+		AddFuture(timer, func(workflow.Future) {}).
+		AddReceive(workflow.GetSignalChannel(ctx, SignalLift), func(c workflow.ReceiveChannel, _ bool) { c.Receive(ctx, &lift) }).
+		Select(ctx)
+	// The undo must run even if somebody cancels this workflow.
+	detached, cancel := workflow.NewDisconnectedContext(ctx)
+	defer cancel()
+	var acts *Activities
+	if err := workflow.ExecuteActivity(detached, acts.Revert, RevertInput{Lease: in.Lease, Lift: lift}).Get(detached, nil); err != nil {
+		return fmt.Errorf("revert containment: %w", err)
+	}
+	// An incident that is closed by now needs no word; that it can't be told is no failure of the lease.
+	_ = workflow.SignalExternalWorkflow(detached, in.Incident, "", SignalEnded, in.Lease.ID).Get(detached, nil)
+	return nil
+}
