@@ -13,21 +13,22 @@ import (
 // Env is what a rule's expression sees: one event, what its session did before, and what the baseline says. A field that is
 // not here does not compile. One Env belongs to one shard and is filled anew for each event.
 type Env struct {
-	Kind         string           `expr:"kind"`
-	Outcome      string           `expr:"outcome"`
-	Error        string           `expr:"error"`
-	Text         string           `expr:"text"` // the event's content, all roles joined
-	Agent        AgentEnv         `expr:"agent"`
-	Session      SessionFacts     `expr:"session"`
-	Tool         ToolEnv          `expr:"tool"`
-	Decision     DecisionEnv      `expr:"decision"`
-	Model        ModelEnv         `expr:"model"`
+	Kind     string       `expr:"kind"`    // what happened: tool.result, prompt and so on
+	Outcome  string       `expr:"outcome"` // success, failure, denied, or empty where the sender did not say
+	Error    string       `expr:"error"`   // the error's text
+	Text     string       `expr:"text"`    // the event's content, all roles joined
+	Agent    AgentEnv     `expr:"agent"`
+	Session  SessionFacts `expr:"session"`
+	Tool     ToolEnv      `expr:"tool"`
+	Decision DecisionEnv  `expr:"decision"`
+	Model    ModelEnv     `expr:"model"`
+	// Destinations are where data went to or came from.
 	Destinations []DestinationEnv `expr:"destinations"`
 	Baseline     BaselineEnv      `expr:"baseline"`
 
 	// Arg returns the value of a tool argument by its path, "" where there is none.
 	Arg func(path string) string `expr:"arg"`
-	// Number returns the number that a tool argument holds, 0 where it holds none.
+	// Number returns a tool argument as a number, 0 where it is none.
 	Number func(path string) float64 `expr:"number"`
 	// Provenance returns where an argument's value came from, "" where that is unknown.
 	Provenance func(path string) string `expr:"provenance"`
@@ -41,19 +42,20 @@ type Env struct {
 
 // AgentEnv is the acting agent.
 type AgentEnv struct {
-	ID        string `expr:"id"`
-	Name      string `expr:"name"`
-	Service   string `expr:"service"`
-	Class     string `expr:"class"`
+	ID        string `expr:"id"`      // stable over restarts and versions
+	Name      string `expr:"name"`    // empty where only the service is known
+	Service   string `expr:"service"` // the unit of deployment
+	Class     string `expr:"class"`   // agents of one role
 	Version   string `expr:"version"`
 	Framework string `expr:"framework"`
 }
 
 // SessionFacts is what the session did before this event. The shard keeps them; each costs O(1) an event.
 type SessionFacts struct {
-	ID string `expr:"id" json:"id"`
-	// Tainted: text that the operator did not write (a tool's output) was read. TaintedBy is the event that first did.
-	Tainted   bool   `expr:"tainted" json:"tainted,omitempty"`
+	ID string `expr:"id" json:"id"` // the conversation or run
+	// Tainted: text that the operator did not write (a tool's output) was read.
+	Tainted bool `expr:"tainted" json:"tainted,omitempty"`
+	// TaintedBy is the event that first did.
 	TaintedBy string `expr:"tainted_by" json:"tainted_by,omitempty"`
 	// HiddenText: a tool's output held characters that people can't see (bidi controls, tag characters, zero width).
 	HiddenText bool `expr:"hidden_text" json:"hidden_text,omitempty"`
@@ -61,27 +63,32 @@ type SessionFacts struct {
 	Instructed bool `expr:"instructed" json:"instructed,omitempty"`
 	// SawPrivate: a tool's output or a path held credentials or personal data.
 	SawPrivate bool `expr:"saw_private" json:"saw_private,omitempty"`
-	ToolCalls  int  `expr:"tool_calls" json:"tool_calls,omitempty"`
-	Denied     int  `expr:"denied" json:"denied,omitempty"`
+	// ToolCalls counts the tool calls that returned.
+	ToolCalls int `expr:"tool_calls" json:"tool_calls,omitempty"`
+	// Denied counts the events that were denied.
+	Denied int `expr:"denied" json:"denied,omitempty"`
 }
 
 // ToolEnv is the tool call, with the parsed forms of well-known arguments.
 type ToolEnv struct {
-	Name    string `expr:"name"`
-	Server  string `expr:"server"`
-	Effect  string `expr:"effect"`
-	Command string `expr:"command"`
+	Name    string `expr:"name"`    // bare: export_customers, never mcp__crm__export_customers
+	Server  string `expr:"server"`  // the tool server, if any
+	Effect  string `expr:"effect"`  // read, write, egress, exec, or empty where its name says nothing
+	Command string `expr:"command"` // the command line of a shell
 	// Commands are the simple commands of Command, taken apart as a shell does.
-	Commands  []CommandEnv `expr:"commands"`
-	Path      string       `expr:"path"`
-	URL       string       `expr:"url"`
-	Host      string       `expr:"host"`
-	Args      string       `expr:"args"`      // all argument values, one a line
-	Signature string       `expr:"signature"` // name and arguments: equal for equal calls
-	Result    string       `expr:"result"`
-	Redacted  bool         `expr:"redacted"`
-	// Hidden: the result holds characters that people can't see. Instructs: it addresses the agent as an instruction.
-	Hidden    bool `expr:"hidden"`
+	Commands []CommandEnv `expr:"commands"`
+	Path     string       `expr:"path"` // the file of a file tool
+	URL      string       `expr:"url"`
+	Host     string       `expr:"host"` // of url, lower case
+	// Args are all argument values, one a line.
+	Args string `expr:"args"`
+	// Signature is name and arguments: equal for equal calls.
+	Signature string `expr:"signature"`
+	Result    string `expr:"result"`   // what the tool returned
+	Redacted  bool   `expr:"redacted"` // the client hid the tool's name
+	// Hidden: the result holds characters that people can't see.
+	Hidden bool `expr:"hidden"`
+	// Instructs: the result addresses the agent as an instruction.
 	Instructs bool `expr:"instructs"`
 	// PrivatePath: the path, or a path in the command, is a well-known place of credentials.
 	PrivatePath bool `expr:"private_path"`
@@ -89,30 +96,30 @@ type ToolEnv struct {
 
 // DecisionEnv is a verdict taken at the agent's side.
 type DecisionEnv struct {
-	Effect string `expr:"effect"`
-	By     string `expr:"by"`
-	Mode   string `expr:"mode"`
+	Effect string `expr:"effect"` // allow, deny, ask
+	By     string `expr:"by"`     // user, config, hook, policy, sandbox, gateway
+	Mode   string `expr:"mode"`   // the client's permission mode
 }
 
 // ModelEnv is a model call.
 type ModelEnv struct {
 	Provider     string `expr:"provider"`
 	Name         string `expr:"name"`
-	InputTokens  int    `expr:"input_tokens"`
+	InputTokens  int    `expr:"input_tokens"` // cached tokens included
 	OutputTokens int    `expr:"output_tokens"`
 }
 
 // DestinationEnv is a place that data went to or came from.
 type DestinationEnv struct {
-	Kind       string `expr:"kind"`
-	Value      string `expr:"value"`
-	Provenance string `expr:"provenance"`
+	Kind       string `expr:"kind"`       // host, email, account, channel
+	Value      string `expr:"value"`      // lower case for hosts and email addresses
+	Provenance string `expr:"provenance"` // of the argument that named it
 }
 
 // BaselineEnv is what the agent's baseline says. While it is learning, Ready is false and P is 1: unknown is no alarm.
 type BaselineEnv struct {
-	Ready bool    `expr:"ready"`
-	P     float64 `expr:"p"`
+	Ready bool    `expr:"ready"` // it has learned enough to say anything
+	P     float64 `expr:"p"`     // how likely a normal event is at least as surprising as this one
 }
 
 // NewEnv returns an Env whose functions look at the event it is filled with.
@@ -131,13 +138,13 @@ func NewEnv() *Env {
 	return env
 }
 
-// Fill makes the Env show an event whose arguments' provenance is set.
+// Fill makes the Env show an event whose arguments' provenance is set. Set.Evaluate completes what only some rules need.
 func (env *Env) Fill(e *event.Event, session SessionFacts, baseline BaselineEnv) {
 	env.event = e
 	env.Kind, env.Outcome, env.Error = string(e.Kind), string(e.Outcome), e.Error
 	env.Agent = AgentEnv{ID: e.Agent.ID, Name: e.Agent.Name, Service: e.Agent.Service, Class: e.Agent.Class, Version: e.Agent.Version, Framework: e.Agent.Framework}
 	env.Session, env.Baseline = session, baseline
-	env.Text = joinContent(e.Content)
+	env.Text = ""
 	env.Tool, env.Decision, env.Model = ToolEnv{}, DecisionEnv{}, ModelEnv{}
 	if t := e.Tool; t != nil {
 		env.Tool = toolEnv(t)
@@ -156,19 +163,37 @@ func (env *Env) Fill(e *event.Event, session SessionFacts, baseline BaselineEnv)
 
 func toolEnv(t *event.Tool) ToolEnv {
 	env := ToolEnv{Name: t.Name, Server: t.Server, Effect: string(t.Effect), Command: t.Command, Path: t.Path, URL: t.URL,
-		Result: t.Result.Text, Redacted: t.Redacted, Hidden: event.HasHidden(t.Result.Text), Instructs: event.Instructs(t.Result.Text),
-		Commands: parseCommands(t.Command), PrivatePath: privatePath(t)}
+		Result: t.Result.Text, Redacted: t.Redacted}
 	if u, err := url.Parse(t.URL); err == nil {
 		env.Host = strings.ToLower(u.Hostname())
 	}
-	var args, signature strings.Builder
-	signature.WriteString(t.Server + "/" + t.Name)
-	for _, a := range t.Args {
-		args.WriteString(a.Value + "\n")
-		signature.WriteString("\x00" + a.Path + "=" + a.Value)
-	}
-	env.Args, env.Signature = args.String(), signature.String()
 	return env
+}
+
+// complete fills in what costs time on each event, where a rule names it.
+func (env *Env) complete(named map[string]bool) {
+	if named["text"] {
+		env.Text = joinContent(env.event.Content)
+	}
+	t := env.event.Tool
+	if t == nil {
+		return
+	}
+	if named["args"] || named["signature"] {
+		var args, signature strings.Builder
+		signature.WriteString(t.Server + "/" + t.Name)
+		for _, a := range t.Args {
+			args.WriteString(a.Value + "\n")
+			signature.WriteString("\x00" + a.Path + "=" + a.Value)
+		}
+		env.Tool.Args, env.Tool.Signature = args.String(), signature.String()
+	}
+	if named["commands"] {
+		env.Tool.Commands = parseCommands(t.Command)
+	}
+	env.Tool.Hidden = named["hidden"] && event.HasHidden(t.Result.Text)
+	env.Tool.Instructs = named["instructs"] && event.Instructs(t.Result.Text)
+	env.Tool.PrivatePath = named["private_path"] && privatePath(t)
 }
 
 // privatePath looks at the parsed path and at each word of the command.

@@ -17,12 +17,14 @@ import (
 	"github.com/expr-lang/expr/vm"
 )
 
-// Limits on one expression. With the limits on events they bound the time of one evaluation: a unit of cost is about a
-// nanosecond for each byte of the longest text.
+// Limits on one expression. With the limits on events they bound the time of one evaluation: a unit of cost was measured to be at
+// most 10 ms on the largest event there can be, which has 2 MiB of text.
 const (
 	maxExprBytes = 8 << 10
 	maxNodes     = 400
-	maxCost      = 512
+	maxCost      = 300
+	// shortTexts is how much less a pattern costs on any text but the longest two (text and tool.args).
+	shortTexts = 32
 )
 
 // builtins are the functions of expr that a rule may call. Each is linear in its input, makes nothing larger than that, reads no
@@ -37,11 +39,12 @@ type exprError struct {
 
 func (e *exprError) Error() string { return e.text }
 
-func compileExpr(text string, result expr.Option) (*vm.Program, error) {
+// compileExpr compiles an expression and adds the names that it uses to named.
+func compileExpr(text string, result expr.Option, named map[string]bool) (*vm.Program, error) {
 	if len(text) > maxExprBytes {
 		return nil, fmt.Errorf("%d bytes, an expression has at most %d", len(text), maxExprBytes)
 	}
-	guard := &costGuard{}
+	guard := &costGuard{named: named}
 	options := []expr.Option{expr.Env(NewEnv()), result, expr.WarnOnAny(), expr.MaxNodes(maxNodes), expr.Patch(guard), expr.DisableAllBuiltins()}
 	for _, name := range builtins {
 		options = append(options, expr.EnableBuiltin(name))
@@ -68,9 +71,10 @@ func locate(text string, from int) *file.Error {
 // costGuard refuses expressions whose cost an event's content could blow up, and adds up what the rest costs. Collections in
 // Env are short; what is left is to keep loops from nesting, texts from growing, and patterns from being large or unknown.
 type costGuard struct {
-	why  string
-	at   file.Location
-	cost int
+	why   string
+	at    file.Location
+	cost  int
+	named map[string]bool // fields that the expression uses
 }
 
 // Visit implements ast.Visitor. It changes nothing.
@@ -82,10 +86,14 @@ func (g *costGuard) Visit(node *ast.Node) {
 	case *ast.VariableDeclaratorNode:
 		g.refuse(at, "let is not available: a name used twice can double a text")
 	case *ast.MemberNode:
-		if _, named := n.Property.(*ast.StringNode); !named {
+		name, constant := n.Property.(*ast.StringNode)
+		if !constant {
 			g.refuse(at, "an index fails where the list is shorter; use any(...) instead")
+			return
 		}
+		g.named[name.Value] = true
 	case *ast.IdentifierNode:
+		g.named[n.Value] = true
 		if n.Value == "$env" {
 			g.refuse(at, "$env is not available: name the field itself")
 		}
@@ -116,7 +124,11 @@ func (g *costGuard) binary(n *ast.BinaryNode, at file.Location) {
 			g.refuse(at, "the pattern of matches must be one constant text")
 			return
 		}
-		g.cost += patternCost(pattern.Value)
+		cost := patternCost(pattern.Value)
+		if !long(n.Left) {
+			cost = 1 + cost/shortTexts
+		}
+		g.cost += cost
 	default:
 		g.cost++
 	}
@@ -132,7 +144,29 @@ func patternCost(pattern string) int {
 	if err != nil {
 		return 0
 	}
-	return 2 + len(program.Inst)/8
+	return len(program.Inst)
+}
+
+// long reports whether an expression's text may be much longer than one argument or result.
+func long(node ast.Node) bool {
+	v := &longVisitor{}
+	ast.Walk(&node, v)
+	return v.long
+}
+
+type longVisitor struct{ long bool }
+
+// Visit implements ast.Visitor.
+func (v *longVisitor) Visit(node *ast.Node) {
+	switch n := (*node).(type) {
+	case *ast.IdentifierNode:
+		v.long = v.long || n.Value == "text"
+	case *ast.MemberNode:
+		if name, ok := n.Property.(*ast.StringNode); ok {
+			_, element := n.Node.(*ast.PointerNode) // .text of a command is short
+			v.long = v.long || !element && (name.Value == "args" || name.Value == "signature")
+		}
+	}
 }
 
 func (g *costGuard) refuse(at file.Location, why string) {

@@ -9,6 +9,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"reflect"
 	"slices"
 	"strings"
@@ -24,13 +25,15 @@ import (
 type Set struct {
 	rules  []*compiled
 	byKind map[event.Kind][]*compiled
+	named  map[event.Kind]map[string]bool // the fields of Env that a kind's rules use
 	digest string
 }
 
 type compiled struct {
 	Rule
-	when *vm.Program
-	same *vm.Program
+	when  *vm.Program
+	same  *vm.Program
+	named map[string]bool // the fields of Env that it uses
 	// state names the rule's windows in a State. It changes with the operator and the expression, and with nothing else: a new
 	// title keeps the windows, a new threshold starts them afresh.
 	state string
@@ -38,7 +41,7 @@ type compiled struct {
 
 // Compile compiles rules. All errors are returned, joined; a set with one bad rule does not compile.
 func Compile(rules []Rule) (*Set, error) {
-	s := &Set{byKind: make(map[event.Kind][]*compiled)}
+	s := &Set{byKind: make(map[event.Kind][]*compiled), named: make(map[event.Kind]map[string]bool)}
 	seen := make(map[string]string)
 	sum := sha256.New()
 	var errs []error
@@ -56,6 +59,10 @@ func Compile(rules []Rule) (*Set, error) {
 		s.rules = append(s.rules, c)
 		for _, k := range r.On {
 			s.byKind[k] = append(s.byKind[k], c)
+			if s.named[k] == nil {
+				s.named[k] = make(map[string]bool)
+			}
+			maps.Copy(s.named[k], c.named)
 		}
 		fmt.Fprintln(sum, r.ID, r.Digest)
 	}
@@ -76,16 +83,17 @@ func (s *Set) Rules() []Rule {
 func (s *Set) Digest() string { return s.digest }
 
 func compileRule(r Rule) (*compiled, error) {
-	when, err := compileExpr(r.When, expr.AsBool())
+	named := make(map[string]bool)
+	when, err := compileExpr(r.When, expr.AsBool(), named)
 	if err != nil {
 		return nil, r.locate("when", err)
 	}
-	c := &compiled{Rule: r, when: when}
+	c := &compiled{Rule: r, when: when, named: named}
 	operator := fmt.Sprintf("%v|%s|%s|%s", r.On, r.Key, r.When, time.Duration(r.Suppress))
 	if r.Count != nil {
 		operator += fmt.Sprintf("|%d|%s|%s", r.Count.AtLeast, time.Duration(r.Count.Within), r.Count.Same)
 		if r.Count.Same != "" {
-			if c.same, err = compileExpr(r.Count.Same, expr.AsKind(reflect.String)); err != nil {
+			if c.same, err = compileExpr(r.Count.Same, expr.AsKind(reflect.String), named); err != nil {
 				return nil, r.locate("count.same", err)
 			}
 		}
@@ -99,6 +107,7 @@ func compileRule(r Rule) (*compiled, error) {
 // expression fails, or that had to forget keys, raises a finding about itself, at most one an hour of event time.
 func (s *Set) Evaluate(env *Env, e *event.Event, st *State) []Finding {
 	var out []Finding
+	env.complete(s.named[e.Kind])
 	for _, c := range s.byKind[e.Kind] {
 		evicted := st.Evicted[c.state]
 		f, err := c.evaluate(env, e, st)

@@ -86,7 +86,10 @@ func (p *shellParser) line(text string, depth int) (names []string) {
 			i++
 		case c == '#' && !s.open:
 			i += lineEnd(text[i:])
-		case c == '<' && strings.HasPrefix(text[i:], "<<") && !strings.HasPrefix(text[i:], "<<<"):
+		case strings.HasPrefix(text[i:], "<<<"): // the next word is the input
+			s.add("<<<")
+			i += 3
+		case strings.HasPrefix(text[i:], "<<"):
 			var n int
 			n, here = hereDelimiter(text[i:])
 			s.endWord()
@@ -104,7 +107,9 @@ func (p *shellParser) line(text string, depth int) (names []string) {
 			i++
 		case c == '|' && !strings.HasPrefix(text[i:], "||"):
 			end(true)
-			i++
+			if i++; strings.HasPrefix(text[i:], "&") { // |& pipes errors too
+				i++
+			}
 		case strings.IndexByte(";&|()", c) >= 0 && !(c == '(' && i > 0 && strings.IndexByte("$<>", text[i-1]) >= 0):
 			end(false)
 			i++

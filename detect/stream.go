@@ -13,23 +13,23 @@ import (
 // testEvent is the short form in which a rule's tests write an event. What is left out has a default that is the same for all
 // events of the stream: one agent, one session.
 type testEvent struct {
-	At       Duration          `yaml:"at"`     // offset from the start of the stream
-	Repeat   int               `yaml:"repeat"` // how many such events there are; 0 is one
-	Every    Duration          `yaml:"every"`  // time between them
-	Kind     event.Kind        `yaml:"kind"`
-	Agent    string            `yaml:"agent"`
-	Session  string            `yaml:"session"`
-	Tool     string            `yaml:"tool"`
-	Server   string            `yaml:"server"`
-	Args     map[string]any    `yaml:"args"`
-	Result   string            `yaml:"result"`
-	Text     string            `yaml:"text"`
-	Outcome  event.Outcome     `yaml:"outcome"`
-	Error    string            `yaml:"error"`
-	Decision *testDecision     `yaml:"decision"`
-	Model    string            `yaml:"model"`
-	Tokens   int64             `yaml:"tokens"` // input tokens of the model call
-	Attrs    map[string]string `yaml:"attrs"`
+	At       Duration          `yaml:"at"`       // offset from the start of the stream
+	Repeat   int               `yaml:"repeat"`   // how many such events there are; 0 is one
+	Every    Duration          `yaml:"every"`    // time between them
+	Kind     event.Kind        `yaml:"kind"`     // must be there
+	Agent    string            `yaml:"agent"`    // id; agent-1 where it is left out
+	Session  string            `yaml:"session"`  // id; session-1 where it is left out
+	Tool     string            `yaml:"tool"`     // name, from which the effect follows
+	Server   string            `yaml:"server"`   // tool server
+	Args     map[string]any    `yaml:"args"`     // the tool's arguments
+	Result   string            `yaml:"result"`   // the tool's output
+	Text     string            `yaml:"text"`     // of a prompt or response
+	Outcome  event.Outcome     `yaml:"outcome"`  // success, failure, denied
+	Error    string            `yaml:"error"`    // the error's text
+	Decision *testDecision     `yaml:"decision"` // a map of effect, by and mode
+	Model    string            `yaml:"model"`    // name
+	Tokens   int64             `yaml:"tokens"`   // input tokens of the model call
+	Attrs    map[string]string `yaml:"attrs"`    // attributes that no field takes
 }
 
 type testDecision struct {
@@ -41,8 +41,8 @@ type testDecision struct {
 // StreamStart is the event time at which the streams of rule tests start. Any fixed time would do.
 var StreamStart = time.Date(2026, time.January, 5, 9, 0, 0, 0, time.UTC)
 
-// maxRepeat bounds the events that one entry of a test stands for.
-const maxRepeat = 10_000
+// maxStream bounds the events of one test.
+const maxStream = 10_000
 
 // Stream returns the events of a test, checked. Errors name the line.
 func (t Test) Stream(file string) ([]event.Event, error) {
@@ -53,8 +53,8 @@ func (t Test) Stream(file string) ([]event.Event, error) {
 		if err != nil {
 			return nil, fmt.Errorf("test %q: %w", t.Name, explainYAML(file, err))
 		}
-		if te.Repeat < 0 || te.Repeat > maxRepeat {
-			return nil, fmt.Errorf("%s:%d: test %q: repeat is %d, want 0 to %d", file, node.Line, t.Name, te.Repeat, maxRepeat)
+		if te.Repeat < 0 || len(out)+max(1, te.Repeat) > maxStream {
+			return nil, fmt.Errorf("%s:%d: test %q: repeat is %d, want 0 or more, and at most %d events together", file, node.Line, t.Name, te.Repeat, maxStream)
 		}
 		for n := range max(1, te.Repeat) {
 			e := te.event(len(out))

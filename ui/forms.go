@@ -91,12 +91,16 @@ func (c *Console) ask(w http.ResponseWriter, r *http.Request, by approval.Princi
 	if err != nil {
 		return err
 	}
-	target := approval.Target{Agent: inc.Agent.ID, Tool: r.PostFormValue("tool")}
+	tool, err := url.PathUnescape(r.PostFormValue("tool")) // a tool's name may hold what no page should
+	if err != nil {
+		tool = r.PostFormValue("tool")
+	}
+	target := approval.Target{Agent: inc.Agent.ID, Tool: tool}
 	if r.PostFormValue("scope") == "session" {
 		target.Session = inc.Session
 	}
 	lease, err := time.ParseDuration(r.PostFormValue("lease"))
-	if err != nil || !slices.Contains(leaseTimes[:], lease) {
+	if err != nil || !slices.Contains(leaseTimes(), lease) {
 		err = &approval.Refusal{Kind: approval.RefusedReason, Text: "choose how long"}
 	}
 	var why string

@@ -151,7 +151,8 @@ func picture(f detect.Finding, entries []incident.Entry) *chain {
 		c.Seen = &e
 		if before, after, found := strings.Cut(e.Quote, c.Value); found && c.Value != "" {
 			const around = 70
-			b, a := []rune(before), []rune(after)
+			fold := strings.NewReplacer("\r\n", " ↵ ", "\n", " ↵ ")
+			b, a := []rune(fold.Replace(before)), []rune(fold.Replace(after))
 			c.Before, c.After, c.Found = string(b[max(0, len(b)-around):]), string(a[:min(around, len(a))]), true
 		}
 		break

@@ -229,8 +229,10 @@ type argument struct {
 	Counts []baselines.Count
 }
 
-// leaseTimes are how long a person may ask to contain an agent.
-var leaseTimes = [...]time.Duration{15 * time.Minute, time.Hour, 4 * time.Hour, 24 * time.Hour}
+// leaseTimes are for how long a person may ask to contain an agent.
+func leaseTimes() []time.Duration {
+	return []time.Duration{15 * time.Minute, time.Hour, 4 * time.Hour, 24 * time.Hour}
+}
 
 func (c *Console) showAgent(w http.ResponseWriter, r *http.Request, by approval.Principal, id string, status int, alert string) error {
 	learned, err := c.o.Facts.Agents(r.Context())
@@ -273,7 +275,7 @@ func (c *Console) showAgent(w http.ResponseWriter, r *http.Request, by approval.
 	if at < 0 && len(data.Incidents) == 0 {
 		return store.ErrNotFound
 	}
-	data.Leases, data.Times = slices.DeleteFunc(leases, func(l action.Lease) bool { return l.Plan.Target.Agent != id }), leaseTimes[:]
+	data.Leases, data.Times = slices.DeleteFunc(leases, func(l action.Lease) bool { return l.Plan.Target.Agent != id }), leaseTimes()
 	return c.show(w, r, status, "agent", page{Title: incident.Visible(id, 60), Nav: "agents", Here: agentPath(id), Live: "agent lease incident",
 		Who: by, Now: now, Alert: alert, Data: data})
 }

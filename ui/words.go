@@ -5,9 +5,11 @@ import (
 	"html/template"
 	"math"
 	"net/url"
+	"strconv"
 	"strings"
 	"time"
 
+	"github.com/tocsin-dr/tocsin/internal/action"
 	"github.com/tocsin-dr/tocsin/internal/incident"
 )
 
@@ -17,13 +19,13 @@ const (
 	blockLimit = 4000
 )
 
-// words are the functions of the templates. Whatever an agent may have said goes through line or block.
+// words are the functions of the templates. Whatever an agent may have said goes through line, name, quote or text.
 func words(urls map[string]string) template.FuncMap {
 	return template.FuncMap{
 		"asset":   func(name string) string { return urls[name] },
 		"line":    func(v any) string { return incident.Visible(fmt.Sprint(v), lineLimit) },
 		"name":    func(v any) string { return incident.Visible(fmt.Sprint(v), 60) },
-		"block":   func(v any) string { return incident.VisibleBlock(fmt.Sprint(v), blockLimit) },
+		"quote":   func(v any) string { return incident.VisibleBlock(fmt.Sprint(v), blockLimit) },
 		"text":    func(v any) string { return incident.VisibleBlock(fmt.Sprint(v), 40_000) },
 		"segment": url.PathEscape,
 		"span":    span,
@@ -31,6 +33,7 @@ func words(urls map[string]string) template.FuncMap {
 		"clock":   func(t time.Time) string { return t.UTC().Format("15:04:05") },
 		"iso":     func(t time.Time) string { return t.UTC().Format(time.RFC3339Nano) },
 		"ago":     ago,
+		"inforce": func(l action.Lease, now time.Time) bool { return l.InForce(now) },
 		"since":   func(from, to time.Time) time.Duration { return to.Sub(from) },
 		"count":   count,
 		"share":   share,
@@ -41,7 +44,7 @@ func words(urls map[string]string) template.FuncMap {
 		"short":   func(s string) string { return s[:min(8, len(s))] },
 		"seq":     func(v ...any) []any { return v },
 		"bars":    bars,
-		"p":       func(p float64) string { return fmt.Sprintf("%.2g", p) },
+		"p":       probability,
 	}
 }
 
@@ -53,16 +56,26 @@ func span(d time.Duration) string {
 	}
 	s := int64(d / time.Second)
 	switch {
+	case d > 0 && d < time.Second:
+		return fmt.Sprintf("%s%d ms", sign, max(1, d.Milliseconds()))
 	case d < 10*time.Second:
 		return sign + strings.TrimSuffix(fmt.Sprintf("%.1f", d.Seconds()), ".0") + " s"
 	case d < time.Minute:
 		return fmt.Sprintf("%s%d s", sign, s)
 	case d < time.Hour:
-		return fmt.Sprintf("%s%d min %02d s", sign, s/60, s%60)
+		return sign + two(s/60, "min", s%60, "s")
 	case d < 48*time.Hour:
-		return fmt.Sprintf("%s%d h %02d min", sign, s/3600, s/60%60)
+		return sign + two(s/3600, "h", s/60%60, "min")
 	}
-	return fmt.Sprintf("%s%d d %d h", sign, s/86400, s/3600%24)
+	return sign + two(s/86400, "d", s/3600%24, "h")
+}
+
+// two writes a length in two units, or in the larger where nothing is left.
+func two(n int64, unit string, rest int64, small string) string {
+	if rest == 0 {
+		return fmt.Sprintf("%d %s", n, unit)
+	}
+	return fmt.Sprintf("%d %s %d %s", n, unit, rest, small)
 }
 
 // ago says when something was or will be, seen from now.
@@ -85,7 +98,19 @@ func share(x float64) string {
 	if x > 0 && x < 0.01 {
 		return "< 1 %"
 	}
-	return fmt.Sprintf("%.0f %%", math.Floor(100*x+1e-9))
+	if x < 1 {
+		x = min(x, 0.99) // all is only said of all
+	}
+	return fmt.Sprintf("%.0f %%", 100*x)
+}
+
+// probability keeps one digit that counts, so that small ones can be compared.
+func probability(p float64) string {
+	if p < 1e-6 {
+		return "< 0.000001"
+	}
+	digits := max(1, int(math.Ceil(-math.Log10(p)-1e-9)))
+	return strconv.FormatFloat(p, 'f', min(digits, 6), 64)
 }
 
 func size(n int64) string {

@@ -143,7 +143,7 @@ func (a *Activities) Close(ctx context.Context, i incident.Incident) error {
 	if err := a.append(ctx, ledger.KindIncident, i.Disposition.By, i.ID, "closed/"+i.ID, i.Disposition); err != nil {
 		return err
 	}
-	entry := incident.Entry{At: i.Times.Closed, Actor: i.Disposition.By, Source: "console", Kind: "note", Text: fmt.Sprintf("closed the incident as %s: %s", i.Disposition.Verdict, i.Disposition.Reasoning), Ref: i.ID}
+	entry := incident.Entry{At: i.Times.Closed, Actor: i.Disposition.By, Source: "console", Kind: "disposition", Text: fmt.Sprintf("closed the incident as %s: %s", i.Disposition.Verdict, i.Disposition.Reasoning), Ref: i.ID}
 	if err := a.Store.AddEntry(ctx, i.ID, entry); err != nil {
 		return err
 	}

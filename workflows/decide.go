@@ -110,7 +110,8 @@ func (r *run) checkClose(ctx workflow.Context, d incident.Disposition) error {
 
 // close ends the incident. It writes the end itself, so that the closer knows that it is written.
 func (r *run) close(ctx workflow.Context, d incident.Disposition) error {
-	r.noticed(Notice{By: d.By, Via: "console", At: d.At})
+	// Closing shows that a person knew, not that they looked: it ends the dwell time and adds nothing to coverage.
+	r.noticed(Notice{By: d.By, Via: "close", At: d.At})
 	r.move(incident.Closed)
 	r.state.Incident.Disposition, r.state.Incident.Times.Closed = &d, d.At
 	err := workflow.ExecuteActivity(ctx, r.acts.Close, r.state.Incident).Get(ctx, nil)

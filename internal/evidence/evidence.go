@@ -34,7 +34,7 @@ func Open(dir string) (*Vault, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("open vault: %w", err)
 	}
-	if err := os.Chmod(dir, 0o700); err != nil {
+	if err := os.Chmod(dir, 0o700); err != nil { //nolint:gosec // a directory needs the x bit
 		return nil, fmt.Errorf("open vault: %w", err)
 	}
 	root, err := os.OpenRoot(dir)

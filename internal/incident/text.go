@@ -38,7 +38,7 @@ func Visible(text string, limit int) string {
 	return fmt.Sprintf("%s… %d characters hidden …%s", string(runes[:head]), len(runes)-head-tail, string(runes[len(runes)-tail:]))
 }
 
-// VisibleBlock is Visible for a text of several lines: line breaks and tabs stay.
+// VisibleBlock is Visible for a text of several lines: line breaks stay.
 func VisibleBlock(text string, limit int) string {
 	lines := strings.Split(strings.ReplaceAll(text, "\r\n", "\n"), "\n")
 	for i, line := range lines {

@@ -3,10 +3,12 @@
 package ledger
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"strings"
 	"time"
 )
 
@@ -36,10 +38,17 @@ type Record struct {
 	Hash string `json:"hash"`
 }
 
-// Seal returns the record with its place in the chain: the hash covers every field and the hash before.
+const replacement = "\uFFFD"
+
+// Seal returns the record with its place in the chain: the hash covers every field and the hash before. Bytes that are not UTF-8
+// are replaced first, as JSON would replace them on the way to the database, which would break the chain.
 func Seal(r Record, seq int64, prev string) (Record, error) {
 	r.Seq, r.Prev, r.Hash = seq, prev, ""
 	r.At = r.At.UTC().Truncate(time.Microsecond) // the least that every database keeps
+	for _, text := range []*string{&r.Kind, &r.Actor, &r.Subject, &r.Key} {
+		*text = strings.ToValidUTF8(*text, replacement)
+	}
+	r.Body = bytes.ToValidUTF8(r.Body, []byte(replacement))
 	text, err := json.Marshal(r)
 	if err != nil {
 		return Record{}, fmt.Errorf("seal record: %w", err)

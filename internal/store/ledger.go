@@ -21,7 +21,7 @@ func (s *Store) AppendLedger(ctx context.Context, r ledger.Record) error {
 		}
 		if r.Key != "" {
 			var seq int64
-			err := tx.QueryRowContext(ctx, s.sql(`SELECT seq FROM ledger WHERE key = ?`), r.Key).Scan(&seq)
+			err := tx.QueryRowContext(ctx, s.sql(`SELECT seq FROM ledger WHERE key = ?`), storable([]any{r.Key})...).Scan(&seq)
 			if !errors.Is(err, sql.ErrNoRows) {
 				return err
 			}
@@ -40,9 +40,12 @@ func (s *Store) AppendLedger(ctx context.Context, r ledger.Record) error {
 		if err != nil {
 			return err
 		}
-		key := sql.NullString{String: r.Key, Valid: r.Key != ""}
+		var key any
+		if r.Key != "" {
+			key = r.Key
+		}
 		return s.exec(ctx, tx, "write record", `INSERT INTO ledger (seq, key, kind, subject, hash, doc) VALUES (?, ?, ?, ?, ?, ?)`,
-			sealed.Seq, key, sealed.Kind, sealed.Subject, sealed.Hash, doc)
+			sealed.Seq, key, r.Kind, r.Subject, sealed.Hash, doc)
 	})
 }
 

@@ -5,6 +5,7 @@ package store
 
 import (
 	"context"
+	"crypto/sha256"
 	"database/sql"
 	"embed"
 	"encoding/json"
@@ -13,6 +14,7 @@ import (
 	"io/fs"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	_ "github.com/jackc/pgx/v5/stdlib" // registers the driver "pgx"
 	"github.com/pressly/goose/v3"
@@ -34,7 +36,7 @@ var ErrNotFound = errors.New("not found")
 // Open opens the database at a URL and brings its schema up to date: "postgres://…" or the path of a SQLite file.
 func Open(ctx context.Context, url string) (*Store, error) {
 	s := &Store{postgres: strings.HasPrefix(url, "postgres://") || strings.HasPrefix(url, "postgresql://")}
-	driver, dialect, dsn := "sqlite", goose.DialectSQLite3, "file:"+url+"?_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)&_pragma=busy_timeout(10000)&_txlock=immediate"
+	driver, dialect, dsn := "sqlite", goose.DialectSQLite3, "file:"+pathEscapes.Replace(url)+"?_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)&_pragma=busy_timeout(10000)&_txlock=immediate"
 	if s.postgres {
 		driver, dialect, dsn = "pgx", goose.DialectPostgres, url
 	}
@@ -53,6 +55,13 @@ func Open(ctx context.Context, url string) (*Store, error) {
 	return s, nil
 }
 
+// migrateTries is how often to migrate before giving up: a migration fails when another process makes the same one at that moment,
+// and then there is nothing left to do.
+const migrateTries = 5
+
+// pathEscapes keeps a path whole where SQLite expects a URI.
+var pathEscapes = strings.NewReplacer("%", "%25", "?", "%3f", "#", "%23")
+
 func (s *Store) migrate(ctx context.Context, dialect goose.Dialect) error {
 	files, err := fs.Sub(migrations, "migrations")
 	if err != nil {
@@ -62,7 +71,11 @@ func (s *Store) migrate(ctx context.Context, dialect goose.Dialect) error {
 	if err != nil {
 		return err
 	}
-	_, err = provider.Up(ctx)
+	for range migrateTries {
+		if _, err = provider.Up(ctx); err == nil {
+			return nil
+		}
+	}
 	return err
 }
 
@@ -98,15 +111,26 @@ func (s *Store) sql(query string) string {
 }
 
 func (s *Store) exec(ctx context.Context, q querier, doing, query string, args ...any) error {
-	if _, err := q.ExecContext(ctx, s.sql(query), args...); err != nil {
+	if _, err := q.ExecContext(ctx, s.sql(query), storable(args)...); err != nil {
 		return fmt.Errorf("%s: %w", doing, err)
 	}
 	return nil
 }
 
+// storable puts a hash in the place of a text that PostgreSQL can't hold, so that no name an agent gives itself keeps a row from
+// being written. The documents are JSON, which escapes it.
+func storable(args []any) []any {
+	for i, a := range args {
+		if text, ok := a.(string); ok && (strings.ContainsRune(text, 0) || !utf8.ValidString(text)) {
+			args[i] = fmt.Sprintf("sha256:%x", sha256.Sum256([]byte(text)))
+		}
+	}
+	return args
+}
+
 // list reads a column of JSON documents.
 func list[T any](ctx context.Context, s *Store, doing, query string, args ...any) ([]T, error) {
-	rows, err := s.db.QueryContext(ctx, s.sql(query), args...)
+	rows, err := s.db.QueryContext(ctx, s.sql(query), storable(args)...)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", doing, err)
 	}

@@ -1,0 +1,192 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/tocsin-dr/tocsin/internal/api"
+	"github.com/tocsin-dr/tocsin/internal/auth"
+)
+
+// server is how commands reach a running Tocsin.
+type server struct {
+	Server string `help:"Address of the console and API." default:"http://127.0.0.1:8700" env:"TOCSIN_SERVER"`
+	Token  string `help:"Session token; tocsin sign-in keeps one." env:"TOCSIN_TOKEN"`
+	JSON   bool   `help:"Print JSON."`
+}
+
+const clientTimeout = 30 * time.Second
+
+// call sends a request as the signed-in person and decodes the answer into v. An answer that is not 2xx is an error with the
+// server's own words.
+func (s *server) call(ctx context.Context, method, path string, body, v any) error {
+	var payload io.Reader
+	if body != nil {
+		text, err := json.Marshal(body)
+		if err != nil {
+			return fmt.Errorf("encode request: %w", err)
+		}
+		payload = bytes.NewReader(text)
+	}
+	request, err := http.NewRequestWithContext(ctx, method, strings.TrimRight(s.Server, "/")+path, payload)
+	if err != nil {
+		return err
+	}
+	token, err := s.token()
+	if err != nil {
+		return err
+	}
+	request.Header.Set("Authorization", "Bearer "+token)
+	request.Header.Set("Content-Type", "application/json")
+	return send(request, v)
+}
+
+func send(request *http.Request, v any) error {
+	client := &http.Client{Timeout: clientTimeout}
+	response, err := client.Do(request)
+	if err != nil {
+		return fmt.Errorf("reach Tocsin: %w (is it running? set --server or TOCSIN_SERVER)", err)
+	}
+	defer response.Body.Close()
+	text, err := io.ReadAll(io.LimitReader(response.Body, 64<<20))
+	if err != nil {
+		return fmt.Errorf("read answer: %w", err)
+	}
+	if response.StatusCode/100 != 2 {
+		var failure api.Failure
+		if json.Unmarshal(text, &failure) != nil || failure.Error == "" {
+			failure.Error = response.Status
+		}
+		if response.StatusCode == http.StatusUnauthorized {
+			return errors.New(failure.Error + ": sign in with tocsin sign-in")
+		}
+		return errors.New(failure.Error)
+	}
+	if v == nil {
+		return nil
+	}
+	if err := json.Unmarshal(text, v); err != nil {
+		return fmt.Errorf("decode answer: %w", err)
+	}
+	return nil
+}
+
+func (s *server) token() (string, error) {
+	if s.Token != "" {
+		return s.Token, nil
+	}
+	file, err := tokenFile(s.Server)
+	if err != nil {
+		return "", err
+	}
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return "", errors.New("nobody is signed in: run tocsin sign-in, or set TOCSIN_TOKEN")
+	}
+	return strings.TrimSpace(string(text)), nil
+}
+
+// tokenFile is where the session with a server is kept, readable by its owner alone.
+func tokenFile(server string) (string, error) {
+	dir, err := os.UserConfigDir()
+	if err != nil {
+		return "", fmt.Errorf("find configuration directory: %w", err)
+	}
+	return filepath.Join(dir, "tocsin", url.PathEscape(server)+".token"), nil
+}
+
+type signInCmd struct {
+	server
+	User     string `required:"" help:"Who you are."`
+	Password string `env:"TOCSIN_PASSWORD" help:"Your password; better left out: it is then read from standard input."`
+}
+
+// Run implements the command.
+func (c *signInCmd) Run(ctx context.Context, std *stdio) error {
+	password := c.Password
+	if password == "" {
+		fmt.Fprint(std.err, "Password: ")
+		line, err := readLine(std.in)
+		if err != nil {
+			return err
+		}
+		password = line
+	}
+	token, expires, err := signIn(ctx, c.Server, c.User, password)
+	if err != nil {
+		return err
+	}
+	file, err := tokenFile(c.Server)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
+		return fmt.Errorf("keep session: %w", err)
+	}
+	if err := os.WriteFile(file, []byte(token+"\n"), 0o600); err != nil {
+		return fmt.Errorf("keep session: %w", err)
+	}
+	fmt.Fprintf(std.out, "Signed in to %s as %s until %s.\n", c.Server, c.User, expires.Local().Format(time.RFC1123))
+	return nil
+}
+
+// signIn exchanges a password for a session token.
+func signIn(ctx context.Context, server, user, password string) (token string, expires time.Time, err error) {
+	body, err := json.Marshal(map[string]string{"user": user, "password": password})
+	if err != nil {
+		return "", time.Time{}, fmt.Errorf("encode request: %w", err)
+	}
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, strings.TrimRight(server, "/")+"/api/v1/sign-in", bytes.NewReader(body))
+	if err != nil {
+		return "", time.Time{}, err
+	}
+	request.Header.Set("Content-Type", "application/json")
+	var answer struct {
+		Token   string    `json:"token"`
+		Expires time.Time `json:"expires"`
+	}
+	err = send(request, &answer)
+	return answer.Token, answer.Expires, err
+}
+
+// readLine reads one line of at most 1 KiB.
+func readLine(r io.Reader) (string, error) {
+	var line []byte
+	for one := make([]byte, 1); len(line) < 1<<10; {
+		n, err := r.Read(one)
+		if n == 1 && one[0] == '\n' || err != nil && len(line) > 0 {
+			return strings.TrimRight(string(line), "\r"), nil
+		}
+		if err != nil {
+			return "", fmt.Errorf("read password: %w", err)
+		}
+		line = append(line, one[:n]...)
+	}
+	return "", errors.New("read password: the line is too long")
+}
+
+type passwdCmd struct{}
+
+// Run implements the command.
+func (passwdCmd) Run(std *stdio) error {
+	password, err := readLine(std.in)
+	if err != nil {
+		return err
+	}
+	hash, err := auth.HashPassword(password)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintln(std.out, hash)
+	return nil
+}

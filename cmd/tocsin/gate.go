@@ -1,0 +1,174 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/tocsin-dr/tocsin/internal/api"
+	"github.com/tocsin-dr/tocsin/internal/event"
+	"github.com/tocsin-dr/tocsin/internal/gate"
+	"github.com/tocsin-dr/tocsin/internal/incident"
+)
+
+// asker is how the gate is reached.
+type asker struct {
+	Gate  string        `help:"Address of the gate." default:"http://127.0.0.1:4318" env:"TOCSIN_GATE"`
+	Token string        `help:"Bearer token of the configuration's tokens, where it has any." env:"TOCSIN_GATE_TOKEN"`
+	Wait  time.Duration `help:"How long to wait for the answer." default:"2s"`
+	Agent string        `required:"" help:"Agent id: service/name, or the service alone." env:"TOCSIN_AGENT"`
+	Class string        `help:"The agent's class, if its behaviour without the gate differs." env:"TOCSIN_CLASS"`
+}
+
+func (a *asker) ask(ctx context.Context, session, tool string) (api.GateAnswer, error) {
+	var answer api.GateAnswer
+	ctx, cancel := context.WithTimeout(ctx, a.Wait)
+	defer cancel()
+	body, err := json.Marshal(api.GateQuery{Query: gate.Query{Agent: a.Agent, Session: session, Tool: tool}, Class: a.Class})
+	if err != nil {
+		return answer, fmt.Errorf("encode query: %w", err)
+	}
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, strings.TrimRight(a.Gate, "/")+"/v1/gate/check", bytes.NewReader(body))
+	if err != nil {
+		return answer, err
+	}
+	request.Header.Set("Content-Type", "application/json")
+	if a.Token != "" {
+		request.Header.Set("Authorization", "Bearer "+a.Token)
+	}
+	return answer, send(request, &answer)
+}
+
+type gateCmd struct {
+	Check gateCheckCmd `cmd:"" default:"withargs" help:"Ask whether an agent may act. Exit code 0: allowed, 3: denied, 1: no answer."`
+}
+
+type gateCheckCmd struct {
+	asker
+	Session string `help:"Session."`
+	Tool    string `help:"Tool."`
+	JSON    bool   `help:"Print JSON."`
+}
+
+// exitDenied is the exit code of a denial.
+const exitDenied = 3
+
+// Run implements the command.
+func (c *gateCheckCmd) Run(ctx context.Context, std *stdio) error {
+	answer, err := c.ask(ctx, c.Session, c.Tool)
+	if err != nil {
+		return err
+	}
+	verdict := "deny"
+	if answer.Allow {
+		verdict = "allow"
+	}
+	if c.JSON {
+		if err := printJSON(std.out, answer); err != nil {
+			return err
+		}
+	} else {
+		fmt.Fprintf(std.out, "%s: %s\n", verdict, visible(answer.Reason))
+	}
+	if !answer.Allow {
+		return exitError{exitDenied}
+	}
+	return nil
+}
+
+type hookCmd struct {
+	asker
+	OnError string `enum:"open,closed,server" default:"server" help:"What to answer when the gate can't: open (let it pass), closed (deny), or server (what the gate last declared for this class; open before it ever answered)."`
+}
+
+// hookInput is what a coding agent sends before it calls a tool (Claude Code's PreToolUse).
+type hookInput struct {
+	Event     string `json:"hook_event_name"`
+	SessionID string `json:"session_id"`
+	ToolName  string `json:"tool_name"`
+}
+
+// maxHook bounds the hook's input, in bytes.
+const maxHook = 16 << 20
+
+// Run implements the command: it prints the hook's answer and always exits with 0, because the format carries the verdict. For
+// another event than PreToolUse it says nothing.
+func (c *hookCmd) Run(ctx context.Context, std *stdio) error {
+	text, err := io.ReadAll(io.LimitReader(std.in, maxHook))
+	if err != nil {
+		return fmt.Errorf("read hook: %w", err)
+	}
+	var in hookInput
+	if err := json.Unmarshal(text, &in); err != nil {
+		return fmt.Errorf("read hook: want the JSON of a hook on standard input: %w", err)
+	}
+	if in.Event != "PreToolUse" {
+		return nil
+	}
+	_, tool := event.SplitToolName(in.ToolName)
+	answer, err := c.ask(ctx, in.SessionID, tool)
+	if err != nil {
+		fmt.Fprintln(std.err, "tocsin hook:", err)
+		answer = c.withoutGate(err)
+	} else {
+		c.remember(answer.OnError)
+	}
+	if answer.Allow {
+		return nil // no opinion: the agent's own permissions decide
+	}
+	return json.NewEncoder(std.out).Encode(map[string]any{"hookSpecificOutput": map[string]string{
+		"hookEventName": "PreToolUse", "permissionDecision": "deny", "permissionDecisionReason": "Tocsin: " + incident.Visible(answer.Reason, 300),
+	}})
+}
+
+// withoutGate is the declared answer where the gate gives none.
+func (c *hookCmd) withoutGate(err error) api.GateAnswer {
+	choice := c.OnError
+	if choice == "server" {
+		choice = c.recall()
+	}
+	if choice == "closed" {
+		return api.GateAnswer{Answer: gate.Answer{Reason: "the gate does not answer and this class of agents is declared fail-closed: " + err.Error()}}
+	}
+	return api.GateAnswer{Answer: gate.Answer{Allow: true}}
+}
+
+// stateFile holds what the gate last declared for a class, so that a hook knows it when the gate is gone.
+func (c *hookCmd) stateFile() (string, error) {
+	dir, err := os.UserCacheDir()
+	if err != nil {
+		return "", err
+	}
+	name := strings.NewReplacer("/", "_", string(filepath.Separator), "_", "..", "_").Replace(c.Agent + "@" + c.Class)
+	return filepath.Join(dir, "tocsin", "on-error-"+name), nil
+}
+
+// remember keeps the declaration. That it can't be kept must not fail the hook: the next answer brings it again.
+func (c *hookCmd) remember(choice string) {
+	file, err := c.stateFile()
+	if err != nil || c.recall() == choice {
+		return
+	}
+	if os.MkdirAll(filepath.Dir(file), 0o700) == nil {
+		_ = os.WriteFile(file, []byte(choice), 0o600)
+	}
+}
+
+func (c *hookCmd) recall() string {
+	file, err := c.stateFile()
+	if err != nil {
+		return ""
+	}
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return ""
+	}
+	return string(text)
+}

@@ -1,0 +1,83 @@
+// Command tocsin is a detection and response engine for AI agents: one binary that runs everything, and the command line for
+// detection engineers and people on call. Each command lives in its own file.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/alecthomas/kong"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	os.Exit(run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+}
+
+// commands is the command line.
+type commands struct {
+	Run       runCmd       `cmd:"" help:"Run Tocsin: ingest, detectors, responses, console. Everything is embedded unless the configuration says otherwise."`
+	Demo      demoCmd      `cmd:"" help:"Show the main job on recorded telemetry of real agents: learn, detect, ask, contain."`
+	Replay    replayCmd    `cmd:"" help:"Run captures or events through the detectors, offline."`
+	Rules     rulesCmd     `cmd:"" help:"Check, test and list rules."`
+	Incidents incidentsCmd `cmd:"" help:"List and show incidents."`
+	Approvals approvalsCmd `cmd:"" help:"List, approve and deny requests."`
+	Agents    agentsCmd    `cmd:"" help:"List agents and show what each taught."`
+	Gate      gateCmd      `cmd:"" help:"Ask the gate."`
+	Hook      hookCmd      `cmd:"" help:"Answer a coding agent's pre-tool hook, read from standard input."`
+	SignIn    signInCmd    `cmd:"" name:"sign-in" help:"Sign in and keep the session for the commands that need one."`
+	Passwd    passwdCmd    `cmd:"" help:"Read a password from standard input and print its hash for the configuration."`
+	Version   versionCmd   `cmd:"" help:"Print the version."`
+}
+
+// stdio is what a command reads and writes.
+type stdio struct {
+	in       io.Reader
+	out, err io.Writer
+}
+
+// exitError makes a command end with a code of its own after it has said everything.
+type exitError struct{ code int }
+
+func (e exitError) Error() string { return fmt.Sprintf("exit code %d", e.code) }
+
+// run parses and runs one command and returns the exit code: 0 for success, 1 for failure, 2 for a command line that can't be
+// understood; hook and gate check have codes of their own.
+func run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer) int {
+	var c commands
+	exit := -1
+	parser, err := kong.New(&c, kong.Name("tocsin"), kong.Description("Detection and response for AI agents."),
+		kong.Writers(out, errOut), kong.Exit(func(code int) { exit = code }), kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
+		kong.BindTo(ctx, (*context.Context)(nil)), kong.Bind(&stdio{in: in, out: out, err: errOut}))
+	if err != nil {
+		fmt.Fprintln(errOut, "tocsin:", err)
+		return 1
+	}
+	if len(args) == 0 {
+		args = []string{"--help"}
+	}
+	parsed, err := parser.Parse(args)
+	switch {
+	case exit >= 0: // --help has printed
+		return exit
+	case err != nil:
+		fmt.Fprintf(errOut, "tocsin: %s\nTry: tocsin --help\n", err)
+		return 2
+	}
+	err = parsed.Run()
+	var code exitError
+	switch {
+	case err == nil || errors.Is(err, context.Canceled):
+		return 0
+	case errors.As(err, &code):
+		return code.code
+	}
+	fmt.Fprintln(errOut, "tocsin:", err)
+	return 1
+}

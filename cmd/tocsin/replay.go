@@ -1,0 +1,126 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/tocsin-dr/tocsin/internal/app"
+	"github.com/tocsin-dr/tocsin/internal/incident"
+	"github.com/tocsin-dr/tocsin/internal/ingest"
+	"github.com/tocsin-dr/tocsin/internal/pipeline"
+)
+
+type replayCmd struct {
+	Files  []string      `arg:"" type:"existingfile" help:"Captures (recorded OTLP requests) or canonical events in JSON lines, in the order in which they happened."`
+	Rules  string        `type:"existingdir" help:"Directory with rules beside the shipped ones."`
+	JSON   bool          `help:"Print each finding as one line of JSON."`
+	Events bool          `help:"Print each canonical event as one line of JSON, and no findings."`
+	Spread time.Duration `help:"Lay the sessions of captures out in time, one after the other at this distance, so that baselines learn from a recording that was made in seconds."`
+}
+
+// Run implements the command.
+func (c *replayCmd) Run(ctx context.Context, std *stdio) error {
+	r, err := app.NewReplay(c.Rules)
+	if err != nil {
+		return err
+	}
+	requests, err := c.read(std, r)
+	if err != nil {
+		return err
+	}
+	out := bufio.NewWriter(std.out)
+	err = r.Requests(ctx, requests, func(raised []pipeline.Raised) error { return c.findings(out, raised) })
+	if err := errors.Join(err, out.Flush()); err != nil {
+		return err
+	}
+	if !c.JSON && !c.Events {
+		fmt.Fprintf(std.out, "%d events of %d agents, %d findings\n", r.Events, len(r.Agents()), r.Findings)
+	}
+	return nil
+}
+
+func (c *replayCmd) read(std *stdio, r *app.Replay) ([]ingest.Request, error) {
+	r.OnEvent = nil
+	if c.Events {
+		r.OnEvent = func(line []byte) error { _, err := fmt.Fprintf(std.out, "%s\n", line); return err }
+	}
+	r.OnRejected = func(item, reason string) { fmt.Fprintf(std.err, "tocsin: rejected %s: %s\n", item, reason) }
+	var all []ingest.Request
+	for _, name := range c.Files {
+		requests, err := readFile(name)
+		if err != nil {
+			return nil, fmt.Errorf("replay %s: %w", name, err)
+		}
+		all = append(all, requests...)
+	}
+	if c.Spread > 0 {
+		return app.Spread(all, time.Time{}, c.Spread)
+	}
+	return all, nil
+}
+
+// readFile reads a capture, or a file of canonical events as one request to POST /v1/events.
+func readFile(name string) ([]ingest.Request, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	head := make([]byte, 1<<10)
+	n, err := io.ReadFull(f, head)
+	if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) {
+		return nil, err
+	}
+	if _, err := f.Seek(0, io.SeekStart); err != nil {
+		return nil, err
+	}
+	if !looksLikeCapture(head[:n]) {
+		body, err := io.ReadAll(f)
+		return []ingest.Request{{Path: "/v1/events", ContentType: "application/x-ndjson", Body: body}}, err
+	}
+	var out []ingest.Request
+	err = ingest.ReadCapture(f, func(r ingest.Request) error { out = append(out, r); return nil })
+	return out, err
+}
+
+// looksLikeCapture tells recorded requests, which begin with their headers or body, from events.
+func looksLikeCapture(head []byte) bool {
+	text := string(head)
+	first := slices.Min([]int{index(text, `"headers"`), index(text, `"otlp"`)})
+	return first < index(text, `"kind"`) && first < len(text)
+}
+
+func index(text, part string) int {
+	for i := 0; i+len(part) <= len(text); i++ {
+		if text[i:i+len(part)] == part {
+			return i
+		}
+	}
+	return len(text)
+}
+
+func (c *replayCmd) findings(out *bufio.Writer, raised []pipeline.Raised) error {
+	for _, r := range raised {
+		switch {
+		case c.Events:
+		case c.JSON:
+			line, err := json.Marshal(r.Finding)
+			if err != nil {
+				return fmt.Errorf("encode finding: %w", err)
+			}
+			out.Write(append(line, '\n'))
+		default:
+			f := r.Finding
+			fmt.Fprintf(out, "%s  %-8s %-9s %s  %s\n    %s\n", f.Time.Format(time.RFC3339), f.Severity, f.Source, f.Rule,
+				incident.Visible(f.Agent.ID, 60), incident.Visible(f.Reason, 300))
+		}
+	}
+	return nil
+}

@@ -1,0 +1,122 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/tocsin-dr/tocsin/detect"
+	"github.com/tocsin-dr/tocsin/internal/app"
+	"github.com/tocsin-dr/tocsin/internal/pipeline"
+)
+
+type rulesCmd struct {
+	Check rulesCheckCmd `cmd:"" help:"Check that every rule loads."`
+	Test  rulesTestCmd  `cmd:"" help:"Run the tests inside the rules."`
+	List  rulesListCmd  `cmd:"" default:"1" help:"List the rules."`
+}
+
+// ruleSource names where rules come from.
+type ruleSource struct {
+	Dir  string `type:"existingdir" help:"Directory with rules beside the shipped ones."`
+	JSON bool   `help:"Print JSON."`
+}
+
+func (s *ruleSource) read() ([]detect.Rule, error) {
+	read, err := app.ReadRules(s.Dir)
+	if err != nil {
+		return nil, err
+	}
+	_, err = detect.Compile(read.Rules)
+	return read.Rules, err
+}
+
+type rulesCheckCmd struct{ ruleSource }
+
+// Run implements the command.
+func (c *rulesCheckCmd) Run(std *stdio) error {
+	rules, err := c.read()
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(std.out, "%d rules load\n", len(rules))
+	return nil
+}
+
+type rulesTestCmd struct {
+	ruleSource
+	Only string `help:"Test this rule alone."`
+}
+
+// Run implements the command. Exit code 1 if a test fails or a rule lacks a test that fires or one that does not.
+func (c *rulesTestCmd) Run(std *stdio) error {
+	rules, err := c.read()
+	if err != nil {
+		return err
+	}
+	var all []pipeline.TestResult
+	for _, r := range rules {
+		if c.Only == "" || c.Only == r.ID {
+			all = append(all, pipeline.TestRule(r)...)
+			all = append(all, completeness(r)...)
+		}
+	}
+	if c.Only != "" && len(all) == 0 {
+		return fmt.Errorf("there is no rule %q", c.Only)
+	}
+	failed := 0
+	for _, res := range all {
+		if !res.OK {
+			failed++
+		}
+	}
+	if c.JSON {
+		if err := printJSON(std.out, all); err != nil {
+			return err
+		}
+	} else {
+		report(std.out, all, failed)
+	}
+	if failed > 0 {
+		return exitError{1}
+	}
+	return nil
+}
+
+// completeness demands of a rule a test that fires and one that does not.
+func completeness(r detect.Rule) []pipeline.TestResult {
+	fires, quiet := false, false
+	for _, t := range r.Tests {
+		fires, quiet = fires || t.Fires > 0, quiet || t.Fires == 0
+	}
+	if fires && quiet {
+		return nil
+	}
+	return []pipeline.TestResult{{Rule: r.ID, Test: "has a test that fires and one that does not", Err: "add the missing one under tests"}}
+}
+
+func report(w io.Writer, all []pipeline.TestResult, failed int) {
+	for _, res := range all {
+		if !res.OK {
+			fmt.Fprintf(w, "FAIL  %s: %s: fired %d times, want %d %s\n", res.Rule, res.Test, res.Got, res.Want, res.Err)
+		}
+	}
+	fmt.Fprintf(w, "%d tests passed, %d failed\n", len(all)-failed, failed)
+}
+
+type rulesListCmd struct{ ruleSource }
+
+// Run implements the command.
+func (c *rulesListCmd) Run(std *stdio) error {
+	rules, err := c.read()
+	if err != nil {
+		return err
+	}
+	if c.JSON {
+		return printJSON(std.out, rules)
+	}
+	return table(std.out, "RULE\tSEVERITY\tLANE\tTAGS\tTESTS\tTITLE", len(rules), "no rules", func(w io.Writer, n int) {
+		r := rules[n]
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%s\n", r.ID, r.Severity, r.Lane, strings.Join(append(r.Tags.ASI, r.Tags.ATLAS...), " "), len(r.Tests), r.Title)
+	})
+}

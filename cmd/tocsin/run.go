@@ -1,0 +1,56 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+
+	"github.com/tocsin-dr/tocsin/internal/app"
+)
+
+type runCmd struct {
+	Config string `short:"c" type:"existingfile" help:"YAML configuration; without one everything is embedded, on loopback."`
+	Data   string `help:"Data directory; overrides the configuration's."`
+	JSON   bool   `name:"log-json" help:"Log in JSON."`
+}
+
+// Run implements the command.
+func (c *runCmd) Run(ctx context.Context, std *stdio) error {
+	cfg, err := app.ReadConfig(c.Config, c.Data)
+	if err != nil {
+		return err
+	}
+	a, err := app.New(ctx, cfg, logger(std, c.JSON))
+	if err != nil {
+		return err
+	}
+	announce(std, a)
+	return errors.Join(a.Run(ctx), a.Close())
+}
+
+func announce(std *stdio, a *app.App) {
+	fmt.Fprintf(std.out, "Tocsin %s\n", app.Version)
+	fmt.Fprintf(std.out, "  telemetry  OTLP/HTTP http://%s  OTLP/gRPC %s  JSON events http://%s/v1/events\n", a.Addresses.OTLPHTTP, a.Addresses.OTLPGRPC, a.Addresses.OTLPHTTP)
+	fmt.Fprintf(std.out, "  gate       http://%s/v1/gate/check\n", a.Addresses.OTLPHTTP)
+	fmt.Fprintf(std.out, "  console    http://%s\n", a.Addresses.Console)
+	if a.AdminPassword != "" {
+		fmt.Fprintf(std.out, "  sign in    user admin, password %s (no users are configured)\n", a.AdminPassword)
+	}
+	fmt.Fprintln(std.out, "Ready.")
+}
+
+func logger(std *stdio, json bool) *slog.Logger {
+	if json {
+		return slog.New(slog.NewJSONHandler(std.err, nil))
+	}
+	return slog.New(slog.NewTextHandler(std.err, nil))
+}
+
+type versionCmd struct{}
+
+// Run implements the command.
+func (versionCmd) Run(std *stdio) error {
+	fmt.Fprintln(std.out, "tocsin", app.Version)
+	return nil
+}

@@ -1,0 +1,241 @@
+// Package api is Tocsin's HTTP surface for programs: the gate, and the JSON API that the command line uses. It authenticates
+// through internal/auth, decides nothing, and renders no page.
+package api
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"time"
+
+	"github.com/tocsin-dr/tocsin/internal/approval"
+	"github.com/tocsin-dr/tocsin/internal/auth"
+	"github.com/tocsin-dr/tocsin/internal/incident"
+	"github.com/tocsin-dr/tocsin/internal/store"
+	"github.com/tocsin-dr/tocsin/ui"
+)
+
+// Options are what the API serves from; all are required.
+type Options struct {
+	Reader ui.Reader
+	Facts  ui.Facts
+	Actor  ui.Actor
+	Auth   *auth.Auth
+}
+
+// maxBody bounds the body of an API request, in bytes.
+const maxBody = 64 << 10
+
+// listLimit bounds the rows of a list.
+const listLimit = 200
+
+// Routes adds the API's paths to a mux. Every one needs a signed-in person.
+func Routes(mux *http.ServeMux, o Options) {
+	a := &api{o}
+	handle := func(pattern string, role approval.Role, fn func(http.ResponseWriter, *http.Request) (any, error)) {
+		mux.Handle(pattern, o.Auth.Require(role, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			r.Body = http.MaxBytesReader(w, r.Body, maxBody)
+			v, err := fn(w, r)
+			if err != nil {
+				fail(w, err)
+				return
+			}
+			reply(w, http.StatusOK, v)
+		})))
+	}
+	handle("GET /api/v1/summary", approval.Viewer, a.summary)
+	handle("GET /api/v1/incidents", approval.Viewer, a.incidents)
+	handle("GET /api/v1/incidents/{id}", approval.Viewer, a.incident)
+	handle("POST /api/v1/incidents/{id}/notice", approval.Viewer, a.notice)
+	handle("POST /api/v1/incidents/{id}/close", approval.Lead, a.close)
+	handle("POST /api/v1/incidents/{id}/ask", approval.Responder, a.ask)
+	handle("GET /api/v1/approvals", approval.Viewer, a.approvals)
+	handle("POST /api/v1/approvals/{id}/decide", approval.Viewer, a.decide)
+	handle("POST /api/v1/leases/{id}/lift", approval.Lead, a.lift)
+	handle("GET /api/v1/agents", approval.Viewer, a.agents)
+	handle("GET /api/v1/findings", approval.Viewer, a.findings)
+	handle("GET /api/v1/ledger", approval.Viewer, a.ledger)
+}
+
+type api struct{ Options }
+
+// Case is an incident with all that belongs to it.
+type Case struct {
+	Incident  incident.Incident       `json:"incident"`
+	Alerts    []store.Alert           `json:"alerts"`
+	Timeline  []incident.Entry        `json:"timeline"`
+	Tracks    []incident.Track        `json:"tracks"`
+	Evidence  []incident.EvidenceItem `json:"evidence"`
+	Requests  []approval.Request      `json:"requests"`
+	Drafts    []store.Draft           `json:"drafts"`
+	Contained bool                    `json:"contained"`
+}
+
+func (a *api) summary(_ http.ResponseWriter, r *http.Request) (any, error) {
+	return a.Facts.Summary(r.Context(), 30*24*time.Hour)
+}
+
+func (a *api) incidents(_ http.ResponseWriter, r *http.Request) (any, error) {
+	return a.Reader.Incidents(r.Context(), listLimit)
+}
+
+func (a *api) incident(_ http.ResponseWriter, r *http.Request) (any, error) {
+	ctx, id := r.Context(), r.PathValue("id")
+	var c Case
+	var err error
+	if c.Incident, err = a.Reader.Incident(ctx, id); err != nil {
+		return nil, err
+	}
+	if c.Alerts, err = a.Reader.Alerts(ctx, id, listLimit); err != nil {
+		return nil, err
+	}
+	if c.Timeline, err = a.Reader.Timeline(ctx, id); err != nil {
+		return nil, err
+	}
+	if c.Tracks, err = a.Reader.Tracks(ctx, id); err != nil {
+		return nil, err
+	}
+	if c.Evidence, err = a.Reader.Evidence(ctx, id); err != nil {
+		return nil, err
+	}
+	if c.Requests, err = a.Reader.IncidentRequests(ctx, id); err != nil {
+		return nil, err
+	}
+	if c.Drafts, err = a.Reader.Drafts(ctx, id); err != nil {
+		return nil, err
+	}
+	c.Contained = c.Incident.Status == incident.Contained
+	return c, nil
+}
+
+func (a *api) approvals(_ http.ResponseWriter, r *http.Request) (any, error) {
+	return a.Reader.Requests(r.Context(), approval.State(r.URL.Query().Get("state")), listLimit)
+}
+
+func (a *api) agents(_ http.ResponseWriter, r *http.Request) (any, error) {
+	return a.Facts.Agents(r.Context())
+}
+
+func (a *api) findings(_ http.ResponseWriter, r *http.Request) (any, error) {
+	return a.Reader.Alerts(r.Context(), r.URL.Query().Get("incident"), listLimit)
+}
+
+func (a *api) ledger(_ http.ResponseWriter, r *http.Request) (any, error) {
+	return a.Reader.Ledger(r.Context(), r.URL.Query().Get("subject"), listLimit)
+}
+
+// DecideBody is the body of a decision.
+type DecideBody struct {
+	Verb   approval.Verb `json:"verb"`
+	Digest string        `json:"digest"`
+	Reason string        `json:"reason"`
+}
+
+func (a *api) decide(_ http.ResponseWriter, r *http.Request) (any, error) {
+	var body DecideBody
+	if err := decode(r.Body, &body); err != nil {
+		return nil, err
+	}
+	by, _ := a.Auth.Principal(r)
+	if err := a.Actor.Decide(r.Context(), by, r.PathValue("id"), body.Digest, body.Verb, body.Reason); err != nil {
+		return nil, err
+	}
+	return a.Reader.Request(r.Context(), r.PathValue("id"))
+}
+
+func (a *api) notice(_ http.ResponseWriter, r *http.Request) (any, error) {
+	by, _ := a.Auth.Principal(r)
+	return struct{}{}, a.Actor.Notice(r.Context(), by, r.PathValue("id"))
+}
+
+// CloseBody is the body of a closing.
+type CloseBody struct {
+	Verdict incident.Verdict `json:"verdict"`
+	Reason  string           `json:"reason"`
+}
+
+func (a *api) close(_ http.ResponseWriter, r *http.Request) (any, error) {
+	var body CloseBody
+	if err := decode(r.Body, &body); err != nil {
+		return nil, err
+	}
+	by, _ := a.Auth.Principal(r)
+	return struct{}{}, a.Actor.Close(r.Context(), by, r.PathValue("id"), body.Verdict, body.Reason)
+}
+
+// AskBody is the body of a request for containment.
+type AskBody struct {
+	Target  approval.Target `json:"target"`
+	Minutes int             `json:"minutes"`
+	Reason  string          `json:"reason"`
+}
+
+func (a *api) ask(_ http.ResponseWriter, r *http.Request) (any, error) {
+	var body AskBody
+	if err := decode(r.Body, &body); err != nil {
+		return nil, err
+	}
+	by, _ := a.Auth.Principal(r)
+	return struct{}{}, a.Actor.Ask(r.Context(), by, r.PathValue("id"), body.Target, time.Duration(body.Minutes)*time.Minute, body.Reason)
+}
+
+// LiftBody is the body of an early end of a lease.
+type LiftBody struct {
+	Reason string `json:"reason"`
+}
+
+func (a *api) lift(_ http.ResponseWriter, r *http.Request) (any, error) {
+	var body LiftBody
+	if err := decode(r.Body, &body); err != nil {
+		return nil, err
+	}
+	by, _ := a.Auth.Principal(r)
+	return struct{}{}, a.Actor.Lift(r.Context(), by, r.PathValue("id"), body.Reason)
+}
+
+// badRequest is a request that can't be read.
+type badRequest struct{ err error }
+
+func (b *badRequest) Error() string { return b.err.Error() }
+
+func decode(r io.Reader, into any) error {
+	decoder := json.NewDecoder(r)
+	decoder.DisallowUnknownFields()
+	if err := decoder.Decode(into); err != nil {
+		return &badRequest{fmt.Errorf("decode body: %w", err)}
+	}
+	return nil
+}
+
+// Failure is the body of an answer that is not 2xx.
+type Failure struct {
+	Error string `json:"error"`
+	Kind  string `json:"kind,omitempty"` // of a refusal
+}
+
+func fail(w http.ResponseWriter, err error) {
+	status := http.StatusInternalServerError
+	var bad *badRequest
+	switch kind := approval.Kind(err); {
+	case kind == approval.RefusedRole || kind == approval.RefusedRequester || kind == approval.RefusedAgent:
+		status = http.StatusForbidden
+	case kind == approval.RefusedUnknown || errors.Is(err, store.ErrNotFound):
+		status = http.StatusNotFound
+	case kind != "":
+		status = http.StatusConflict
+	case errors.As(err, &bad):
+		status = http.StatusBadRequest
+	}
+	reply(w, status, Failure{Error: err.Error(), Kind: approval.Kind(err)})
+}
+
+// reply writes JSON. A client that went away needs no answer.
+func reply(w http.ResponseWriter, status int, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	w.Header().Set("Cache-Control", "no-store")
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(v)
+}

@@ -1,0 +1,422 @@
+// Package app wires Tocsin together: it reads the configuration, starts what is embedded, connects what is not, and runs until it
+// is told to stop. It is the only place that knows every part, and it holds no logic of its own beyond passing things on.
+package app
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"go.temporal.io/sdk/client"
+	"go.temporal.io/sdk/worker"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/tocsin-dr/tocsin/detect"
+	"github.com/tocsin-dr/tocsin/detect/rules"
+	"github.com/tocsin-dr/tocsin/internal/action"
+	"github.com/tocsin-dr/tocsin/internal/approval"
+	"github.com/tocsin-dr/tocsin/internal/auth"
+	"github.com/tocsin-dr/tocsin/internal/event"
+	"github.com/tocsin-dr/tocsin/internal/evidence"
+	"github.com/tocsin-dr/tocsin/internal/gate"
+	"github.com/tocsin-dr/tocsin/internal/ingest"
+	"github.com/tocsin-dr/tocsin/internal/ledger"
+	"github.com/tocsin-dr/tocsin/internal/measure"
+	"github.com/tocsin-dr/tocsin/internal/pipeline"
+	"github.com/tocsin-dr/tocsin/internal/store"
+	"github.com/tocsin-dr/tocsin/internal/stream"
+	"github.com/tocsin-dr/tocsin/internal/temporal"
+	"github.com/tocsin-dr/tocsin/playbooks"
+	"github.com/tocsin-dr/tocsin/workflows"
+)
+
+// Version is the release. It is written into reports and shown in the console.
+const Version = "0.1.0"
+
+// App is a running Tocsin.
+type App struct {
+	cfg     Config
+	logger  *slog.Logger
+	now     func() time.Time
+	closers []func() error
+
+	metrics   *measure.Metrics
+	store     *store.Store
+	vault     *evidence.Vault
+	log       *stream.Log
+	writer    *stream.Writer
+	codec     *event.Codec
+	hasher    *event.Hasher
+	rules     *detect.Set
+	library   map[string]playbooks.Playbook
+	gate      *gate.Gate
+	actions   *action.Catalogue
+	signer    *approval.Signer
+	workflows client.Client
+	worker    worker.Worker
+	hub       *hub
+	auth      *auth.Auth
+	detectors []*detector
+	facts     *facts
+	control   *control
+
+	// AdminPassword is set when the configuration names nobody who can sign in: the password of the user admin.
+	AdminPassword string
+	// Addresses are where the listeners are bound, once New returned.
+	Addresses struct{ OTLPHTTP, OTLPGRPC, Console string }
+	listeners struct{ otlpHTTP, otlpGRPC, console net.Listener }
+}
+
+// New starts or connects every part, in the order of their dependencies. On an error it stops what it started.
+func New(ctx context.Context, cfg Config, logger *slog.Logger) (a *App, err error) {
+	a = &App{cfg: cfg, logger: logger, now: time.Now, metrics: measure.NewMetrics()}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, a.Close())
+			a = nil
+		}
+	}()
+	a.metrics.Version(Version)
+	a.hub = newHub(a.metrics)
+	if err = os.MkdirAll(cfg.Data, 0o700); err != nil {
+		return a, fmt.Errorf("make data directory: %w", err)
+	}
+	for _, start := range []func(context.Context) error{
+		a.lock, a.listen, a.openStores, a.loadDetections, a.openLog, a.openGate, a.openWorkflows, a.openAuth, a.openDetectors,
+	} {
+		if err = start(ctx); err != nil {
+			return a, err
+		}
+	}
+	a.metrics.Watch(func(ctx context.Context) (measure.Summary, error) { return a.facts.Summary(ctx, window) }, a.now)
+	return a, nil
+}
+
+// Close stops every part in the reverse of the order in which it was started.
+func (a *App) Close() error {
+	var errs []error
+	for i := len(a.closers) - 1; i >= 0; i-- {
+		errs = append(errs, a.closers[i]())
+	}
+	a.closers = nil
+	return errors.Join(errs...)
+}
+
+func (a *App) onClose(fn func() error) { a.closers = append(a.closers, fn) }
+
+// lock keeps a second process off the same data directory, where it would break the embedded servers' files.
+func (a *App) lock(context.Context) error {
+	release, err := lockFile(filepath.Join(a.cfg.Data, "lock"))
+	if err != nil {
+		return fmt.Errorf("lock data directory %s: %w", a.cfg.Data, err)
+	}
+	a.onClose(release)
+	return nil
+}
+
+// listen binds the ports first: a port that is taken must fail before anything is started.
+func (a *App) listen(context.Context) error {
+	for _, l := range []struct {
+		address string
+		into    *net.Listener
+		bound   *string
+	}{
+		{a.cfg.Listen.OTLPHTTP, &a.listeners.otlpHTTP, &a.Addresses.OTLPHTTP},
+		{a.cfg.Listen.OTLPGRPC, &a.listeners.otlpGRPC, &a.Addresses.OTLPGRPC},
+		{a.cfg.Listen.Console, &a.listeners.console, &a.Addresses.Console},
+	} {
+		listener, err := net.Listen("tcp", l.address)
+		if err != nil {
+			return fmt.Errorf("listen: %w (is another Tocsin or collector running? set listen in the configuration)", err)
+		}
+		*l.into, *l.bound = listener, listener.Addr().String()
+		a.onClose(func() error {
+			if err := listener.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
+				return err
+			}
+			return nil
+		})
+	}
+	return nil
+}
+
+func (a *App) openStores(ctx context.Context) (err error) {
+	if a.store, err = store.Open(ctx, a.cfg.Store.URL); err != nil {
+		return err
+	}
+	a.onClose(a.store.Close)
+	if a.vault, err = evidence.Open(a.cfg.Evidence.Dir); err != nil {
+		return err
+	}
+	a.onClose(a.vault.Close)
+	return nil
+}
+
+// loadDetections reads rules and playbooks, keeps each rule's text in the vault under the digest that findings carry, and records
+// which set is in force.
+func (a *App) loadDetections(ctx context.Context) error {
+	read, err := ReadRules(a.cfg.Rules.Dir)
+	if err != nil {
+		return err
+	}
+	set, err := detect.Compile(read.Rules)
+	if err != nil {
+		return err
+	}
+	for _, text := range read.Texts {
+		if _, err := a.vault.Put(ctx, text); err != nil {
+			return fmt.Errorf("keep rule: %w", err)
+		}
+	}
+	a.rules = set
+	err = a.store.AppendLedger(ctx, ledger.Record{At: a.now(), Kind: ledger.KindRules, Actor: "tocsin", Subject: set.Digest(), Key: "rules/" + set.Digest()})
+	if err != nil {
+		return err
+	}
+	return a.loadPlaybooks()
+}
+
+func (a *App) loadPlaybooks() (err error) {
+	classes := map[string]approval.Class{"quarantine": approval.Contain}
+	library, err := fs.Sub(playbooks.Library, "library")
+	if err != nil {
+		return err
+	}
+	if a.library, err = playbooks.Read(library, classes); err != nil || a.cfg.Playbooks.Dir == "" {
+		return err
+	}
+	own, err := playbooks.Read(os.DirFS(a.cfg.Playbooks.Dir), classes)
+	for name, p := range own {
+		a.library[name] = p
+	}
+	return err
+}
+
+func (a *App) openLog(ctx context.Context) (err error) {
+	nc, err := a.connectNATS()
+	if err != nil {
+		return err
+	}
+	a.log, err = stream.Open(ctx, nc, stream.Options{Partitions: a.cfg.NATS.Partitions, Replicas: a.cfg.NATS.Replicas, MaxAge: a.cfg.NATS.MaxAge, MaxBytes: a.cfg.NATS.MaxBytes})
+	if err != nil {
+		nc.Close()
+		return err
+	}
+	a.onClose(func() error { a.log.Close(); return nil })
+	if a.codec, err = event.NewCodec(); err != nil {
+		return err
+	}
+	a.writer = stream.NewWriter(a.log, a.codec)
+	a.onClose(func() error { a.writer.Close(); return nil })
+	salt, err := secret(a.cfg.Data, "token.salt", 32)
+	if err != nil {
+		return err
+	}
+	a.hasher = event.NewHasher(salt)
+	return nil
+}
+
+func (a *App) connectNATS() (*nats.Conn, error) {
+	if a.cfg.NATS.URL == "" {
+		embedded, err := stream.StartEmbedded(filepath.Join(a.cfg.Data, "nats"))
+		if err != nil {
+			return nil, err
+		}
+		a.onClose(func() error { embedded.Stop(); return nil })
+		return embedded.Connect()
+	}
+	options := []nats.Option{nats.Name("tocsin"), nats.MaxReconnects(-1)}
+	if a.cfg.NATS.Credentials != "" {
+		options = append(options, nats.UserCredentials(a.cfg.NATS.Credentials))
+	}
+	nc, err := nats.Connect(a.cfg.NATS.URL, options...)
+	if err != nil {
+		return nil, fmt.Errorf("connect to event log at %s: %w", a.cfg.NATS.URL, err)
+	}
+	return nc, nil
+}
+
+func (a *App) openGate(ctx context.Context) (err error) {
+	if a.gate, err = gate.Open(ctx, a.store, a.now); err != nil {
+		return err
+	}
+	key, err := grantKey(a.cfg.Data)
+	if err != nil {
+		return err
+	}
+	a.signer = approval.NewSigner(key)
+	a.actions = action.NewCatalogue(a.signer.Public(), a.now, action.NewQuarantine(a.gate, a.now))
+	return nil
+}
+
+func (a *App) openWorkflows(ctx context.Context) (err error) {
+	address := a.cfg.Temporal.Address
+	if address == "" {
+		server, err := temporal.Start(ctx, a.cfg.Data, a.cfg.Temporal.Namespace)
+		if err != nil {
+			return err
+		}
+		a.onClose(server.Stop)
+		address = server.Address()
+	}
+	if a.workflows, err = temporal.Dial(ctx, address, a.cfg.Temporal.Namespace, quietLogger(a.logger)); err != nil {
+		return err
+	}
+	a.onClose(func() error { a.workflows.Close(); return nil })
+	a.worker = worker.New(a.workflows, workflows.TaskQueue, worker.Options{WorkerStopTimeout: 5 * time.Second})
+	a.worker.RegisterWorkflow(workflows.Incident)
+	a.worker.RegisterWorkflow(workflows.ContainmentLease)
+	a.worker.RegisterActivity(&workflows.Activities{
+		Store: a.store, Vault: a.vault, Session: &sessionReader{a.log, a.codec}, Actions: a.actions, Tell: a.hub, Now: a.now,
+	})
+	return nil
+}
+
+// openDetectors makes one detector for each partition and the two views over everything that people and programs use.
+func (a *App) openDetectors(context.Context) error {
+	for p := range a.cfg.NATS.Partitions {
+		a.detectors = append(a.detectors, &detector{partition: p, log: a.log, codec: a.codec, metrics: a.metrics, logger: a.logger, errs: make(map[string]int),
+			shard: pipeline.New(a.rules, a.hasher, pipeline.Options{Alpha: a.cfg.Baselines.Alpha})})
+	}
+	a.facts = &facts{store: a.store, log: a.log, workflows: a.workflows, vault: a.vault, gate: a.gate, detectors: a.detectors, hub: a.hub, sla: a.cfg.SLA, now: a.now}
+	a.control = &control{workflows: a.workflows, store: a.store, signer: a.signer, gate: a.gate, metrics: a.metrics, hub: a.hub, logger: a.logger, now: a.now}
+	return nil
+}
+
+// Run serves until the context ends, then stops taking requests, and returns when everything under way is finished.
+func (a *App) Run(ctx context.Context) error {
+	if err := a.worker.Start(); err != nil {
+		return fmt.Errorf("start worker: %w", err)
+	}
+	defer a.worker.Stop()
+	group, ctx := errgroup.WithContext(ctx)
+	for _, d := range a.detectors {
+		group.Go(func() error { return d.run(ctx) })
+	}
+	responder := newResponder(a.workflows, a.store, a.library, a.signer.Public())
+	group.Go(func() error {
+		return a.log.HandleFindings(ctx, responder.handle, func(err error) { a.logger.Error("a finding waits to be handled", "error", err) })
+	})
+	group.Go(func() error { return a.sweepLeases(ctx) })
+	a.serve(ctx, group)
+	if err := group.Wait(); err != nil && !errors.Is(err, context.Canceled) {
+		return err
+	}
+	return nil
+}
+
+// sweepEvery is how often leases without an owner are looked for.
+const sweepEvery = time.Minute
+
+func (a *App) sweepLeases(ctx context.Context) error {
+	ticker := time.NewTicker(sweepEvery)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+			if err := a.control.sweep(ctx); err != nil {
+				a.logger.Error("leases can't be checked", "error", err)
+			}
+		}
+	}
+}
+
+// authenticate checks a sender's bearer token against the configuration's; nil when it names none.
+func (a *App) authenticate() func(string) (string, bool) {
+	if len(a.cfg.Tokens) == 0 {
+		return nil
+	}
+	return func(token string) (string, bool) {
+		sum := sha256.Sum256([]byte(token))
+		got := hex.EncodeToString(sum[:])
+		for _, t := range a.cfg.Tokens {
+			if subtle.ConstantTimeCompare([]byte(got), []byte(t.SHA256)) == 1 {
+				return t.Name, true
+			}
+		}
+		return "", false
+	}
+}
+
+// ingestOptions are the receiver's, with its metrics.
+func (a *App) ingestOptions() ingest.ReceiverOptions {
+	return ingest.ReceiverOptions{Authenticate: a.authenticate(), Now: a.now, Observe: a.metrics.IngestItems}
+}
+
+// timedLog measures appends and counts events on their way to the log.
+type timedLog struct{ app *App }
+
+// Append implements ingest.Appender.
+func (t timedLog) Append(ctx context.Context, events []event.Event) error {
+	start := t.app.now()
+	if err := t.app.writer.Append(ctx, events); err != nil {
+		return err
+	}
+	t.app.metrics.LogAppend(t.app.now().Sub(start))
+	for i := range events {
+		t.app.metrics.Event(events[i].Source.Dialect, events[i].Kind)
+	}
+	return nil
+}
+
+// RuleFiles are rules with the texts that they were read from.
+type RuleFiles struct {
+	Rules []detect.Rule
+	Texts [][]byte
+}
+
+// ReadRules reads the shipped rules and those of a directory, if one is named. A rule of the directory takes the place of a
+// shipped one with the same id.
+func ReadRules(dir string) (RuleFiles, error) {
+	catalogue := detect.DefaultCatalogue()
+	shipped, err := detect.ReadRules(rules.FS, catalogue)
+	if err != nil {
+		return RuleFiles{}, err
+	}
+	sources := make(map[string]fs.FS)
+	byID := make(map[string]detect.Rule)
+	var order []string
+	take := func(list []detect.Rule, from fs.FS) {
+		for _, r := range list {
+			if _, known := byID[r.ID]; !known {
+				order = append(order, r.ID)
+			}
+			byID[r.ID], sources[r.ID] = r, from
+		}
+	}
+	take(shipped, rules.FS)
+	if dir != "" {
+		own, err := detect.ReadRules(os.DirFS(dir), catalogue)
+		if err != nil {
+			return RuleFiles{}, err
+		}
+		take(own, os.DirFS(dir))
+	}
+	var out RuleFiles
+	for _, id := range order {
+		text, err := fs.ReadFile(sources[id], byID[id].File)
+		if err != nil {
+			return RuleFiles{}, fmt.Errorf("read rule %s: %w", id, err)
+		}
+		out.Rules, out.Texts = append(out.Rules, byID[id]), append(out.Texts, text)
+	}
+	return out, nil
+}
+
+// server returns an HTTP server with the timeouts that a hostile client can't outlast. Live pages and large uploads need the long ones.
+func server(handler http.Handler) *http.Server {
+	return &http.Server{Handler: handler, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 2 * time.Minute, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10}
+}

@@ -1,0 +1,206 @@
+package app
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"time"
+
+	"go.yaml.in/yaml/v3"
+
+	"github.com/tocsin-dr/tocsin/internal/approval"
+	"github.com/tocsin-dr/tocsin/internal/ingest"
+)
+
+// Config is what a deployment decides. The zero value runs everything embedded, on loopback, under ./tocsin-data.
+type Config struct {
+	// Data holds everything that is embedded: the event log, the workflows, the store, the vault, the keys.
+	Data   string `yaml:"data"`
+	Listen struct {
+		OTLPHTTP string `yaml:"otlp_http"` // OTLP over HTTP, JSON events and the gate
+		OTLPGRPC string `yaml:"otlp_grpc"`
+		Console  string `yaml:"console"` // console, API and /metrics
+	} `yaml:"listen"`
+	TLS struct {
+		Cert string `yaml:"cert"`
+		Key  string `yaml:"key"`
+		// Proxy says that a proxy in front of Tocsin speaks TLS with everybody outside.
+		Proxy bool `yaml:"proxy"`
+	} `yaml:"tls"`
+	NATS struct {
+		URL         string        `yaml:"url"` // empty: embedded
+		Credentials string        `yaml:"credentials"`
+		Partitions  int           `yaml:"partitions"`
+		Replicas    int           `yaml:"replicas"`
+		MaxAge      time.Duration `yaml:"max_age"`
+		MaxBytes    int64         `yaml:"max_bytes"`
+	} `yaml:"nats"`
+	Temporal struct {
+		Address   string `yaml:"address"` // empty: embedded
+		Namespace string `yaml:"namespace"`
+	} `yaml:"temporal"`
+	Store struct {
+		URL string `yaml:"url"` // empty: SQLite in the data directory
+	} `yaml:"store"`
+	Evidence struct {
+		Dir string `yaml:"dir"`
+	} `yaml:"evidence"`
+	Rules struct {
+		Dir string `yaml:"dir"` // rule files beside the shipped ones
+	} `yaml:"rules"`
+	Playbooks struct {
+		Dir string `yaml:"dir"`
+	} `yaml:"playbooks"`
+	Baselines struct {
+		// Alpha is the p-value at or below which a baseline raises a finding.
+		Alpha float64 `yaml:"alpha"`
+	} `yaml:"baselines"`
+	// Content is full, or hashed where policy forbids storing what agents read and write.
+	Content ingest.ContentPolicy `yaml:"content"`
+	Gate    struct {
+		// OnError is what agents of a class do when the gate can't answer: open or closed. It is sent with every answer, so that
+		// whoever asks knows it when the gate is gone.
+		OnError string            `yaml:"on_error"`
+		Classes map[string]string `yaml:"classes"`
+	} `yaml:"gate"`
+	// Tokens authenticate senders of telemetry and askers of the gate. Without any, both are open to whoever reaches them.
+	Tokens []Token     `yaml:"tokens"`
+	Users  []User      `yaml:"users"`
+	OIDC   *OIDCConfig `yaml:"oidc"`
+	// SLA is how long an alert may stay untouched before coverage counts it as missed.
+	SLA time.Duration `yaml:"sla"`
+}
+
+// Token is a sender's credential, by the SHA-256 of its text in hex.
+type Token struct {
+	Name   string `yaml:"name"`
+	SHA256 string `yaml:"sha256"`
+}
+
+// User may sign in with a password.
+type User struct {
+	Name         string        `yaml:"name"`
+	PasswordHash string        `yaml:"password_hash"` // bcrypt; tocsin passwd prints one
+	Role         approval.Role `yaml:"role"`
+}
+
+// OIDCConfig lets people sign in with an OpenID Connect provider.
+type OIDCConfig struct {
+	Issuer           string                   `yaml:"issuer"`
+	ClientID         string                   `yaml:"client_id"`
+	ClientSecretFile string                   `yaml:"client_secret_file"`
+	RedirectURL      string                   `yaml:"redirect_url"`
+	GroupsClaim      string                   `yaml:"groups_claim"`
+	Roles            map[string]approval.Role `yaml:"roles"`
+}
+
+// ReadConfig reads a YAML file over the defaults; an empty name gives the defaults, and data, unless it is empty, takes the place of
+// the file's data directory. Unknown keys are errors that name the line.
+func ReadConfig(file, data string) (Config, error) {
+	var c Config
+	if file != "" {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			return Config{}, fmt.Errorf("read configuration: %w", err)
+		}
+		decoder := yaml.NewDecoder(bytes.NewReader(text))
+		decoder.KnownFields(true)
+		if err := decoder.Decode(&c); err != nil && !errors.Is(err, io.EOF) {
+			return Config{}, fmt.Errorf("read configuration %s: %w", file, err)
+		}
+	}
+	if data != "" {
+		c.Data = data
+	}
+	c.defaults()
+	if err := c.check(); err != nil {
+		return Config{}, fmt.Errorf("check configuration: %w", err)
+	}
+	return c, nil
+}
+
+func (c *Config) defaults() {
+	set(&c.Data, "tocsin-data")
+	set(&c.Listen.OTLPHTTP, "127.0.0.1:4318")
+	set(&c.Listen.OTLPGRPC, "127.0.0.1:4317")
+	set(&c.Listen.Console, "127.0.0.1:8700")
+	set(&c.NATS.Partitions, 8)
+	set(&c.NATS.Replicas, 1)
+	set(&c.NATS.MaxAge, 30*24*time.Hour)
+	set(&c.NATS.MaxBytes, 20<<30)
+	set(&c.Temporal.Namespace, "tocsin")
+	set(&c.Store.URL, filepath.Join(c.Data, "store.db"))
+	set(&c.Evidence.Dir, filepath.Join(c.Data, "evidence"))
+	set(&c.Content, ingest.ContentFull)
+	set(&c.Gate.OnError, "open")
+	set(&c.SLA, 24*time.Hour)
+}
+
+func set[T comparable](field *T, value T) {
+	var zero T
+	if *field == zero {
+		*field = value
+	}
+}
+
+func (c *Config) check() error {
+	if c.Content != ingest.ContentFull && c.Content != ingest.ContentHashed {
+		return fmt.Errorf("content: %q is neither full nor hashed", c.Content)
+	}
+	for class, word := range c.Gate.Classes {
+		if word != "open" && word != "closed" {
+			return fmt.Errorf("gate.classes.%s: %q is neither open nor closed", class, word)
+		}
+	}
+	if c.Gate.OnError != "open" && c.Gate.OnError != "closed" {
+		return fmt.Errorf("gate.on_error: %q is neither open nor closed", c.Gate.OnError)
+	}
+	if c.NATS.Partitions < 1 || c.NATS.Partitions > 1024 {
+		return fmt.Errorf("nats.partitions: %d, want 1 to 1024", c.NATS.Partitions)
+	}
+	for _, t := range c.Tokens {
+		if t.Name == "" || len(t.SHA256) != 64 {
+			return fmt.Errorf("tokens: %q needs a name and the SHA-256 of the token in 64 hex digits", t.Name)
+		}
+	}
+	return c.checkExposure()
+}
+
+// checkExposure refuses to listen beyond this machine without TLS and authentication.
+func (c *Config) checkExposure() error {
+	secure := c.TLS.Proxy || (c.TLS.Cert != "" && c.TLS.Key != "")
+	for _, l := range []struct {
+		field, address string
+		authenticated  bool
+		how            string
+	}{
+		{"listen.otlp_http", c.Listen.OTLPHTTP, len(c.Tokens) > 0, "tokens"},
+		{"listen.otlp_grpc", c.Listen.OTLPGRPC, len(c.Tokens) > 0, "tokens"},
+		{"listen.console", c.Listen.Console, len(c.Users) > 0 || c.OIDC != nil, "users or oidc"},
+	} {
+		host, _, err := net.SplitHostPort(l.address)
+		if err != nil {
+			return fmt.Errorf("%s: %w", l.field, err)
+		}
+		ip := net.ParseIP(host)
+		if host == "localhost" || ip != nil && ip.IsLoopback() {
+			continue
+		}
+		if !secure || !l.authenticated {
+			return fmt.Errorf("%s: %s can be reached from other machines; set tls (cert and key, or proxy) and %s first", l.field, l.address, l.how)
+		}
+	}
+	return nil
+}
+
+// onError is the declared choice for a class of agents.
+func (c *Config) onError(class string) string {
+	if word, ok := c.Gate.Classes[class]; ok {
+		return word
+	}
+	return c.Gate.OnError
+}

@@ -1,0 +1,228 @@
+package app
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"go.temporal.io/api/serviceerror"
+	"go.temporal.io/sdk/client"
+	"go.temporal.io/sdk/temporal"
+
+	"github.com/tocsin-dr/tocsin/detect"
+	"github.com/tocsin-dr/tocsin/internal/approval"
+	"github.com/tocsin-dr/tocsin/internal/gate"
+	"github.com/tocsin-dr/tocsin/internal/incident"
+	"github.com/tocsin-dr/tocsin/internal/ledger"
+	"github.com/tocsin-dr/tocsin/internal/measure"
+	"github.com/tocsin-dr/tocsin/internal/store"
+	"github.com/tocsin-dr/tocsin/workflows"
+)
+
+// control carries out what authenticated people do: it is the control plane. The console and the CLI are two equal ways to reach
+// it, and every way sends the same Updates. It implements ui.Actor.
+type control struct {
+	workflows client.Client
+	store     *store.Store
+	signer    *approval.Signer
+	gate      *gate.Gate
+	metrics   *measure.Metrics
+	hub       *hub
+	logger    *slog.Logger
+	now       func() time.Time
+}
+
+// updateTimeout bounds how long a person waits to learn whether their decision counted.
+const updateTimeout = 15 * time.Second
+
+// Decide sends a decision to the incident's workflow. An approval carries a grant, signed here because here the person was
+// authenticated. A refusal is recorded before it is returned.
+func (c *control) Decide(ctx context.Context, by approval.Principal, requestID, digest string, verb approval.Verb, reason string) error {
+	d := approval.Decision{Request: requestID, Verb: verb, Digest: digest, By: by, Reason: reason, At: c.now().UTC()}
+	request, err := c.store.Request(ctx, requestID)
+	if errors.Is(err, store.ErrNotFound) {
+		return c.refused(ctx, approval.Request{ID: requestID}, d, &approval.Refusal{Kind: approval.RefusedUnknown, Text: fmt.Sprintf("there is no request %q", requestID)})
+	}
+	if err != nil {
+		return err
+	}
+	if verb == approval.Approve {
+		if d.Grant, err = c.signer.Sign(request, d); err != nil {
+			return err
+		}
+	}
+	err = c.update(ctx, request.Incident, workflows.UpdateDecide, d)
+	var gone *serviceerror.NotFound
+	if errors.As(err, &gone) {
+		// The incident's workflow has ended; what is recorded says why the decision is too late.
+		if err = approval.Check(&request, d, c.now()); err == nil {
+			err = &approval.Refusal{Kind: approval.RefusedLate, Text: "the incident is closed"}
+		}
+	}
+	if approval.Kind(err) != "" {
+		return c.refused(ctx, request, d, err)
+	}
+	return err
+}
+
+// refused records a refusal: in the ledger and, where the incident is known, in its timeline.
+func (c *control) refused(ctx context.Context, r approval.Request, d approval.Decision, refusal error) error {
+	kind := approval.Kind(refusal)
+	c.metrics.Refused(kind)
+	d.Grant = nil
+	body := map[string]any{"decision": d, "refused": kind, "why": refusal.Error()}
+	if err := c.append(ctx, ledger.KindRefusal, d.By.ID, d.Request, body); err != nil {
+		return err
+	}
+	if r.Incident != "" {
+		text := fmt.Sprintf("%s refused (%s): %s", d.Verb, kind, refusal)
+		err := c.store.AddEntry(ctx, r.Incident, incident.Entry{At: d.At, Actor: d.By.ID, Source: d.By.Via, Kind: "refusal", Text: text, Ref: d.Request})
+		if err != nil {
+			return err
+		}
+		c.hub.Changed("request", r.ID)
+	}
+	return refusal
+}
+
+// update sends an Update to an incident's workflow and waits for its answer.
+func (c *control) update(ctx context.Context, incidentID, name string, arg any) error {
+	i, err := c.store.Incident(ctx, incidentID)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, updateTimeout)
+	defer cancel()
+	handle, err := c.workflows.UpdateWorkflow(ctx, client.UpdateWorkflowOptions{
+		WorkflowID: workflows.IncidentID(i.Key), UpdateName: name, Args: []any{arg}, WaitForStage: client.WorkflowUpdateStageCompleted,
+	})
+	if err == nil {
+		err = handle.Get(ctx, nil)
+	}
+	var refusal *temporal.ApplicationError
+	if errors.As(err, &refusal) {
+		return &approval.Refusal{Kind: refusal.Type(), Text: refusal.Message()}
+	}
+	if err != nil {
+		return fmt.Errorf("%s incident %s: %w", name, incidentID, err)
+	}
+	return nil
+}
+
+// Ask requests a containment that no playbook asked for. Somebody else must decide.
+func (c *control) Ask(ctx context.Context, by approval.Principal, incidentID string, target approval.Target, lease time.Duration, reason string) error {
+	if !by.Role.AtLeast(approval.Responder) {
+		return c.denied(by, approval.Responder)
+	}
+	return c.update(ctx, incidentID, workflows.UpdateAsk, workflows.HumanAsk{By: by.ID, Target: target, Lease: lease, Reason: reason})
+}
+
+func (c *control) denied(by approval.Principal, needed approval.Role) error {
+	return &approval.Refusal{Kind: approval.RefusedRole, Text: fmt.Sprintf("role %q may not do this; %s or above may", by.Role, needed)}
+}
+
+// Notice records that a person became aware of an incident.
+func (c *control) Notice(ctx context.Context, by approval.Principal, incidentID string) error {
+	i, err := c.store.Incident(ctx, incidentID)
+	if err != nil {
+		return err
+	}
+	if !i.Times.Noticed.IsZero() {
+		return nil
+	}
+	at := c.now().UTC()
+	err = c.workflows.SignalWorkflow(ctx, workflows.IncidentID(i.Key), "", workflows.SignalNotice, workflows.Notice{By: by.ID, Via: by.Via, At: at})
+	if err != nil {
+		return fmt.Errorf("notice incident %s: %w", incidentID, err)
+	}
+	c.metrics.Notice(at.Sub(i.Times.FirstBad))
+	return nil
+}
+
+// Note adds a person's note to an incident's timeline.
+func (c *control) Note(ctx context.Context, by approval.Principal, incidentID, text string) error {
+	if !by.Role.AtLeast(approval.Responder) {
+		return c.denied(by, approval.Responder)
+	}
+	if len([]rune(text)) < approval.MinReason {
+		return &approval.Refusal{Kind: approval.RefusedReason, Text: "the note is empty"}
+	}
+	if _, err := c.store.Incident(ctx, incidentID); err != nil {
+		return err
+	}
+	err := c.store.AddEntry(ctx, incidentID, incident.Entry{At: c.now().UTC(), Actor: by.ID, Source: by.Via, Kind: "note", Text: text})
+	if err != nil {
+		return err
+	}
+	c.hub.Changed("incident", incidentID)
+	return c.Notice(ctx, by, incidentID)
+}
+
+// Close ends an incident with a person's disposition.
+func (c *control) Close(ctx context.Context, by approval.Principal, incidentID string, verdict incident.Verdict, reason string) error {
+	if !by.Role.AtLeast(approval.Lead) {
+		return c.denied(by, approval.Lead)
+	}
+	switch verdict {
+	case incident.TruePositive, incident.FalsePositive, incident.Expected, incident.Unclear:
+	default:
+		return &approval.Refusal{Kind: approval.RefusedUnknown, Text: fmt.Sprintf("%q is no verdict", verdict)}
+	}
+	d := incident.Disposition{Verdict: verdict, Confidence: detect.HighConfidence, Reasoning: reason, By: by.ID, At: c.now().UTC()}
+	return c.update(ctx, incidentID, workflows.UpdateClose, d)
+}
+
+// Lift ends a lease before its time.
+func (c *control) Lift(ctx context.Context, by approval.Principal, leaseID, reason string) error {
+	if !by.Role.AtLeast(approval.Lead) {
+		return c.denied(by, approval.Lead)
+	}
+	if len([]rune(reason)) < approval.MinReason {
+		return &approval.Refusal{Kind: approval.RefusedReason, Text: "lifting a lease needs a reason"}
+	}
+	lease, ok := c.gate.Lease(leaseID)
+	if !ok || !lease.InForce(c.now()) {
+		return &approval.Refusal{Kind: approval.RefusedUnknown, Text: fmt.Sprintf("no lease %q is in force", leaseID)}
+	}
+	if err := c.append(ctx, ledger.KindDecision, by.ID, leaseID, map[string]any{"lift": leaseID, "by": by, "reason": reason}); err != nil {
+		return err
+	}
+	err := c.workflows.SignalWorkflow(ctx, workflows.LeaseID(leaseID), "", workflows.SignalLift, workflows.Lift{By: by.ID, Reason: reason})
+	if err != nil {
+		return fmt.Errorf("lift lease %s: %w", leaseID, err)
+	}
+	return nil
+}
+
+func (c *control) append(ctx context.Context, kind, actor, subject string, body any) error {
+	return appendLedger(ctx, c.store, c.now(), kind, actor, subject, body)
+}
+
+// appendLedger writes a row of the ledger.
+func appendLedger(ctx context.Context, s *store.Store, at time.Time, kind, actor, subject string, body any) error {
+	text, err := json.Marshal(body)
+	if err != nil {
+		return fmt.Errorf("encode ledger body: %w", err)
+	}
+	return s.AppendLedger(ctx, ledger.Record{At: at, Kind: kind, Actor: actor, Subject: subject, Body: text})
+}
+
+// sweep warns of leases that have ended and were not reverted: their workflow is missing, and somebody must look.
+func (c *control) sweep(ctx context.Context) error {
+	leases, err := c.store.Leases(ctx)
+	if err != nil {
+		return err
+	}
+	for _, l := range leases {
+		if late := c.now().Sub(l.Ends); late > sweepGrace {
+			c.logger.Error("a lease ended and was not reverted; the gate ignores it, its workflow is missing", "lease", l.ID, "target", l.Plan.Target.String(), "late", late.String())
+		}
+	}
+	return nil
+}
+
+// sweepGrace is how long a lease's workflow has to revert it after its end.
+const sweepGrace = 2 * time.Minute

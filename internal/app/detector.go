@@ -1,0 +1,148 @@
+package app
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/tocsin-dr/tocsin/baselines"
+	"github.com/tocsin-dr/tocsin/internal/event"
+	"github.com/tocsin-dr/tocsin/internal/measure"
+	"github.com/tocsin-dr/tocsin/internal/pipeline"
+	"github.com/tocsin-dr/tocsin/internal/stream"
+)
+
+// detector owns one partition: it follows the log, runs the shard, publishes what it raises, and saves the shard's state together
+// with its place in the log. Publishing comes before saving, so that a crash repeats findings under the same ids and loses none.
+type detector struct {
+	partition int
+	log       *stream.Log
+	codec     *event.Codec
+	metrics   *measure.Metrics
+	logger    *slog.Logger
+
+	mu    sync.Mutex // pages read what the shard learned while it runs
+	shard *pipeline.Shard
+
+	count int    // events processed since the start; guarded by mu
+	last  uint64 // sequence of the last message processed
+	saved uint64 // sequence of the last snapshot
+	when  time.Time
+	errs  map[string]int // rule errors reported to metrics so far
+}
+
+// snapshotEvery bounds what a restart replays under load; an idle log is saved at once.
+const snapshotEvery = 5 * time.Second
+
+func (d *detector) name() string { return fmt.Sprintf("shard-%d", d.partition) }
+
+// run follows the partition until the context ends.
+func (d *detector) run(ctx context.Context) error {
+	data, err := d.log.Snapshot(ctx, d.name())
+	if err != nil {
+		return err
+	}
+	if data != nil {
+		last, dropped, err := d.shard.Restore(data)
+		if err != nil {
+			// Nothing is lost but what was learned before the log's oldest event: the log is read from its start.
+			d.logger.Error("the detector's snapshot can't be used; reading the whole log", "partition", d.partition, "error", err)
+		}
+		for _, rule := range dropped {
+			d.logger.Warn("a rule's operator changed; its windows start afresh", "rule", rule)
+		}
+		d.last, d.saved = last, last
+	}
+	d.when = time.Now()
+	err = d.log.Follow(ctx, d.partition, d.last, func(m stream.Message) error { return d.process(ctx, m) }, func() error { return d.idle(ctx) })
+	if ctx.Err() != nil {
+		final, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+		defer cancel()
+		return d.save(final)
+	}
+	return err
+}
+
+func (d *detector) process(ctx context.Context, m stream.Message) error {
+	events, err := stream.DecodeBatch(d.codec, m.Data)
+	if err != nil {
+		// A damaged batch must be seen, and must not stop the partition.
+		d.logger.Error("a batch of the event log can't be read and is skipped", "partition", d.partition, "sequence", m.Sequence, "error", err)
+		d.last = m.Sequence
+		return nil
+	}
+	var raised []pipeline.Raised
+	d.mu.Lock()
+	for i := range events {
+		start := time.Now()
+		raised = append(raised, d.shard.Process(&events[i], pipeline.Position{Partition: d.partition, Sequence: m.Sequence})...)
+		d.metrics.DetectorEvent(time.Since(start))
+	}
+	d.count += len(events)
+	d.mu.Unlock()
+	for _, r := range raised {
+		text, err := json.Marshal(r)
+		if err != nil {
+			return fmt.Errorf("encode finding: %w", err)
+		}
+		// A finding that was stitched to its agent later is a new report under the same id.
+		if err := d.log.PublishFinding(ctx, r.Finding.ID+"/"+r.Finding.Agent.ID, text); err != nil {
+			return err
+		}
+		d.metrics.Finding(&r.Finding)
+	}
+	d.last = m.Sequence
+	d.metrics.DetectorLag(d.partition, time.Since(m.Stored))
+	d.countRuleErrors()
+	if time.Since(d.when) >= snapshotEvery {
+		return d.save(ctx)
+	}
+	return nil
+}
+
+func (d *detector) countRuleErrors() {
+	for rule, n := range d.shard.RuleErrors() {
+		for range n - d.errs[rule] {
+			d.metrics.RuleError(rule)
+		}
+		d.errs[rule] = n
+	}
+}
+
+func (d *detector) idle(ctx context.Context) error {
+	d.metrics.DetectorLag(d.partition, 0)
+	return d.save(ctx)
+}
+
+func (d *detector) save(ctx context.Context) error {
+	if d.last == d.saved {
+		return nil
+	}
+	d.mu.Lock()
+	data, err := d.shard.Snapshot(d.last)
+	d.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	if err := d.log.SaveSnapshot(ctx, d.name(), data); err != nil {
+		return err
+	}
+	d.saved, d.when = d.last, time.Now()
+	return nil
+}
+
+func (d *detector) agents() []baselines.Learned {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.shard.Agents()
+}
+
+// processed is the number of events that went through the shard since the start.
+func (d *detector) processed() int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.count
+}

@@ -1,0 +1,127 @@
+package app
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"go.temporal.io/sdk/client"
+
+	"github.com/tocsin-dr/tocsin/baselines"
+	"github.com/tocsin-dr/tocsin/internal/approval"
+	"github.com/tocsin-dr/tocsin/internal/evidence"
+	"github.com/tocsin-dr/tocsin/internal/gate"
+	"github.com/tocsin-dr/tocsin/internal/incident"
+	"github.com/tocsin-dr/tocsin/internal/ledger"
+	"github.com/tocsin-dr/tocsin/internal/measure"
+	"github.com/tocsin-dr/tocsin/internal/store"
+	"github.com/tocsin-dr/tocsin/internal/stream"
+	"github.com/tocsin-dr/tocsin/ui"
+)
+
+// facts answers what pages, the API and metrics ask beyond the store. It implements ui.Facts.
+type facts struct {
+	store     *store.Store
+	log       *stream.Log
+	workflows client.Client
+	vault     *evidence.Vault
+	gate      *gate.Gate
+	detectors []*detector
+	hub       *hub
+	sla       time.Duration
+	now       func() time.Time
+}
+
+// Agents implements ui.Facts.
+func (f *facts) Agents(context.Context) ([]baselines.Learned, error) {
+	var out []baselines.Learned
+	for _, d := range f.detectors {
+		out = append(out, d.agents()...)
+	}
+	return out, nil
+}
+
+// Changes implements ui.Facts.
+func (f *facts) Changes(ctx context.Context) <-chan ui.Change { return f.hub.subscribe(ctx) }
+
+// maxOpen bounds the incidents and requests that a summary looks at besides those of its window.
+const maxOpen = 1000
+
+// Summary implements ui.Facts.
+func (f *facts) Summary(ctx context.Context, window time.Duration) (measure.Summary, error) {
+	now := f.now()
+	in := measure.Facts{Leases: f.gate.InForce()}
+	var err error
+	if in.Incidents, err = f.store.IncidentsSince(ctx, now.Add(-window)); err != nil {
+		return measure.Summary{}, err
+	}
+	if in.Requests, err = f.store.Requests(ctx, approval.Pending, maxOpen); err != nil {
+		return measure.Summary{}, err
+	}
+	alerts, err := f.store.AlertsSince(ctx, now.Add(-window))
+	if err != nil {
+		return measure.Summary{}, err
+	}
+	byID := make(map[string]incident.Incident)
+	for _, i := range in.Incidents {
+		byID[i.ID] = i
+	}
+	acts := make(map[string][]time.Time)
+	for _, a := range alerts {
+		if _, ok := acts[a.Incident]; !ok && a.Incident != "" {
+			timeline, err := f.store.Timeline(ctx, a.Incident)
+			if err != nil {
+				return measure.Summary{}, err
+			}
+			acts[a.Incident] = measure.ActsOf(timeline)
+		}
+		in.Alerts = append(in.Alerts, measure.Alerted{ID: a.Finding.ID, Rule: a.Finding.Rule, Incident: a.Incident, Lane: a.Finding.Lane, Raised: a.Raised,
+			Acts: acts[a.Incident], Disposed: byID[a.Incident].Disposition != nil, Triaged: a.Disposition != nil})
+	}
+	return measure.Summarise(in, now, window, f.sla), nil
+}
+
+// Health implements ui.Facts.
+func (f *facts) Health(ctx context.Context) []ui.Health {
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+	defer cancel()
+	var out []ui.Health
+	add := func(part string, err error, text string) {
+		if err != nil {
+			text = err.Error()
+		}
+		out = append(out, ui.Health{Part: part, OK: err == nil, Text: text})
+	}
+	last, err := f.log.Last(ctx)
+	add("event log", err, fmt.Sprintf("%d messages", last))
+	_, err = f.workflows.CheckHealth(ctx, &client.CheckHealthRequest{})
+	add("workflows", err, "the workflow server answers")
+	add("store", f.store.Ping(ctx), "the database answers")
+	for _, d := range f.detectors {
+		if n := len(d.agents()); n > 0 {
+			add(fmt.Sprintf("detector %d", d.partition), nil, fmt.Sprintf("%d agents", n))
+		}
+	}
+	n, err := f.store.VerifyLedger(ctx)
+	add("ledger", err, fmt.Sprintf("%d records, unbroken", n))
+	return out
+}
+
+// OpenEvidence implements ui.Facts. Opening evidence is a link of its chain of custody.
+func (f *facts) OpenEvidence(ctx context.Context, by approval.Principal, incidentID, sha256 string) ([]byte, error) {
+	items, err := f.store.Evidence(ctx, incidentID)
+	if err != nil {
+		return nil, err
+	}
+	for _, item := range items {
+		if item.SHA256 != sha256 {
+			continue
+		}
+		err := appendLedger(ctx, f.store, f.now(), ledger.KindEvidence, by.ID, incidentID, map[string]string{"opened": sha256, "name": item.Name, "via": by.Via})
+		if err != nil {
+			return nil, err
+		}
+		return f.vault.Get(ctx, sha256)
+	}
+	return nil, fmt.Errorf("open evidence %s of %s: %w", sha256, incidentID, store.ErrNotFound)
+}

@@ -1,0 +1,170 @@
+package app
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"regexp"
+	"time"
+
+	"github.com/tocsin-dr/tocsin/baselines"
+	"github.com/tocsin-dr/tocsin/detect"
+	"github.com/tocsin-dr/tocsin/internal/event"
+	"github.com/tocsin-dr/tocsin/internal/ingest"
+	"github.com/tocsin-dr/tocsin/internal/pipeline"
+)
+
+// Replay runs recorded telemetry through the same mapper and the same shard as live operation, offline.
+type Replay struct {
+	mapper *ingest.Mapper
+	shard  *pipeline.Shard
+	codec  *event.Codec
+
+	// OnEvent is told each event as its line of JSON, if it is set. OnRejected is told what could not be read.
+	OnEvent    func(line []byte) error
+	OnRejected func(item, reason string)
+	Events     int
+	Findings   int
+}
+
+// NewReplay returns a replay with the shipped rules and those of a directory, if one is named.
+func NewReplay(rulesDir string) (*Replay, error) {
+	read, err := ReadRules(rulesDir)
+	if err != nil {
+		return nil, err
+	}
+	set, err := detect.Compile(read.Rules)
+	if err != nil {
+		return nil, err
+	}
+	codec, err := event.NewCodec()
+	if err != nil {
+		return nil, err
+	}
+	// The salt makes hashes of one deployment useless in another. A replay stores nothing, and findings don't depend on it.
+	hasher := event.NewHasher(nil)
+	return &Replay{mapper: ingest.NewMapper(ingest.Options{Hasher: hasher}), shard: pipeline.New(set, hasher, pipeline.Options{}), codec: codec,
+		OnRejected: func(string, string) {}}, nil
+}
+
+// Requests replays recorded requests in order and hands over what each raised.
+func (r *Replay) Requests(ctx context.Context, requests []ingest.Request, raised func([]pipeline.Raised) error) error {
+	for i, request := range requests {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		events, err := r.decode(request)
+		if err != nil {
+			return fmt.Errorf("request %d: %w", i+1, err)
+		}
+		for j := range events {
+			if err := r.event(&events[j], raised); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (r *Replay) decode(request ingest.Request) ([]event.Event, error) {
+	var events []event.Event
+	var rejected []ingest.Rejection
+	var err error
+	if request.Path == "/v1/events" {
+		events, rejected, err = r.mapper.JSON(bytes.NewReader(request.Body), ingest.Receipt{})
+	} else {
+		events, rejected, err = r.mapper.Capture(request, ingest.Receipt{})
+	}
+	for _, x := range rejected {
+		r.OnRejected(x.Item, x.Reason)
+	}
+	return events, err
+}
+
+func (r *Replay) event(e *event.Event, raised func([]pipeline.Raised) error) error {
+	r.Events++
+	if r.OnEvent != nil {
+		line, err := e.MarshalLine()
+		if err != nil {
+			return fmt.Errorf("encode event: %w", err)
+		}
+		if err := r.OnEvent(line); err != nil {
+			return err
+		}
+	}
+	out := r.shard.Process(e, pipeline.Position{Sequence: uint64(r.Events)})
+	r.Findings += len(out)
+	return raised(out)
+}
+
+// Agents returns what every agent taught so far.
+func (r *Replay) Agents() []baselines.Learned { return r.shard.Agents() }
+
+var (
+	traceID  = regexp.MustCompile(`"traceId":\s*"([0-9a-fA-F]+)"`)
+	spanTime = regexp.MustCompile(`"(?:startTimeUnixNano|timeUnixNano)":\s*"?(\d+)`)
+)
+
+// Spread lays recorded sessions out in time at a distance from each other, the last one at end; a zero end keeps the first one
+// where it is. A request belongs to the session of its first trace. Everything within a session keeps its distances.
+func Spread(requests []ingest.Request, end time.Time, distance time.Duration) ([]ingest.Request, error) {
+	starts := make(map[string]time.Time)
+	var order []string
+	keys := make([]string, len(requests))
+	for i, r := range requests {
+		keys[i] = sessionKey(r, i)
+		at, err := startOf(r)
+		if err != nil {
+			return nil, err
+		}
+		if known, ok := starts[keys[i]]; !ok {
+			order = append(order, keys[i])
+			starts[keys[i]] = at
+		} else if at.Before(known) {
+			starts[keys[i]] = at
+		}
+	}
+	if len(order) == 0 {
+		return nil, nil
+	}
+	first := starts[order[0]]
+	if !end.IsZero() {
+		first = end.Add(-distance * time.Duration(len(order)-1))
+	}
+	shifts := make(map[string]time.Duration)
+	for i, key := range order {
+		shifts[key] = first.Add(distance * time.Duration(i)).Sub(starts[key])
+	}
+	out := make([]ingest.Request, 0, len(requests))
+	for i, r := range requests {
+		shifted, err := ingest.Shift(r, shifts[keys[i]])
+		if err != nil {
+			return nil, fmt.Errorf("request %d: %w", i+1, err)
+		}
+		out = append(out, shifted)
+	}
+	return out, nil
+}
+
+func sessionKey(r ingest.Request, i int) string {
+	if m := traceID.FindSubmatch(r.Body); m != nil {
+		return string(m[1])
+	}
+	return fmt.Sprint("request ", i)
+}
+
+// startOf returns the earliest time that a request names.
+func startOf(r ingest.Request) (time.Time, error) {
+	var first time.Time
+	for _, m := range spanTime.FindAllSubmatch(r.Body, -1) {
+		var nanos int64
+		if err := json.Unmarshal(m[1], &nanos); err != nil {
+			return time.Time{}, fmt.Errorf("read time %q: %w", m[1], err)
+		}
+		if at := time.Unix(0, nanos); nanos > 0 && (first.IsZero() || at.Before(first)) {
+			first = at
+		}
+	}
+	return first, nil
+}

@@ -1,0 +1,123 @@
+package app
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"time"
+
+	enums "go.temporal.io/api/enums/v1"
+	"go.temporal.io/sdk/client"
+	"golang.org/x/time/rate"
+
+	"github.com/tocsin-dr/tocsin/detect"
+	"github.com/tocsin-dr/tocsin/internal/event"
+	"github.com/tocsin-dr/tocsin/internal/incident"
+	"github.com/tocsin-dr/tocsin/internal/pipeline"
+	"github.com/tocsin-dr/tocsin/internal/store"
+	"github.com/tocsin-dr/tocsin/internal/stream"
+	"github.com/tocsin-dr/tocsin/playbooks"
+	"github.com/tocsin-dr/tocsin/workflows"
+)
+
+// Workflow starts cost milliseconds each; the findings wait in their stream, which is durable, until the rate allows them.
+const (
+	signalsPerSecond = 20
+	signalBurst      = 100
+)
+
+// responder hands findings to incident workflows: one workflow for each agent and session.
+type responder struct {
+	workflows client.Client
+	store     *store.Store
+	input     workflows.IncidentInput
+	limit     *rate.Limiter
+}
+
+func newResponder(c client.Client, s *store.Store, library map[string]playbooks.Playbook, key []byte) *responder {
+	return &responder{workflows: c, store: s, limit: rate.NewLimiter(signalsPerSecond, signalBurst),
+		input: workflows.IncidentInput{Playbooks: library, GrantKey: key}}
+}
+
+func (r *responder) handle(ctx context.Context, m stream.Message) error {
+	var raised pipeline.Raised
+	if err := json.Unmarshal(m.Data, &raised); err != nil {
+		return fmt.Errorf("decode finding: %w", err)
+	}
+	f := raised.Finding
+	if f.Source == detect.SourceHealth || f.Lane == detect.Hunt || f.Lane == detect.Shadow {
+		return r.store.SaveAlert(ctx, store.Alert{Finding: f, Raised: m.Stored, Ingested: raised.Ingested})
+	}
+	if err := r.limit.Wait(ctx); err != nil {
+		return err
+	}
+	_, err := r.workflows.SignalWithStartWorkflow(ctx, workflows.IncidentID(incident.Key(f)), workflows.SignalFound, raised, client.StartWorkflowOptions{
+		TaskQueue: workflows.TaskQueue, WorkflowIDReusePolicy: enums.WORKFLOW_ID_REUSE_POLICY_ALLOW_DUPLICATE,
+	}, workflows.Incident, r.input)
+	if err != nil {
+		return fmt.Errorf("hand finding %s to its incident: %w", f.ID, err)
+	}
+	return nil
+}
+
+// sessionReader reads a session's events back from the log.
+type sessionReader struct {
+	log   *stream.Log
+	codec *event.Codec
+}
+
+// SessionEvents implements workflows.SessionReader: it reads the messages that findings point at, and keeps the events of their
+// sessions and traces, once each, in order.
+func (s *sessionReader) SessionEvents(ctx context.Context, raised []pipeline.Raised) ([]event.Event, error) {
+	var all []event.Event
+	seen := make(map[uint64]bool)
+	for _, r := range raised {
+		for _, at := range r.Positions {
+			if seen[at.Sequence] {
+				continue
+			}
+			seen[at.Sequence] = true
+			m, err := s.log.Read(ctx, at.Sequence)
+			if err != nil {
+				return nil, err
+			}
+			events, err := stream.DecodeBatch(s.codec, m.Data)
+			if err != nil {
+				return nil, err
+			}
+			all = append(all, events...)
+		}
+	}
+	return ofSessions(all, raised), nil
+}
+
+// ofSessions keeps the events that belong to the findings' sessions by id, or share a trace with an event that does.
+func ofSessions(all []event.Event, raised []pipeline.Raised) []event.Event {
+	sessions, causes, traces := make(map[string]bool), make(map[string]bool), make(map[string]bool)
+	for _, r := range raised {
+		sessions[r.Finding.Session] = true
+		for _, id := range r.Finding.Events {
+			causes[id] = true
+		}
+	}
+	for i := range all {
+		e := &all[i]
+		if e.Trace.TraceID != "" && (sessions[e.Session.ID] || causes[e.ID]) {
+			traces[e.Trace.TraceID] = true
+		}
+	}
+	seen := make(map[string]bool)
+	out := slices.DeleteFunc(all, func(e event.Event) bool {
+		mine := sessions[e.Session.ID] || causes[e.ID] || traces[e.Trace.TraceID]
+		repeated := seen[e.ID]
+		seen[e.ID] = true
+		return !mine || repeated
+	})
+	slices.SortStableFunc(out, func(a, b event.Event) int { return cmp.Or(a.Time.Compare(b.Time), cmp.Compare(a.Seq, b.Seq)) })
+	return out
+}
+
+// window is how far back the measures look by default.
+const window = 30 * 24 * time.Hour

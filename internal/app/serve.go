@@ -1,0 +1,177 @@
+package app
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	sdklog "go.temporal.io/sdk/log"
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+
+	"github.com/tocsin-dr/tocsin/internal/api"
+	"github.com/tocsin-dr/tocsin/internal/approval"
+	"github.com/tocsin-dr/tocsin/internal/auth"
+	"github.com/tocsin-dr/tocsin/internal/ingest"
+	"github.com/tocsin-dr/tocsin/ui"
+)
+
+// shutdownGrace is how long requests under way may take when Tocsin stops.
+const shutdownGrace = 5 * time.Second
+
+// maxGRPC bounds one gRPC message. pdata decodes recursively, and a deeper message than this allows could overflow the stack.
+const maxGRPC = 8 << 20
+
+// serve starts the three listeners in the group.
+func (a *App) serve(ctx context.Context, group *errgroup.Group) {
+	receiver := ingest.NewReceiver(ingest.NewMapper(ingest.Options{Hasher: a.hasher, Content: a.cfg.Content}), timedLog{a}, a.ingestOptions())
+	agents := http.NewServeMux()
+	receiver.Routes(agents)
+	api.GateRoutes(agents, api.GateOptions{Gate: a.gate, OnError: a.cfg.onError, Authenticate: a.authenticate(), Observe: a.metrics.GateCheck})
+	a.serveHTTP(ctx, group, a.listeners.otlpHTTP, agents)
+	a.serveHTTP(ctx, group, a.listeners.console, a.consoleHandler())
+	group.Go(func() error {
+		options := []grpc.ServerOption{grpc.MaxRecvMsgSize(maxGRPC)}
+		if a.cfg.TLS.Cert != "" {
+			creds, err := credentials.NewServerTLSFromFile(a.cfg.TLS.Cert, a.cfg.TLS.Key)
+			if err != nil {
+				return fmt.Errorf("read TLS certificate: %w", err)
+			}
+			options = append(options, grpc.Creds(creds))
+		}
+		s := grpc.NewServer(options...)
+		receiver.Register(s)
+		stop := context.AfterFunc(ctx, s.GracefulStop)
+		defer stop()
+		return s.Serve(a.listeners.otlpGRPC)
+	})
+}
+
+func (a *App) serveHTTP(ctx context.Context, group *errgroup.Group, listener net.Listener, handler http.Handler) {
+	s := server(handler)
+	s.BaseContext = func(net.Listener) context.Context { return ctx }
+	group.Go(func() error {
+		var err error
+		if a.cfg.TLS.Cert != "" {
+			s.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12}
+			err = s.ServeTLS(listener, a.cfg.TLS.Cert, a.cfg.TLS.Key)
+		} else {
+			err = s.Serve(listener)
+		}
+		if errors.Is(err, http.ErrServerClosed) {
+			return nil
+		}
+		return err
+	})
+	group.Go(func() error {
+		<-ctx.Done()
+		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownGrace)
+		defer cancel()
+		if err := s.Shutdown(grace); err != nil {
+			return s.Close()
+		}
+		return nil
+	})
+}
+
+// consoleHandler serves the console, the API, the sign-in and the metrics.
+func (a *App) consoleHandler() http.Handler {
+	mux := http.NewServeMux()
+	a.auth.Routes(mux)
+	api.Routes(mux, api.Options{Reader: a.store, Facts: a.facts, Actor: a.control, Auth: a.auth})
+	mux.Handle("GET /metrics", promhttp.HandlerFor(a.metrics.Registry(), promhttp.HandlerOpts{}))
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
+	mux.Handle("/", ui.New(ui.Options{Reader: a.store, Facts: a.facts, Actor: a.control, Principal: a.auth.Principal,
+		Password: true, OIDC: a.cfg.OIDC != nil, Version: Version, Now: a.now, Log: a.logger}))
+	return mux
+}
+
+// openAuth sets up sign-in. Where nobody could sign in, it makes a first user whose password is shown once.
+func (a *App) openAuth(ctx context.Context) (err error) {
+	var users []auth.User
+	for _, u := range a.cfg.Users {
+		users = append(users, auth.User{Name: u.Name, PasswordHash: u.PasswordHash, Role: u.Role})
+	}
+	if len(users) == 0 && a.cfg.OIDC == nil {
+		first, err := a.firstUser()
+		if err != nil {
+			return err
+		}
+		users = append(users, first)
+	}
+	options := auth.Options{
+		Users: users, Sessions: a.store, Now: a.now, TLS: a.cfg.TLS.Proxy || a.cfg.TLS.Cert != "",
+		Record: func(ctx context.Context, kind, actor, subject string, body any) error {
+			return appendLedger(ctx, a.store, a.now(), kind, actor, subject, body)
+		},
+	}
+	if o := a.cfg.OIDC; o != nil {
+		secret, err := os.ReadFile(o.ClientSecretFile)
+		if err != nil {
+			return fmt.Errorf("read OIDC client secret: %w", err)
+		}
+		options.OIDC = &auth.OIDC{Issuer: o.Issuer, ClientID: o.ClientID, ClientSecret: strings.TrimSpace(string(secret)),
+			RedirectURL: o.RedirectURL, GroupsClaim: o.GroupsClaim, Roles: o.Roles}
+	}
+	a.auth, err = auth.New(options)
+	return err
+}
+
+// firstUser makes the user admin. Its password is kept in the data directory, which only its owner can read, so that restarts keep it.
+func (a *App) firstUser() (auth.User, error) {
+	seed, err := secret(a.cfg.Data, "admin.secret", 12)
+	if err != nil {
+		return auth.User{}, err
+	}
+	a.AdminPassword = fmt.Sprintf("%x", seed)
+	hash, err := auth.HashPassword(a.AdminPassword)
+	return auth.User{Name: "admin", PasswordHash: hash, Role: approval.Admin}, err
+}
+
+// lockFile takes an advisory lock that ends with the process, however it ends.
+func lockFile(name string) (release func() error, err error) {
+	f, err := os.OpenFile(name, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		return nil, errors.Join(errors.New("another Tocsin runs on it"), f.Close())
+	}
+	return f.Close, nil
+}
+
+// quietLogger passes on only what a person must see of the workflow client's log.
+func quietLogger(l *slog.Logger) sdklog.Logger {
+	return sdklog.NewStructuredLogger(slog.New(&atLeast{l.Handler(), slog.LevelError}))
+}
+
+// atLeast drops records below a level.
+type atLeast struct {
+	slog.Handler
+	level slog.Level
+}
+
+// Enabled implements slog.Handler.
+func (h *atLeast) Enabled(ctx context.Context, level slog.Level) bool {
+	return level >= h.level && h.Handler.Enabled(ctx, level)
+}
+
+// WithAttrs implements slog.Handler.
+func (h *atLeast) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return &atLeast{h.Handler.WithAttrs(attrs), h.level}
+}
+
+// WithGroup implements slog.Handler.
+func (h *atLeast) WithGroup(name string) slog.Handler {
+	return &atLeast{h.Handler.WithGroup(name), h.level}
+}

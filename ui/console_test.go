@@ -1,0 +1,356 @@
+package ui
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/tocsin-dr/tocsin/internal/approval"
+	"github.com/tocsin-dr/tocsin/internal/incident"
+	"github.com/tocsin-dr/tocsin/internal/store"
+)
+
+// inline matches what the policy forbids: style and event attributes, and scripts or styles in the page.
+var inline = regexp.MustCompile(`(?i)<[a-z][^>]*\s(style|on[a-z]+)\s*=|<style|<script[^>]*>\s*[^<\s]|javascript:`)
+
+func TestTemplatesHoldNothingInline(t *testing.T) {
+	err := fs.WalkDir(files, "templates", func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		text, err := files.ReadFile(path)
+		if found := inline.Find(text); found != nil {
+			t.Errorf("%s: %s", path, found)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestPages(t *testing.T) {
+	wants := map[string][]string{
+		"/":                                 {"One agent is waiting for you", "12 min 28 s", "not reached", "n = 31", "87 %", "untouched 13", "in 36 min 12 s"},
+		"/approvals":                        {"1 question waits", "in 6 min 24 s", "Token is ours"},
+		"/approvals/" + reqID:               {`name="digest"`, sum1, "The payment that was already made", "playbook:stop-and-look", "If nobody decides, the leads are asked"},
+		"/approvals/REQ-past":               {"<strong>Approved.</strong>", "max"},
+		"/incidents":                        {"4 incidents"},
+		"/incidents?status=closed":          {"1 incident", "INC-138ccccc"},
+		"/incidents?severity=low&status=x":  {"None of 4 incidents fits"},
+		"/incidents?unnoticed=1":            {"2 incidents", "INC-141aaaaa"},
+		"/incidents/" + incID:               {"3 min 41 s", "nobody has noticed", "I have seen this", `data-notice="/incidents/` + incID + `/notice"`, "Output of read_file", `US133000000121212121212</mark>.\u{202E}`, "Speaks against it:", "This track failed", "Draft, machine-written", `name="verb" value="approve"`, "ingest 400 ms"},
+		"/incidents/INC-139bbbbb":           {"Lift early", "800 ms after it was applied", "until max noticed by slack"},
+		"/incidents/INC-138ccccc":           {"Expected", "Load test, announced."},
+		"/agents":                           {"3 agents", "Learning"},
+		"/agents?id=payments%2Fbilling-bot": {"payments/billing-bot has 1 open incident", "239 · 58 %", "send_money recipient", "61 · 95 %", `action="/agents/ask"`},
+		"/audit":                            {"What happened", "Sign in"},
+		"/audit?subject=" + incID:           {"What happened to " + incID},
+		"/health":                           {"1 part needs attention", "rule agent-loop failed"},
+		"/sign-in":                          {`name="password"`, "identity provider"},
+	}
+	b := newBench(t, nil)
+	for path, want := range wants {
+		t.Run(path, func(t *testing.T) {
+			res, body := b.get(path)
+			if res.StatusCode != http.StatusOK {
+				t.Fatalf("got %d\n%s", res.StatusCode, body)
+			}
+			for _, w := range want {
+				if !strings.Contains(body, w) {
+					t.Errorf("the page lacks %q", w)
+				}
+			}
+			if found := inline.FindString(body); found != "" {
+				t.Errorf("the page holds %q", found)
+			}
+		})
+	}
+	if len(b.actor.done) != 0 {
+		t.Errorf("reading did %q", b.actor.done)
+	}
+}
+
+func TestHeaders(t *testing.T) {
+	b := newBench(t, nil)
+	for _, path := range append(pages(bot), "/incidents/"+incID+"/evidence/"+sum1) {
+		res, _ := b.get(path)
+		for name, want := range map[string]string{"Content-Security-Policy": csp, "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer",
+			"Cross-Origin-Opener-Policy": "same-origin", "Cache-Control": "no-store"} {
+			if got := res.Header.Get(name); got != want {
+				t.Errorf("%s: %s is %q", path, name, got)
+			}
+		}
+	}
+}
+
+func TestStatic(t *testing.T) {
+	b := newBench(t, nil)
+	b.role = ""
+	_, page := b.get("/sign-in")
+	for _, u := range regexp.MustCompile(`/static/[^"]+`).FindAllString(page, -1) {
+		if res, body := b.get(u); res.StatusCode != 200 || !strings.Contains(res.Header.Get("Cache-Control"), "immutable") || body == "" {
+			t.Errorf("%s: got %d, %q", u, res.StatusCode, res.Header.Get("Cache-Control"))
+		}
+	}
+	module, err := files.ReadFile("static/tocsin.js")
+	if err != nil || len(module) > 8<<10 {
+		t.Errorf("the module has %d bytes, want at most 8 KiB; %v", len(module), err)
+	}
+}
+
+// hostile holds what agents try: markup, template and Markdown syntax, hidden characters, terminal escapes, and length.
+var hostile = `</td><script>alert(1)</script><img src=x onerror=alert(1)>"'{{.}} <!channel> *b* <https://evil.example|ok>` +
+	"\u202e\u200b\u2066\U000E0041\x1b[31m\x00\r\n`" + strings.Repeat("A", 10_000)
+
+func TestHostileText(t *testing.T) {
+	b := newBench(t, func(s string) string { return s + hostile })
+	agents, err := b.facts.Agents(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range pages(agents[0].Agent) {
+		t.Run(path[:min(len(path), 40)], func(t *testing.T) {
+			res, body := b.get(path)
+			if res.StatusCode >= 500 {
+				t.Fatalf("got %d", res.StatusCode)
+			}
+			for _, bad := range []string{"<script>alert", "<img src=x", "\u202e", "\u200b", "\u2066", "\U000E0041", "\x1b", "\x00", "onerror=alert(1)>"} {
+				if strings.Contains(body, bad) {
+					t.Errorf("the page holds %q", bad)
+				}
+			}
+			visible := regexp.MustCompile(`(href|value|data-here)="[^"]*"`).ReplaceAllString(body, "") // these carry identity, not reading
+			if strings.Contains(visible, strings.Repeat("A", 5000)) && !strings.Contains(visible, `class="draft"`) {
+				t.Error("a long text is shown whole")
+			}
+		})
+	}
+}
+
+func TestRoles(t *testing.T) {
+	tests := []struct {
+		role     approval.Role
+		id       string
+		has, not []string
+	}{
+		{approval.Viewer, "vera", []string{"You can&#39;t decide this"}, []string{`name="verb"`, "I have seen this", "Add note", "Close incident", "data-notice"}},
+		{approval.Responder, "rob", []string{`name="verb"`, "I have seen this", "Add note"}, []string{"Close incident"}},
+		{approval.Lead, "ana", []string{`name="verb"`, "Close incident"}, nil},
+		{approval.Lead, bot, []string{"the agent&#39;s own identity"}, []string{`name="verb"`}},
+		{approval.Lead, "playbook:stop-and-look", []string{"may not approve it"}, []string{`name="verb"`}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.id, func(t *testing.T) {
+			b := newBench(t, nil)
+			b.role, b.id = tt.role, tt.id
+			_, body := b.get("/incidents/" + incID)
+			for _, w := range tt.has {
+				if !strings.Contains(body, w) && !strings.Contains(body, strings.ReplaceAll(w, "&#39;", "'")) {
+					t.Errorf("the page lacks %q", w)
+				}
+			}
+			for _, w := range tt.not {
+				if strings.Contains(body, w) {
+					t.Errorf("the page holds %q", w)
+				}
+			}
+		})
+	}
+}
+
+func TestForms(t *testing.T) {
+	b := newBench(t, nil)
+	request, err := b.store.Request(t.Context(), reqID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	incidentPath, ask := "/incidents/"+incID, url.Values{"incident": {incID}, "scope": {"session"}, "tool": {"send_money"}, "lease": {"1h0m0s"}, "reason": {"It pays."}}
+	tests := []struct {
+		name, path string
+		form       url.Values
+		role       approval.Role
+		status     int
+		done       string
+	}{
+		{"approve", "/approvals/" + reqID + "/decide", url.Values{"digest": {request.Digest}, "verb": {"approve"}, "reason": {" seen "}}, approval.Responder, 303, "decide ana " + reqID + " " + request.Digest + " approve seen"},
+		{"approve as viewer", "/approvals/" + reqID + "/decide", url.Values{"verb": {"approve"}}, approval.Viewer, 403, ""},
+		{"approve as nobody", "/approvals/" + reqID + "/decide", url.Values{"verb": {"approve"}}, "", 303, ""},
+		{"approve what isn't there", "/approvals/x/decide", nil, approval.Lead, 404, ""},
+		{"notice", incidentPath + "/notice", nil, approval.Responder, 303, "notice ana " + incID},
+		{"notice as viewer", incidentPath + "/notice", nil, approval.Viewer, 403, ""},
+		{"note", incidentPath + "/notes", url.Values{"note": {"hello"}}, approval.Responder, 303, "note ana " + incID + " hello"},
+		{"empty note", incidentPath + "/notes", nil, approval.Responder, 422, ""},
+		{"close", incidentPath + "/close", url.Values{"verdict": {"expected"}, "reason": {"a test"}}, approval.Lead, 303, "close ana " + incID + " expected a test"},
+		{"close without verdict", incidentPath + "/close", url.Values{"reason": {"a test"}}, approval.Lead, 422, ""},
+		{"close as responder", incidentPath + "/close", url.Values{"verdict": {"expected"}, "reason": {"a test"}}, approval.Responder, 403, ""},
+		{"lift", incidentPath + "/leases/REQ-past/lift", url.Values{"reason": {"fixed"}}, approval.Lead, 303, "lift ana REQ-past fixed"},
+		{"lift as responder", incidentPath + "/leases/REQ-past/lift", url.Values{"reason": {"fixed"}}, approval.Responder, 403, ""},
+		{"ask", "/agents/ask", ask, approval.Responder, 303, "ask ana " + incID + " agent payments/billing-bot, session c41f7a02-9a, tool send_money 1h0m0s It pays."},
+		{"ask for ever", "/agents/ask", url.Values{"incident": {incID}, "lease": {"9999h"}, "reason": {"It pays."}}, approval.Responder, 422, ""},
+		{"ask as viewer", "/agents/ask", ask, approval.Viewer, 403, ""},
+		{"theme", "/theme", url.Values{"theme": {"dark"}, "back": {"//evil.example"}}, "", 303, ""},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			b.actor.done, b.role = nil, tt.role
+			res, body := b.post(tt.path, tt.form)
+			if res.StatusCode != tt.status {
+				t.Errorf("got %d, want %d", res.StatusCode, tt.status)
+			}
+			if got := strings.Join(b.actor.done, "; "); got != tt.done {
+				t.Errorf("did %q, want %q", got, tt.done)
+			}
+			if tt.status >= 400 && !strings.Contains(body, `role="alert"`) {
+				t.Error("the refusal is not shown as an alert")
+			}
+			if to := res.Header.Get("Location"); strings.HasPrefix(to, "//") {
+				t.Errorf("sent to %q", to)
+			}
+		})
+	}
+}
+
+func TestRefusals(t *testing.T) {
+	for kind, status := range map[string]int{approval.RefusedRequester: 403, approval.RefusedAgent: 403, approval.RefusedRole: 403, approval.RefusedDigest: 409,
+		approval.RefusedLate: 409, approval.RefusedDecided: 409, approval.RefusedGrant: 409, approval.RefusedReason: 422, approval.RefusedUnknown: 404} {
+		t.Run(kind, func(t *testing.T) {
+			b := newBench(t, nil)
+			b.actor.err = fmt.Errorf("decide: %w", &approval.Refusal{Kind: kind, Text: "because of " + kind})
+			res, body := b.post("/approvals/"+reqID+"/decide", url.Values{"digest": {"x"}, "verb": {"approve"}, "reason": {"my words"}})
+			if res.StatusCode != status {
+				t.Errorf("got %d, want %d", res.StatusCode, status)
+			}
+			if !strings.Contains(body, `role="alert"`) || !strings.Contains(body, "because of "+kind) || !strings.Contains(body, "my words</textarea>") {
+				t.Error("the page lacks the refusal or the typed reason")
+			}
+		})
+	}
+	b := newBench(t, nil)
+	b.actor.err = errBroken
+	if res, body := b.post("/approvals/"+reqID+"/decide", url.Values{"verb": {"approve"}}); res.StatusCode != 500 || !strings.Contains(body, "is unknown") || strings.Contains(body, "broken") {
+		t.Errorf("another error: got %d", res.StatusCode)
+	}
+}
+
+func TestEvidence(t *testing.T) {
+	b := newBench(t, nil)
+	res, body := b.get("/incidents/" + incID + "/evidence/" + sum1)
+	if res.StatusCode != 200 || res.Header.Get("Content-Type") != "text/plain; charset=utf-8" || !strings.HasPrefix(res.Header.Get("Content-Disposition"), "attachment") || body == "" {
+		t.Errorf("got %d, %v", res.StatusCode, res.Header)
+	}
+	for _, path := range []string{"/incidents/" + incID + "/evidence/" + strings.Repeat("0", 64), "/incidents/" + incID + "/evidence/..%2Fx", "/incidents/INC-139bbbbb/evidence/" + sum1} {
+		if res, _ := b.get(path); res.StatusCode != http.StatusNotFound {
+			t.Errorf("%s: got %d, want 404", path, res.StatusCode)
+		}
+	}
+}
+
+func TestNobody(t *testing.T) {
+	b := newBench(t, nil)
+	b.role = ""
+	for path, want := range map[string]string{"/": "/sign-in", "/incidents/x?a=b": "/sign-in?next=%2Fincidents%2Fx%3Fa%3Db", "/live": "/sign-in", "/nothing": "/sign-in?next=%2Fnothing"} {
+		if res, body := b.get(path); res.StatusCode != 303 || res.Header.Get("Location") != want || strings.Contains(body, "billing") {
+			t.Errorf("%s: got %d to %q, want %q", path, res.StatusCode, res.Header.Get("Location"), want)
+		}
+	}
+}
+
+func TestOtherSites(t *testing.T) {
+	b := newBench(t, nil)
+	r := httptest.NewRequest("POST", "/incidents/"+incID+"/notice", nil)
+	r.Header.Set("Sec-Fetch-Site", "cross-site")
+	w := httptest.NewRecorder()
+	b.ServeHTTP(w, r)
+	if w.Code != http.StatusForbidden || len(b.actor.done) != 0 {
+		t.Errorf("got %d, did %q", w.Code, b.actor.done)
+	}
+}
+
+func TestEmpty(t *testing.T) {
+	b := newBench(t, nil)
+	empty, err := store.Open(t.Context(), t.TempDir()+"/empty.db")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer empty.Close()
+	b.facts = &facts{}
+	b.Console = b.console(empty)
+	for path, want := range map[string]string{"/": ":4318", "/approvals": "Nothing waits", "/incidents": "There has been no incident", "/agents": "4318", "/audit": "The ledger is empty", "/health": "Every part works"} {
+		if res, body := b.get(path); res.StatusCode != 200 || !strings.Contains(body, want) {
+			t.Errorf("%s: got %d, lacks %q", path, res.StatusCode, want)
+		}
+	}
+}
+
+// broken is a store that does not answer.
+type broken struct{ Reader }
+
+func (broken) Incidents(context.Context, int) ([]incident.Incident, error) {
+	return nil, errors.New("secret detail")
+}
+func (broken) Requests(context.Context, approval.State, int) ([]approval.Request, error) {
+	return nil, errors.New("secret detail")
+}
+
+func TestBrokenStore(t *testing.T) {
+	b := newBench(t, nil)
+	b.Console = b.console(broken{b.store})
+	for _, path := range []string{"/", "/approvals", "/incidents"} {
+		if res, body := b.get(path); res.StatusCode != 500 || !strings.Contains(body, `role="alert"`) || strings.Contains(body, "secret detail") {
+			t.Errorf("%s: got %d", path, res.StatusCode)
+		}
+	}
+}
+
+func TestLive(t *testing.T) {
+	b := newBench(t, nil)
+	b.heartbeat = time.Millisecond
+	s := httptest.NewServer(b)
+	defer s.Close()
+	res, err := http.Get(s.URL + "/live")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	if got := res.Header.Get("Content-Type"); got != "text/event-stream" {
+		t.Fatalf("content type %q", got)
+	}
+	b.facts.changes <- Change{Topic: "incident", ID: incID}
+	want := []string{"event: beat", `data: {"topic":"incident","id":"` + incID + `"}`}
+	for lines := bufio.NewScanner(res.Body); len(want) > 0 && lines.Scan(); {
+		want = slices.DeleteFunc(want, func(w string) bool { return w == lines.Text() })
+	}
+	if len(want) > 0 {
+		t.Errorf("the stream lacks %q", want)
+	}
+}
+
+func TestWords(t *testing.T) {
+	for d, want := range map[time.Duration]string{38 * time.Millisecond: "38 ms", 3576 * time.Millisecond: "3.6 s", 41 * time.Second: "41 s", 221 * time.Second: "3 min 41 s",
+		time.Hour: "1 h", 26*time.Hour + 5*time.Minute: "26 h 5 min", 50 * time.Hour: "2 d 2 h", -time.Minute: "−1 min", 0: "0 s"} {
+		if got := span(d); got != want {
+			t.Errorf("span(%d) = %q, want %q", d, got, want)
+		}
+	}
+	for p, want := range map[float64]string{0.00004: "0.00004", 0.0004: "0.0004", 0.3: "0.3", 1: "1.0", 1e-9: "< 0.000001"} {
+		if got := probability(p); got != want {
+			t.Errorf("probability(%g) = %q, want %q", p, got, want)
+		}
+	}
+	for x, want := range map[float64]string{0: "0 %", 0.004: "< 1 %", 0.999: "99 %", 1: "100 %", 0.155: "16 %"} {
+		if got := share(x); got != want {
+			t.Errorf("share(%g) = %q, want %q", x, got, want)
+		}
+	}
+}
