@@ -28,6 +28,7 @@ const (
 	maxAgents      = 4096 // agents of one class that keep a page
 	minSessions    = 10   // sessions of its own before an agent's baseline is active
 	minCalibration = 50   // scores of the class before its p-values mean anything
+	minContext     = 20   // scores of one argument before it is calibrated by its own, and not by all arguments'
 	warmSessions   = 3    // sessions before an agent's scores calibrate its class
 )
 
@@ -45,7 +46,7 @@ type Model struct {
 	Class   string                  `json:"class"`
 	Peers   page                    `json:"peers"` // all agents of the class together
 	Agents  map[string]*page        `json:"agents"`
-	Scores  map[string]*calibration `json:"scores"`  // by feature
+	Scores  map[string]*calibration `json:"scores"`  // by feature, and by argument
 	Evicted int                     `json:"evicted"` // pages dropped because the class had too many agents
 }
 
@@ -69,7 +70,7 @@ func NewModel(class string) *Model {
 const (
 	FeatureTool        = "tool"        // which tool, among the tools this agent uses
 	FeatureDestination = "destination" // where data goes
-	FeatureArgument    = "argument"    // rarity of an argument's value times the surprise of where it came from
+	FeatureArgument    = "argument"    // an argument's value: its rarity times the rarity of where it came from
 )
 
 // weights of the features in an event's p-value; they sum to 1. Provenance says most, see the harmonic mean in combine.
@@ -198,12 +199,28 @@ func (m *Model) Learn(agent string, session []Observation) {
 
 func (m *Model) calibrate(p *page, o *Observation) {
 	for _, s := range m.scores(p, o) {
-		if m.Scores[s.feature] == nil {
-			m.Scores[s.feature] = &calibration{}
-		}
-		m.Scores[s.feature].add(s.bits)
+		m.calibrateOne(s.feature, s.bits)
+	}
+	for i := range o.Args {
+		a := &o.Args[i]
+		m.calibrateOne(argKey(o.Tool, a.Path), m.argScore(p, o.Tool, a))
 	}
 }
+
+func (m *Model) calibrateOne(key string, bits float64) {
+	c := m.Scores[key]
+	if c == nil {
+		if len(m.Scores) > maxContexts {
+			return // a class with more arguments than that is calibrated by all of them together
+		}
+		c = &calibration{}
+		m.Scores[key] = c
+	}
+	c.add(bits)
+}
+
+// argKey is the calibration of one argument of a tool.
+func argKey(tool, path string) string { return FeatureArgument + "\x00" + tool + "\x00" + path }
 
 // page returns an agent's page, making room by dropping the page that was idle longest.
 func (m *Model) page(agent string) *page {

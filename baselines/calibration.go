@@ -12,9 +12,9 @@ import (
 // larger than tailSize/N, which no alert needs to know better.
 const tailSize = 512
 
-// minTailScale is the least scale of the extrapolated tail, in bits: a class whose scores were all zero still asks for some
-// distance before it calls a score rare.
-const minTailScale = 2.0
+// minTailScale is the least scale of the extrapolated tail, in bits. If the model's probabilities were exact, a score of s bits
+// would be reached with probability 2^-s, an exponential tail of scale 1/ln 2.
+const minTailScale = 1 / math.Ln2
 
 // calibration turns scores into p-values by what the same score did on traffic that raised no finding: split-conformal
 // (Vovk et al., 2005) inside the sample, and beyond its largest score an exponential tail, whose scale is the mean excess over

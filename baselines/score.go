@@ -30,7 +30,7 @@ type Feature struct {
 	About string  `json:"about"`
 	Got   string  `json:"got"`
 	Want  string  `json:"want"`
-	Score float64 `json:"score"` // bits; bits squared for an argument
+	Score float64 `json:"score"` // bits
 	P     float64 `json:"p"`
 	Share float64 `json:"share"` // of the event's surprise; all shares sum to 1
 }
@@ -40,6 +40,7 @@ type score struct {
 	feature string
 	index   int
 	bits    float64
+	p       float64
 }
 
 // Score says how surprising an observation is to the model. It changes nothing. The event gives the words of the explanation.
@@ -53,10 +54,7 @@ func (m *Model) Score(e *event.Event, o *Observation) Anomaly {
 	var features []Feature
 	for _, s := range m.scores(agent, o) {
 		f := m.explain(agent, o, s)
-		f.Name, f.Score, f.P = s.feature, s.bits, 1
-		if c := m.Scores[s.feature]; c != nil {
-			f.P = c.p(s.bits)
-		}
+		f.Name, f.Score, f.P = s.feature, s.bits, s.p
 		features = append(features, f)
 	}
 	a.Features, a.P = combine(features)
@@ -83,38 +81,62 @@ func combine(features []Feature) ([]Feature, float64) {
 	return features, min(1, used/total)
 }
 
-// scores looks at what the observation shows: always the tool, and the most surprising of its destinations and arguments, the
-// first of equals.
+// scores looks at what the observation shows: always the tool, the most surprising of its destinations, and the least probable of
+// its arguments; the first of equals.
 func (m *Model) scores(agent *page, o *Observation) []score {
-	out := []score{{FeatureTool, 0, bits(&agent.Tools, &m.Peers.Tools, toolKey(o.Tool))}}
-	dest, arg := score{feature: FeatureDestination, index: -1}, score{feature: FeatureArgument, index: -1}
-	for i, d := range o.Dests {
-		if b := bits(&agent.Dests, &m.Peers.Dests, d.Key); dest.index < 0 || b > dest.bits {
-			dest.index, dest.bits = i, b
+	tool := score{feature: FeatureTool, bits: bits(&agent.Tools, &m.Peers.Tools, toolKey(o.Tool))}
+	tool.p = m.p(FeatureTool, tool.bits)
+	out := []score{tool}
+	if len(o.Dests) > 0 {
+		dest := score{feature: FeatureDestination, bits: -1}
+		for i, d := range o.Dests {
+			if b := bits(&agent.Dests, &m.Peers.Dests, d.Key); b > dest.bits {
+				dest.index, dest.bits = i, b
+			}
 		}
+		dest.p = m.p(FeatureDestination, dest.bits)
+		out = append(out, dest)
 	}
-	for i := range o.Args {
-		if b := m.argScore(agent, o.Tool, &o.Args[i]); arg.index < 0 || b > arg.bits {
-			arg.index, arg.bits = i, b
-		}
-	}
-	for _, s := range []score{dest, arg} {
-		if s.index >= 0 {
-			out = append(out, s)
-		}
+	if len(o.Args) > 0 {
+		out = append(out, m.argument(agent, o))
 	}
 	return out
 }
 
-// argScore multiplies the rarity of a value by the surprise of where it came from. A value from the prompt or from the agent's
-// own history was asked for or is habit: it scores 0 however rare it is.
+// argument scores each argument against its own calibration and returns the least probable, its p-value corrected for having
+// looked at all of them (Bonferroni).
+func (m *Model) argument(agent *page, o *Observation) score {
+	best := score{feature: FeatureArgument, p: 2}
+	for i := range o.Args {
+		b := m.argScore(agent, o.Tool, &o.Args[i])
+		p := m.p(FeatureArgument, b)
+		if c := m.Scores[argKey(o.Tool, o.Args[i].Path)]; c != nil && c.N >= minContext {
+			p = c.p(b)
+		}
+		if p < best.p {
+			best.index, best.bits, best.p = i, b, p
+		}
+	}
+	best.p = min(1, best.p*float64(len(o.Args)))
+	return best
+}
+
+// p is the p-value of a score by a calibration; 1 where there is none.
+func (m *Model) p(key string, bits float64) float64 {
+	if c := m.Scores[key]; c != nil {
+		return c.p(bits)
+	}
+	return 1
+}
+
+// argScore is the surprise of a value and of where it came from, as if both were independent. A value from the prompt or from the
+// agent's own history was asked for or is habit: it scores 0 however rare it is.
 func (m *Model) argScore(agent *page, tool string, a *ArgObservation) float64 {
 	if a.Provenance != event.ProvenanceToolOutput && a.Provenance != event.ProvenanceNowhere {
 		return 0
 	}
 	context := tool + "\x00" + a.Path
-	rarity := bits(agent.Values[context], m.Peers.Values[context], a.Value)
-	return rarity * bits(agent.Origins[context], m.Peers.Origins[context], toolKey(string(a.Provenance)))
+	return bits(agent.Values[context], m.Peers.Values[context], a.Value) + bits(agent.Origins[context], m.Peers.Origins[context], toolKey(string(a.Provenance)))
 }
 
 // explain says in counts what was found and what is usual.

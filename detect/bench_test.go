@@ -42,3 +42,33 @@ func BenchmarkEvaluate(b *testing.B) {
 		})
 	}
 }
+
+// largestEvent is as large as Check lets an event be.
+func largestEvent(t testing.TB) event.Event {
+	t.Helper()
+	long := strings.Repeat("a1 $(b ", event.MaxContentBytes)
+	e := event.Event{ID: "e", Kind: event.KindToolResult, Time: detect.StreamStart, Agent: event.Agent{ID: "a"},
+		Tool: &event.Tool{Name: "bash", Result: event.Content{Text: long}}}
+	for i := range event.MaxArgs {
+		path := []string{"command", "url", "path", "to"}[i%4]
+		e.Tool.Args = append(e.Tool.Args, event.Arg{Path: path, Value: long})
+	}
+	for range event.MaxContents {
+		e.Content = append(e.Content, event.Content{Role: event.RolePrompt, Text: long})
+	}
+	if err := e.Check(); err != nil {
+		t.Fatal(err)
+	}
+	return e
+}
+
+// The worst case: the largest event, and an expression close to the most that the guard lets through, whose patterns stay alive
+// on every byte of the longest text. The unit of maxCost comes from here.
+func BenchmarkLargestEvent(b *testing.B) {
+	set := mustLoad(b, withWhen(b, strings.Repeat(`text matches "(?i)(a|b)[a-z0-9 $(]{40}zz" || `, 5)+"false"))
+	env, e, st := detect.NewEnv(), largestEvent(b), detect.NewState()
+	for b.Loop() {
+		env.Fill(&e, detect.SessionFacts{}, detect.BaselineEnv{P: 1})
+		set.Evaluate(env, &e, st)
+	}
+}

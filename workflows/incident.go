@@ -233,6 +233,10 @@ func (r *run) take(ctx workflow.Context, raised pipeline.Raised) {
 	if f.First.Before(i.Times.FirstBad) {
 		i.Times.FirstBad = f.First
 	}
+	if slices.ContainsFunc(r.state.Raised, func(known pipeline.Raised) bool { return known.Finding.ID == f.ID }) {
+		r.named(raised)
+		return
+	}
 	i.Findings++
 	if len(r.state.Raised) < maxRaised {
 		r.state.Raised = append(r.state.Raised, raised)
@@ -242,6 +246,16 @@ func (r *run) take(ctx workflow.Context, raised pipeline.Raised) {
 		name = f.Playbook
 	}
 	r.start(name)
+}
+
+// named takes in a finding that was reported again because the name of its agent arrived: the incident is about that agent.
+func (r *run) named(raised pipeline.Raised) {
+	r.state.Incident.Agent, r.state.Incident.Title = raised.Finding.Agent, incident.Title(raised.Finding)
+	for i := range r.state.Raised {
+		if r.state.Raised[i].Finding.ID == raised.Finding.ID {
+			r.state.Raised[i] = raised
+		}
+	}
 }
 
 // start queues a playbook's run, unless the incident ran it already, or runs one that does all that looking does.

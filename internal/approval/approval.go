@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -146,8 +147,10 @@ type Decision struct {
 // not UTF-8 has no digest, because JSON would make two different names equal.
 func DigestOf(p Plan) (string, error) {
 	words := append([]string{p.Action, string(p.Class), p.Target.Agent, p.Target.Session, p.Target.Tool, p.Playbook}, p.Evidence...)
-	for k, v := range p.Params {
-		words = append(words, k, v)
+	// Sorted, so that a workflow that is replayed sees the same error.
+	//workflowcheck:ignore
+	for _, k := range slices.Sorted(maps.Keys(p.Params)) {
+		words = append(words, k, p.Params[k])
 	}
 	if i := slices.IndexFunc(words, func(w string) bool { return !utf8.ValidString(w) }); i >= 0 {
 		return "", fmt.Errorf("digest plan: %q is not UTF-8", words[i])

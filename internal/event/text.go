@@ -2,13 +2,23 @@ package event
 
 import (
 	"regexp"
+	"slices"
 	"strings"
 	"unicode"
 )
 
-// HasHidden reports whether text holds characters that a person doesn't see but a model reads: bidirectional controls, zero
-// width and tag characters, variation selectors beyond the emoji one, and control characters other than whitespace.
-func HasHidden(text string) bool { return strings.IndexFunc(text, Hidden) >= 0 }
+// HasHidden reports whether text holds characters that exist to be read by a machine and not seen by a person: bidirectional
+// controls, zero width and tag characters, unusual variation selectors. What ordinary files hold by accident (terminal colours, byte
+// order marks, soft hyphens) does not count, though displays show it.
+func HasHidden(text string) bool {
+	return strings.IndexFunc(text, func(r rune) bool {
+		switch {
+		case r < 0x80, r == 0xFEFF, r == 0xAD:
+			return false
+		}
+		return Hidden(r)
+	}) >= 0
+}
 
 // Hidden reports whether a character is invisible to a reader. Displays show such a character by its code point.
 func Hidden(r rune) bool {
@@ -22,12 +32,18 @@ func Hidden(r rune) bool {
 }
 
 // instructs matches text that speaks to an agent as if it were its operator. It is a weak sign, meant to be combined.
-var instructs = regexp.MustCompile(`(?i)(ignore|disregard|forget) (all |any |the |your )*(previous|prior|above|earlier) (instruction|prompt|message|rule)|` +
+var instructs = regexp.MustCompile(`(ignore|disregard|forget) (all |any |the |your )*(previous|prior|above|earlier) (instruction|prompt|message|rule)|` +
 	`</?(information|system|instructions?|important)>|before you (can |may )?(do|solve|continue|proceed|pay|answer)|` +
 	`do not (mention|tell|inform|reveal|show) (this|the user|anyone|it)|you (are now|must now|must first)|new instructions?:`)
 
+// instructive are words without which instructs can't match. Looking for them first makes ordinary text cheap.
+var instructive = []string{"ignore", "disregard", "forget", "ation>", "system>", "instruct", "important>", "before you", "do not ", "you are now", "you must"}
+
 // Instructs reports whether text addresses an agent as an instruction.
-func Instructs(text string) bool { return instructs.MatchString(text) }
+func Instructs(text string) bool {
+	lower := strings.ToLower(text)
+	return slices.ContainsFunc(instructive, func(word string) bool { return strings.Contains(lower, word) }) && instructs.MatchString(lower)
+}
 
 // private matches secrets and the marks that ingest leaves where it removed one.
 var private = regexp.MustCompile(`\[redacted:|-----BEGIN [A-Z ]*PRIVATE KEY|(?i)\b(password|passwd|secret|api[_-]?key|access[_-]?token)["']?\s*[:=]|\b\d{3}-\d{2}-\d{4}\b`)

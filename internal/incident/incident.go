@@ -54,9 +54,10 @@ type Times struct {
 	Closed    time.Time `json:"closed,omitzero"`    // when a human closed it
 }
 
-// Key is what findings of one incident have in common: the agent and its session.
+// Key is what findings of one incident have in common: the session, within the class of its agent. The agent itself is not part
+// of it, because the name of an agent can arrive after its first findings.
 func Key(f detect.Finding) string {
-	sum := sha256.Sum256([]byte(f.Tenant + "\x00" + f.Agent.ID + "\x00" + f.Session))
+	sum := sha256.Sum256([]byte(f.Tenant + "\x00" + f.Agent.Class + "\x00" + f.Session))
 	return hex.EncodeToString(sum[:8])
 }
 

@@ -204,6 +204,9 @@ func (m *Mapper) finish(b *batch, d *draft, r Receipt) {
 	}
 }
 
+// maxSkew is how far a sender's clock may be ahead. One event from the far future would end every session of its class at once.
+const maxSkew = time.Hour
+
 // seal brings one event into the form in which it is logged. Secrets go first, so that nothing later can carry one.
 func (m *Mapper) seal(e *event.Event, r Receipt) error {
 	e.Ingested, e.Source.Authn = r.At, r.Authn
@@ -215,6 +218,9 @@ func (m *Mapper) seal(e *event.Event, r Receipt) error {
 	}
 	if err := e.Check(); err != nil {
 		return err
+	}
+	if !r.At.IsZero() && e.Time.After(r.At.Add(maxSkew)) {
+		return fmt.Errorf("time: %s is more than %s ahead of the clock here; detections run on event time", e.Time.Format(time.RFC3339), maxSkew)
 	}
 	if m.hasher != nil {
 		m.hash(e)

@@ -30,7 +30,8 @@ const sessionIdle = 10 * time.Minute
 
 // Options tune a shard. The zero value is the default.
 type Options struct {
-	// Alpha is the p-value at or below which a baseline raises a finding. Default 0.001.
+	// Alpha is the p-value at or below which a baseline raises a finding. Default 0.005: about one tool call in 200 of an agent
+	// whose behaviour is as learned, less what an open incident already holds.
 	Alpha float64
 }
 
@@ -75,7 +76,7 @@ type trace struct {
 
 // New returns an empty shard.
 func New(rules *detect.Set, hasher *event.Hasher, options Options) *Shard {
-	options.Alpha = cmp.Or(options.Alpha, 0.001)
+	options.Alpha = cmp.Or(options.Alpha, 0.005)
 	return &Shard{rules: rules, hasher: hasher, options: options, env: detect.NewEnv(), classes: make(map[string]*class)}
 }
 

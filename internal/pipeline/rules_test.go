@@ -196,6 +196,9 @@ func sessionsByRule(t *testing.T, set *detect.Set, transcripts []transcript) map
 }
 
 func TestAgentDojo(t *testing.T) {
+	if testing.Short() {
+		t.Skip("judges a thousand sessions")
+	}
 	set := shippedSet(t)
 	benign, succeeded := agentdojo(t)
 	quiet, loud := sessionsByRule(t, set, benign), sessionsByRule(t, set, succeeded)

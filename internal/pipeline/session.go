@@ -1,6 +1,8 @@
 package pipeline
 
 import (
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/tocsin-dr/tocsin/baselines"
@@ -104,7 +106,8 @@ func (s *session) readOutput(e *event.Event, h *event.Hasher) {
 	}
 	s.Facts.HiddenText = s.Facts.HiddenText || event.HasHidden(t.Result.Text)
 	s.Facts.Instructed = s.Facts.Instructed || event.Instructs(t.Result.Text)
-	s.Facts.SawPrivate = s.Facts.SawPrivate || event.Private(t.Result.Text) || event.PrivatePath(t.Path)
+	s.Facts.SawPrivate = s.Facts.SawPrivate || event.Private(t.Result.Text) || event.PrivatePath(t.Path) ||
+		slices.ContainsFunc(strings.Fields(t.Command), event.PrivatePath)
 }
 
 // provenance says where each argument's value was seen before. A value's identifying tokens decide if it has any, else all of
