@@ -187,7 +187,7 @@ func (c *compiled) fire(e *event.Event, st *State, key string, hits []hit) *Find
 			ids = append(ids, h.Event)
 		}
 	}
-	reason := "One event matched."
+	reason := describe(e)
 	if c.Count != nil {
 		reason = fmt.Sprintf("%d matching events within %s.", len(hits), time.Duration(c.Count.Within))
 	}
@@ -195,6 +195,17 @@ func (c *compiled) fire(e *event.Event, st *State, key string, hits []hit) *Find
 	f.First = hits[0].At
 	f.Chain = chain(e)
 	return f
+}
+
+// describe says in a sentence of our own which event matched. Names in it may be an agent's text.
+func describe(e *event.Event) string {
+	switch ch := chain(e); {
+	case ch != nil:
+		return fmt.Sprintf("A call of %s, whose argument %s came from a tool's output and not from the user.", e.Tool.Name, ch.Arg)
+	case e.Tool != nil:
+		return fmt.Sprintf("A call of %s.", e.Tool.Name)
+	}
+	return fmt.Sprintf("One event of kind %s.", e.Kind)
 }
 
 func (c *compiled) finding(source Source, e *event.Event, ids []string, reason string) *Finding {

@@ -40,7 +40,7 @@ var (
 	sum2 = strings.Repeat("5be1f03d", 8)
 )
 
-// facts are canned answers. Wrap changes every text that an agent may have said.
+// facts are canned answers.
 type facts struct {
 	learned []baselines.Learned
 	summary measure.Summary
@@ -62,6 +62,7 @@ func (f *facts) Changes(context.Context) <-chan Change { return f.changes }
 type actor struct {
 	mu   sync.Mutex
 	done []string
+	told chan string // gets what is done, where it is set
 	err  error
 }
 
@@ -69,6 +70,9 @@ func (a *actor) note(words ...string) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.done = append(a.done, strings.Join(words, " "))
+	if a.told != nil {
+		a.told <- a.done[len(a.done)-1]
+	}
 	return a.err
 }
 func (a *actor) Decide(_ context.Context, by approval.Principal, id, digest string, verb approval.Verb, reason string) error {

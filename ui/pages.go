@@ -116,7 +116,6 @@ type question struct {
 	Closed string
 	Reason string // what they typed before they were refused
 	Now    time.Time
-	Page   bool // on a page of its own
 }
 
 // ask tells with the very check that judges a decision whether this person's would count.
@@ -144,7 +143,7 @@ func (c *Console) showRequest(w http.ResponseWriter, r *http.Request, by approva
 	}
 	now := c.o.Now()
 	q := ask(request, by, now)
-	q.Page, q.Reason = true, r.PostFormValue("reason")
+	q.Reason = r.PostFormValue("reason")
 	data := struct {
 		Question question
 		Incident incident.Incident

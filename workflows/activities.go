@@ -176,6 +176,10 @@ func (a *Activities) Publish(ctx context.Context, in RequestInput) error {
 		d := act.Describe()
 		r.Effect, r.Undo, r.DoesNotStop = d.Effect, d.Undo, d.DoesNotStop
 	}
+	// The incident first, so that whoever sees the request sees an incident that waits.
+	if err := a.Save(ctx, in.Incident); err != nil {
+		return err
+	}
 	if err := a.Store.SaveRequest(ctx, r); err != nil {
 		return err
 	}
@@ -191,9 +195,6 @@ func (a *Activities) Publish(ctx context.Context, in RequestInput) error {
 	}
 	entry := incident.Entry{At: at, Actor: actor, Source: via(r), Kind: kind, Text: text, Ref: r.ID}
 	if err := a.Store.AddEntry(ctx, r.Incident, entry); err != nil {
-		return err
-	}
-	if err := a.Save(ctx, in.Incident); err != nil {
 		return err
 	}
 	a.Tell.Changed("request", r.ID)

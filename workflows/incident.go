@@ -229,6 +229,8 @@ func (r *run) take(ctx workflow.Context, raised pipeline.Raised) {
 	}
 	if f.Severity.Rank() > i.Severity.Rank() {
 		i.Severity, i.Title = f.Severity, incident.Title(f)
+	} else if f.Severity == i.Severity && f.Lane == detect.Propose && f.Chain != nil {
+		i.Title = incident.Title(f) // says most of why
 	}
 	if f.First.Before(i.Times.FirstBad) {
 		i.Times.FirstBad = f.First
@@ -326,10 +328,13 @@ func (r *run) save(ctx workflow.Context) error {
 	return nil
 }
 
-// settle sets the status at the end of a run, from what is in force.
+// settle sets the status at the end of a run. What a human denied is resolved; what nobody answered is open again.
 func (r *run) settle(ctx workflow.Context) error {
-	if r.state.Incident.Status == incident.Open || r.state.Incident.Status == incident.Waiting {
-		r.move(incident.Resolved)
+	if last := r.latest(); r.state.Incident.Status == incident.Waiting && last != nil {
+		r.move(incident.Open)
+		if last.State == approval.Denied {
+			r.move(incident.Resolved)
+		}
 	}
 	return r.save(ctx)
 }

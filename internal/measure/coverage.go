@@ -74,10 +74,11 @@ func (a Alerted) band(repeated bool, now time.Time, sla time.Duration) Band {
 		return Dispositioned
 	case a.ByRule == AutoClosed, a.ByRule == Suppressed:
 		return a.ByRule
-	case a.Triaged:
-		return Machine
+	// Tocsin triages everything at once; that must neither hide nor count against an alert that a human still has time for.
 	case now.Sub(a.Raised) <= sla:
 		return Pending
+	case a.Triaged:
+		return Machine
 	}
 	return Untouched
 }

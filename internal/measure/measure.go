@@ -62,11 +62,11 @@ type Band string
 const (
 	Investigated  Band = "investigated"  // a human did something that shows they looked at it or its incident
 	Dispositioned Band = "dispositioned" // a human closed it without opening it
-	Machine       Band = "machine"       // only Tocsin's first pass
+	Machine       Band = "machine"       // past its time with Tocsin's first pass alone
 	AutoClosed    Band = "auto_closed"   // closed by a rule
 	Suppressed    Band = "suppressed"    // suppressed by a rule
 	Duplicate     Band = "duplicate"     // of an investigated incident
-	Pending       Band = "pending"       // within its time
+	Pending       Band = "pending"       // within its time, and no human looked yet
 	Untouched     Band = "untouched"     // past its time
 )
 

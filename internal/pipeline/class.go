@@ -115,9 +115,12 @@ func (c *class) attribute(e *event.Event) []event.Event {
 		return nil
 	}
 	t := c.trace(e)
-	if t.Session == "" && e.Session.ID != "" && e.Session.ID != e.Trace.TraceID {
-		t.Session = e.Session.ID
+	// The first session that a trace was seen in holds all of it: where only the root names the conversation, that name comes too
+	// late to tear the trace apart.
+	if t.Session == "" {
+		t.Session = cmp.Or(e.Session.ID, e.Trace.TraceID)
 	}
+	e.Session.ID = t.Session
 	if !named {
 		c.name(e, t)
 		return nil
@@ -143,9 +146,6 @@ func (c *class) name(e *event.Event, t *trace) {
 	case c.Named[e.Agent.Service] != "":
 		stitch(e, event.Agent{Name: c.Named[e.Agent.Service], Service: e.Agent.Service,
 			ID: event.AgentID(e.Agent.Service, c.Named[e.Agent.Service]), Class: e.Agent.Class})
-	}
-	if (e.Session.ID == "" || e.Session.ID == e.Trace.TraceID) && t.Session != "" {
-		e.Session.ID = t.Session
 	}
 }
 
