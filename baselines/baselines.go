@@ -11,6 +11,7 @@ import (
 	"maps"
 	"math"
 	"slices"
+	"strings"
 
 	"github.com/tocsin-dr/tocsin/internal/event"
 )
@@ -210,7 +211,7 @@ func (m *Model) calibrate(p *page, o *Observation) {
 func (m *Model) calibrateOne(key string, bits float64) {
 	c := m.Scores[key]
 	if c == nil {
-		if len(m.Scores) > maxContexts {
+		if len(m.Scores) > maxContexts && strings.HasPrefix(key, FeatureArgument+"\x00") {
 			return // a class with more arguments than that is calibrated by all of them together
 		}
 		c = &calibration{}

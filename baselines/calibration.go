@@ -16,6 +16,9 @@ const tailSize = 512
 // would be reached with probability 2^-s, an exponential tail of scale 1/ln 2.
 const minTailScale = 1 / math.Ln2
 
+// minP is the least p-value. Its reciprocal, which combine adds up, is still a finite number.
+const minP = 1e-300
+
 // calibration turns scores into p-values by what the same score did on traffic that raised no finding: split-conformal
 // (Vovk et al., 2005) inside the sample, and beyond its largest score an exponential tail, whose scale is the mean excess over
 // the sample's 90th percentile (a generalised Pareto tail with shape 0).
@@ -53,7 +56,7 @@ func (c *calibration) p(score float64) float64 {
 	}
 	largest := c.Top[len(c.Top)-1]
 	tail := distuv.Exponential{Rate: 1 / c.tailScale()}
-	return max(p*tail.Survival(score-largest), math.SmallestNonzeroFloat64)
+	return max(p*tail.Survival(score-largest), minP)
 }
 
 func (c *calibration) tailScale() float64 {

@@ -15,6 +15,8 @@ import (
 	"github.com/expr-lang/expr/builtin"
 	"github.com/expr-lang/expr/file"
 	"github.com/expr-lang/expr/vm"
+
+	"github.com/tocsin-dr/tocsin/internal/strict"
 )
 
 // Limits on one expression. With the limits on events they bound the time of one evaluation: a unit of cost was measured to be at
@@ -209,13 +211,13 @@ func explainExpr(err error) error {
 	}
 	text := at.Message
 	if m := unknownName.FindStringSubmatch(text); m != nil {
-		text = fmt.Sprintf("unknown name %q%s", m[1], suggest(m[1], append(envFields()["Env"], builtins...)))
+		text = fmt.Sprintf("unknown name %q%s", m[1], strict.Suggest(m[1], append(envFields()["Env"], builtins...)))
 		if _, ok := builtin.Index[m[1]]; ok {
 			text = m[1] + " is not available in rules"
 		}
 	}
 	if m := unknownField.FindStringSubmatch(text); m != nil {
-		text = fmt.Sprintf("unknown field %q%s", m[2], suggest(m[2], envFields()[m[1]]))
+		text = fmt.Sprintf("unknown field %q%s", m[2], strict.Suggest(m[2], envFields()[m[1]]))
 		if !strings.Contains(text, "did you mean") {
 			text += "; there are " + strings.Join(envFields()[m[1]], ", ")
 		}

@@ -1,14 +1,13 @@
 package detect
 
 import (
-	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"path"
+	"reflect"
 	"regexp"
 	"slices"
 	"strings"
@@ -17,6 +16,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/tocsin-dr/tocsin/internal/event"
+	"github.com/tocsin-dr/tocsin/internal/strict"
 )
 
 // Rule is a written detection as its author wrote it. One YAML file holds one rule and its tests.
@@ -99,16 +99,11 @@ func ParseRule(file string, text []byte, catalogue Catalogue) (Rule, error) {
 		return Rule{}, fmt.Errorf("%s: %d bytes, a rule has at most %d", file, len(text), maxRuleBytes)
 	}
 	r := Rule{File: file, source: source{lines: strings.Split(string(text), "\n")}}
-	decoder := yaml.NewDecoder(bytes.NewReader(text))
-	decoder.KnownFields(true)
-	if err := decoder.Decode(&r); err != nil {
-		return Rule{}, explainYAML(file, err)
-	}
-	if err := decoder.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
-		return Rule{}, fmt.Errorf("%s: holds more than one document, want one rule a file", file)
+	if err := strict.YAML(file, text, &r); err != nil {
+		return Rule{}, err
 	}
 	if err := yaml.Unmarshal(text, &r.source.document); err != nil {
-		return Rule{}, explainYAML(file, err)
+		return Rule{}, strict.Explain(file, err, reflect.TypeFor[Rule]())
 	}
 	sum := sha256.Sum256(text)
 	r.Digest = hex.EncodeToString(sum[:])
@@ -183,7 +178,7 @@ func (r *Rule) checkChoices() error {
 	}
 	for _, c := range choices {
 		if !slices.Contains(c.want, c.value) {
-			return r.locate(c.field, fmt.Errorf("%q is not one of %s%s", c.value, strings.Join(c.want, ", "), suggest(c.value, c.want)))
+			return r.locate(c.field, fmt.Errorf("%q is not one of %s%s", c.value, strings.Join(c.want, ", "), strict.Suggest(c.value, c.want)))
 		}
 	}
 	if len(r.On) == 0 {
@@ -195,7 +190,7 @@ func (r *Rule) checkChoices() error {
 	}
 	for i, k := range r.On {
 		if !slices.Contains(kinds, string(k)) {
-			return r.locate("on", fmt.Errorf("%q is no kind of event%s", k, suggest(string(k), kinds)))
+			return r.locate("on", fmt.Errorf("%q is no kind of event%s", k, strict.Suggest(string(k), kinds)))
 		}
 		if slices.Contains(r.On[:i], k) { // it would count each event twice
 			return r.locate("on", fmt.Errorf("%q stands there twice", k))

@@ -80,7 +80,7 @@ func TestAuthorMistakes(t *testing.T) {
 		{"half a string", `tool.name != ""`, `tool.name != "`, `example.yaml:8:17: when: literal not terminated`},
 		{"tab", "severity: high", "severity:\thigh\n\tlane: alert", `example.yaml:4: found a tab character that violates indentation`},
 		{"same without text", "same: tool.name", "same: outcome == error", `example.yaml:9: count.same: the result is bool, want string`},
-		{"second document", "triage: Look.", "triage: Look.\n---\nid: other", `example.yaml: holds more than one document, want one rule a file`},
+		{"second document", "triage: Look.", "triage: Look.\n---\nid: other", `example.yaml: holds more than one document`},
 		{"evasion that fires", "fires: 1", "fires: 1\n    evasion: true", `example.yaml:14: tests.0: an evasion is a documented miss, want fires: 0`},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

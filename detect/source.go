@@ -3,9 +3,6 @@ package detect
 import (
 	"errors"
 	"fmt"
-	"io"
-	"reflect"
-	"regexp"
 	"strconv"
 	"strings"
 
@@ -77,78 +74,4 @@ func child(node *yaml.Node, key string) *yaml.Node {
 		}
 	}
 	return nil
-}
-
-var (
-	yamlLine     = regexp.MustCompile(`^line (\d+): `)
-	unknownKey   = regexp.MustCompile(`field (\S+) not found in type detect\.(\w+)`)
-	wrongType    = regexp.MustCompile("cannot unmarshal !!(\\w+)(?: `(.*)`)? into (\\S+)")
-	yamlTypeName = map[string]string{"seq": "a list", "map": "a map", "str": "text", "int": "a number", "float": "a number", "bool": "a truth value", "null": "nothing"}
-)
-
-// explainYAML turns the decoder's errors into one line each, with file and line, and the nearest known key for an unknown one.
-func explainYAML(file string, err error) error {
-	if errors.Is(err, io.EOF) {
-		return fmt.Errorf("%s: is empty", file)
-	}
-	list := []string{strings.TrimPrefix(err.Error(), "yaml: ")}
-	var types *yaml.TypeError
-	if errors.As(err, &types) {
-		list = nil
-		for _, e := range types.Errors {
-			list = append(list, fmt.Sprint(e))
-		}
-	}
-	var errs []error
-	for _, text := range list {
-		place := file + ": "
-		if m := yamlLine.FindStringSubmatch(text); m != nil {
-			place, text = file+":"+m[1]+": ", text[len(m[0]):]
-		}
-		errs = append(errs, errors.New(place+explainYAMLText(text)))
-	}
-	return errors.Join(errs...)
-}
-
-func explainYAMLText(text string) string {
-	if m := unknownKey.FindStringSubmatch(text); m != nil {
-		return fmt.Sprintf("unknown key %q%s", m[1], suggest(m[1], yamlKeys()[m[2]]))
-	}
-	if m := wrongType.FindStringSubmatch(text); m != nil {
-		got := yamlTypeName[m[1]]
-		if m[2] != "" {
-			got += fmt.Sprintf(" (%s)", m[2])
-		}
-		return fmt.Sprintf("want %s, got %s", wantedType(m[3]), got)
-	}
-	return text
-}
-
-func wantedType(name string) string {
-	switch {
-	case strings.HasPrefix(name, "[]"):
-		return "a list"
-	case strings.HasPrefix(name, "map["), strings.HasSuffix(name, "Rule"), strings.HasSuffix(name, "Test"), strings.HasSuffix(name, "Event"),
-		strings.HasSuffix(name, "Count"), strings.HasSuffix(name, "Tags"), strings.HasSuffix(name, "testDecision"):
-		return "a map of keys to values"
-	case name == "int", name == "int64":
-		return "a whole number"
-	case name == "bool":
-		return "true or false"
-	}
-	return "text"
-}
-
-// yamlKeys lists the keys of each struct of a rule file.
-func yamlKeys() map[string][]string {
-	out := make(map[string][]string)
-	for _, t := range []reflect.Type{reflect.TypeFor[Rule](), reflect.TypeFor[Count](), reflect.TypeFor[Tags](), reflect.TypeFor[Test](),
-		reflect.TypeFor[testEvent](), reflect.TypeFor[testDecision]()} {
-		for i := range t.NumField() {
-			if key := t.Field(i).Tag.Get("yaml"); key != "" && key != "-" {
-				out[t.Name()] = append(out[t.Name()], key)
-			}
-		}
-	}
-	return out
 }

@@ -2,12 +2,14 @@ package detect
 
 import (
 	"fmt"
+	"reflect"
 	"slices"
 	"time"
 
 	"go.yaml.in/yaml/v3"
 
 	"github.com/tocsin-dr/tocsin/internal/event"
+	"github.com/tocsin-dr/tocsin/internal/strict"
 )
 
 // testEvent is the short form in which a rule's tests write an event. What is left out has a default that is the same for all
@@ -51,7 +53,7 @@ func (t Test) Stream(file string) ([]event.Event, error) {
 		node := &t.Events[i]
 		te, err := decodeEvent(node)
 		if err != nil {
-			return nil, fmt.Errorf("test %q: %w", t.Name, explainYAML(file, err))
+			return nil, fmt.Errorf("test %q: %w", t.Name, strict.Explain(file, err, reflect.TypeFor[testEvent]()))
 		}
 		if te.Repeat < 0 || len(out)+max(1, te.Repeat) > maxStream {
 			return nil, fmt.Errorf("%s:%d: test %q: repeat is %d, want 0 or more, and at most %d events together", file, node.Line, t.Name, te.Repeat, maxStream)
@@ -71,7 +73,7 @@ func (t Test) Stream(file string) ([]event.Event, error) {
 // decodeEvent decodes an entry and refuses unknown keys, which yaml.Node.Decode alone does not.
 func decodeEvent(node *yaml.Node) (te testEvent, err error) {
 	for i := 0; i+1 < len(node.Content) && node.Kind == yaml.MappingNode; i += 2 {
-		if key := node.Content[i]; !slices.Contains(yamlKeys()["testEvent"], key.Value) {
+		if key := node.Content[i]; !slices.Contains(strict.Keys(reflect.TypeFor[testEvent]()), key.Value) {
 			return te, fmt.Errorf("line %d: field %s not found in type detect.testEvent", key.Line, key.Value)
 		}
 	}

@@ -3,7 +3,6 @@
 package playbooks
 
 import (
-	"bytes"
 	"crypto/sha256"
 	"embed"
 	"encoding/hex"
@@ -18,6 +17,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/tocsin-dr/tocsin/internal/approval"
+	"github.com/tocsin-dr/tocsin/internal/strict"
 )
 
 // Library holds the playbooks that Tocsin ships.
@@ -102,10 +102,8 @@ func Compile(file string, text []byte, actions map[string]approval.Class) (Playb
 		return Playbook{}, fmt.Errorf("%s: %d bytes, a playbook has at most %d", file, len(text), maxBytes)
 	}
 	var p Playbook
-	decoder := yaml.NewDecoder(bytes.NewReader(text))
-	decoder.KnownFields(true)
-	if err := decoder.Decode(&p); err != nil {
-		return Playbook{}, fmt.Errorf("%s: %w", file, err)
+	if err := strict.YAML(file, text, &p); err != nil {
+		return Playbook{}, err
 	}
 	sum := sha256.Sum256(text)
 	p.Digest = hex.EncodeToString(sum[:])

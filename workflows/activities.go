@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"go.temporal.io/sdk/temporal"
@@ -58,6 +59,8 @@ type RecordInput struct {
 type SealInput struct {
 	Incident incident.Incident
 	Raised   []pipeline.Raised
+	// At is when the evidence was asked for. A retry seals the same manifest, because nothing in it is of the retry's own time.
+	At time.Time
 }
 
 // TrackInput starts one track of the investigation.
@@ -129,8 +132,12 @@ func (a *Activities) Save(ctx context.Context, i incident.Incident) error {
 	return nil
 }
 
-// Note adds a timeline entry.
-func (a *Activities) Note(ctx context.Context, in NoteInput) error {
+// Uncontained writes down that a containment was approved and is not proved.
+func (a *Activities) Uncontained(ctx context.Context, in NoteInput) error {
+	err := a.append(ctx, ledger.KindContainment, in.Entry.Actor, in.Entry.Ref, "uncontained/"+in.Entry.Ref, map[string]string{"why": in.Entry.Text})
+	if err != nil {
+		return err
+	}
 	if err := a.Store.AddEntry(ctx, in.Incident, in.Entry); err != nil {
 		return err
 	}
@@ -198,7 +205,7 @@ func (a *Activities) Publish(ctx context.Context, in RequestInput) error {
 		return err
 	}
 	a.Tell.Changed("request", r.ID)
-	if r.State != approval.Pending {
+	if r.Decision != nil || r.State == approval.Expired {
 		a.Tell.Decided(r)
 	}
 	return nil
@@ -211,14 +218,15 @@ func via(r approval.Request) string {
 	return r.Decision.By.Via
 }
 
-// Contain applies an approved action. What it refuses, no retry will change.
+// Contain applies an approved action. An error means that the effect is unknown, so it is tried again while the grant lasts; no
+// retry brings a grant.
 func (a *Activities) Contain(ctx context.Context, in action.Input) (action.Lease, error) {
 	lease, err := a.Actions.Apply(ctx, in)
-	if err != nil {
-		if recordErr := a.append(ctx, ledger.KindContainment, "tocsin", in.Request, "", map[string]string{"refused": err.Error()}); recordErr != nil {
-			return action.Lease{}, recordErr
-		}
+	if err != nil && (in.Grant == nil || a.Now().After(in.Grant.NotAfter)) {
 		return action.Lease{}, temporal.NewNonRetryableApplicationError(err.Error(), "contain", err)
+	}
+	if err != nil {
+		return action.Lease{}, err
 	}
 	return lease, a.append(ctx, ledger.KindContainment, lease.Approver, in.Request, "applied/"+lease.ID, lease)
 }
@@ -227,6 +235,9 @@ func (a *Activities) Contain(ctx context.Context, in action.Input) (action.Lease
 func (a *Activities) Verify(ctx context.Context, l action.Lease) (action.Lease, error) {
 	act, err := a.Actions.Find(l.Plan.Action)
 	if err != nil {
+		return l, err
+	}
+	if l, err = a.stored(ctx, l); err != nil { // a retry keeps the time of the first proof
 		return l, err
 	}
 	if l, err = act.Verify(ctx, l); err != nil {
@@ -250,23 +261,30 @@ func (a *Activities) Verify(ctx context.Context, l action.Lease) (action.Lease, 
 	return l, nil
 }
 
-// Revert undoes a containment and proves that the gate no longer denies because of it.
+// stored returns a lease as the gate left it.
+func (a *Activities) stored(ctx context.Context, l action.Lease) (action.Lease, error) {
+	leases, err := a.Store.IncidentLeases(ctx, l.Incident)
+	if i := slices.IndexFunc(leases, func(k action.Lease) bool { return k.ID == l.ID }); i >= 0 {
+		l = leases[i]
+	}
+	return l, err
+}
+
+// Revert undoes a containment.
 func (a *Activities) Revert(ctx context.Context, in RevertInput) error {
 	act, err := a.Actions.Find(in.Lease.Plan.Action)
 	if err != nil {
 		return err
 	}
-	leases, err := a.Store.IncidentLeases(ctx, in.Lease.Incident)
+	lease, err := a.stored(ctx, in.Lease)
 	if err != nil {
 		return err
 	}
-	for _, l := range leases {
-		if l.ID == in.Lease.ID {
-			in.Lease = l // with the time at which it was verified
+	if lease.Lifted.IsZero() {
+		if err := act.Undo(ctx, lease, in.Lift.By); err != nil {
+			return err
 		}
-	}
-	if in.Lease.Lifted.IsZero() {
-		if err := act.Undo(ctx, in.Lease, in.Lift.By); err != nil {
+		if lease, err = a.stored(ctx, lease); err != nil {
 			return err
 		}
 	}
@@ -274,7 +292,7 @@ func (a *Activities) Revert(ctx context.Context, in RevertInput) error {
 		return err
 	}
 	text := fmt.Sprintf("Lifted: %s (%s)", incident.Visible(in.Lease.Plan.Target.String(), 160), in.Lift.Reason)
-	entry := incident.Entry{At: a.Now().UTC(), Actor: in.Lift.By, Source: "gate", Kind: "containment", Text: text, Ref: in.Lease.ID}
+	entry := incident.Entry{At: lease.Lifted, Actor: in.Lift.By, Source: "gate", Kind: "containment", Text: text, Ref: in.Lease.ID}
 	if err := a.Store.AddEntry(ctx, in.Lease.Incident, entry); err != nil {
 		return err
 	}

@@ -78,7 +78,7 @@ func (r *run) request(id string) *approval.Request {
 
 func (r *run) checkAsk(ctx workflow.Context, a HumanAsk) error {
 	switch {
-	case r.state.Incident.ID == "" || r.done:
+	case r.state.Incident.ID == "" || r.closing != nil:
 		return refusal(approval.RefusedUnknown, "the incident is not open")
 	case a.Target.Agent != r.state.Incident.Agent.ID:
 		return refusal(approval.RefusedUnknown, "the incident is about another agent")
@@ -98,9 +98,9 @@ func (r *run) ask(ctx workflow.Context, a HumanAsk) error {
 
 func (r *run) checkClose(ctx workflow.Context, d incident.Disposition) error {
 	switch {
-	case r.done || r.state.Incident.ID == "":
+	case r.closing != nil || r.state.Incident.ID == "":
 		return refusal(approval.RefusedDecided, "the incident is closed")
-	case r.state.Incident.Status == incident.Waiting:
+	case r.state.Incident.Status == incident.Waiting || len(r.state.Asked) > 0:
 		return refusal(approval.RefusedUnknown, "a request is waiting for a decision; decide it first")
 	case len([]rune(d.Reasoning)) < approval.MinReason || d.By == "":
 		return refusal(approval.RefusedReason, "closing needs a person and a reason")
@@ -108,12 +108,20 @@ func (r *run) checkClose(ctx workflow.Context, d incident.Disposition) error {
 	return nil
 }
 
-// close ends the incident. It writes the end itself, so that the closer knows that it is written.
+// close asks the main loop to end the incident and waits, so that the closer knows that it is written. The main loop writes it,
+// because nothing that it wrote before may land after, and because a run that is under way must stop.
 func (r *run) close(ctx workflow.Context, d incident.Disposition) error {
+	r.closing = &d
+	return workflow.Await(ctx, func() bool { return r.done })
+}
+
+// finish writes the end of the incident.
+func (r *run) finish(ctx workflow.Context) error {
+	d := r.closing
 	// Closing shows that a person knew, not that they looked: it ends the dwell time and adds nothing to coverage.
 	r.noticed(Notice{By: d.By, Via: "close", At: d.At})
 	r.move(incident.Closed)
-	r.state.Incident.Disposition, r.state.Incident.Times.Closed = &d, d.At
+	r.state.Incident.Disposition, r.state.Incident.Times.Closed = d, d.At
 	err := workflow.ExecuteActivity(ctx, r.acts.Close, r.state.Incident).Get(ctx, nil)
 	if err != nil {
 		return fmt.Errorf("close incident: %w", err)
@@ -167,34 +175,35 @@ func (r *run) humanAsked(ctx workflow.Context, a HumanAsk) error {
 const escalations = 1
 
 // put opens the gate for a decision, then tells people, then waits. The order matters: a click that is faster than the card still
-// counts.
+// counts. A request whose agent got its name meanwhile is put anew, because the gate knows the agent by that name.
 func (r *run) put(ctx workflow.Context, plan approval.Plan, requester string, deadline time.Duration, onExpiry string) (*approval.Request, error) {
-	digest, err := approval.DigestOf(plan)
-	if err != nil {
-		return nil, err
-	}
-	before := r.state.Incident.Status
-	for attempt := 0; ; attempt++ {
+	for attempt := 0; ; {
+		plan.Target.Agent = r.state.Incident.Agent.ID
+		digest, err := approval.DigestOf(plan)
+		if err != nil {
+			return nil, err
+		}
 		request := r.newRequest(ctx, plan, digest, requester, deadline, onExpiry)
 		r.state.Requests = append(r.state.Requests, request)
 		r.move(incident.Waiting)
 		if err := r.publish(ctx, request.ID); err != nil {
 			return nil, err
 		}
-		if err := r.wait(ctx, request.ID, deadline); err != nil {
+		if err := r.wait(ctx, request.ID); err != nil {
 			return nil, err
 		}
 		answered := r.request(request.ID)
+		again := answered.State == approval.Superseded
 		if answered.State == approval.Expired && onExpiry == "escalate" && attempt < escalations {
-			if err := r.publish(ctx, request.ID); err != nil {
-				return nil, err
-			}
-			continue
+			again = true
+			attempt++
 		}
-		if answered.State != approval.Approved && before == incident.Contained {
+		if !again && answered.State != approval.Approved && len(r.state.Leases) > 0 {
 			r.move(incident.Contained)
 		}
-		return answered, r.publish(ctx, request.ID)
+		if err := r.publish(ctx, request.ID); err != nil || !again {
+			return answered, err
+		}
 	}
 }
 
@@ -224,11 +233,12 @@ func (r *run) publish(ctx workflow.Context, id string) error {
 	return nil
 }
 
-// wait returns when the request is decided or its deadline has passed. Findings and notices that arrive meanwhile are recorded.
-func (r *run) wait(ctx workflow.Context, id string, deadline time.Duration) error {
+// wait returns when the request is decided or replaced or its deadline has passed. Findings and notices that arrive meanwhile are
+// recorded.
+func (r *run) wait(ctx workflow.Context, id string) error {
 	timer, cancel := workflow.WithCancel(ctx)
 	defer cancel()
-	due := workflow.NewTimer(timer, deadline)
+	due := workflow.NewTimer(timer, max(0, r.request(id).Deadline.Sub(workflow.Now(ctx))))
 	noticed := r.state.Incident.Times.Noticed
 	for {
 		err := workflow.Await(ctx, func() bool {
@@ -242,6 +252,9 @@ func (r *run) wait(ctx workflow.Context, id string, deadline time.Duration) erro
 		if request.State == approval.Pending && due.IsReady() {
 			request.State = approval.Expired
 		}
+		if request.State == approval.Pending && request.Plan.Target.Agent != r.state.Incident.Agent.ID {
+			request.State = approval.Superseded
+		}
 		if request.State != approval.Pending {
 			return nil
 		}
@@ -249,6 +262,9 @@ func (r *run) wait(ctx workflow.Context, id string, deadline time.Duration) erro
 			return err
 		}
 		noticed = r.state.Incident.Times.Noticed
+		if !r.dirty {
+			continue
+		}
 		if err := r.save(ctx); err != nil {
 			return err
 		}
@@ -265,7 +281,7 @@ func (r *run) contain(ctx workflow.Context, request *approval.Request) (playbook
 	})
 	var lease action.Lease
 	if err := workflow.ExecuteActivity(effects, r.acts.Contain, in).Get(ctx, &lease); err != nil {
-		return playbooks.Failed, r.note(ctx, "The containment failed; its effect is unknown: "+rootCause(err), request.ID)
+		return playbooks.Failed, r.uncontained(ctx, "The containment failed; its effect is unknown: "+rootCause(err), request.ID)
 	}
 	child := workflow.WithChildOptions(ctx, workflow.ChildWorkflowOptions{
 		WorkflowID: LeaseID(lease.ID), ParentClosePolicy: enums.PARENT_CLOSE_POLICY_ABANDON,
@@ -275,16 +291,18 @@ func (r *run) contain(ctx workflow.Context, request *approval.Request) (playbook
 		return playbooks.Failed, fmt.Errorf("start lease: %w", err)
 	}
 	if err := workflow.ExecuteActivity(effects, r.acts.Verify, lease).Get(ctx, &lease); err != nil {
-		return playbooks.Failed, r.note(ctx, "The containment was applied but not verified: "+rootCause(err), request.ID)
+		return playbooks.Failed, r.uncontained(ctx, "The containment was applied but not verified: "+rootCause(err), request.ID)
 	}
+	r.state.Leases = append(r.state.Leases, lease.ID)
 	r.state.Incident.Times.Contained = lease.Verified
 	r.move(incident.Contained)
 	return playbooks.Done, r.save(ctx)
 }
 
-func (r *run) note(ctx workflow.Context, text, ref string) error {
-	entry := incident.Entry{At: workflow.Now(ctx), Actor: "tocsin", Source: "workflow", Kind: "note", Text: text, Ref: ref}
-	if err := workflow.ExecuteActivity(ctx, r.acts.Note, NoteInput{Incident: r.state.Incident.ID, Entry: entry}).Get(ctx, nil); err != nil {
+// uncontained writes down that an approved containment is not proved, for people to look.
+func (r *run) uncontained(ctx workflow.Context, text, request string) error {
+	entry := incident.Entry{At: workflow.Now(ctx), Actor: "tocsin", Source: "workflow", Kind: "note", Text: text, Ref: request}
+	if err := workflow.ExecuteActivity(ctx, r.acts.Uncontained, NoteInput{Incident: r.state.Incident.ID, Entry: entry}).Get(ctx, nil); err != nil {
 		return fmt.Errorf("write note: %w", err)
 	}
 	return nil

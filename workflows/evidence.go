@@ -9,6 +9,8 @@ import (
 	"strings"
 	"time"
 
+	"go.temporal.io/sdk/activity"
+
 	"github.com/tocsin-dr/tocsin/internal/event"
 	"github.com/tocsin-dr/tocsin/internal/incident"
 	"github.com/tocsin-dr/tocsin/internal/ledger"
@@ -18,6 +20,7 @@ import (
 // Seal captures the session's events, the baseline and the rules as they were, and the findings, each hashed into the vault, with
 // a manifest over all of them. It runs before anything is changed.
 func (a *Activities) Seal(ctx context.Context, in SealInput) ([]incident.EvidenceItem, error) {
+	defer heartbeat(ctx)()
 	events, err := a.Session.SessionEvents(ctx, in.Raised)
 	if err != nil {
 		return nil, err
@@ -26,7 +29,7 @@ func (a *Activities) Seal(ctx context.Context, in SealInput) ([]incident.Evidenc
 	if err != nil {
 		return nil, err
 	}
-	now := a.Now().UTC()
+	now := in.At.UTC()
 	var items []incident.EvidenceItem
 	for _, art := range artefacts {
 		item, err := a.sealOne(ctx, in.Incident.ID, art, now)
@@ -52,6 +55,24 @@ func (a *Activities) Seal(ctx context.Context, in SealInput) ([]incident.Evidenc
 		return nil, err
 	}
 	return items, a.append(ctx, ledger.KindEvidence, "tocsin", in.Incident.ID, "evidence/"+in.Incident.ID+"/"+item.SHA256, items)
+}
+
+// heartbeat tells the server that the process lives until the function that it returns is called.
+func heartbeat(ctx context.Context) (stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	go func() {
+		ticker := time.NewTicker(2 * time.Second)
+		defer ticker.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-ticker.C:
+				activity.RecordHeartbeat(ctx)
+			}
+		}
+	}()
+	return cancel
 }
 
 type artefact struct {

@@ -6,6 +6,7 @@ package workflows
 
 import (
 	"crypto/ed25519"
+	"encoding/json"
 	"fmt"
 	"slices"
 	"time"
@@ -50,14 +51,16 @@ type IncidentInput struct {
 // State is everything an incident knows. It is what a continue-as-new carries.
 type State struct {
 	Incident incident.Incident  `json:"incident"`
-	Raised   []pipeline.Raised  `json:"raised"` // bounded by maxRaised; the store has all
-	Seen     []string           `json:"seen"`   // ids of findings taken in, with their agent
+	Raised   []pipeline.Raised  `json:"raised"` // bounded by maxRaised and maxBytes; the store has all. Each position stands once
+	Bytes    int                `json:"bytes"`  // size of Raised
+	Seen     []string           `json:"seen"`   // ids of the latest findings taken in, with their agent
 	Runs     []Run              `json:"runs"`
 	Tracks   []incident.Track   `json:"tracks"`
 	Evidence []string           `json:"evidence"`
 	Requests []approval.Request `json:"requests"`
-	Fresh    []pipeline.Raised  `json:"fresh"` // taken in and not yet recorded
-	Asked    []HumanAsk         `json:"asked"` // containments that people asked for, not yet put to others
+	Fresh    []pipeline.Raised  `json:"fresh"`  // taken in and not yet recorded
+	Asked    []HumanAsk         `json:"asked"`  // containments that people asked for and others have not answered
+	Leases   []string           `json:"leases"` // verified containments that have not ended
 }
 
 // Run is one playbook's progress.
@@ -89,9 +92,11 @@ type Lift struct {
 }
 
 const (
-	maxRaised      = 50 // findings that an incident works with; later ones are recorded only
+	maxRaised      = 50        // findings that an incident works with; later ones are recorded only
+	maxBytes       = 512 << 10 // their size: it goes into several activities, and Temporal ends a workflow that sends one more than 2 MiB
+	maxSeen        = 2_000     // findings recognised when a detector repeats them after a crash
 	askDeadline    = 15 * time.Minute
-	continueEvents = 4_000 // history length at which an incident continues as new
+	continueEvents = 4_000 // history length at which an incident continues as new, if the server does not suggest it before
 )
 
 // run is the incident in flight.
@@ -100,7 +105,9 @@ type run struct {
 	state *State
 	acts  *Activities
 	dirty bool // the incident changed and was not saved since
-	done  bool
+	// closing is a human's disposition that the main loop has yet to write. done says that it is written.
+	closing *incident.Disposition
+	done    bool
 }
 
 // Incident is the workflow of one incident: it takes findings in, secures evidence first, investigates, asks, contains, writes,
@@ -111,7 +118,7 @@ func Incident(ctx workflow.Context, in IncidentInput) error {
 		r.state = &State{}
 	}
 	ctx = workflow.WithActivityOptions(ctx, workflow.ActivityOptions{
-		StartToCloseTimeout: time.Minute,
+		StartToCloseTimeout: 10 * time.Second, // also how long an activity is lost for when its process is killed
 		RetryPolicy:         &temporal.RetryPolicy{InitialInterval: 200 * time.Millisecond, BackoffCoefficient: 2, MaximumInterval: 30 * time.Second},
 	})
 	if err := r.handlers(ctx); err != nil {
@@ -122,25 +129,52 @@ func Incident(ctx workflow.Context, in IncidentInput) error {
 			return err
 		}
 		if r.done {
-			return nil
+			return r.end(ctx)
 		}
-		if r.idle() && workflow.GetInfo(ctx).GetCurrentHistoryLength() > continueEvents {
-			if err := workflow.Await(ctx, func() bool { return workflow.AllHandlersFinished(ctx) }); err != nil {
+		if r.idle() && full(ctx) {
+			if err := r.handled(ctx); err != nil {
 				return err
 			}
-			r.drain(ctx)
-			in.State = r.state
-			return workflow.NewContinueAsNewError(ctx, Incident, in)
+			return r.carryOn(ctx, r.state)
 		}
+		// Draining inside the condition is safe: it blocks on nothing, and taking in what arrived twice takes in nothing more.
 		if err := workflow.Await(ctx, func() bool { r.drain(ctx); return !r.idle() || r.done }); err != nil {
 			return err
 		}
 	}
 }
 
+func full(ctx workflow.Context) bool {
+	info := workflow.GetInfo(ctx)
+	return info.GetContinueAsNewSuggested() || info.GetCurrentHistoryLength() > continueEvents
+}
+
+// handled waits for the updates under way, so that each sender gets an answer, and takes in what arrived meanwhile.
+func (r *run) handled(ctx workflow.Context) error {
+	if err := workflow.Await(ctx, func() bool { return workflow.AllHandlersFinished(ctx) }); err != nil {
+		return err
+	}
+	r.drain(ctx)
+	return nil
+}
+
+func (r *run) carryOn(ctx workflow.Context, s *State) error {
+	in := r.in
+	in.State = s
+	return workflow.NewContinueAsNewError(ctx, Incident, in)
+}
+
+// end is the end of a closed incident. Findings that came too late for it open the session's next one.
+func (r *run) end(ctx workflow.Context) error {
+	if err := r.handled(ctx); err != nil || len(r.state.Fresh) == 0 {
+		return err
+	}
+	return r.carryOn(ctx, &State{Seen: r.state.Seen, Fresh: r.state.Fresh})
+}
+
 // idle reports whether there is nothing to do but wait.
 func (r *run) idle() bool {
-	return len(r.state.Fresh) == 0 && len(r.state.Asked) == 0 && r.nextRun() == nil && !r.dirty
+	return r.closing == nil && len(r.state.Fresh) == 0 && len(r.state.Asked) == 0 && r.nextRun() == nil && !r.dirty
 }
 
 // step does what is to be done now: record findings, run playbooks, put people's requests to others.
@@ -149,13 +183,18 @@ func (r *run) step(ctx workflow.Context) error {
 	if err := r.record(ctx); err != nil {
 		return err
 	}
+	if r.closing != nil {
+		return r.finish(ctx)
+	}
 	if next := r.nextRun(); next != nil {
 		return r.advance(ctx, next)
 	}
 	if len(r.state.Asked) > 0 {
-		asked := r.state.Asked[0]
+		if err := r.humanAsked(ctx, r.state.Asked[0]); err != nil {
+			return err
+		}
 		r.state.Asked = r.state.Asked[1:]
-		return r.humanAsked(ctx, asked)
+		return nil
 	}
 	if r.dirty {
 		return r.save(ctx)
@@ -176,6 +215,7 @@ func (r *run) drain(ctx workflow.Context) {
 			r.state.Seen = append(r.state.Seen, key)
 			r.state.Fresh = append(r.state.Fresh, raised)
 		}
+		r.state.Seen = r.state.Seen[max(0, len(r.state.Seen)-maxSeen):]
 	}
 	notices := workflow.GetSignalChannel(ctx, SignalNotice)
 	for {
@@ -191,7 +231,9 @@ func (r *run) drain(ctx workflow.Context) {
 		if !ended.ReceiveAsync(&lease) {
 			return
 		}
-		if r.state.Incident.Status == incident.Contained {
+		known := len(r.state.Leases)
+		r.state.Leases = slices.DeleteFunc(r.state.Leases, func(l string) bool { return l == lease })
+		if known > 0 && len(r.state.Leases) == 0 && r.state.Incident.Status == incident.Contained {
 			r.move(incident.Resolved)
 			r.dirty = true
 		}
@@ -212,12 +254,18 @@ func (r *run) record(ctx workflow.Context) error {
 	r.state.Fresh = nil
 	for _, raised := range fresh {
 		r.take(ctx, raised)
-		in := RecordInput{Incident: r.state.Incident, Raised: raised, Disposition: incident.FirstPass(raised.Finding, r.state.Tracks, workflow.Now(ctx))}
-		if err := workflow.ExecuteActivity(ctx, r.acts.Record, in).Get(ctx, nil); err != nil {
+		if err := r.write(ctx, raised); err != nil {
 			return fmt.Errorf("record finding: %w", err)
 		}
 	}
 	return nil
+}
+
+// write records a finding with its disposition so far. What only evidence needs of it is left out.
+func (r *run) write(ctx workflow.Context, raised pipeline.Raised) error {
+	in := RecordInput{Incident: r.state.Incident, Raised: pipeline.Raised{Finding: raised.Finding, Ingested: raised.Ingested},
+		Disposition: incident.FirstPass(raised.Finding, r.state.Tracks, workflow.Now(ctx))}
+	return workflow.ExecuteActivity(ctx, r.acts.Record, in).Get(ctx, nil)
 }
 
 // take makes a finding part of the incident's state and starts the playbook that it names, once.
@@ -240,9 +288,7 @@ func (r *run) take(ctx workflow.Context, raised pipeline.Raised) {
 		return
 	}
 	i.Findings++
-	if len(r.state.Raised) < maxRaised {
-		r.state.Raised = append(r.state.Raised, raised)
-	}
+	r.keep(raised)
 	name := "look"
 	if f.Lane == detect.Propose && f.Playbook != "" {
 		name = f.Playbook
@@ -250,12 +296,31 @@ func (r *run) take(ctx workflow.Context, raised pipeline.Raised) {
 	r.start(name)
 }
 
+// keep adds a finding to those that the incident works with, as far as there is room. The findings of one session repeat the
+// positions of its events; each is kept once.
+func (r *run) keep(raised pipeline.Raised) {
+	known := make(map[pipeline.Position]bool)
+	for _, k := range r.state.Raised {
+		for _, at := range k.Positions {
+			known[at] = true
+		}
+	}
+	raised.Positions = slices.DeleteFunc(slices.Clone(raised.Positions), func(at pipeline.Position) bool { return known[at] })
+	text, err := json.Marshal(raised)
+	if err != nil {
+		return // it came as JSON
+	}
+	if n := len(r.state.Raised); n == 0 || n < maxRaised && r.state.Bytes+len(text) <= maxBytes {
+		r.state.Raised, r.state.Bytes = append(r.state.Raised, raised), r.state.Bytes+len(text)
+	}
+}
+
 // named takes in a finding that was reported again because the name of its agent arrived: the incident is about that agent.
 func (r *run) named(raised pipeline.Raised) {
 	r.state.Incident.Agent, r.state.Incident.Title = raised.Finding.Agent, incident.Title(raised.Finding)
 	for i := range r.state.Raised {
 		if r.state.Raised[i].Finding.ID == raised.Finding.ID {
-			r.state.Raised[i] = raised
+			r.state.Raised[i].Finding, r.state.Raised[i].Baseline = raised.Finding, raised.Baseline
 		}
 	}
 }
@@ -348,7 +413,12 @@ func (r *run) move(to incident.Status) {
 }
 
 func (r *run) seal(ctx workflow.Context) error {
-	in := SealInput{Incident: r.state.Incident, Raised: r.state.Raised}
+	ctx = workflow.WithActivityOptions(ctx, workflow.ActivityOptions{
+		// A long session takes a while to read; the heartbeat tells that from a process that was killed.
+		StartToCloseTimeout: 10 * time.Minute, HeartbeatTimeout: 10 * time.Second,
+		RetryPolicy: &temporal.RetryPolicy{InitialInterval: 200 * time.Millisecond, BackoffCoefficient: 2, MaximumInterval: 30 * time.Second},
+	})
+	in := SealInput{Incident: r.state.Incident, Raised: r.state.Raised, At: workflow.Now(ctx)}
 	var items []incident.EvidenceItem
 	if err := workflow.ExecuteActivity(ctx, r.acts.Seal, in).Get(ctx, &items); err != nil {
 		return fmt.Errorf("seal evidence: %w", err)
@@ -375,7 +445,7 @@ func (r *run) investigate(ctx workflow.Context, names []string) error {
 	for i, f := range futures {
 		var t incident.Track
 		if err := f.Get(ctx, &t); err != nil {
-			t = incident.Track{Name: names[i], Err: rootCause(err)}
+			t = incident.Track{Name: names[i], Err: rootCause(err), At: workflow.Now(ctx)}
 		}
 		r.state.Tracks = append(r.state.Tracks, t)
 	}
@@ -393,8 +463,7 @@ func (r *run) saveTracks(ctx workflow.Context) error {
 // triage gives every finding its first-pass disposition, now that the tracks have spoken.
 func (r *run) triage(ctx workflow.Context) error {
 	for _, raised := range r.state.Raised {
-		in := RecordInput{Incident: r.state.Incident, Raised: raised, Disposition: incident.FirstPass(raised.Finding, r.state.Tracks, workflow.Now(ctx))}
-		if err := workflow.ExecuteActivity(ctx, r.acts.Record, in).Get(ctx, nil); err != nil {
+		if err := r.write(ctx, raised); err != nil {
 			return fmt.Errorf("triage finding: %w", err)
 		}
 	}

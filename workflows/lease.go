@@ -17,19 +17,22 @@ type LeaseInput struct {
 	Incident string `json:"incident"`
 }
 
-// ContainmentLease holds one containment until its end, or until a lead lifts it, and then undoes it and proves that. It outlives
+// ContainmentLease holds one containment until its end, or until a lead lifts it, and then undoes it. It outlives
 // the incident that started it, and it never gives up undoing.
 func ContainmentLease(ctx workflow.Context, in LeaseInput) error {
 	ctx = workflow.WithActivityOptions(ctx, workflow.ActivityOptions{
 		StartToCloseTimeout: 10 * time.Second,
 		RetryPolicy:         &temporal.RetryPolicy{InitialInterval: 200 * time.Millisecond, BackoffCoefficient: 2, MaximumInterval: time.Minute},
 	})
-	timer := workflow.NewTimer(ctx, in.Lease.Ends.Sub(workflow.Now(ctx)))
+	timer := workflow.NewTimer(ctx, max(0, in.Lease.Ends.Sub(workflow.Now(ctx))))
 	lift := Lift{By: "tocsin", Reason: "the lease ended"}
 	workflow.NewSelector(ctx).
 		AddFuture(timer, func(workflow.Future) {}).
 		AddReceive(workflow.GetSignalChannel(ctx, SignalLift), func(c workflow.ReceiveChannel, _ bool) { c.Receive(ctx, &lift) }).
 		Select(ctx)
+	if ctx.Err() != nil {
+		lift.Reason = "the workflow of the lease was cancelled"
+	}
 	// The undo must run even if somebody cancels this workflow.
 	detached, cancel := workflow.NewDisconnectedContext(ctx)
 	defer cancel()

@@ -36,12 +36,13 @@ func (c *replayCmd) Run(ctx context.Context, std *stdio) error {
 		return err
 	}
 	out := bufio.NewWriter(std.out)
+	r.OnProgress = progress(std.err)
 	err = r.Requests(ctx, requests, func(raised []pipeline.Raised) error { return c.findings(out, raised) })
 	if err := errors.Join(err, out.Flush()); err != nil {
 		return err
 	}
 	if !c.JSON && !c.Events {
-		fmt.Fprintf(std.out, "%d events of %d agents, %d findings\n", r.Events, len(r.Agents()), r.Findings)
+		fmt.Fprintf(std.out, "events %d, agents %d, findings %d\n", r.Events, r.Agents(), r.Findings)
 	}
 	return nil
 }
@@ -123,4 +124,15 @@ func (c *replayCmd) findings(out *bufio.Writer, raised []pipeline.Raised) error 
 		}
 	}
 	return nil
+}
+
+// progress says every two seconds how far a long replay is.
+func progress(w io.Writer) func(done, all int) {
+	last := time.Now()
+	return func(done, all int) {
+		if time.Since(last) >= 2*time.Second {
+			last = time.Now()
+			fmt.Fprintf(w, "tocsin: replayed %d of %d requests\n", done, all)
+		}
+	}
 }

@@ -1,19 +1,15 @@
 package app
 
 import (
-	"bytes"
-	"errors"
 	"fmt"
-	"io"
 	"net"
 	"os"
 	"path/filepath"
 	"time"
 
-	"go.yaml.in/yaml/v3"
-
 	"github.com/tocsin-dr/tocsin/internal/approval"
 	"github.com/tocsin-dr/tocsin/internal/ingest"
+	"github.com/tocsin-dr/tocsin/internal/strict"
 )
 
 // Config is what a deployment decides. The zero value runs everything embedded, on loopback, under ./tocsin-data.
@@ -107,10 +103,8 @@ func ReadConfig(file, data string) (Config, error) {
 		if err != nil {
 			return Config{}, fmt.Errorf("read configuration: %w", err)
 		}
-		decoder := yaml.NewDecoder(bytes.NewReader(text))
-		decoder.KnownFields(true)
-		if err := decoder.Decode(&c); err != nil && !errors.Is(err, io.EOF) {
-			return Config{}, fmt.Errorf("read configuration %s: %w", file, err)
+		if err := strict.YAML(file, text, &c); err != nil {
+			return Config{}, fmt.Errorf("read configuration: %w", err)
 		}
 	}
 	if data != "" {

@@ -49,6 +49,10 @@ func (c *control) Decide(ctx context.Context, by approval.Principal, requestID, 
 	if err != nil {
 		return err
 	}
+	// What is refused here is never signed. What passes here can still be refused by the workflow, which alone has the present state.
+	if err := approval.Check(&request, d, c.now()); err != nil {
+		return c.refused(ctx, request, d, err)
+	}
 	if verb == approval.Approve {
 		if d.Grant, err = c.signer.Sign(request, d); err != nil {
 			return err
@@ -57,10 +61,7 @@ func (c *control) Decide(ctx context.Context, by approval.Principal, requestID, 
 	err = c.update(ctx, request.Incident, workflows.UpdateDecide, d)
 	var gone *serviceerror.NotFound
 	if errors.As(err, &gone) {
-		// The incident's workflow has ended; what is recorded says why the decision is too late.
-		if err = approval.Check(&request, d, c.now()); err == nil {
-			err = &approval.Refusal{Kind: approval.RefusedLate, Text: "the incident is closed"}
-		}
+		err = &approval.Refusal{Kind: approval.RefusedLate, Text: "the incident is closed"}
 	}
 	if approval.Kind(err) != "" {
 		return c.refused(ctx, request, d, err)

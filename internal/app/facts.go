@@ -55,6 +55,11 @@ func (f *facts) Summary(ctx context.Context, window time.Duration) (measure.Summ
 	if in.Incidents, err = f.store.IncidentsSince(ctx, now.Add(-window)); err != nil {
 		return measure.Summary{}, err
 	}
+	open, err := f.store.OpenIncidents(ctx, now.Add(-window), maxOpen)
+	if err != nil {
+		return measure.Summary{}, err
+	}
+	in.Incidents = append(in.Incidents, open...)
 	if in.Requests, err = f.store.Requests(ctx, approval.Pending, maxOpen); err != nil {
 		return measure.Summary{}, err
 	}

@@ -8,7 +8,6 @@ import (
 	"regexp"
 	"time"
 
-	"github.com/tocsin-dr/tocsin/baselines"
 	"github.com/tocsin-dr/tocsin/detect"
 	"github.com/tocsin-dr/tocsin/internal/event"
 	"github.com/tocsin-dr/tocsin/internal/ingest"
@@ -24,8 +23,10 @@ type Replay struct {
 	// OnEvent is told each event as its line of JSON, if it is set. OnRejected is told what could not be read.
 	OnEvent    func(line []byte) error
 	OnRejected func(item, reason string)
+	OnProgress func(done, all int)
 	Events     int
 	Findings   int
+	agents     map[string]bool
 }
 
 // NewReplay returns a replay with the shipped rules and those of a directory, if one is named.
@@ -45,7 +46,7 @@ func NewReplay(rulesDir string) (*Replay, error) {
 	// The salt makes hashes of one deployment useless in another. A replay stores nothing, and findings don't depend on it.
 	hasher := event.NewHasher(nil)
 	return &Replay{mapper: ingest.NewMapper(ingest.Options{Hasher: hasher}), shard: pipeline.New(set, hasher, pipeline.Options{}), codec: codec,
-		OnRejected: func(string, string) {}}, nil
+		OnRejected: func(string, string) {}, OnProgress: func(int, int) {}, agents: make(map[string]bool)}, nil
 }
 
 // Requests replays recorded requests in order and hands over what each raised.
@@ -63,6 +64,7 @@ func (r *Replay) Requests(ctx context.Context, requests []ingest.Request, raised
 				return err
 			}
 		}
+		r.OnProgress(i+1, len(requests))
 	}
 	return nil
 }
@@ -95,11 +97,12 @@ func (r *Replay) event(e *event.Event, raised func([]pipeline.Raised) error) err
 	}
 	out := r.shard.Process(e, pipeline.Position{Sequence: uint64(r.Events)})
 	r.Findings += len(out)
+	r.agents[e.Agent.ID] = true
 	return raised(out)
 }
 
-// Agents returns what every agent taught so far.
-func (r *Replay) Agents() []baselines.Learned { return r.shard.Agents() }
+// Agents is the number of agents that acted so far, each under the best name known at the time.
+func (r *Replay) Agents() int { return len(r.agents) }
 
 var (
 	traceID  = regexp.MustCompile(`"traceId":\s*"([0-9a-fA-F]+)"`)

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -50,10 +51,18 @@ func (r *responder) handle(ctx context.Context, m stream.Message) error {
 	if f.Source == detect.SourceHealth || f.Lane == detect.Hunt || f.Lane == detect.Shadow {
 		return r.store.SaveAlert(ctx, store.Alert{Finding: f, Raised: m.Stored, Ingested: raised.Ingested})
 	}
+	// A detector that lost its state reads the log again. What it then finds once more must not open a closed incident's session anew.
+	known, err := r.store.Alert(ctx, f.ID)
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
+		return err
+	}
+	if known.Incident != "" && known.Finding.Agent.ID == f.Agent.ID {
+		return nil
+	}
 	if err := r.limit.Wait(ctx); err != nil {
 		return err
 	}
-	_, err := r.workflows.SignalWithStartWorkflow(ctx, workflows.IncidentID(incident.Key(f)), workflows.SignalFound, raised, client.StartWorkflowOptions{
+	_, err = r.workflows.SignalWithStartWorkflow(ctx, workflows.IncidentID(incident.Key(f)), workflows.SignalFound, raised, client.StartWorkflowOptions{
 		TaskQueue: workflows.TaskQueue, WorkflowIDReusePolicy: enums.WORKFLOW_ID_REUSE_POLICY_ALLOW_DUPLICATE,
 	}, workflows.Incident, r.input)
 	if err != nil {

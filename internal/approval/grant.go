@@ -38,8 +38,10 @@ func (s *Signer) Sign(r Request, d Decision) (*Grant, error) {
 	if d.Verb != Approve {
 		return nil, errors.New("sign grant: the decision does not approve")
 	}
-	g := Grant{Request: r.ID, Incident: r.Incident, Digest: d.Digest, Approver: d.By.ID, Via: d.By.Via,
-		Issued: d.At.UTC(), NotAfter: d.At.UTC().Add(grantLife)}
+	g := Grant{
+		Request: r.ID, Incident: r.Incident, Digest: d.Digest, Approver: d.By.ID, Via: d.By.Via,
+		Issued: d.At.UTC(), NotAfter: d.At.UTC().Add(grantLife),
+	}
 	text, err := g.signed()
 	if err != nil {
 		return nil, err

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 	"time"
+	"unicode/utf8"
 )
 
 // Limits on one event. Check cuts texts to size and refuses what can't be an event at all.
@@ -20,8 +21,9 @@ const (
 	MaxAttrBytes    = 2 << 10
 )
 
-// Check makes an event fit to be logged: it normalises the tool, cuts texts to their limits (their state says so), and returns
-// an error that names the field for an event that can't be kept: without a time, a kind or an agent. It never fails for size.
+// Check makes an event fit to be logged: it normalises the tool, cuts texts to their limits (their state says so) and to valid
+// UTF-8, because one bad byte would make the log's whole batch unreadable, and returns an error that names the field for an event
+// that can't be kept: without a time, a kind or an agent. It never fails for the size of a text.
 func (e *Event) Check() error {
 	if e.Schema == 0 {
 		e.Schema = Schema
@@ -31,6 +33,8 @@ func (e *Event) Check() error {
 		return fmt.Errorf("schema: version %d is not known, want %d", e.Schema, Schema)
 	case e.ID == "":
 		return errors.New("id: is empty")
+	case !utf8.ValidString(e.ID):
+		return errors.New("id: is not UTF-8")
 	case len(e.ID) > MaxIDBytes:
 		return fmt.Errorf("id: %d bytes, at most %d", len(e.ID), MaxIDBytes)
 	case e.Kind == "":
@@ -39,10 +43,10 @@ func (e *Event) Check() error {
 		return fmt.Errorf("kind: %q is not known, want one of %s", clip(string(e.Kind), 40), kindList())
 	case e.Time.IsZero():
 		return errors.New("time: is empty, want RFC 3339")
-	case e.Time.Year() < 2000 || e.Time.Year() > 2200:
+	}
+	if e.Time = e.Time.UTC(); e.Time.Year() < 2000 || e.Time.Year() > 2200 {
 		return fmt.Errorf("time: %s is out of range", e.Time.Format(time.RFC3339))
 	}
-	e.Time = e.Time.UTC()
 	if err := e.Agent.check(); err != nil {
 		return err
 	}
@@ -58,7 +62,7 @@ func (e *Event) Check() error {
 }
 
 func (a *Agent) check() error {
-	a.Name, a.Service = clip(a.Name, MaxNameBytes), clip(a.Service, MaxNameBytes)
+	a.ID, a.Name, a.Service = clip(a.ID, MaxIDBytes), clip(a.Name, MaxNameBytes), clip(a.Service, MaxNameBytes)
 	if a.ID == "" {
 		a.ID = AgentID(a.Service, a.Name)
 	}
@@ -100,7 +104,7 @@ func (e *Event) clipStrings() {
 		&e.Trace.SpanID, &e.Trace.ParentID, &e.Trace.Name} {
 		*s = clip(*s, MaxNameBytes)
 	}
-	e.Error = clip(e.Error, MaxValueBytes)
+	e.Outcome, e.Error = clip(e.Outcome, MaxNameBytes), clip(e.Error, MaxValueBytes)
 	if d := e.Decision; d != nil {
 		d.Effect, d.By, d.Mode = clip(d.Effect, MaxNameBytes), clip(d.By, MaxNameBytes), clip(d.Mode, MaxNameBytes)
 		d.Reason = clip(d.Reason, MaxValueBytes)
@@ -117,7 +121,8 @@ func (e *Event) clipLists() {
 	}
 	e.Destinations = e.Destinations[:min(len(e.Destinations), MaxDestinations)]
 	for i := range e.Destinations {
-		e.Destinations[i].Value = clip(e.Destinations[i].Value, MaxNameBytes)
+		d := &e.Destinations[i]
+		d.Kind, d.Value, d.Arg = clip(d.Kind, MaxNameBytes), clip(d.Value, MaxNameBytes), clip(d.Arg, MaxNameBytes)
 	}
 	e.Labels, e.Attrs = clipMap(e.Labels), clipMap(e.Attrs)
 }
@@ -143,16 +148,19 @@ func (c *Content) clip() {
 	}
 	c.Size = max(c.Size, len(c.Text))
 	if len(c.Text) > MaxContentBytes {
-		c.Text, c.State = clip(c.Text, MaxContentBytes), StateTruncated
+		c.State = StateTruncated
 	}
-	c.Role = clip(c.Role, MaxNameBytes)
+	c.Role, c.State, c.Text = clip(c.Role, MaxNameBytes), clip(c.State, MaxNameBytes), clip(c.Text, MaxContentBytes)
 	c.Tokens = c.Tokens[:min(len(c.Tokens), MaxTokens)]
 }
 
 // clip cuts s to at most n bytes at a rune boundary and makes it valid UTF-8.
-func clip(s string, n int) string {
+func clip[S ~string](s S, n int) S {
 	if len(s) > n {
 		s = s[:n]
 	}
-	return strings.ToValidUTF8(s, "")
+	if utf8.ValidString(string(s)) { // much faster than what follows
+		return s
+	}
+	return S(strings.ToValidUTF8(string(s), ""))
 }

@@ -34,7 +34,7 @@ func Hidden(r rune) bool {
 // instructs matches text that speaks to an agent as if it were its operator. It is a weak sign, meant to be combined.
 var instructs = regexp.MustCompile(`(ignore|disregard|forget) (all |any |the |your )*(previous|prior|above|earlier) (instruction|prompt|message|rule)|` +
 	`</?(information|system|instructions?|important)>|before you (can |may )?(do|solve|continue|proceed|pay|answer)|` +
-	`do not (mention|tell|inform|reveal|show) (this|the user|anyone|it)|you (are now|must now|must first)|new instructions?:`)
+	`do not (mention|tell|inform|reveal|show) (this|the user|anyone|it)|you (are now|must now|must first)\b|new instructions?:`)
 
 // instructive are words without which instructs can't match. Looking for them first makes ordinary text cheap.
 var instructive = []string{"ignore", "disregard", "forget", "ation>", "system>", "instruct", "important>", "before you", "do not ", "you are now", "you must"}
@@ -49,7 +49,7 @@ func Instructs(text string) bool {
 var private = regexp.MustCompile(`\[redacted:|-----BEGIN [A-Z ]*PRIVATE KEY|(?i)\b(password|passwd|secret|api[_-]?key|access[_-]?token)["']?\s*[:=]|\b\d{3}-\d{2}-\d{4}\b`)
 
 // privatePath matches the places where credentials lie.
-var privatePath = regexp.MustCompile(`(?i)(^|[/\\~])\.(ssh|aws|gnupg|kube|docker|netrc|npmrc|pypirc|env)\b|id_(rsa|ed25519|ecdsa)|credentials(\.json)?$|/etc/shadow|secrets?\.(ya?ml|json|toml)$|\.pem$`)
+var privatePath = regexp.MustCompile(`(?i)(^|[/\\~])\.(ssh|aws|gnupg|kube|docker|netrc|npmrc|pypirc|env)\b|id_(rsa|ed25519|ecdsa)|credentials(\.json)?$|/etc/shadow\b|secrets?\.(ya?ml|json|toml)$|\.pem$`)
 
 // Private reports whether text holds a secret, or personal data of a well-known shape.
 func Private(text string) bool { return private.MatchString(text) }

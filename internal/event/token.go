@@ -27,8 +27,9 @@ type Token struct {
 	Identifying bool
 }
 
-// groups matches a number written in groups, as people write accounts and cards: DE89 3704 0044 0532 0130 00.
-var groups = regexp.MustCompile(`\b[A-Za-z]{0,3}[0-9]{1,4}(?: [A-Za-z0-9]{0,2}[0-9]{1,4}){2,}\b`)
+// groups matches a number written in groups, as people write accounts and cards: DE89 3704 0044 0532 0130 00, or with the bank's
+// letters, GB29 NWBK 6016 1331 9268 19.
+var groups = regexp.MustCompile(`\b(?:[A-Z]{2}[0-9]{2} [A-Z]{4}|[A-Za-z]{0,3}[0-9]{1,4})(?: [A-Za-z0-9]{0,2}[0-9]{1,4}){2,}\b`)
 
 // Tokens splits text into at most MaxTokens lower-case tokens of letters, digits and the joiners @ . _ - + found inside words. A
 // number written in groups gives one more token, without its spaces, because a tool call writes it that way.
@@ -51,7 +52,7 @@ func Tokens(text string) []Token {
 		}
 		word := strings.TrimRightFunc(text[:min(end, maxTokenBytes)], isJoiner)
 		if word != "" {
-			word = strings.ToLower(strings.ToValidUTF8(word, ""))
+			word = clip(strings.ToLower(strings.ToValidUTF8(word, "")), maxTokenBytes) // some letters grow when they are lowered
 			out = append(out, Token{Text: word, Identifying: identifying(word)})
 		}
 		text = text[end:]

@@ -70,8 +70,10 @@ func splitWords(name string) []string {
 // normalise brings names and arguments to their canonical form and limits, and parses the arguments of well-known tools.
 func (t *Tool) normalise() {
 	if t.Server == "" {
-		t.Server, t.Name = SplitToolName(t.Name)
+		t.Server, t.Name = SplitToolName(strings.ToValidUTF8(t.Name, ""))
 	}
+	t.Effect, t.ArgsState = clip(t.Effect, MaxNameBytes), clip(t.ArgsState, MaxNameBytes)
+	t.Command, t.Path, t.URL = clip(t.Command, MaxValueBytes), clip(t.Path, MaxValueBytes), clip(t.URL, MaxValueBytes)
 	t.Name, t.Server, t.CallID = clip(t.Name, MaxNameBytes), clip(t.Server, MaxNameBytes), clip(t.CallID, MaxNameBytes)
 	if len(t.Args) > MaxArgs {
 		t.Args, t.ArgsState = t.Args[:MaxArgs], StateTruncated
@@ -82,8 +84,9 @@ func (t *Tool) normalise() {
 		a.Path = clip(a.Path, MaxNameBytes)
 		a.Tokens = a.Tokens[:min(len(a.Tokens), MaxTokens)]
 		if len(a.Value) > MaxValueBytes {
-			a.Value, t.ArgsState = clip(a.Value, MaxValueBytes), StateTruncated
+			t.ArgsState = StateTruncated
 		}
+		a.Value = clip(a.Value, MaxValueBytes)
 	}
 	if t.ArgsState == "" {
 		t.ArgsState = StateAbsent
@@ -101,7 +104,7 @@ func (t *Tool) normalise() {
 // SplitToolName splits the MCP spelling mcp__server__tool into server and tool; any other name has no server.
 func SplitToolName(name string) (server, tool string) {
 	if rest, ok := strings.CutPrefix(name, "mcp__"); ok {
-		if server, tool, ok = strings.Cut(rest, "__"); ok && tool != "" {
+		if server, tool, ok = strings.Cut(rest, "__"); ok && server != "" && tool != "" {
 			return server, tool
 		}
 	}
@@ -181,20 +184,21 @@ func hostOf(text string) string {
 // Limits on the JSON of arguments.
 const maxArgsDepth = 8
 
-// ParseArgs flattens a JSON text of arguments into values by path, in the order of the text for objects sorted by key. A text
-// that is no JSON object becomes one value with the path "input". State is truncated where a limit cut something off.
+// ParseArgs flattens a JSON text of arguments into values by path, objects in the order of their keys. A text that is not JSON from
+// its first to its last character becomes one value with the path "input". State is truncated where a limit cut something off.
 func ParseArgs(text string) ([]Arg, State) {
 	text = strings.TrimSpace(text)
 	if text == "" {
 		return nil, StateAbsent
 	}
-	if strings.Contains(text, "REDACTED") && len(text) < 32 {
+	// A short object that mentions the word is no mark: a caller could hide a command with it.
+	if strings.Contains(text, "REDACTED") && len(text) < 32 && text[0] != '{' {
 		return nil, StateRedacted
 	}
 	decoder := json.NewDecoder(bytes.NewReader([]byte(text)))
 	decoder.UseNumber()
 	var v any
-	if err := decoder.Decode(&v); err != nil {
+	if err := decoder.Decode(&v); err != nil || decoder.InputOffset() != int64(len(text)) {
 		return []Arg{{Path: "input", Value: text}}, StateFull
 	}
 	return FlattenArgs(v)

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/tocsin-dr/tocsin/internal/event"
+	"github.com/tocsin-dr/tocsin/internal/strict"
 )
 
 // Limits on a body of JSON events.
@@ -207,7 +208,7 @@ func checkKeys(path string, v any, t reflect.Type) error {
 			at := strings.TrimPrefix(path+"."+key, ".")
 			f, ok := fields[key]
 			if !ok {
-				return fmt.Errorf("%.*s: unknown key, nearest is %q", maxQuoted, at, nearest(key, fields))
+				return fmt.Errorf("%.*s: unknown key%s", maxQuoted, at, strict.Suggest(key[:min(len(key), maxQuoted)], slices.Collect(maps.Keys(fields))))
 			}
 			if err := checkKeys(at, v[key], f); err != nil {
 				return err
@@ -231,38 +232,4 @@ func jsonFields(t reflect.Type) map[string]reflect.Type {
 		out[name] = t.Field(i).Type
 	}
 	return out
-}
-
-// nearest returns the known key with the smallest edit distance; the alphabet decides between equals.
-func nearest(key string, fields map[string]reflect.Type) string {
-	if len(key) > maxQuoted {
-		key = key[:maxQuoted]
-	}
-	best, least := "", 1<<30
-	for _, name := range slices.Sorted(maps.Keys(fields)) {
-		if n := editDistance(strings.ToLower(key), name); n < least {
-			best, least = name, n
-		}
-	}
-	return best
-}
-
-func editDistance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		previous := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := previous
-			if a[i] != b[j] {
-				cost++
-			}
-			previous = row[j+1]
-			row[j+1] = min(cost, row[j]+1, row[j+1]+1)
-		}
-	}
-	return row[len(b)]
 }

@@ -91,6 +91,11 @@ func (s *Store) IncidentsSince(ctx context.Context, since time.Time) ([]incident
 	return list[incident.Incident](ctx, s, "list incidents", `SELECT doc FROM incidents WHERE first_bad >= ? ORDER BY first_bad, id`, since.UnixNano())
 }
 
+// OpenIncidents returns the oldest incidents from before a time that nobody closed.
+func (s *Store) OpenIncidents(ctx context.Context, before time.Time, limit int) ([]incident.Incident, error) {
+	return list[incident.Incident](ctx, s, "list incidents", `SELECT doc FROM incidents WHERE first_bad < ? AND status <> 'closed' ORDER BY first_bad, id LIMIT ?`, before.UnixNano(), limit)
+}
+
 // AddEntry appends to an incident's timeline; the same entry written again by a retry stays one.
 func (s *Store) AddEntry(ctx context.Context, incidentID string, e incident.Entry) error {
 	doc, err := encode(e)

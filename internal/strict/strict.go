@@ -1,0 +1,154 @@
+// Package strict decodes YAML that people write: an unknown key, a wrong type or a second document is an error that names the file,
+// the line and, where there is one, the nearest right word. It knows no format of its own.
+package strict
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"reflect"
+	"regexp"
+	"slices"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// YAML decodes the one document of a file into a pointer to a struct. Each mistake is one line of the error.
+func YAML(file string, text []byte, into any) error {
+	decoder := yaml.NewDecoder(bytes.NewReader(text))
+	decoder.KnownFields(true)
+	if err := decoder.Decode(into); err != nil {
+		return Explain(file, err, reflect.TypeOf(into))
+	}
+	if err := decoder.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
+		return fmt.Errorf("%s: holds more than one document", file)
+	}
+	return nil
+}
+
+var (
+	line       = regexp.MustCompile(`^line (\d+): `)
+	unknownKey = regexp.MustCompile(`(?s)^field (\S+) not found in type (.+)$`)
+	wrongType  = regexp.MustCompile("(?s)cannot unmarshal !!(\\w+)(?: `(.*)`)? into (.+)$")
+)
+
+// Explain turns the decoder's errors about a value of a type into one line each, with file and line.
+func Explain(file string, err error, into reflect.Type) error {
+	if errors.Is(err, io.EOF) {
+		return fmt.Errorf("%s: is empty", file)
+	}
+	list := []string{strings.TrimPrefix(err.Error(), "yaml: ")}
+	var types *yaml.TypeError
+	if errors.As(err, &types) {
+		list = nil
+		for _, e := range types.Errors {
+			list = append(list, fmt.Sprint(e))
+		}
+	}
+	keys := make(map[string][]string)
+	collect(into, keys)
+	var errs []error
+	for _, text := range list {
+		place := file + ": "
+		if m := line.FindStringSubmatch(text); m != nil {
+			place, text = file+":"+m[1]+": ", text[len(m[0]):]
+		}
+		errs = append(errs, errors.New(place+explain(text, keys)))
+	}
+	return errors.Join(errs...)
+}
+
+func explain(text string, keys map[string][]string) string {
+	if m := unknownKey.FindStringSubmatch(text); m != nil {
+		return fmt.Sprintf("unknown key %q%s", m[1], Suggest(m[1], keys[m[2]]))
+	}
+	if m := wrongType.FindStringSubmatch(text); m != nil {
+		got := map[string]string{"seq": "a list", "map": "a map", "str": "text", "int": "a number", "float": "a number", "bool": "a truth value", "null": "nothing"}[m[1]]
+		if m[2] != "" {
+			got += fmt.Sprintf(" (%s)", m[2])
+		}
+		return fmt.Sprintf("want %s, got %s", wanted(m[3], keys), got)
+	}
+	return text
+}
+
+func wanted(name string, keys map[string][]string) string {
+	_, isStruct := keys[name]
+	switch {
+	case strings.HasPrefix(name, "[]"):
+		return "a list"
+	case isStruct, strings.HasPrefix(name, "map["):
+		return "a map of keys to values"
+	case strings.HasPrefix(name, "int"):
+		return "a whole number"
+	case strings.HasPrefix(name, "float"):
+		return "a number"
+	case name == "bool":
+		return "true or false"
+	}
+	return "text"
+}
+
+// collect lists the YAML keys of a struct and of the structs in it, by the name that the decoder gives their types.
+func collect(t reflect.Type, keys map[string][]string) {
+	for t.Kind() == reflect.Pointer || t.Kind() == reflect.Slice || t.Kind() == reflect.Map {
+		t = t.Elem()
+	}
+	if _, known := keys[t.String()]; known || t.Kind() != reflect.Struct {
+		return
+	}
+	keys[t.String()] = nil
+	for i := range t.NumField() {
+		f := t.Field(i)
+		if key := f.Tag.Get("yaml"); key != "" && key != "-" {
+			keys[t.String()] = append(keys[t.String()], key)
+			collect(f.Type, keys)
+		}
+	}
+}
+
+// Keys lists the YAML keys of a struct type.
+func Keys(t reflect.Type) []string {
+	keys := make(map[string][]string)
+	collect(t, keys)
+	return keys[t.String()]
+}
+
+// Suggest says which known word is nearest, if one is near enough to be a slip of the pen; else it says nothing.
+func Suggest(word string, known []string) string {
+	best, distance := "", 4
+	for _, k := range slices.Sorted(slices.Values(known)) {
+		if d := editDistance(word, k, distance); d < distance {
+			best, distance = k, d
+		}
+	}
+	if best == "" || distance > max(1, len(word)/2) {
+		return ""
+	}
+	return fmt.Sprintf("; did you mean %q?", best)
+}
+
+// editDistance is Levenshtein's, or limit where it is not less.
+func editDistance(a, b string, limit int) int {
+	if len(a)-len(b) >= limit || len(b)-len(a) >= limit {
+		return limit
+	}
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			cost := diagonal
+			if a[i] != b[j] {
+				cost = 1 + min(diagonal, row[j], row[j+1])
+			}
+			diagonal, row[j+1] = row[j+1], cost
+		}
+	}
+	return min(row[len(b)], limit)
+}
