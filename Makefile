@@ -26,7 +26,7 @@ lint:
 
 fuzz:
 	@set -e; git grep -oE --untracked '^func Fuzz\w+' -- '*_test.go' | sed 's/:func / /' | while read -r file target; do \
-		go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) "./$$(dirname $$file)" </dev/null; done
+		go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 2x "./$$(dirname $$file)" </dev/null; done
 
 bench:
 	go test -run '^$$' -bench . -benchmem ./...
