@@ -47,7 +47,7 @@ func TestExplanation(t *testing.T) {
 	o := call("send_money", 9999, ArgObservation{Path: "amount", Value: 1, Provenance: event.ProvenancePrompt},
 		ArgObservation{Path: "to", Value: 9999, Provenance: event.ProvenanceToolOutput})
 	a := scored(m, "svc/0", &o)
-	if len(a.Features) != 3 || a.P > 0.01 {
+	if len(a.Features) != 3 || a.P > 0.05 {
 		t.Fatalf("%+v", a)
 	}
 	for _, f := range a.Features {
@@ -91,7 +91,7 @@ func TestObserve(t *testing.T) {
 	if hashed, _ := Observe(&e, h); !cmp.Equal(full, hashed) {
 		t.Error(cmp.Diff(full, hashed))
 	}
-	long := event.Event{Kind: event.KindToolRequest, Tool: &event.Tool{Args: []event.Arg{{Path: "a", Value: strings.Repeat("x1 ", 2*maxKept)}}}}
+	long := event.Event{Kind: event.KindToolRequest, Tool: &event.Tool{Args: []event.Arg{{Path: "a", Value: strings.Repeat("x12 ", 2*maxKept)}}}}
 	if o, _ := Observe(&long, h); len(o.Args[0].Tokens) != maxKept {
 		t.Errorf("%d tokens are kept, want %d", len(o.Args[0].Tokens), maxKept)
 	}

