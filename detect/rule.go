@@ -35,8 +35,8 @@ type Rule struct {
 	// Count makes the rule fire on the Nth matching event of a key within a window, instead of on each.
 	Count *Count `yaml:"count"`
 	// Suppress keeps the rule silent for a key after it fired, in event time; a count rule's default is its window.
-	Suppress Duration `yaml:"suppress"`
-	Tags     Tags     `yaml:"tags"`
+	Suppress time.Duration `yaml:"suppress"`
+	Tags     Tags          `yaml:"tags"`
 	// Capture is what must be recorded for the rule to see anything: metadata, arguments, content.
 	Capture        string   `yaml:"capture"`
 	Triage         string   `yaml:"triage"`
@@ -52,8 +52,8 @@ type Rule struct {
 
 // Count is a number of matching events within a sliding window of event time.
 type Count struct {
-	AtLeast int      `yaml:"at_least"`
-	Within  Duration `yaml:"within"`
+	AtLeast int           `yaml:"at_least"`
+	Within  time.Duration `yaml:"within"`
 	// Same counts only events that share this value with each other: a string expression over Env, such as tool.signature.
 	Same string `yaml:"same"`
 }
@@ -71,19 +71,6 @@ type Test struct {
 	Fires   int         `yaml:"fires"`
 	Evasion bool        `yaml:"evasion"`
 	Events  []yaml.Node `yaml:"events"`
-}
-
-// Duration is a time.Duration in YAML: 90s, 10m, 24h.
-type Duration time.Duration
-
-// UnmarshalYAML implements yaml.Unmarshaler.
-func (d *Duration) UnmarshalYAML(node *yaml.Node) error {
-	v, err := time.ParseDuration(node.Value)
-	if err != nil || v < 0 {
-		return fmt.Errorf("line %d: %q is no duration, want something like 90s, 10m or 24h", node.Line, node.Value)
-	}
-	*d = Duration(v)
-	return nil
 }
 
 // Limits on a rule. They bound its cost before it runs.
@@ -200,13 +187,16 @@ func (r *Rule) checkChoices() error {
 }
 
 func (r *Rule) checkCount() error {
+	if r.Suppress < 0 {
+		return r.locate("suppress", fmt.Errorf("%s: want 0s or more", r.Suppress))
+	}
 	if r.Count == nil {
 		return nil
 	}
 	if n := r.Count.AtLeast; n < 2 || n > maxCount {
 		return r.locate("count.at_least", fmt.Errorf("%d: want 2 to %d", n, maxCount))
 	}
-	if w := time.Duration(r.Count.Within); w < time.Second || w > maxWindow {
+	if w := r.Count.Within; w < time.Second || w > maxWindow {
 		return r.locate("count.within", fmt.Errorf("%s: want 1s to %s", w, maxWindow))
 	}
 	if r.Suppress == 0 {

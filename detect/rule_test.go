@@ -63,7 +63,7 @@ func TestAuthorMistakes(t *testing.T) {
 		{"unknown key within", "within: 10s", "wihtin: 10s", `example.yaml:9: unknown key "wihtin"; did you mean "within"?`},
 		{"wrong type", "at_least: 3", "at_least: three", `example.yaml:9: want a whole number, got text (three)`},
 		{"list for text", "title: Example", "title: [a]", `example.yaml:3: want text, got a list`},
-		{"no duration", "within: 10s", "within: ten", `example.yaml:9: "ten" is no duration, want something like 90s, 10m or 24h`},
+		{"no duration", "within: 10s", "within: ten", `example.yaml:9: want a duration such as 90s, 10m or 24h, got text (ten)`},
 		{"unknown severity", "severity: high", "severity: hihg", `example.yaml:4: severity: "hihg" is not one of low, medium, high, critical; did you mean "high"?`},
 		{"unknown kind", "[tool.result]", "[tool.resutl]", `example.yaml:5: on: "tool.resutl" is no kind of event; did you mean "tool.result"?`},
 		{"kind named twice", "[tool.result]", "[tool.result, tool.result]", `example.yaml:5: on: "tool.result" stands there twice`},

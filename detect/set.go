@@ -89,7 +89,7 @@ func compileRule(r Rule) (*compiled, error) {
 		return nil, r.locate("when", err)
 	}
 	c := &compiled{Rule: r, when: when, named: named}
-	operator := fmt.Sprintf("%v|%s|%s|%s", r.On, r.Key, r.When, time.Duration(r.Suppress))
+	operator := fmt.Sprintf("%v|%s|%s|%s", r.On, r.Key, r.When, r.Suppress)
 	if r.Count != nil {
 		operator += fmt.Sprintf("|%d|%s|%s", r.Count.AtLeast, time.Duration(r.Count.Within), r.Count.Same)
 		if r.Count.Same != "" {
@@ -178,7 +178,7 @@ func (c *compiled) key(e *event.Event) string {
 
 // fire returns the finding, or nil while the rule is suppressed for the key.
 func (c *compiled) fire(e *event.Event, st *State, key string, hits []hit) *Finding {
-	if !st.Allow(c.state, key, e.Time, time.Duration(c.Suppress)) {
+	if !st.Allow(c.state, key, e.Time, c.Suppress) {
 		return nil
 	}
 	ids := make([]string, 0, min(len(hits), MaxEvents))

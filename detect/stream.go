@@ -15,9 +15,9 @@ import (
 // testEvent is the short form in which a rule's tests write an event. What is left out has a default that is the same for all
 // events of the stream: one agent, one session.
 type testEvent struct {
-	At       Duration          `yaml:"at"`       // offset from the start of the stream
+	At       time.Duration     `yaml:"at"`       // offset from the start of the stream
 	Repeat   int               `yaml:"repeat"`   // how many such events there are; 0 is one
-	Every    Duration          `yaml:"every"`    // time between them
+	Every    time.Duration     `yaml:"every"`    // time between them
 	Kind     event.Kind        `yaml:"kind"`     // must be there
 	Agent    string            `yaml:"agent"`    // id; agent-1 where it is left out
 	Session  string            `yaml:"session"`  // id; session-1 where it is left out
@@ -60,7 +60,7 @@ func (t Test) Stream(file string) ([]event.Event, error) {
 		}
 		for n := range max(1, te.Repeat) {
 			e := te.event(len(out))
-			e.Time = e.Time.Add(time.Duration(n) * time.Duration(te.Every))
+			e.Time = e.Time.Add(time.Duration(n) * te.Every)
 			if err := e.Check(); err != nil {
 				return nil, fmt.Errorf("%s:%d: test %q: %w", file, node.Line, t.Name, err)
 			}
@@ -82,7 +82,7 @@ func decodeEvent(node *yaml.Node) (te testEvent, err error) {
 
 func (te testEvent) event(i int) event.Event {
 	e := event.Event{
-		Kind: te.Kind, Time: StreamStart.Add(time.Duration(te.At)), Seq: int64(i + 1), Outcome: te.Outcome, Error: te.Error, Attrs: te.Attrs,
+		Kind: te.Kind, Time: StreamStart.Add(te.At), Seq: int64(i + 1), Outcome: te.Outcome, Error: te.Error, Attrs: te.Attrs,
 		Agent: event.Agent{ID: te.Agent, Basis: "client"}, Session: event.Session{ID: te.Session},
 		Source: event.Source{Dialect: "test"},
 	}

@@ -14,8 +14,6 @@ import (
 	"strings"
 	"time"
 
-	"go.yaml.in/yaml/v3"
-
 	"github.com/tocsin-dr/tocsin/internal/approval"
 	"github.com/tocsin-dr/tocsin/internal/strict"
 )
@@ -48,29 +46,16 @@ type Step struct {
 	// After names steps that must have succeeded before this one.
 	After []string `yaml:"after" json:"after,omitempty"`
 	// Target is what an action works on: agent, session or tool.
-	Target string    `yaml:"target" json:"target,omitempty"`
-	Lease  Duration  `yaml:"lease" json:"lease,omitempty"`
-	Ask    *Question `yaml:"ask" json:"ask,omitempty"`
+	Target string        `yaml:"target" json:"target,omitempty"`
+	Lease  time.Duration `yaml:"lease" json:"lease,omitempty"`
+	Ask    *Question     `yaml:"ask" json:"ask,omitempty"`
 }
 
 // Question is the question that a gated step puts to humans.
 type Question struct {
-	Deadline Duration `yaml:"deadline" json:"deadline"`
+	Deadline time.Duration `yaml:"deadline" json:"deadline"`
 	// OnExpiry is deny or escalate. Silence is never consent.
 	OnExpiry string `yaml:"on_expiry" json:"on_expiry"`
-}
-
-// Duration is a time.Duration in YAML: 90s, 10m, 24h.
-type Duration time.Duration
-
-// UnmarshalYAML implements yaml.Unmarshaler.
-func (d *Duration) UnmarshalYAML(node *yaml.Node) error {
-	v, err := time.ParseDuration(node.Value)
-	if err != nil || v <= 0 {
-		return fmt.Errorf("line %d: %q is no duration, want something like 90s, 10m or 24h", node.Line, node.Value)
-	}
-	*d = Duration(v)
-	return nil
 }
 
 // What steps can do besides actions.
@@ -171,7 +156,7 @@ func (s Step) checkGated(before map[string]Step) error {
 	if !slices.Contains([]string{"agent", "session", "tool"}, s.Target) {
 		return fmt.Errorf("target: %q is not one of agent, session, tool", s.Target)
 	}
-	if l := time.Duration(s.Lease); l <= 0 || l > maxLease {
+	if l := s.Lease; l <= 0 || l > maxLease {
 		return fmt.Errorf("lease: want more than 0 and at most %s: a containment ends by itself", maxLease)
 	}
 	return nil

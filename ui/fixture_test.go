@@ -174,7 +174,7 @@ func (b *bench) fill(t *testing.T, say func(string) string) {
 		must(b.store.AddEvidence(ctx, incID, incident.EvidenceItem{SHA256: []string{sum1, sum2}[i], Name: say(name), MediaType: "application/json", Size: 48_211, Collector: "tocsin/0.1.0", At: b.at("14:02:09.000")}))
 	}
 	must(b.store.SaveTrack(ctx, incID, incident.Track{Name: "data", Summary: say("1 argument of 1 call came from read_file."), Took: 38 * time.Millisecond, Facts: []incident.Fact{
-		{Text: say("The recipient is in no prompt of this session."), Suspicious: true}, {Text: say("No secret was in the arguments.")}}}))
+		{Text: say("The recipient is in no prompt."), Suspicious: true}, {Text: say("No secret was in the arguments.")}}}))
 	must(b.store.SaveTrack(ctx, incID, incident.Track{Name: "identity", Summary: say("The ingest credential is the agent's usual one."), Took: 12 * time.Millisecond, Facts: []incident.Fact{{Text: say("One instance, the same for 34 days.")}}}))
 	must(b.store.SaveTrack(ctx, incID, incident.Track{Name: "peers", Err: say("the peers' sessions could not be read in 5 s"), Took: 5 * time.Second}))
 	must(b.store.SaveDraft(ctx, store.Draft{Incident: incID, Name: "post-mortem", SHA256: sum2, At: b.at("14:02:14.000"),

@@ -80,6 +80,8 @@ func (r *run) checkAsk(ctx workflow.Context, a HumanAsk) error {
 	switch {
 	case r.state.Incident.ID == "" || r.closing != nil:
 		return refusal(approval.RefusedUnknown, "the incident is not open")
+	case a.By == "":
+		return refusal(approval.RefusedRole, "nobody asks")
 	case a.Target.Agent != r.state.Incident.Agent.ID:
 		return refusal(approval.RefusedUnknown, "the incident is about another agent")
 	case a.Lease < time.Minute || a.Lease > 7*24*time.Hour:
@@ -139,7 +141,7 @@ func (r *run) askStep(ctx workflow.Context, p playbooks.Playbook, s playbooks.St
 	case "tool":
 		target.Tool = r.state.Raised[0].Finding.Tool
 	}
-	plan := approval.Plan{Action: s.Do, Class: s.Class, Target: target, Lease: time.Duration(s.Lease), Playbook: p.Ref(), Evidence: r.state.Evidence}
+	plan := approval.Plan{Action: s.Do, Class: s.Class, Target: target, Lease: s.Lease, Playbook: p.Ref(), Evidence: r.state.Evidence}
 	request, err := r.put(ctx, plan, "playbook:"+p.Name, time.Duration(s.Ask.Deadline), s.Ask.OnExpiry)
 	if err != nil {
 		return playbooks.Failed, err
@@ -240,10 +242,11 @@ func (r *run) wait(ctx workflow.Context, id string) error {
 	defer cancel()
 	due := workflow.NewTimer(timer, max(0, r.request(id).Deadline.Sub(workflow.Now(ctx))))
 	noticed := r.state.Incident.Times.Noticed
+	renamed := func() bool { return r.request(id).Plan.Target.Agent != r.state.Incident.Agent.ID }
 	for {
 		err := workflow.Await(ctx, func() bool {
 			r.drain(ctx)
-			return due.IsReady() || r.request(id).State != approval.Pending || len(r.state.Fresh) > 0 || !r.state.Incident.Times.Noticed.Equal(noticed)
+			return due.IsReady() || renamed() || r.request(id).State != approval.Pending || len(r.state.Fresh) > 0 || !r.state.Incident.Times.Noticed.Equal(noticed)
 		})
 		if err != nil {
 			return fmt.Errorf("wait for a decision: %w", err)
@@ -252,7 +255,7 @@ func (r *run) wait(ctx workflow.Context, id string) error {
 		if request.State == approval.Pending && due.IsReady() {
 			request.State = approval.Expired
 		}
-		if request.State == approval.Pending && request.Plan.Target.Agent != r.state.Incident.Agent.ID {
+		if request.State == approval.Pending && renamed() {
 			request.State = approval.Superseded
 		}
 		if request.State != approval.Pending {

@@ -107,7 +107,7 @@ func dataFacts(in TrackInput, events []event.Event) []incident.Fact {
 		}
 	}
 	if len(facts) == 0 {
-		facts = append(facts, incident.Fact{Text: "nothing was sent to anybody in this session", Refs: eventRefs(in)})
+		facts = append(facts, incident.Fact{Text: "nothing was sent to anybody", Refs: eventRefs(in)})
 	}
 	return facts
 }

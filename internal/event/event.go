@@ -176,9 +176,9 @@ type Provenance string
 // The provenances. Unknown means that there was nothing to look at (redacted, absent).
 const (
 	ProvenanceUnknown    Provenance = ""
-	ProvenancePrompt     Provenance = "prompt"      // in the prompt or the operator's text of this session
+	ProvenancePrompt     Provenance = "prompt"      // in the prompt or the operator's text of the session
 	ProvenanceHistory    Provenance = "history"     // this agent used it before, in other sessions
-	ProvenanceToolOutput Provenance = "tool_output" // in a tool's output of this session, and in neither of the above
+	ProvenanceToolOutput Provenance = "tool_output" // in a tool's output of the session, and in neither of the above
 	ProvenanceNowhere    Provenance = "nowhere"     // the model made it
 )
 

@@ -81,6 +81,8 @@ func wanted(name string, keys map[string][]string) string {
 		return "a list"
 	case isStruct, strings.HasPrefix(name, "map["):
 		return "a map of keys to values"
+	case name == "time.Duration":
+		return "a duration such as 90s, 10m or 24h"
 	case strings.HasPrefix(name, "int"):
 		return "a whole number"
 	case strings.HasPrefix(name, "float"):
