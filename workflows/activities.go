@@ -116,8 +116,8 @@ func (a *Activities) Record(ctx context.Context, in RecordInput) error {
 
 // Save writes the incident's state.
 func (a *Activities) Save(ctx context.Context, i incident.Incident) error {
-	if i.Times.Delivered.IsZero() {
-		i.Times.Delivered = i.Times.Detected
+	if err := a.delivered(ctx, &i); err != nil {
+		return err
 	}
 	if err := a.Store.SaveIncident(ctx, i); err != nil {
 		return err
@@ -129,6 +129,18 @@ func (a *Activities) Save(ctx context.Context, i incident.Incident) error {
 		}
 	}
 	a.Tell.Changed("incident", i.ID)
+	return nil
+}
+
+// delivered sets when people could first see the incident: the first time that it is written here.
+func (a *Activities) delivered(ctx context.Context, i *incident.Incident) error {
+	known, err := a.Store.Incident(ctx, i.ID)
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
+		return err
+	}
+	if i.Times.Delivered = known.Times.Delivered; i.Times.Delivered.IsZero() {
+		i.Times.Delivered = a.Now().UTC()
+	}
 	return nil
 }
 

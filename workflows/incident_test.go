@@ -516,7 +516,7 @@ func TestManyFindings(t *testing.T) {
 		positions = append(positions, pipeline.Position{Partition: 3, Sequence: uint64(1_000_000 + i)})
 	}
 	for i := range 60 {
-		f := h.finding(fmt.Sprint("f", i))
+		f := h.finding(fmt.Sprint("g", i))
 		f.Positions = positions
 		f.Finding.Chain = &detect.Chain{Value: strings.Repeat("x", event.MaxValueBytes)}
 		h.signal(0, SignalFound, f)

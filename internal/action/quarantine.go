@@ -52,7 +52,11 @@ func (q *Quarantine) Apply(ctx context.Context, in Input) (Lease, error) {
 
 // Verify implements Action: it asks the gate as the agent would.
 func (q *Quarantine) Verify(ctx context.Context, l Lease) (Lease, error) {
-	if !q.gate.Denies(l.Plan.Target, l.ID) || !l.Verified.IsZero() {
+	switch denied := q.gate.Denies(l.Plan.Target, l.ID); {
+	case !denied:
+		l.Verified = time.Time{}
+		return l, nil
+	case !l.Verified.IsZero():
 		return l, nil
 	}
 	l.Verified = q.now().UTC()

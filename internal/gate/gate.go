@@ -154,8 +154,9 @@ func (g *Gate) replace(l action.Lease) {
 	g.leases.Store(&fresh)
 }
 
-// Denies implements action.Enforcer: it asks the gate as the target would. Another lease that denies it too is proof as well.
+// Denies implements action.Enforcer: it asks the gate as the target would. While the lease is in force, another one that denies it
+// too is proof as well.
 func (g *Gate) Denies(t approval.Target, lease string) bool {
-	_, ok := g.Lease(lease)
-	return ok && !g.Check(Query(t)).Allow
+	l, ok := g.Lease(lease)
+	return ok && l.InForce(g.now()) && !g.Check(Query(t)).Allow
 }

@@ -12,7 +12,7 @@ import (
 
 // Bounds of one session's state.
 const (
-	maxTokens    = 4096 // tokens remembered of the prompts, and of tools' outputs
+	maxTokens    = 4096 // identifying tokens, and words, remembered of the prompts and of tools' outputs each
 	maxPending   = 512  // tool calls that wait for the session's end to be learned
 	maxPositions = 4096 // log messages that hold the session's events
 	maxCalls     = 1024 // tool calls recognised when they are reported twice
@@ -43,10 +43,12 @@ type Position struct {
 	Sequence  uint64 `json:"sequence"`
 }
 
-// tokenSet is a bounded set of token hashes with the event that first brought each. When it is full, the oldest make room.
+// tokenSet is a bounded set of token hashes with the event that first brought each. Identifying tokens and ordinary words have
+// rooms of their own, in which the oldest make room: a flood of words can't wash an account number away.
 type tokenSet struct {
-	From  map[event.Hash]string `json:"from"`
-	Order []event.Hash          `json:"order"`
+	From        map[event.Hash]string `json:"from"`
+	Identifying []event.Hash          `json:"identifying"` // in order of arrival
+	Words       []event.Hash          `json:"words"`
 }
 
 func (s *tokenSet) add(tokens event.Hashes, from string) {
@@ -58,15 +60,25 @@ func (s *tokenSet) add(tokens event.Hashes, from string) {
 			continue
 		}
 		s.From[t] = from
-		s.Order = append(s.Order, t)
-	}
-	for len(s.Order) > maxTokens {
-		drop := len(s.Order) - maxTokens
-		for _, t := range s.Order[:drop] {
-			delete(s.From, t)
+		if t.Identifying() {
+			s.Identifying = append(s.Identifying, t)
+		} else {
+			s.Words = append(s.Words, t)
 		}
-		s.Order = append([]event.Hash(nil), s.Order[drop:]...)
 	}
+	s.Identifying, s.Words = s.trim(s.Identifying), s.trim(s.Words)
+}
+
+// trim forgets the oldest tokens over the bound.
+func (s *tokenSet) trim(order []event.Hash) []event.Hash {
+	drop := len(order) - maxTokens
+	if drop <= 0 {
+		return order
+	}
+	for _, t := range order[:drop] {
+		delete(s.From, t)
+	}
+	return append([]event.Hash(nil), order[drop:]...)
 }
 
 func (s *tokenSet) has(t event.Hash) bool { _, ok := s.From[t]; return ok }
