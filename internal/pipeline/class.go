@@ -57,7 +57,11 @@ func (c *class) advance(at time.Time) {
 	for _, id := range ended {
 		c.end(id)
 	}
-	maps.DeleteFunc(c.Traces, func(_ string, t *trace) bool { return c.Watermark.Sub(t.Last) >= sessionIdle })
+	for id, t := range c.Traces {
+		if c.Watermark.Sub(t.Last) >= sessionIdle {
+			c.forget(id)
+		}
+	}
 }
 
 // end closes a session and learns it, unless it led to a finding: an attack must not teach what is normal.
@@ -132,6 +136,7 @@ func (c *class) attribute(e *event.Event) []event.Event {
 	t.Agent = &agent
 	orphans := t.Orphans
 	t.Orphans = nil
+	c.Waiting -= len(orphans)
 	for i := range orphans {
 		stitch(&orphans[i], agent)
 	}
@@ -158,7 +163,7 @@ func (c *class) trace(e *event.Event) *trace {
 	t := c.Traces[e.Trace.TraceID]
 	if t == nil {
 		if len(c.Traces) >= maxTraces {
-			delete(c.Traces, oldest(c.Traces, func(t *trace) time.Time { return t.Last }))
+			c.forget(oldest(c.Traces, func(t *trace) time.Time { return t.Last }))
 			c.Evicted["traces"]++
 		}
 		t = &trace{}
@@ -168,15 +173,22 @@ func (c *class) trace(e *event.Event) *trace {
 	return t
 }
 
+// forget drops a trace with the events that waited for its agent's name.
+func (c *class) forget(trace string) {
+	c.Waiting -= len(c.Traces[trace].Orphans)
+	delete(c.Traces, trace)
+}
+
 // keepOrphan keeps a span whose agent is unknown until its root arrives, which comes last.
 func (c *class) keepOrphan(e *event.Event) {
 	if e.Agent.Basis != "service" || e.Trace.ParentID == "" {
 		return
 	}
 	t := c.trace(e)
-	if len(t.Orphans) >= maxOrphans {
+	if len(t.Orphans) >= maxOrphans || c.Waiting >= maxWaiting {
 		c.Evicted["orphans"]++
 		return
 	}
+	c.Waiting++
 	t.Orphans = append(t.Orphans, *e)
 }

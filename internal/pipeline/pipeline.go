@@ -23,6 +23,7 @@ const (
 	maxTraces   = 20_000
 	maxSeen     = 1 << 17 // event ids recognised when they are repeated
 	maxOrphans  = 256     // events of one trace that wait for their agent's name
+	maxWaiting  = 1 << 14 // events of all traces that do
 )
 
 // sessionIdle is how long, in event time, a session is silent before it counts as ended and is learned.
@@ -60,7 +61,8 @@ type class struct {
 	Traces    map[string]*trace   `json:"traces"`
 	Named     map[string]string   `json:"named"` // service: the only agent it was seen to run; "" once there are several
 	Seen      map[string]int      `json:"seen"`  // event id: when it came, as a count
-	Count     int                 `json:"count"` // events processed
+	Count     int                 `json:"count"`   // events processed
+	Waiting   int                 `json:"waiting"` // events that wait for their agent's name
 	Watermark time.Time           `json:"watermark"`
 	Swept     time.Time           `json:"swept"` // watermark at the last sweep for idle sessions
 	Evicted   map[string]int      `json:"evicted"`
@@ -90,7 +92,11 @@ func (s *Shard) Process(e *event.Event, at Position) []Raised {
 	c.advance(e.Time)
 	var out []Raised
 	for _, orphan := range c.attribute(e) {
-		out = append(out, s.judge(c, &orphan, c.session(&orphan))...)
+		ses := c.session(&orphan)
+		if orphan.Tool != nil {
+			ses.recall(&orphan, s.hasher, func(t event.Hash) bool { return c.Model.Knows(orphan.Agent.ID, t) })
+		}
+		out = append(out, s.judge(c, &orphan, ses)...)
 	}
 	ses := c.session(e)
 	ses.Last = later(ses.Last, e.Time)
@@ -133,7 +139,7 @@ func (s *Shard) score(c *class, e *event.Event, ses *session) baselines.Anomaly 
 	i := slices.IndexFunc(ses.Pending, func(p pending) bool { return p.Event == e.ID })
 	switch {
 	case i >= 0: // judged before, under the name of its service
-		ses.Pending[i].Agent = e.Agent.ID
+		ses.Pending[i].Agent, ses.Pending[i].Observation = e.Agent.ID, o
 	case e.Tool.CallID != "" && ses.Calls[e.Tool.CallID]:
 		return none
 	default:
@@ -155,14 +161,14 @@ func (s *session) keep(e *event.Event, o baselines.Observation) {
 }
 
 // deviation is the finding of a baseline: the event is too surprising for this agent. One event gives one finding; the same
-// feature of the same tool stays silent for an hour in a session, because the open incident has it.
+// feature of the same tool stays silent for an hour for an agent in a session, because the open incident has it.
 func (s *Shard) deviation(c *class, e *event.Event, a baselines.Anomaly) *detect.Finding {
 	if a.Life != baselines.Active || a.P > s.options.Alpha || len(a.Features) == 0 {
 		return nil
 	}
 	top := a.Features[0]
 	rule := "baseline-" + top.Name
-	if !c.Rules.Allow(rule, e.Session.ID+"\x00"+e.Tool.Name+"\x00"+top.About, e.Time, time.Hour) {
+	if !c.Rules.Allow(rule, e.Agent.ID+"\x00"+e.Session.ID+"\x00"+e.Tool.Name+"\x00"+top.About, e.Time, time.Hour) {
 		return nil
 	}
 	f := detect.Finding{

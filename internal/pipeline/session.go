@@ -136,6 +136,20 @@ func (s *session) provenance(e *event.Event, h *event.Hasher, knows func(event.H
 	}
 }
 
+// recall looks again at the arguments of an event that waited for its agent's name: now it is known what the agent used before.
+// What tools returned in the meantime, the event's own answer first of all, does not count.
+func (s *session) recall(e *event.Event, h *event.Hasher, knows func(event.Hash) bool) {
+	for i := range e.Tool.Args {
+		a := &e.Tool.Args[i]
+		if a.Provenance != event.ProvenanceToolOutput && a.Provenance != event.ProvenanceNowhere {
+			continue
+		}
+		if p, _ := s.classify(deciding(hashed(h, a.Value, a.Tokens)), knows); p == event.ProvenancePrompt || p == event.ProvenanceHistory {
+			a.Provenance, a.Origin = p, ""
+		}
+	}
+}
+
 // deciding returns the tokens that decide about a value's provenance.
 func deciding(tokens event.Hashes) event.Hashes {
 	var identifying event.Hashes

@@ -38,7 +38,8 @@ func EncodeBatch(codec *event.Codec, events []event.Event) (data []byte, id stri
 	}
 	ids := sha256.New()
 	for i := range events {
-		ids.Write([]byte(events[i].ID))
+		// What the shard knows an event by. Another class's event may bear the same id, and its batch is not this one.
+		ids.Write([]byte(event.NewID("", "", events[i].Agent.Class, events[i].ID)))
 	}
 	sum := sha256.Sum256(body)
 	return append(sum[:], body...), hex.EncodeToString(ids.Sum(nil)[:16]), nil

@@ -1,0 +1,190 @@
+package stream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+func start(t *testing.T, dir string, partitions int) (*Embedded, *Log) {
+	t.Helper()
+	server, err := StartEmbedded(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(server.Stop)
+	nc, err := server.Connect()
+	if err != nil {
+		t.Fatal(err)
+	}
+	log, err := Open(t.Context(), nc, Options{Partitions: partitions, Replicas: 1, MaxAge: time.Hour, MaxBytes: 1 << 30})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(log.Close)
+	return server, log
+}
+
+func newLog(t *testing.T, partitions int) *Log {
+	t.Helper()
+	_, log := start(t, t.TempDir(), partitions)
+	return log
+}
+
+var errDone = errors.New("done")
+
+// follow returns the next messages of a partition, as text.
+func follow(t *testing.T, log *Log, partition int, after uint64, n int) (out []string) {
+	t.Helper()
+	err := log.Follow(t.Context(), partition, after, func(m Message) error {
+		if out = append(out, fmt.Sprint(m.Sequence, ":", string(m.Data), ":", m.Pending)); len(out) == n {
+			return errDone
+		}
+		return nil
+	}, func() error { return errors.New("the log is at its end") })
+	if !errors.Is(err, errDone) {
+		t.Fatal(out, err)
+	}
+	return out
+}
+
+func TestLogSurvivesRestart(t *testing.T) {
+	dir := t.TempDir()
+	server, log := start(t, dir, 2)
+	for i, partition := range []int{0, 1, 0, 0} {
+		if err := log.Append(t.Context(), partition, fmt.Sprint("id", i), []byte(fmt.Sprint("m", i))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 2 { // a repeated append is one message, whatever it says
+		if err := log.Append(t.Context(), 0, "id3", []byte("again")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := log.SaveSnapshot(t.Context(), "shard-0", []byte("old")); err != nil {
+		t.Fatal(err)
+	}
+	if err := log.SaveSnapshot(t.Context(), "shard-0", []byte(strings.Repeat("new", 1<<20))); err != nil {
+		t.Fatal(err)
+	}
+	check := func(log *Log) {
+		t.Helper()
+		if diff := cmp.Diff([]string{"1:m0:2", "3:m2:1", "4:m3:0"}, follow(t, log, 0, 0, 3)); diff != "" {
+			t.Error(diff)
+		}
+		if diff := cmp.Diff([]string{"3:m2:1", "4:m3:0"}, follow(t, log, 0, 1, 2)); diff != "" {
+			t.Errorf("after sequence 1: %s", diff)
+		}
+		if diff := cmp.Diff([]string{"2:m1:0"}, follow(t, log, 1, 0, 1)); diff != "" {
+			t.Errorf("partition 1: %s", diff)
+		}
+		if last, err := log.Last(t.Context()); err != nil || last != 4 {
+			t.Errorf("the newest batch is %d, want 4: %v", last, err)
+		}
+		if m, err := log.Read(t.Context(), 3); err != nil || string(m.Data) != "m2" {
+			t.Errorf("sequence 3 is %q: %v", m.Data, err)
+		}
+		if _, err := log.Read(t.Context(), 99); err == nil {
+			t.Error("a batch that is not there can be read")
+		}
+		if data, err := log.Snapshot(t.Context(), "shard-0"); err != nil || string(data) != strings.Repeat("new", 1<<20) {
+			t.Errorf("a snapshot of %d bytes: %v", len(data), err)
+		}
+		if data, err := log.Snapshot(t.Context(), "shard-1"); err != nil || data != nil {
+			t.Errorf("a snapshot that was never saved: %q %v", data, err)
+		}
+	}
+	check(log)
+	log.Close()
+	server.Stop()
+	_, log = start(t, dir, 2)
+	check(log)
+}
+
+func TestFollowWaits(t *testing.T) {
+	log := newLog(t, 1)
+	idle := 0
+	err := log.Follow(t.Context(), 0, 0, func(m Message) error {
+		if string(m.Data) != "late" || idle == 0 {
+			t.Errorf("%q after %d idle seconds", m.Data, idle)
+		}
+		return errDone
+	}, func() error {
+		idle++
+		return log.Append(t.Context(), 0, "id", []byte("late"))
+	})
+	if !errors.Is(err, errDone) {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	if err := log.Follow(ctx, 0, 1, nil, func() error { cancel(); return nil }); !errors.Is(err, context.Canceled) {
+		t.Errorf("Follow = %v after its context ended", err)
+	}
+}
+
+// A finding that could not be handled is reported and comes again; one that was handled comes no more.
+func TestHandleFindings(t *testing.T) {
+	log := newLog(t, 1)
+	for _, id := range []string{"a", "b", "c", "a"} {
+		if err := log.PublishFinding(t.Context(), id, []byte(id)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	handle := func(failing string, n int) (handled, reported []string) {
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		failed := false
+		err := log.HandleFindings(ctx, func(_ context.Context, m Message) error {
+			if string(m.Data) == failing && !failed {
+				failed = true
+				return errors.New("no workflow server")
+			}
+			handled = append(handled, string(m.Data))
+			if len(handled) == n {
+				// The answer of this one is sent after fn returns, so the end comes with the next.
+				return log.PublishFinding(t.Context(), "end", []byte("end"))
+			}
+			if string(m.Data) == "end" {
+				cancel()
+			}
+			return nil
+		}, func(err error) { reported = append(reported, err.Error()) })
+		if !errors.Is(err, context.Canceled) {
+			t.Fatal(err)
+		}
+		return handled, reported
+	}
+	handled, reported := handle("b", 3)
+	slices.Sort(handled[:3])
+	if diff := cmp.Diff([]string{"a", "b", "c", "end"}, handled); diff != "" {
+		t.Error(diff)
+	}
+	if diff := cmp.Diff([]string{"no workflow server"}, reported); diff != "" {
+		t.Error(diff)
+	}
+	if err := log.PublishFinding(t.Context(), "d", []byte("d")); err != nil {
+		t.Fatal(err)
+	}
+	// "end" was handled when the context ended, and not acknowledged: it may come again. What was acknowledged must not.
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	_ = log.HandleFindings(ctx, func(_ context.Context, m Message) error {
+		switch string(m.Data) {
+		case "d":
+			cancel()
+		case "end":
+		default:
+			t.Errorf("%q comes again", m.Data)
+		}
+		return nil
+	}, func(error) {})
+	if !errors.Is(ctx.Err(), context.Canceled) {
+		t.Error("a new finding does not come after a restart of the handler")
+	}
+}
