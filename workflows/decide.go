@@ -222,7 +222,7 @@ func (r *run) newRequest(ctx workflow.Context, plan approval.Plan, digest, reque
 		}
 	}
 	name := incident.Visible(plan.Target.String(), 160)
-	request.Question = fmt.Sprintf("Quarantine %s for %s?", name, plan.Lease)
+	request.Question = fmt.Sprintf("Quarantine %s for %d minutes?", name, int(plan.Lease.Minutes()))
 	return request
 }
 

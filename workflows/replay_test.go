@@ -1,0 +1,36 @@
+package workflows
+
+import (
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"testing"
+
+	sdklog "go.temporal.io/sdk/log"
+	"go.temporal.io/sdk/worker"
+)
+
+// TestReplay replays what real runs did. A change of the order of commands fails here, and would stop every incident that is open
+// when the new release starts; guard it with workflow.GetVersion, and record new histories with
+// go test ./internal/app -run TestDecide -update only for what no release has.
+func TestReplay(t *testing.T) {
+	files, err := filepath.Glob("../testdata/histories/*.json")
+	if err != nil || len(files) < 4 {
+		t.Fatalf("there are the histories %q, want one for each outcome: %v", files, err)
+	}
+	replayer := worker.NewWorkflowReplayer()
+	replayer.RegisterWorkflow(Incident)
+	replayer.RegisterWorkflow(ContainmentLease)
+	logger := sdklog.NewStructuredLogger(slog.New(slog.NewTextHandler(io.Discard, nil)))
+	for _, file := range files {
+		t.Run(filepath.Base(file), func(t *testing.T) {
+			if info, err := os.Stat(file); err != nil || info.Size() > 300_000 {
+				t.Errorf("the history has %d bytes, want at most 300 000: %v", info.Size(), err)
+			}
+			if err := replayer.ReplayWorkflowHistoryFromJSONFile(logger, file); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
