@@ -7,6 +7,9 @@ import (
 	"path/filepath"
 	"testing"
 
+	common "go.temporal.io/api/common/v1"
+	history "go.temporal.io/api/history/v1"
+	"go.temporal.io/api/temporalproto"
 	sdklog "go.temporal.io/sdk/log"
 	"go.temporal.io/sdk/worker"
 )
@@ -25,10 +28,16 @@ func TestReplay(t *testing.T) {
 	logger := sdklog.NewStructuredLogger(slog.New(slog.NewTextHandler(io.Discard, nil)))
 	for _, file := range files {
 		t.Run(filepath.Base(file), func(t *testing.T) {
-			if info, err := os.Stat(file); err != nil || info.Size() > 300_000 {
-				t.Errorf("the history has %d bytes, want at most 300 000: %v", info.Size(), err)
+			text, err := os.ReadFile(file)
+			if err != nil || len(text) > 300_000 {
+				t.Errorf("the history has %d bytes, want at most 300 000: %v", len(text), err)
 			}
-			if err := replayer.ReplayWorkflowHistoryFromJSONFile(logger, file); err != nil {
+			var all history.History
+			readable := temporalproto.CustomJSONUnmarshalOptions{Metadata: map[string]any{common.EnablePayloadShorthandMetadataKey: true}}
+			if err := readable.Unmarshal(text, &all); err != nil {
+				t.Fatal(err)
+			}
+			if err := replayer.ReplayWorkflowHistory(logger, &all); err != nil {
 				t.Error(err)
 			}
 		})

@@ -51,6 +51,11 @@ func (s *server) call(ctx context.Context, method, path string, body, v any) err
 	return send(request, v)
 }
 
+// forbidden is what the person's role does not allow.
+type forbidden struct{ text string }
+
+func (f *forbidden) Error() string { return f.text }
+
 func send(request *http.Request, v any) error {
 	client := &http.Client{Timeout: clientTimeout}
 	response, err := client.Do(request)
@@ -69,6 +74,9 @@ func send(request *http.Request, v any) error {
 		}
 		if response.StatusCode == http.StatusUnauthorized {
 			return errors.New(failure.Error + ": sign in with tocsin sign-in")
+		}
+		if response.StatusCode == http.StatusForbidden {
+			return &forbidden{failure.Error}
 		}
 		return errors.New(failure.Error)
 	}

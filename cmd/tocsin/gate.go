@@ -98,27 +98,26 @@ type hookInput struct {
 // maxHook bounds the hook's input, in bytes.
 const maxHook = 16 << 20
 
-// Run implements the command: it prints the hook's answer and always exits with 0, because the format carries the verdict. For
-// another event than PreToolUse it says nothing.
+// Run implements the command: it prints the hook's answer and always exits with 0, because the format carries the verdict and
+// another code lets the call pass. For another event than PreToolUse it says nothing.
 func (c *hookCmd) Run(ctx context.Context, std *stdio) error {
-	text, err := io.ReadAll(io.LimitReader(std.in, maxHook))
-	if err != nil {
-		return fmt.Errorf("read hook: %w", err)
-	}
-	var in hookInput
-	if err := json.Unmarshal(text, &in); err != nil {
-		return fmt.Errorf("read hook: want the JSON of a hook on standard input: %w", err)
-	}
-	if in.Event != "PreToolUse" {
+	in, unread := readHook(std.in)
+	if unread == nil && in.Event != "PreToolUse" {
 		return nil
 	}
 	_, tool := event.SplitToolName(in.ToolName)
 	answer, err := c.ask(ctx, in.SessionID, tool)
+	if err == nil {
+		c.remember(answer.OnError)
+	}
+	// The agent has a hand in its hook's input. One that can't be read is asked about as far as it goes, by the agent alone; what the
+	// gate then allows is still not known to be allowed.
+	if unread != nil && (err != nil || answer.Allow) {
+		err = unread
+	}
 	if err != nil {
 		fmt.Fprintln(std.err, "tocsin hook:", err)
 		answer = c.withoutGate(err)
-	} else {
-		c.remember(answer.OnError)
 	}
 	if answer.Allow {
 		return nil // no opinion: the agent's own permissions decide
@@ -128,6 +127,22 @@ func (c *hookCmd) Run(ctx context.Context, std *stdio) error {
 	}})
 }
 
+// readHook reads a hook's input.
+func readHook(r io.Reader) (hookInput, error) {
+	text, err := io.ReadAll(io.LimitReader(r, maxHook+1))
+	if err != nil {
+		return hookInput{}, fmt.Errorf("read hook: %w", err)
+	}
+	if len(text) > maxHook {
+		return hookInput{}, fmt.Errorf("read hook: more than %d bytes", maxHook)
+	}
+	var in hookInput
+	if err := json.Unmarshal(text, &in); err != nil {
+		return hookInput{}, fmt.Errorf("read hook: want the JSON of a hook on standard input: %w", err)
+	}
+	return in, nil
+}
+
 // withoutGate is the declared answer where the gate gives none.
 func (c *hookCmd) withoutGate(err error) api.GateAnswer {
 	choice := c.OnError
@@ -135,7 +150,7 @@ func (c *hookCmd) withoutGate(err error) api.GateAnswer {
 		choice = c.recall()
 	}
 	if choice == "closed" {
-		return api.GateAnswer{Answer: gate.Answer{Reason: "the gate does not answer and this class of agents is declared fail-closed: " + err.Error()}}
+		return api.GateAnswer{Answer: gate.Answer{Reason: "the gate can't be asked and this class of agents is declared fail-closed: " + err.Error()}}
 	}
 	return api.GateAnswer{Answer: gate.Answer{Allow: true}}
 }

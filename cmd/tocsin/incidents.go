@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -50,7 +51,7 @@ type incidentsShowCmd struct {
 	ID string `arg:"" help:"Incident, as incidents list names it."`
 }
 
-// Run implements the command. Showing an incident to a person is their notice of it.
+// Run implements the command. Showing an incident to a person who may act on it is their notice of it; a viewer's look is none.
 func (c *incidentsShowCmd) Run(ctx context.Context, std *stdio) error {
 	path := "/api/v1/incidents/" + url.PathEscape(c.ID)
 	var file api.Case
@@ -64,7 +65,11 @@ func (c *incidentsShowCmd) Run(ctx context.Context, std *stdio) error {
 	if file.Incident.Status == incident.Closed {
 		return nil
 	}
-	return c.call(ctx, http.MethodPost, path+"/notice", struct{}{}, nil)
+	err := c.call(ctx, http.MethodPost, path+"/notice", struct{}{}, nil)
+	if viewer := (*forbidden)(nil); errors.As(err, &viewer) {
+		return nil
+	}
+	return err
 }
 
 func showCase(w io.Writer, c api.Case) {

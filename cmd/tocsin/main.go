@@ -12,6 +12,8 @@ import (
 	"syscall"
 
 	"github.com/alecthomas/kong"
+
+	"github.com/tocsin-dr/tocsin/internal/incident"
 )
 
 func main() {
@@ -47,6 +49,9 @@ type exitError struct{ code int }
 
 func (e exitError) Error() string { return fmt.Sprintf("exit code %d", e.code) }
 
+// maxError bounds an error's text, in characters.
+const maxError = 8 << 10
+
 // run parses and runs one command and returns the exit code: 0 for success, 1 for failure, 2 for a command line that can't be
 // understood; hook and gate check have codes of their own.
 func run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer) int {
@@ -78,6 +83,6 @@ func run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer
 	case errors.As(err, &code):
 		return code.code
 	}
-	fmt.Fprintln(errOut, "tocsin:", err)
+	fmt.Fprintln(errOut, "tocsin:", incident.VisibleBlock(err.Error(), maxError)) // an error can quote what an agent sent
 	return 1
 }

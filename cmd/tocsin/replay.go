@@ -52,7 +52,7 @@ func (c *replayCmd) read(std *stdio, r *app.Replay) ([]ingest.Request, error) {
 	if c.Events {
 		r.OnEvent = func(line []byte) error { _, err := fmt.Fprintf(std.out, "%s\n", line); return err }
 	}
-	r.OnRejected = func(item, reason string) { fmt.Fprintf(std.err, "tocsin: rejected %s: %s\n", item, reason) }
+	r.OnRejected = func(item, reason string) { fmt.Fprintf(std.err, "tocsin: rejected %s: %s\n", item, visible(reason)) }
 	var all []ingest.Request
 	for _, name := range c.Files {
 		requests, err := readFile(name)

@@ -48,7 +48,7 @@ func Routes(mux *http.ServeMux, o Options) {
 	handle("GET /api/v1/summary", approval.Viewer, a.summary)
 	handle("GET /api/v1/incidents", approval.Viewer, a.incidents)
 	handle("GET /api/v1/incidents/{id}", approval.Viewer, a.incident)
-	handle("POST /api/v1/incidents/{id}/notice", approval.Viewer, a.notice)
+	handle("POST /api/v1/incidents/{id}/notice", approval.Responder, a.notice)
 	handle("POST /api/v1/incidents/{id}/close", approval.Lead, a.close)
 	handle("POST /api/v1/incidents/{id}/ask", approval.Responder, a.ask)
 	handle("GET /api/v1/approvals", approval.Viewer, a.approvals)

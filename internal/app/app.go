@@ -164,7 +164,7 @@ func (a *App) openStores(ctx context.Context) (err error) {
 }
 
 // loadDetections reads rules and playbooks, keeps each rule's text in the vault under the digest that findings carry, and records
-// which set is in force.
+// at every start which set is in force, so that the way back to an older set shows too.
 func (a *App) loadDetections(ctx context.Context) error {
 	read, err := ReadRules(a.cfg.Rules.Dir)
 	if err != nil {
@@ -180,7 +180,7 @@ func (a *App) loadDetections(ctx context.Context) error {
 		}
 	}
 	a.rules = set
-	err = a.store.AppendLedger(ctx, ledger.Record{At: a.now(), Kind: ledger.KindRules, Actor: "tocsin", Subject: set.Digest(), Key: "rules/" + set.Digest()})
+	err = a.store.AppendLedger(ctx, ledger.Record{At: a.now(), Kind: ledger.KindRules, Actor: "tocsin", Subject: set.Digest()})
 	if err != nil {
 		return err
 	}

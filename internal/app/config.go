@@ -1,6 +1,9 @@
 package app
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -157,9 +160,18 @@ func (c *Config) check() error {
 		return fmt.Errorf("nats.partitions: %d, want 1 to 1024", c.NATS.Partitions)
 	}
 	for _, t := range c.Tokens {
-		if t.Name == "" || len(t.SHA256) != 64 {
+		if digest, err := hex.DecodeString(t.SHA256); t.Name == "" || err != nil || len(digest) != sha256.Size {
 			return fmt.Errorf("tokens: %q needs a name and the SHA-256 of the token in 64 hex digits", t.Name)
 		}
+	}
+	if a := c.Baselines.Alpha; !(a >= 0 && a < 1) { // not a number is refused too
+		return fmt.Errorf("baselines.alpha: %g, want more than 0 and less than 1; 0 is the default", a)
+	}
+	if c.SLA < 0 {
+		return fmt.Errorf("sla: %s, want more than 0", c.SLA)
+	}
+	if (c.TLS.Cert == "") != (c.TLS.Key == "") {
+		return errors.New("tls: want both cert and key, or neither")
 	}
 	return c.checkExposure()
 }

@@ -116,9 +116,24 @@ func (c *control) update(ctx context.Context, incidentID, name string, arg any) 
 // Ask requests a containment that no playbook asked for. Somebody else must decide.
 func (c *control) Ask(ctx context.Context, by approval.Principal, incidentID string, target approval.Target, lease time.Duration, reason string) error {
 	if !by.Role.AtLeast(approval.Responder) {
-		return c.denied(by, approval.Responder)
+		return c.turnedAway(ctx, by, "ask", incidentID, reason, c.denied(by, approval.Responder))
 	}
-	return c.update(ctx, incidentID, workflows.UpdateAsk, workflows.HumanAsk{By: by.ID, Target: target, Lease: lease, Reason: reason})
+	err := c.update(ctx, incidentID, workflows.UpdateAsk, workflows.HumanAsk{By: by.ID, Target: target, Lease: lease, Reason: reason})
+	return c.turnedAway(ctx, by, "ask", incidentID, reason, err)
+}
+
+// turnedAway records the refusal of an act that is no decision, if err is one, before it is returned.
+func (c *control) turnedAway(ctx context.Context, by approval.Principal, act, subject, reason string, err error) error {
+	kind := approval.Kind(err)
+	if kind == "" {
+		return err
+	}
+	c.metrics.Refused(kind)
+	body := map[string]any{"act": act, "by": by, "reason": reason, "refused": kind, "why": err.Error()}
+	if failed := c.append(ctx, ledger.KindRefusal, by.ID, subject, body); failed != nil {
+		return failed
+	}
+	return err
 }
 
 func (c *control) denied(by approval.Principal, needed approval.Role) error {
@@ -127,6 +142,9 @@ func (c *control) denied(by approval.Principal, needed approval.Role) error {
 
 // Notice records that a person became aware of an incident.
 func (c *control) Notice(ctx context.Context, by approval.Principal, incidentID string) error {
+	if !by.Role.AtLeast(approval.Responder) {
+		return c.denied(by, approval.Responder) // who may do nothing about it must not end its dwell time
+	}
 	i, err := c.store.Incident(ctx, incidentID)
 	if err != nil {
 		return err
@@ -165,7 +183,7 @@ func (c *control) Note(ctx context.Context, by approval.Principal, incidentID, t
 // Close ends an incident with a person's disposition.
 func (c *control) Close(ctx context.Context, by approval.Principal, incidentID string, verdict incident.Verdict, reason string) error {
 	if !by.Role.AtLeast(approval.Lead) {
-		return c.denied(by, approval.Lead)
+		return c.turnedAway(ctx, by, "close", incidentID, reason, c.denied(by, approval.Lead))
 	}
 	switch verdict {
 	case incident.TruePositive, incident.FalsePositive, incident.Expected, incident.Unclear:
@@ -173,20 +191,20 @@ func (c *control) Close(ctx context.Context, by approval.Principal, incidentID s
 		return &approval.Refusal{Kind: approval.RefusedUnknown, Text: fmt.Sprintf("%q is no verdict", verdict)}
 	}
 	d := incident.Disposition{Verdict: verdict, Confidence: detect.HighConfidence, Reasoning: reason, By: by.ID, At: c.now().UTC()}
-	return c.update(ctx, incidentID, workflows.UpdateClose, d)
+	return c.turnedAway(ctx, by, "close", incidentID, reason, c.update(ctx, incidentID, workflows.UpdateClose, d))
 }
 
 // Lift ends a lease before its time.
 func (c *control) Lift(ctx context.Context, by approval.Principal, leaseID, reason string) error {
 	if !by.Role.AtLeast(approval.Lead) {
-		return c.denied(by, approval.Lead)
+		return c.turnedAway(ctx, by, "lift", leaseID, reason, c.denied(by, approval.Lead))
 	}
 	if len([]rune(reason)) < approval.MinReason {
 		return &approval.Refusal{Kind: approval.RefusedReason, Text: "lifting a lease needs a reason"}
 	}
 	lease, ok := c.gate.Lease(leaseID)
 	if !ok || !lease.InForce(c.now()) {
-		return &approval.Refusal{Kind: approval.RefusedUnknown, Text: fmt.Sprintf("no lease %q is in force", leaseID)}
+		return c.turnedAway(ctx, by, "lift", leaseID, reason, &approval.Refusal{Kind: approval.RefusedUnknown, Text: fmt.Sprintf("no lease %q is in force", leaseID)})
 	}
 	if err := c.append(ctx, ledger.KindDecision, by.ID, leaseID, map[string]any{"lift": leaseID, "by": by, "reason": reason}); err != nil {
 		return err

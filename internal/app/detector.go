@@ -46,7 +46,9 @@ func (d *detector) run(ctx context.Context) error {
 		return err
 	}
 	if data != nil {
+		d.mu.Lock() // pages may be served by now
 		last, dropped, err := d.shard.Restore(data)
+		d.mu.Unlock()
 		if err != nil {
 			// Nothing is lost but what was learned before the log's oldest event: the log is read from its start.
 			d.logger.Error("the detector's snapshot can't be used; reading the whole log", "partition", d.partition, "error", err)

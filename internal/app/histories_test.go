@@ -17,7 +17,7 @@ import (
 var update = flag.Bool("update", false, "write the histories of this run to testdata/histories")
 
 // where names the machine and the process that recorded a history.
-var where = regexp.MustCompile(`"(identity|stickyTaskQueue|buildId|binaryChecksum)": *"[^"]*"`)
+var where = regexp.MustCompile(`"(identity|buildId|binaryChecksum)": *"[^"]*"|"(name)": *"[^"]*:[0-9a-f-]{36}"`)
 
 // record saves what the workflows of TestDecide did, for workflows to replay: every release must still understand what the ones
 // before it left running.
@@ -58,7 +58,7 @@ func (h *running) save(name, workflow string) {
 	if err != nil {
 		h.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join("..", "..", "testdata", "histories", name+".json"), where.ReplaceAll(text, []byte(`"$1": "tocsin"`)), 0o644); err != nil {
+	if err := os.WriteFile(filepath.Join("..", "..", "testdata", "histories", name+".json"), where.ReplaceAll(text, []byte(`"$1$2": "tocsin"`)), 0o644); err != nil {
 		h.Fatal(err)
 	}
 }

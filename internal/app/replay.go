@@ -121,6 +121,9 @@ func Spread(requests []ingest.Request, end time.Time, distance time.Duration) ([
 		if err != nil {
 			return nil, err
 		}
+		if at.IsZero() { // it names no time that could be moved
+			continue
+		}
 		if known, ok := starts[keys[i]]; !ok {
 			order = append(order, keys[i])
 			starts[keys[i]] = at

@@ -102,27 +102,35 @@ func (s *sessionReader) SessionEvents(ctx context.Context, raised []pipeline.Rai
 	return ofSessions(all, raised), nil
 }
 
-// ofSessions keeps the events that belong to the findings' sessions by id, or share a trace with an event that does.
+// ofSessions keeps the events that belong to the findings' sessions by id, or share a trace with an event that does. A batch holds
+// events of several classes, whose senders choose their ids, so ids count only within the tenant and class of a finding.
 func ofSessions(all []event.Event, raised []pipeline.Raised) []event.Event {
-	sessions, causes, traces := make(map[string]bool), make(map[string]bool), make(map[string]bool)
+	type scoped struct{ tenant, class, id string }
+	sessions, causes, traces := make(map[scoped]bool), make(map[scoped]bool), make(map[scoped]bool)
 	for _, r := range raised {
-		sessions[r.Finding.Session] = true
-		for _, id := range r.Finding.Events {
-			causes[id] = true
+		f := r.Finding
+		sessions[scoped{f.Tenant, f.Agent.Class, f.Session}] = true
+		for _, id := range f.Events {
+			causes[scoped{f.Tenant, f.Agent.Class, id}] = true
 		}
+	}
+	in := func(set map[scoped]bool, e *event.Event, id string) bool {
+		return set[scoped{e.Tenant, e.Agent.Class, id}]
 	}
 	for i := range all {
 		e := &all[i]
-		if e.Trace.TraceID != "" && (sessions[e.Session.ID] || causes[e.ID]) {
-			traces[e.Trace.TraceID] = true
+		if e.Trace.TraceID != "" && (in(sessions, e, e.Session.ID) || in(causes, e, e.ID)) {
+			traces[scoped{e.Tenant, e.Agent.Class, e.Trace.TraceID}] = true
 		}
 	}
 	seen := make(map[string]bool)
 	out := slices.DeleteFunc(all, func(e event.Event) bool {
-		mine := sessions[e.Session.ID] || causes[e.ID] || traces[e.Trace.TraceID]
-		repeated := seen[e.ID]
+		mine := in(sessions, &e, e.Session.ID) || in(causes, &e, e.ID) || in(traces, &e, e.Trace.TraceID)
+		if !mine || seen[e.ID] {
+			return true
+		}
 		seen[e.ID] = true
-		return !mine || repeated
+		return false
 	})
 	slices.SortStableFunc(out, func(a, b event.Event) int { return cmp.Or(a.Time.Compare(b.Time), cmp.Compare(a.Seq, b.Seq)) })
 	return out

@@ -32,6 +32,9 @@ const shutdownGrace = 5 * time.Second
 // maxGRPC bounds one gRPC message. pdata decodes recursively, and a deeper message than this allows could overflow the stack.
 const maxGRPC = 8 << 20
 
+// maxStreams bounds the calls that one gRPC connection has under way, each of which holds a message of up to maxGRPC.
+const maxStreams = 64
+
 // serve starts the three listeners in the group.
 func (a *App) serve(ctx context.Context, group *errgroup.Group) {
 	receiver := ingest.NewReceiver(ingest.NewMapper(ingest.Options{Hasher: a.hasher, Content: a.cfg.Content}), timedLog{a}, a.ingestOptions())
@@ -41,7 +44,7 @@ func (a *App) serve(ctx context.Context, group *errgroup.Group) {
 	a.serveHTTP(ctx, group, a.listeners.otlpHTTP, agents)
 	a.serveHTTP(ctx, group, a.listeners.console, a.consoleHandler())
 	group.Go(func() error {
-		options := []grpc.ServerOption{grpc.MaxRecvMsgSize(maxGRPC)}
+		options := []grpc.ServerOption{grpc.MaxRecvMsgSize(maxGRPC), grpc.MaxConcurrentStreams(maxStreams), grpc.ConnectionTimeout(10 * time.Second), grpc.WaitForHandlers(true)}
 		if a.cfg.TLS.Cert != "" {
 			creds, err := credentials.NewServerTLSFromFile(a.cfg.TLS.Cert, a.cfg.TLS.Key)
 			if err != nil {
@@ -51,10 +54,17 @@ func (a *App) serve(ctx context.Context, group *errgroup.Group) {
 		}
 		s := grpc.NewServer(options...)
 		receiver.Register(s)
-		stop := context.AfterFunc(ctx, s.GracefulStop)
+		stop := context.AfterFunc(ctx, func() { stopGRPC(s) })
 		defer stop()
 		return s.Serve(a.listeners.otlpGRPC)
 	})
+}
+
+// stopGRPC lets the calls under way end. A client that keeps one open is cut off after a while, or it would keep Tocsin from stopping.
+func stopGRPC(s *grpc.Server) {
+	cut := time.AfterFunc(shutdownGrace, s.Stop)
+	defer cut.Stop()
+	s.GracefulStop()
 }
 
 func (a *App) serveHTTP(ctx context.Context, group *errgroup.Group, listener net.Listener, handler http.Handler) {

@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"runtime"
 	"strings"
 	"sync"
 	"time"
@@ -55,6 +56,7 @@ type Auth struct {
 	csrf      *http.CrossOriginProtection
 	attempts  window
 	addresses window
+	comparing chan struct{} // bounds the passwords compared at once, so that sign-ins leave processors to the gate and the detectors
 
 	mu       sync.Mutex
 	provider *provider // found when it is first needed, so that the console starts while the provider is down
@@ -68,7 +70,7 @@ func New(o Options) (*Auth, error) {
 	if o.Client == nil {
 		o.Client = &http.Client{Timeout: 10 * time.Second}
 	}
-	a := &Auth{o: o, csrf: http.NewCrossOriginProtection()}
+	a := &Auth{o: o, csrf: http.NewCrossOriginProtection(), comparing: make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2))}
 	var err error
 	if a.users, a.dummy, err = checkUsers(o.Users); err != nil {
 		return nil, fmt.Errorf("configure sign-in: %w", err)

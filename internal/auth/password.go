@@ -76,7 +76,9 @@ const (
 // check compares a password. The refusal is "" if it fits.
 func (a *Auth) check(r *http.Request, name, password, via string) (user User, refusal string) {
 	now, from := a.o.Now(), address(r)
-	if a.attempts.count(name+"\x00"+from, now) >= maxFailures {
+	// Counted before the password is compared: guesses that come at once must not all pass the limit. A user's name is never longer.
+	key := shorten(name) + "\x00" + from
+	if a.attempts.add(key, now) > maxFailures {
 		return User{}, refusedBusy
 	}
 	user, known := a.users[name]
@@ -84,11 +86,17 @@ func (a *Auth) check(r *http.Request, name, password, via string) (user User, re
 	if known {
 		against = []byte(user.PasswordHash)
 	}
+	select {
+	case a.comparing <- struct{}{}:
+	case <-r.Context().Done():
+		return User{}, refusedBusy
+	}
 	err := bcrypt.CompareHashAndPassword(against, []byte(password))
+	<-a.comparing
 	if known && err == nil {
+		a.attempts.takeBack(key)
 		return user, ""
 	}
-	a.attempts.add(name+"\x00"+from, now)
 	if n := a.addresses.add(from, now); n > maxRecorded {
 		return User{}, refusedWrong
 	}
@@ -204,13 +212,14 @@ type failures struct {
 	until time.Time
 }
 
-func (w *window) count(key string, now time.Time) int {
+// takeBack uncounts one attempt that was no failure.
+func (w *window) takeBack(key string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if f := w.seen[key]; now.Before(f.until) {
-		return f.n
+	if f, known := w.seen[key]; known && f.n > 0 {
+		f.n--
+		w.seen[key] = f
 	}
-	return 0
 }
 
 func (w *window) add(key string, now time.Time) int {

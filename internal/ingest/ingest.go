@@ -204,8 +204,9 @@ func (m *Mapper) finish(b *batch, d *draft, r Receipt) {
 	}
 }
 
-// maxSkew is how far a sender's clock may be ahead. One event from the far future would end every session of its class at once.
-const maxSkew = time.Hour
+// maxSkew is how far a sender's clock may be ahead. An event from further ahead would make every session of its class look silent for
+// long enough to be ended, and with it what the session had read would be forgotten. It is half of what a session may be silent for.
+const maxSkew = 5 * time.Minute
 
 // seal brings one event into the form in which it is logged. Secrets go first, so that nothing later can carry one.
 func (m *Mapper) seal(e *event.Event, r Receipt) error {

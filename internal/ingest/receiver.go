@@ -36,6 +36,13 @@ const (
 	DefaultMaxInflated = 64 << 20
 )
 
+// Decoding takes several times the size of a body, and a few KiB inflate to the limit. Therefore at most maxLarge bodies of more than
+// smallBody bytes are decoded at once; the others wait.
+const (
+	smallBody = 1 << 20
+	maxLarge  = 4
+)
+
 // maxReasons bounds the rejections that an answer lists, and maxMessage the bytes of a partial success's message.
 const (
 	maxReasons = 100
@@ -60,6 +67,7 @@ type Receiver struct {
 	mapper *Mapper
 	log    Appender
 	opts   ReceiverOptions
+	large  chan struct{} // the places of large bodies
 }
 
 // NewReceiver returns a Receiver that appends to log what m makes of the requests.
@@ -76,7 +84,7 @@ func NewReceiver(m *Mapper, log Appender, opts ReceiverOptions) *Receiver {
 	if opts.Now == nil {
 		opts.Now = time.Now
 	}
-	return &Receiver{mapper: m, log: log, opts: opts}
+	return &Receiver{mapper: m, log: log, opts: opts, large: make(chan struct{}, maxLarge)}
 }
 
 // Routes adds the HTTP endpoints: OTLP's three, and POST /v1/events for JSON events.
@@ -101,10 +109,11 @@ func (r *Receiver) otlp(handle func(ctx context.Context, body []byte, contentTyp
 			refuse(w, typeJSON, http.StatusUnsupportedMediaType, codes.InvalidArgument, "want Content-Type "+typeProto+" or "+typeJSON)
 			return
 		}
-		rc, body, ok := r.open(w, req, contentType)
+		rc, body, done, ok := r.open(w, req, contentType)
 		if !ok {
 			return
 		}
+		defer done()
 		out, err := handle(req.Context(), body, contentType, rc)
 		if err != nil {
 			code := status.Code(err)
@@ -120,20 +129,20 @@ func (r *Receiver) otlp(handle func(ctx context.Context, body []byte, contentTyp
 	}
 }
 
-// open authenticates the sender and reads the body, or answers why not.
-func (r *Receiver) open(w http.ResponseWriter, req *http.Request, contentType string) (Receipt, []byte, bool) {
+// open authenticates the sender and reads the body, or answers why not. The caller calls done when it needs the body no more.
+func (r *Receiver) open(w http.ResponseWriter, req *http.Request, contentType string) (rc Receipt, body []byte, done func(), ok bool) {
 	name, ok := r.authenticate(req.Header.Get("Authorization"))
 	if !ok {
 		w.Header().Set("WWW-Authenticate", "Bearer")
 		refuse(w, contentType, http.StatusUnauthorized, codes.Unauthenticated, "want a valid bearer token")
-		return Receipt{}, nil, false
+		return Receipt{}, nil, nil, false
 	}
-	body, code, err := r.read(w, req)
+	body, done, code, err := r.read(w, req)
 	if err != nil {
 		refuse(w, contentType, code, codes.InvalidArgument, err.Error())
-		return Receipt{}, nil, false
+		return Receipt{}, nil, nil, false
 	}
-	return Receipt{Authn: name, At: r.opts.Now().UTC()}, body, true
+	return Receipt{Authn: name, At: r.opts.Now().UTC()}, body, done, true
 }
 
 func (r *Receiver) authenticate(header string) (string, bool) {
@@ -147,31 +156,48 @@ func (r *Receiver) authenticate(header string) (string, bool) {
 	return r.opts.Authenticate(token)
 }
 
-// read returns the decompressed body, or the HTTP status that tells what is wrong with it.
-func (r *Receiver) read(w http.ResponseWriter, req *http.Request) ([]byte, int, error) {
-	wire := http.MaxBytesReader(w, req.Body, r.opts.MaxWire)
-	var in io.Reader = wire
+// read returns the decompressed body with what to call when it is no longer used, or the HTTP status that tells what is wrong with
+// it. A large body waits for its place only when all of it has come, so that slow senders take none.
+func (r *Receiver) read(w http.ResponseWriter, req *http.Request) (body []byte, done func(), code int, err error) {
+	wire, err := io.ReadAll(http.MaxBytesReader(w, req.Body, r.opts.MaxWire))
+	if err != nil {
+		return nil, nil, readStatus(err), fmt.Errorf("read body: %w", err)
+	}
+	var in io.Reader = bytes.NewReader(wire)
 	limit := r.opts.MaxWire
 	switch encoding := strings.ToLower(req.Header.Get("Content-Encoding")); encoding {
 	case "", "identity":
 	case "gzip":
-		z, err := gzip.NewReader(wire)
+		z, err := gzip.NewReader(in)
 		if err != nil {
-			return nil, readStatus(err), fmt.Errorf("read gzip: %w", err)
+			return nil, nil, http.StatusBadRequest, fmt.Errorf("read gzip: %w", err)
 		}
 		defer func() { _ = z.Close() }() // frees nothing that is needed
 		in, limit = z, r.opts.MaxInflated
 	default:
-		return nil, http.StatusUnsupportedMediaType, fmt.Errorf("content encoding %.40q is not supported, use gzip", encoding)
+		return nil, nil, http.StatusUnsupportedMediaType, fmt.Errorf("content encoding %.40q is not supported, use gzip", encoding)
 	}
-	body, err := io.ReadAll(io.LimitReader(in, limit+1))
-	if err != nil {
-		return nil, readStatus(err), fmt.Errorf("read body: %w", err)
+	var out bytes.Buffer
+	done = func() {}
+	if _, err = out.ReadFrom(io.LimitReader(in, min(limit, smallBody)+1)); err == nil && out.Len() > smallBody {
+		select {
+		case r.large <- struct{}{}:
+			done = func() { <-r.large }
+		case <-req.Context().Done():
+			return nil, nil, http.StatusServiceUnavailable, errors.New("read body: too many large bodies at once, try again")
+		}
+		_, err = out.ReadFrom(io.LimitReader(in, limit+1-int64(out.Len())))
 	}
-	if int64(len(body)) > limit {
-		return nil, http.StatusRequestEntityTooLarge, fmt.Errorf("body is larger than %d bytes", limit)
+	switch {
+	case err != nil:
+		code, err = http.StatusBadRequest, fmt.Errorf("read body: %w", err)
+	case int64(out.Len()) > limit:
+		code, err = http.StatusRequestEntityTooLarge, fmt.Errorf("body is larger than %d bytes", limit)
+	default:
+		return out.Bytes(), done, 0, nil
 	}
-	return body, 0, nil
+	done()
+	return nil, nil, code, err
 }
 
 func readStatus(err error) int {
@@ -253,10 +279,11 @@ func (r *Receiver) events(w http.ResponseWriter, req *http.Request) {
 		refuse(w, typeJSON, http.StatusUnsupportedMediaType, codes.InvalidArgument, "want Content-Type "+typeJSON+" or application/x-ndjson")
 		return
 	}
-	rc, body, ok := r.open(w, req, typeJSON)
+	rc, body, done, ok := r.open(w, req, typeJSON)
 	if !ok {
 		return
 	}
+	defer done()
 	events, rejected, err := r.mapper.JSON(bytes.NewReader(body), rc)
 	if err != nil {
 		code := http.StatusBadRequest

@@ -1,0 +1,83 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"unicode"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/tocsin-dr/tocsin/internal/app"
+)
+
+// childRun makes this test binary be tocsin, so that nothing is linked twice.
+const childRun = "TOCSIN_TEST_CHILD"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(childRun) != "" {
+		main()
+	}
+	testscript.Main(m, map[string]func(){"tocsin": main})
+}
+
+// TestScenarios runs the stories of testdata/scenarios on the real command line.
+func TestScenarios(t *testing.T) {
+	captures, err := filepath.Abs("../../testdata/captures")
+	if err != nil {
+		t.Fatal(err)
+	}
+	testscript.Run(t, testscript.Params{
+		Dir: "../../testdata/scenarios",
+		Setup: func(e *testscript.Env) error {
+			e.Setenv("HOME", e.WorkDir)
+			e.Setenv("CAPTURES", captures)
+			return nil
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"demonstrated": demonstrated, "harmless": harmless, "lines": lines},
+	})
+}
+
+// demonstrated checks the summary of demo --auto on standard output: its keys, and that everything in it happened.
+func demonstrated(ts *testscript.TestScript, neg bool, args []string) {
+	decoder := json.NewDecoder(strings.NewReader(ts.ReadFile("stdout")))
+	decoder.DisallowUnknownFields()
+	var s app.DemoSummary
+	ts.Check(decoder.Decode(&s))
+	ok := s.Events > 1000 && s.Agents >= 3 && s.Findings >= 2 && s.Incidents == 1 && s.Decision == "approved" && s.Contained && s.GateDenied &&
+		s.TimeToContain > 0 && s.TimeToContain < 5 && s.Dwell > 0 && s.Dwell < 30 && len(s.EvidenceSHA256) == 64 && s.SecondsToAsking > 0
+	if neg || len(args) > 0 || !ok {
+		ts.Fatalf("the demonstration did not do what it shows: %+v", s)
+	}
+	if draft := ts.ReadFile(s.Draft); !strings.Contains(draft, "billing-bot") || !strings.Contains(draft, "Contained, verified by a probe") {
+		ts.Fatalf("the draft does not say that billing-bot is contained:\n%s", draft)
+	}
+}
+
+// harmless checks that a file can be shown on a terminal: no control character but the end of a line, and none that hides or reorders.
+func harmless(ts *testscript.TestScript, neg bool, args []string) {
+	for _, file := range args {
+		text := ts.ReadFile(file)
+		bad := strings.IndexFunc(text, func(r rune) bool { return r != '\n' && (unicode.IsControl(r) || unicode.Is(unicode.Cf, r)) })
+		if neg != (bad >= 0) {
+			ts.Fatalf("%s holds a character that a terminal interprets: %v, at byte %d of %q", file, bad >= 0, bad, text)
+		}
+	}
+}
+
+// lines checks that each line of standard output is a JSON object, and how many there are.
+func lines(ts *testscript.TestScript, _ bool, args []string) {
+	n := 0
+	for line := range bytes.Lines([]byte(ts.ReadFile("stdout"))) {
+		var object map[string]any
+		ts.Check(json.Unmarshal(line, &object))
+		n++
+	}
+	if want := args[0]; want != "some" && want != strconv.Itoa(n) || n == 0 {
+		ts.Fatalf("%d lines of JSON, want %s", n, want)
+	}
+}

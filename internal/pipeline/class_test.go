@@ -1,0 +1,76 @@
+package pipeline
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/tocsin-dr/tocsin/detect"
+	"github.com/tocsin-dr/tocsin/internal/event"
+)
+
+// Whatever agents send, the state of a class stays within its bounds and says what it had to drop.
+func TestStateIsBounded(t *testing.T) {
+	set, err := detect.Compile(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := New(set, event.NewHasher(nil), Options{})
+	words := strings.Repeat("w", 8)
+	send := func(i int, session, trace string, at time.Duration) {
+		e := event.Event{ID: fmt.Sprint(i), Kind: event.KindToolResult, Time: detect.StreamStart.Add(at), Agent: event.Agent{Service: "svc", Basis: "service"},
+			Session: event.Session{ID: session}, Trace: event.Trace{TraceID: trace, ParentID: "p"}, Content: []event.Content{{Role: event.RolePrompt, Text: fmt.Sprint(words, i, " ", words, -i)}},
+			Tool: &event.Tool{Name: "read_file", CallID: fmt.Sprint(i), Result: event.Content{Text: fmt.Sprint("r", i, " q", i)}}}
+		if err := e.Check(); err != nil {
+			t.Fatal(err)
+		}
+		s.Process(&e, Position{Sequence: uint64(i)})
+	}
+	n := 0
+	for range maxPositions + 50 { // one endless session and trace
+		n++
+		send(n, "endless", "endless", 0)
+	}
+	c := s.classes["svc"]
+	ses := c.Sessions["endless"]
+	got := []int{len(ses.Pending), len(ses.Positions), len(ses.Calls), len(ses.Prompt.Identifying), len(ses.Prompt.From), len(ses.Output.Identifying), len(c.Traces["endless"].Orphans)}
+	if want := []int{maxPending, maxPositions, maxCalls, maxTokens, maxTokens, maxTokens, maxOrphans}; fmt.Sprint(got) != fmt.Sprint(want) {
+		t.Errorf("one session holds %v, want %v", got, want)
+	}
+	for i := range maxSessions + 20 { // many of them
+		n++
+		send(n, fmt.Sprint("s", i), fmt.Sprint("t", i), time.Duration(i)*time.Millisecond)
+	}
+	waiting := 0
+	for _, tr := range c.Traces {
+		waiting += len(tr.Orphans)
+	}
+	if len(c.Sessions) != maxSessions || len(c.Traces) != maxTraces || waiting != c.Waiting || waiting > maxWaiting {
+		t.Errorf("%d sessions, %d traces, %d events wait and %d are counted", len(c.Sessions), len(c.Traces), waiting, c.Waiting)
+	}
+	if c.Evicted["sessions"] != 21 || c.Evicted["traces"] != 21 || c.Evicted["orphans"] == 0 {
+		t.Errorf("evicted %v", c.Evicted)
+	}
+	n++
+	send(n, "end", "end", time.Hour) // all of them are idle
+	if len(c.Sessions) != 1 || len(c.Traces) != 1 || c.Waiting != 1 {
+		t.Errorf("%d sessions, %d traces, %d events wait after an hour", len(c.Sessions), len(c.Traces), c.Waiting)
+	}
+}
+
+func TestRepeatsAreRemembered(t *testing.T) {
+	c := (&Shard{classes: make(map[string]*class)}).class("c")
+	for i := range 3 * maxSeen {
+		id := fmt.Sprint(i)
+		if c.repeated(id) || !c.repeated(id) {
+			t.Fatalf("event %d", i)
+		}
+		if i >= maxSeen/2-1 && !c.repeated(fmt.Sprint(i-maxSeen/2+1)) {
+			t.Fatalf("event %d is forgotten after half as many as are remembered", i-maxSeen/2+1)
+		}
+		if len(c.Seen) > maxSeen {
+			t.Fatalf("%d ids", len(c.Seen))
+		}
+	}
+}
