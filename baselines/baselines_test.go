@@ -71,8 +71,10 @@ func TestExplanation(t *testing.T) {
 // A value of the prompt, or of the agent's own history, was asked for: it may be new without being surprising.
 func TestAskedForIsNoSurprise(t *testing.T) {
 	m := shapes()[0].trained(rand.New(rand.NewPCG(1, 3)), 300)
-	for p, want := range map[event.Provenance]bool{event.ProvenancePrompt: false, event.ProvenanceHistory: false, event.ProvenanceUnknown: false,
-		event.ProvenanceToolOutput: true, event.ProvenanceNowhere: true} {
+	for p, want := range map[event.Provenance]bool{
+		event.ProvenancePrompt: false, event.ProvenanceHistory: false, event.ProvenanceUnknown: false,
+		event.ProvenanceToolOutput: true, event.ProvenanceNowhere: true,
+	} {
 		if got := m.argScore(m.Agents["svc/0"], "send_money", &ArgObservation{Path: "to", Value: 1 << 40, Provenance: p}) > 0; got != want {
 			t.Errorf("a new value of provenance %q is surprising: %v", p, got)
 		}
@@ -81,8 +83,10 @@ func TestAskedForIsNoSurprise(t *testing.T) {
 
 func TestObserve(t *testing.T) {
 	h := event.NewHasher(nil)
-	e := event.Event{Kind: event.KindToolResult, Destinations: []event.Destination{{Kind: "email", Value: "a@b.example", Arg: "to"}},
-		Tool: &event.Tool{Name: "send", Args: []event.Arg{{Path: "to", Value: "a@b.example and you", Provenance: event.ProvenancePrompt}, {Path: "empty"}}}}
+	e := event.Event{
+		Kind: event.KindToolResult, Destinations: []event.Destination{{Kind: "email", Value: "a@b.example", Arg: "to"}},
+		Tool: &event.Tool{Name: "send", Args: []event.Arg{{Path: "to", Value: "a@b.example and you", Provenance: event.ProvenancePrompt}, {Path: "empty"}}},
+	}
 	full, ok := Observe(&e, h)
 	if !ok || len(full.Args) != 1 || len(full.Dests) != 1 || len(full.Args[0].Tokens) != 1 || full.Args[0].Provenance != event.ProvenancePrompt {
 		t.Fatalf("%+v", full)

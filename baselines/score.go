@@ -148,8 +148,10 @@ func (m *Model) explain(agent *page, o *Observation, s score) Feature {
 	case FeatureArgument:
 		a := o.Args[s.index]
 		context := o.Tool + "\x00" + a.Path
-		return Feature{About: a.Path, Want: "it usually comes from: " + usual(agent.Origins[context]),
-			Got: provenanceWords[a.Provenance] + "; " + counts("used", agent.Values[context], m.Peers.Values[context], a.Value)}
+		return Feature{
+			About: a.Path, Want: "it usually comes from: " + usual(agent.Origins[context]),
+			Got: provenanceWords[a.Provenance] + "; " + counts("used", agent.Values[context], m.Peers.Values[context], a.Value),
+		}
 	}
 	return Feature{About: o.Tool, Got: counts("used", &agent.Tools, &m.Peers.Tools, toolKey(o.Tool)), Want: "usual tools: " + usual(&agent.Tools)}
 }

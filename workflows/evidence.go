@@ -14,6 +14,7 @@ import (
 	"github.com/tocsin-dr/tocsin/internal/event"
 	"github.com/tocsin-dr/tocsin/internal/incident"
 	"github.com/tocsin-dr/tocsin/internal/ledger"
+	"github.com/tocsin-dr/tocsin/internal/pipeline"
 	"github.com/tocsin-dr/tocsin/internal/store"
 )
 
@@ -48,6 +49,9 @@ func (a *Activities) Seal(ctx context.Context, in SealInput) ([]incident.Evidenc
 	}
 	items = append(items, item)
 	text := fmt.Sprintf("Evidence sealed: %d items over %d events", len(items), len(events))
+	if n := missing(in.Raised, events); n > 0 {
+		text += fmt.Sprintf("; %d events that the findings name are no longer in the log", n)
+	}
 	if err := a.Store.AddEntry(ctx, in.Incident.ID, incident.Entry{At: now, Actor: "tocsin", Source: "workflow", Kind: "evidence", Text: text, Ref: item.SHA256}); err != nil {
 		return nil, err
 	}
@@ -55,6 +59,22 @@ func (a *Activities) Seal(ctx context.Context, in SealInput) ([]incident.Evidenc
 		return nil, err
 	}
 	return items, a.append(ctx, ledger.KindEvidence, "tocsin", in.Incident.ID, "evidence/"+in.Incident.ID+"/"+item.SHA256, items)
+}
+
+// missing counts the events that findings name and that were not read.
+func missing(raised []pipeline.Raised, events []event.Event) (n int) {
+	read := make(map[string]bool, len(events))
+	for i := range events {
+		read[events[i].ID] = true
+	}
+	for _, r := range raised {
+		for _, id := range r.Finding.Events {
+			if !read[id] {
+				n++
+			}
+		}
+	}
+	return n
 }
 
 // heartbeat tells the server that the process lives until the function that it returns is called.

@@ -93,6 +93,19 @@ func TestSealTwice(t *testing.T) {
 	}
 }
 
+// TestEvidenceSaysWhatIsMissing: the log no longer has an event; people are asked all the same, and the timeline says so.
+func TestEvidenceSaysWhatIsMissing(t *testing.T) {
+	h := newHouse(t)
+	h.acts.Session = h.events()[:1]
+	h.run()
+	if sealed := h.entries("evidence"); len(sealed) != 1 || !strings.Contains(sealed[0].Text, "1 events that the findings name are no longer in the log") {
+		t.Errorf("the timeline has %+v", sealed)
+	}
+	if len(h.states()) == 0 {
+		t.Error("nobody was asked")
+	}
+}
+
 // twice makes an activity fail once after it did everything.
 func (h *house) twice(name string) {
 	lost := false
@@ -384,6 +397,9 @@ func TestFindingWhileWaiting(t *testing.T) {
 		}
 	})
 	h.run()
+	if n := len(slices.DeleteFunc(h.calls, func(name string) bool { return name != "Record" })); n != 3 {
+		t.Errorf("findings were recorded %d times, want 3: each as it came, and the first in triage", n)
+	}
 	if got := len(h.states()); got != 2 {
 		t.Errorf("a second finding led to %d requests, want those of one playbook's run", got)
 	}
@@ -515,7 +531,7 @@ func TestManyFindings(t *testing.T) {
 	for i := range 4096 {
 		positions = append(positions, pipeline.Position{Partition: 3, Sequence: uint64(1_000_000 + i)})
 	}
-	for i := range 60 {
+	for i := range 150 {
 		f := h.finding(fmt.Sprint("g", i))
 		f.Positions = positions
 		f.Finding.Chain = &detect.Chain{Value: strings.Repeat("x", event.MaxValueBytes)}
@@ -524,8 +540,12 @@ func TestManyFindings(t *testing.T) {
 	h.decide(time.Minute, approval.Approve, nil)
 	h.denied(2*time.Minute, true)
 	h.run()
-	if i := h.incident(); i.Findings != 61 {
-		t.Errorf("%d findings are counted, want 61", i.Findings)
+	if i := h.incident(); i.Findings != 151 {
+		t.Errorf("%d findings are counted, want 151", i.Findings)
+	}
+	sealed, err := h.store.Evidence(t.Context(), h.incident().ID)
+	if n := len(slices.DeleteFunc(sealed, func(e incident.EvidenceItem) bool { return !strings.HasPrefix(e.Name, "finding-") })); err != nil || n < 30 {
+		t.Errorf("%d findings are sealed: the positions of one session take the room of its findings; %v", n, err)
 	}
 	if largest > 1<<20 {
 		t.Errorf("an activity was sent %d bytes", largest)

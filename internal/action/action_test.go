@@ -80,7 +80,9 @@ func TestCatalogueRefuses(t *testing.T) {
 			other := approval.NewSigner(ed25519.NewKeyFromSeed([]byte(strings.Repeat("x", ed25519.SeedSize))))
 			in.Grant = sign(t, other, in.Request, in.Plan, noon)
 		}, "the signature is not the control plane's"},
-		{"expired", func(t *testing.T, in *Input, s *approval.Signer) { in.Grant = sign(t, s, in.Request, in.Plan, noon.Add(-time.Hour)) }, "it ran out at 2026-03-01T11:15:00Z"},
+		{"expired", func(t *testing.T, in *Input, s *approval.Signer) {
+			in.Grant = sign(t, s, in.Request, in.Plan, noon.Add(-time.Hour))
+		}, "it ran out at 2026-03-01T11:15:00Z"},
 		{"longer life", func(t *testing.T, in *Input, s *approval.Signer) {
 			in.Grant = sign(t, s, in.Request, in.Plan, noon.Add(-time.Hour))
 			in.Grant.NotAfter = noon.Add(time.Hour)

@@ -27,8 +27,10 @@ func TestConfigDefaults(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	got, err := yaml.Marshal(map[string]any{"data": c.Data, "listen": c.Listen, "tls": c.TLS, "nats": c.NATS, "temporal": c.Temporal, "store": c.Store.URL,
-		"evidence": c.Evidence.Dir, "alpha": c.Baselines.Alpha, "content": c.Content, "gate": c.Gate.OnError, "sla": c.SLA})
+	got, err := yaml.Marshal(map[string]any{
+		"data": c.Data, "listen": c.Listen, "tls": c.TLS, "nats": c.NATS, "temporal": c.Temporal, "store": c.Store.URL,
+		"evidence": c.Evidence.Dir, "alpha": c.Baselines.Alpha, "content": c.Content, "gate": c.Gate.OnError, "sla": c.SLA,
+	})
 	if err != nil {
 		t.Fatal(err)
 	}

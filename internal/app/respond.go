@@ -9,6 +9,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
 	enums "go.temporal.io/api/enums/v1"
 	"go.temporal.io/sdk/client"
 	"golang.org/x/time/rate"
@@ -89,6 +90,9 @@ func (s *sessionReader) SessionEvents(ctx context.Context, raised []pipeline.Rai
 			}
 			seen[at.Sequence] = true
 			m, err := s.log.Read(ctx, at.Sequence)
+			if errors.Is(err, jetstream.ErrMsgNotFound) {
+				continue // retention took it; the evidence says what is missing, and the response must go on without
+			}
 			if err != nil {
 				return nil, err
 			}

@@ -98,10 +98,12 @@ func kindList() string {
 }
 
 func (e *Event) clipStrings() {
-	for _, s := range []*string{&e.Tenant, &e.Source.Dialect, &e.Source.Scope, &e.Source.Product, &e.Source.ProductVersion,
+	for _, s := range []*string{
+		&e.Tenant, &e.Source.Dialect, &e.Source.Scope, &e.Source.Product, &e.Source.ProductVersion,
 		&e.Source.Instance, &e.Source.Authn, &e.Agent.Version, &e.Agent.Framework, &e.Agent.Parent, &e.Agent.Basis,
 		&e.Session.ID, &e.Session.Turn, &e.Principal.ID, &e.Principal.Email, &e.Principal.Org, &e.Trace.TraceID,
-		&e.Trace.SpanID, &e.Trace.ParentID, &e.Trace.Name} {
+		&e.Trace.SpanID, &e.Trace.ParentID, &e.Trace.Name,
+	} {
 		*s = clip(*s, MaxNameBytes)
 	}
 	e.Outcome, e.Error = clip(e.Outcome, MaxNameBytes), clip(e.Error, MaxValueBytes)

@@ -118,8 +118,10 @@ func text() *rapid.Generator[string] {
 
 func content() *rapid.Generator[Content] {
 	return rapid.Custom(func(t *rapid.T) Content {
-		return Content{Role: text().Draw(t, "role"), State: State(text().Draw(t, "state")), Text: text().Draw(t, "text"), Size: rapid.IntRange(0, 99).Draw(t, "size"),
-			Tokens: rapid.SliceOfN(rapid.Map(rapid.Uint64(), func(n uint64) Hash { return Hash(n) }), 0, 3).Draw(t, "tokens")}
+		return Content{
+			Role: text().Draw(t, "role"), State: State(text().Draw(t, "state")), Text: text().Draw(t, "text"), Size: rapid.IntRange(0, 99).Draw(t, "size"),
+			Tokens: rapid.SliceOfN(rapid.Map(rapid.Uint64(), func(n uint64) Hash { return Hash(n) }), 0, 3).Draw(t, "tokens"),
+		}
 	})
 }
 

@@ -34,8 +34,10 @@ const (
 
 // Kinds lists every kind, in the order of the constants.
 func Kinds() []Kind {
-	return []Kind{KindAgentInvoke, KindModelCall, KindToolRequest, KindToolDecision, KindToolResult, KindPrompt,
-		KindResponse, KindMCPServer, KindRetrieval, KindMemory, KindGuardrail, KindSession, KindConfig, KindAuth, KindOther}
+	return []Kind{
+		KindAgentInvoke, KindModelCall, KindToolRequest, KindToolDecision, KindToolResult, KindPrompt,
+		KindResponse, KindMCPServer, KindRetrieval, KindMemory, KindGuardrail, KindSession, KindConfig, KindAuth, KindOther,
+	}
 }
 
 // Outcome is how it ended, as far as the sender says. Agent-side outcomes are claims: clients report success for failed commands.

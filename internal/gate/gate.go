@@ -68,8 +68,10 @@ func (g *Gate) Check(q Query) Answer {
 		if !l.InForce(now) || t.Session != "" && t.Session != q.Session || t.Tool != "" && t.Tool != q.Tool {
 			continue
 		}
-		return Answer{Reason: fmt.Sprintf("%s is quarantined until %s by decision of %s (incident %s)", t, l.Ends.UTC().Format(time.RFC3339), l.Approver, l.Incident),
-			Lease: l.ID, Until: l.Ends}
+		return Answer{
+			Reason: fmt.Sprintf("%s is quarantined until %s by decision of %s (incident %s)", t, l.Ends.UTC().Format(time.RFC3339), l.Approver, l.Incident),
+			Lease:  l.ID, Until: l.Ends,
+		}
 	}
 	return Answer{Allow: true, Reason: "no lease is in force"}
 }
@@ -142,7 +144,7 @@ func (g *Gate) replace(l action.Lease) {
 	now := g.now()
 	for agent, list := range old {
 		for _, o := range list {
-			if o.ID != l.ID && (o.InForce(now)) {
+			if o.ID != l.ID && o.InForce(now) {
 				fresh[agent] = append(fresh[agent], o)
 			}
 		}

@@ -15,8 +15,10 @@ import (
 func (s *Shard) class(name string) *class {
 	c := s.classes[name]
 	if c == nil {
-		c = &class{Model: baselines.NewModel(name), Rules: detect.NewState(), Sessions: make(map[string]*session),
-			Traces: make(map[string]*trace), Named: make(map[string]string), Seen: make(map[string]int), Evicted: make(map[string]int)}
+		c = &class{
+			Model: baselines.NewModel(name), Rules: detect.NewState(), Sessions: make(map[string]*session),
+			Traces: make(map[string]*trace), Named: make(map[string]string), Seen: make(map[string]int), Evicted: make(map[string]int),
+		}
 		s.classes[name] = c
 	}
 	return c
@@ -149,8 +151,10 @@ func (c *class) name(e *event.Event, t *trace) {
 	case t.Agent != nil:
 		stitch(e, *t.Agent)
 	case c.Named[e.Agent.Service] != "":
-		stitch(e, event.Agent{Name: c.Named[e.Agent.Service], Service: e.Agent.Service,
-			ID: event.AgentID(e.Agent.Service, c.Named[e.Agent.Service]), Class: e.Agent.Class})
+		stitch(e, event.Agent{
+			Name: c.Named[e.Agent.Service], Service: e.Agent.Service,
+			ID: event.AgentID(e.Agent.Service, c.Named[e.Agent.Service]), Class: e.Agent.Class,
+		})
 	}
 }
 

@@ -19,9 +19,11 @@ func TestStateIsBounded(t *testing.T) {
 	s := New(set, event.NewHasher(nil), Options{})
 	words := strings.Repeat("w", 8)
 	send := func(i int, session, trace string, at time.Duration) {
-		e := event.Event{ID: fmt.Sprint(i), Kind: event.KindToolResult, Time: detect.StreamStart.Add(at), Agent: event.Agent{Service: "svc", Basis: "service"},
+		e := event.Event{
+			ID: fmt.Sprint(i), Kind: event.KindToolResult, Time: detect.StreamStart.Add(at), Agent: event.Agent{Service: "svc", Basis: "service"},
 			Session: event.Session{ID: session}, Trace: event.Trace{TraceID: trace, ParentID: "p"}, Content: []event.Content{{Role: event.RolePrompt, Text: fmt.Sprint(words, i, " ", words, -i)}},
-			Tool: &event.Tool{Name: "read_file", CallID: fmt.Sprint(i), Result: event.Content{Text: fmt.Sprint("r", i, " q", i)}}}
+			Tool: &event.Tool{Name: "read_file", CallID: fmt.Sprint(i), Result: event.Content{Text: fmt.Sprint("r", i, " q", i)}},
+		}
 		if err := e.Check(); err != nil {
 			t.Fatal(err)
 		}

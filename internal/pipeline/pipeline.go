@@ -59,8 +59,8 @@ type class struct {
 	Rules     *detect.State       `json:"rules"`
 	Sessions  map[string]*session `json:"sessions"`
 	Traces    map[string]*trace   `json:"traces"`
-	Named     map[string]string   `json:"named"` // service: the only agent it was seen to run; "" once there are several
-	Seen      map[string]int      `json:"seen"`  // event id: when it came, as a count
+	Named     map[string]string   `json:"named"`   // service: the only agent it was seen to run; "" once there are several
+	Seen      map[string]int      `json:"seen"`    // event id: when it came, as a count
 	Count     int                 `json:"count"`   // events processed
 	Waiting   int                 `json:"waiting"` // events that wait for their agent's name
 	Watermark time.Time           `json:"watermark"`

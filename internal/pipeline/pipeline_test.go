@@ -209,8 +209,10 @@ func TestOutOfOrderDelivery(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		var events []event.Event
 		for i := range 20 {
-			e := event.Event{ID: fmt.Sprint(i), Kind: event.KindToolResult, Time: detect.StreamStart.Add(time.Duration(i) * time.Second), Agent: event.Agent{ID: "a"},
-				Session: event.Session{ID: "s"}, Tool: &event.Tool{Name: "t"}, Outcome: rapid.SampledFrom([]event.Outcome{event.OutcomeSuccess, event.OutcomeFailure}).Draw(t, "outcome")}
+			e := event.Event{
+				ID: fmt.Sprint(i), Kind: event.KindToolResult, Time: detect.StreamStart.Add(time.Duration(i) * time.Second), Agent: event.Agent{ID: "a"},
+				Session: event.Session{ID: "s"}, Tool: &event.Tool{Name: "t"}, Outcome: rapid.SampledFrom([]event.Outcome{event.OutcomeSuccess, event.OutcomeFailure}).Draw(t, "outcome"),
+			}
 			if err := e.Check(); err != nil {
 				t.Fatal(err)
 			}

@@ -124,7 +124,7 @@ func FuzzDecodeBatch(f *testing.F) {
 // collect follows a partition until it has seen a number of events, and returns their ids.
 func collect(t *testing.T, log *Log, partition int, after uint64, want int) (ids []string, messages []Message) {
 	t.Helper()
-	codec, done := newCodec(t), errors.New("done")
+	codec, done, idle := newCodec(t), errors.New("done"), 0
 	err := log.Follow(t.Context(), partition, after, func(m Message) error {
 		events, err := DecodeBatch(codec, m.Data)
 		if err != nil {
@@ -137,7 +137,12 @@ func collect(t *testing.T, log *Log, partition int, after uint64, want int) (ids
 			return done
 		}
 		return nil
-	}, func() error { return fmt.Errorf("the log is at its end after %d of %d events", len(ids), want) })
+	}, func() error {
+		if idle++; idle < patience {
+			return nil
+		}
+		return fmt.Errorf("the log is at its end after %d of %d events", len(ids), want)
+	})
 	if !errors.Is(err, done) {
 		t.Fatal(err)
 	}

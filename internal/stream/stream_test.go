@@ -39,15 +39,24 @@ func newLog(t *testing.T, partitions int) *Log {
 
 var errDone = errors.New("done")
 
+// patience is how many seconds without a message are taken for the end of the log, on however slow a machine.
+const patience = 20
+
 // follow returns the next messages of a partition, as text.
 func follow(t *testing.T, log *Log, partition int, after uint64, n int) (out []string) {
 	t.Helper()
+	idle := 0
 	err := log.Follow(t.Context(), partition, after, func(m Message) error {
 		if out = append(out, fmt.Sprint(m.Sequence, ":", string(m.Data), ":", m.Pending)); len(out) == n {
 			return errDone
 		}
 		return nil
-	}, func() error { return errors.New("the log is at its end") })
+	}, func() error {
+		if idle++; idle < patience {
+			return nil
+		}
+		return errors.New("the log is at its end")
+	})
 	if !errors.Is(err, errDone) {
 		t.Fatal(out, err)
 	}
