@@ -64,10 +64,11 @@ type Chain struct {
 	Provenance event.Provenance `json:"provenance"`
 }
 
-// FindingID derives a finding's identity from the detection and the events that caused it.
-func FindingID(rule string, events []string) string {
+// FindingID derives a finding's identity from the detection, the class of agents, and the events that caused it. The class is part
+// of it because senders choose the ids of events, and must not be able to take those of another class's findings.
+func FindingID(tenant, class, rule string, events []string) string {
 	h := sha256.New()
-	for _, part := range append([]string{rule}, events...) {
+	for _, part := range append([]string{tenant, class, rule}, events...) {
 		h.Write([]byte(part))
 		h.Write([]byte{0})
 	}

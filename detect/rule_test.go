@@ -144,10 +144,10 @@ func TestFindingID(t *testing.T) {
 		events []string
 		want   string
 	}{
-		{"two events", "example-rule", []string{"a", "b"}, "8003296d12f545eff7c47f68"},
-		{"one event", "example-rule", []string{"ab"}, "aa207bcdcde114a45e0cea86"},
+		{"two events", "example-rule", []string{"a", "b"}, "f4e652ebfdf0d228f57969b4"},
+		{"one event", "example-rule", []string{"ab"}, "05061b6157f3e76f7c470365"},
 	} {
-		if got := detect.FindingID(tc.rule, tc.events); got != tc.want {
+		if got := detect.FindingID("acme", "payments", tc.rule, tc.events); got != tc.want {
 			t.Errorf("%s: got %s, want %s", tc.name, got, tc.want)
 		}
 	}

@@ -4,7 +4,6 @@
 package detect
 
 import (
-	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -217,7 +216,7 @@ func (c *compiled) finding(source Source, e *event.Event, ids []string, reason s
 	if e.Tool != nil {
 		f.Tool = e.Tool.Name
 	}
-	f.ID = FindingID(c.ID, ids)
+	f.ID = FindingID(e.Tenant, e.Agent.Class, c.ID, ids)
 	return f
 }
 
@@ -228,17 +227,24 @@ func (c *compiled) health(e *event.Event, st *State, trouble, title, reason stri
 	}
 	f := c.finding(SourceHealth, e, []string{e.ID}, reason)
 	f.Title = "Rule " + c.ID + " " + title
-	f.ID = FindingID("rule-"+trouble+"/"+c.ID, f.Events)
+	f.ID = FindingID(e.Tenant, e.Agent.Class, "rule-"+trouble+"/"+c.ID, f.Events)
 	f.Severity, f.Confidence, f.Lane, f.Playbook = Medium, HighConfidence, Alert, ""
 	return f
 }
 
-// chain picks the argument whose value gave an action away: the first that came from a tool's output.
+// chain picks the argument whose value gave an action away: the first that came from a tool's output, one that says where data goes
+// before any other.
 func chain(e *event.Event) *Chain {
 	if e.Tool == nil {
 		return nil
 	}
-	i := slices.IndexFunc(e.Tool.Args, func(a event.Arg) bool { return a.Provenance == event.ProvenanceToolOutput })
+	fromOutput := func(a event.Arg) bool { return a.Provenance == event.ProvenanceToolOutput }
+	i := slices.IndexFunc(e.Tool.Args, func(a event.Arg) bool {
+		return fromOutput(a) && slices.ContainsFunc(e.Destinations, func(d event.Destination) bool { return d.Arg == a.Path })
+	})
+	if i < 0 {
+		i = slices.IndexFunc(e.Tool.Args, fromOutput)
+	}
 	if i < 0 {
 		return nil
 	}
@@ -248,8 +254,3 @@ func chain(e *event.Event) *Chain {
 
 // ChainOf is the chain of an event's most telling argument, or nil. Baselines' findings use it as rules' do.
 func ChainOf(e *event.Event) *Chain { return chain(e) }
-
-// SortFindings orders findings for output: by event time, then id.
-func SortFindings(fs []Finding) {
-	slices.SortFunc(fs, func(a, b Finding) int { return cmp.Or(a.Time.Compare(b.Time), strings.Compare(a.ID, b.ID)) })
-}

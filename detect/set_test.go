@@ -90,7 +90,7 @@ func TestFinding(t *testing.T) {
 	}
 	ids := []string{events[0].ID, events[1].ID, events[2].ID}
 	want := detect.Finding{
-		ID: detect.FindingID("example-rule", ids), Source: detect.SourceRule, Rule: "example-rule", Version: "1.0.0", Digest: got[0].Digest,
+		ID: detect.FindingID("", got[0].Agent.Class, "example-rule", ids), Source: detect.SourceRule, Rule: "example-rule", Version: "1.0.0", Digest: got[0].Digest,
 		Title: "Example", Severity: detect.High, Confidence: detect.MediumConfidence, Lane: detect.Alert, Tags: detect.Tags{ASI: []string{"ASI02"}},
 		Triage: "Look.", Agent: events[2].Agent, Session: "session-1", Tool: "send_mail", First: detect.StreamStart,
 		Time: detect.StreamStart.Add(4 * time.Second), Events: ids, Reason: "3 matching events within 10s.",

@@ -1,7 +1,9 @@
 package workflows
 
 import (
+	"cmp"
 	"fmt"
+	"slices"
 	"time"
 
 	enums "go.temporal.io/api/enums/v1"
@@ -10,6 +12,7 @@ import (
 
 	"github.com/tocsin-dr/tocsin/internal/action"
 	"github.com/tocsin-dr/tocsin/internal/approval"
+	"github.com/tocsin-dr/tocsin/internal/event"
 	"github.com/tocsin-dr/tocsin/internal/incident"
 	"github.com/tocsin-dr/tocsin/playbooks"
 )
@@ -82,8 +85,10 @@ func (r *run) checkAsk(ctx workflow.Context, a HumanAsk) error {
 		return refusal(approval.RefusedUnknown, "the incident is not open")
 	case a.By == "":
 		return refusal(approval.RefusedRole, "nobody asks")
-	case a.Target.Agent != r.state.Incident.Agent.ID:
+	case r.agent(a.Target.Agent).ID == "":
 		return refusal(approval.RefusedUnknown, "the incident is about another agent")
+	case len(r.state.Asked) >= maxAsked || slices.ContainsFunc(r.state.Asked, func(known HumanAsk) bool { return known.By == a.By }):
+		return refusal(approval.RefusedDecided, "another containment that was asked for waits for its decision")
 	case a.Lease < time.Minute || a.Lease > 7*24*time.Hour:
 		return refusal(approval.RefusedUnknown, "a lease lasts between a minute and a week")
 	case len([]rune(a.Reason)) < approval.MinReason:
@@ -133,13 +138,13 @@ func (r *run) finish(ctx workflow.Context) error {
 }
 
 // askStep puts a gated step to humans and waits for the decision or the deadline.
-func (r *run) askStep(ctx workflow.Context, p playbooks.Playbook, s playbooks.Step) (playbooks.Result, error) {
-	target := approval.Target{Agent: r.state.Incident.Agent.ID}
+func (r *run) askStep(ctx workflow.Context, p playbooks.Playbook, s playbooks.Step, current Run) (playbooks.Result, error) {
+	target := approval.Target{Agent: current.Agent}
 	switch s.Target {
 	case "session":
 		target.Session = r.state.Incident.Session
 	case "tool":
-		target.Tool = r.state.Raised[0].Finding.Tool
+		target.Tool = current.Tool
 	}
 	plan := approval.Plan{Action: s.Do, Class: s.Class, Target: target, Lease: s.Lease, Playbook: p.Ref(), Evidence: r.state.Evidence}
 	request, err := r.put(ctx, plan, "playbook:"+p.Name, time.Duration(s.Ask.Deadline), s.Ask.OnExpiry)
@@ -176,11 +181,27 @@ func (r *run) humanAsked(ctx workflow.Context, a HumanAsk) error {
 // escalations is how often an unanswered request is put again before silence means no.
 const escalations = 1
 
+// name is what an agent is called by now.
+func (r *run) name(id string) string { return cmp.Or(r.state.Names[id], id) }
+
+// agent returns one of the agents that the incident is about; its ID is empty for any other.
+func (r *run) agent(id string) event.Agent {
+	if r.state.Incident.Agent.ID == id {
+		return r.state.Incident.Agent
+	}
+	for _, raised := range r.state.Raised {
+		if raised.Finding.Agent.ID == id {
+			return raised.Finding.Agent
+		}
+	}
+	return event.Agent{}
+}
+
 // put opens the gate for a decision, then tells people, then waits. The order matters: a click that is faster than the card still
 // counts. A request whose agent got its name meanwhile is put anew, because the gate knows the agent by that name.
 func (r *run) put(ctx workflow.Context, plan approval.Plan, requester string, deadline time.Duration, onExpiry string) (*approval.Request, error) {
 	for attempt := 0; ; {
-		plan.Target.Agent = r.state.Incident.Agent.ID
+		plan.Target.Agent = r.name(plan.Target.Agent)
 		digest, err := approval.DigestOf(plan)
 		if err != nil {
 			return nil, err
@@ -210,7 +231,7 @@ func (r *run) put(ctx workflow.Context, plan approval.Plan, requester string, de
 }
 
 func (r *run) newRequest(ctx workflow.Context, plan approval.Plan, digest, requester string, deadline time.Duration, onExpiry string) approval.Request {
-	now, agent := workflow.Now(ctx), r.state.Incident.Agent
+	now, agent := workflow.Now(ctx), r.agent(plan.Target.Agent)
 	n := len(r.state.Requests) + 1
 	request := approval.Request{
 		ID: fmt.Sprintf("%s-R%d", r.state.Incident.ID, n), Incident: r.state.Incident.ID, Revision: n, Plan: plan, Digest: digest, Requester: requester,
@@ -242,7 +263,7 @@ func (r *run) wait(ctx workflow.Context, id string) error {
 	defer cancel()
 	due := workflow.NewTimer(timer, max(0, r.request(id).Deadline.Sub(workflow.Now(ctx))))
 	noticed := r.state.Incident.Times.Noticed
-	renamed := func() bool { return r.request(id).Plan.Target.Agent != r.state.Incident.Agent.ID }
+	renamed := func() bool { t := r.request(id).Plan.Target.Agent; return r.name(t) != t }
 	for {
 		err := workflow.Await(ctx, func() bool {
 			r.drain(ctx)

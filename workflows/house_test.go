@@ -109,8 +109,10 @@ func (h *house) events() session {
 	at := h.env.Now().Add(-time.Minute)
 	return session{
 		{ID: "e1", Kind: event.KindPrompt, Time: at, Agent: bot, Content: []event.Content{{Role: event.RolePrompt, Text: "pay the invoice"}}},
-		{ID: "e2", Kind: event.KindToolResult, Time: at.Add(time.Second), Agent: bot, Tool: &event.Tool{Name: "send_money", Effect: event.EffectEgress},
-			Destinations: []event.Destination{{Kind: "account", Value: "US133000000121212121212"}}},
+		{
+			ID: "e2", Kind: event.KindToolResult, Time: at.Add(time.Second), Agent: bot, Tool: &event.Tool{Name: "send_money", Effect: event.EffectEgress},
+			Destinations: []event.Destination{{Kind: "account", Value: "US133000000121212121212"}},
+		},
 	}
 }
 
@@ -217,8 +219,10 @@ func (h *house) decide(after time.Duration, verb approval.Verb, change func(*app
 
 // decision is as the control plane sends it: an approval is signed after everything else is as it is.
 func (h *house) decision(r approval.Request, verb approval.Verb, change func(*approval.Decision)) approval.Decision {
-	d := approval.Decision{Request: r.ID, Verb: verb, Digest: r.Digest, Reason: "not what the user asked for", At: h.env.Now(),
-		By: approval.Principal{ID: ana, Role: approval.Responder, Via: "cli"}}
+	d := approval.Decision{
+		Request: r.ID, Verb: verb, Digest: r.Digest, Reason: "not what the user asked for", At: h.env.Now(),
+		By: approval.Principal{ID: ana, Role: approval.Responder, Via: "cli"},
+	}
 	grant := func() {
 		if g, err := h.signer.Sign(r, d); err == nil {
 			d.Grant = g

@@ -61,11 +61,15 @@ type State struct {
 	Fresh    []pipeline.Raised  `json:"fresh"`  // taken in and not yet recorded
 	Asked    []HumanAsk         `json:"asked"`  // containments that people asked for and others have not answered
 	Leases   []string           `json:"leases"` // verified containments that have not ended
+	Names    map[string]string  `json:"names"`  // what agents that were known by their service are called
 }
 
 // Run is one playbook's progress.
 type Run struct {
-	Playbook string                      `json:"playbook"`
+	Playbook string `json:"playbook"`
+	// Agent and Tool are of the finding that started the run: whom it may ask to stop, and with what.
+	Agent    string                      `json:"agent"`
+	Tool     string                      `json:"tool,omitempty"`
 	Results  map[string]playbooks.Result `json:"results"`
 	Finished bool                        `json:"finished"`
 }
@@ -95,6 +99,8 @@ const (
 	maxRaised      = 50        // findings that an incident works with; later ones are recorded only
 	maxBytes       = 512 << 10 // their size: it goes into several activities, and Temporal ends a workflow that sends one more than 2 MiB
 	maxSeen        = 2_000     // findings recognised when a detector repeats them after a crash
+	maxRuns        = 8         // playbooks that an incident runs, over all its agents
+	maxAsked       = 3         // containments that people asked for and that wait to be put to others
 	askDeadline    = 15 * time.Minute
 	continueEvents = 4_000 // history length at which an incident continues as new, if the server does not suggest it before
 )
@@ -263,8 +269,10 @@ func (r *run) record(ctx workflow.Context) error {
 
 // write records a finding with its disposition so far. What only evidence needs of it is left out.
 func (r *run) write(ctx workflow.Context, raised pipeline.Raised) error {
-	in := RecordInput{Incident: r.state.Incident, Raised: pipeline.Raised{Finding: raised.Finding, Ingested: raised.Ingested},
-		Disposition: incident.FirstPass(raised.Finding, r.state.Tracks, workflow.Now(ctx))}
+	in := RecordInput{
+		Incident: r.state.Incident, Raised: pipeline.Raised{Finding: raised.Finding, Ingested: raised.Ingested},
+		Disposition: incident.FirstPass(raised.Finding, r.state.Tracks, workflow.Now(ctx)),
+	}
 	return workflow.ExecuteActivity(ctx, r.acts.Record, in).Get(ctx, nil)
 }
 
@@ -272,8 +280,10 @@ func (r *run) write(ctx workflow.Context, raised pipeline.Raised) error {
 func (r *run) take(ctx workflow.Context, raised pipeline.Raised) {
 	f, i := raised.Finding, &r.state.Incident
 	if i.ID == "" {
-		*i = incident.Incident{ID: incident.NewID(f), Key: incident.Key(f), Title: incident.Title(f), Status: incident.Open, Agent: f.Agent,
-			Session: f.Session, Severity: f.Severity, Times: incident.Times{FirstBad: f.First, Ingested: raised.Ingested, Detected: workflow.Now(ctx)}}
+		*i = incident.Incident{
+			ID: incident.NewID(f), Key: incident.Key(f), Title: incident.Title(f), Status: incident.Open, Agent: f.Agent,
+			Session: f.Session, Severity: f.Severity, Times: incident.Times{FirstBad: f.First, Ingested: raised.Ingested, Detected: workflow.Now(ctx)},
+		}
 	}
 	if f.Severity.Rank() > i.Severity.Rank() {
 		i.Severity, i.Title = f.Severity, incident.Title(f)
@@ -293,7 +303,7 @@ func (r *run) take(ctx workflow.Context, raised pipeline.Raised) {
 	if f.Lane == detect.Propose && f.Playbook != "" {
 		name = f.Playbook
 	}
-	r.start(name)
+	r.start(name, f)
 }
 
 // keep adds a finding to those that the incident works with, as far as there is room. The findings of one session repeat the
@@ -315,28 +325,43 @@ func (r *run) keep(raised pipeline.Raised) {
 	}
 }
 
-// named takes in a finding that was reported again because the name of its agent arrived: the incident is about that agent.
+// named takes in a finding that was reported again because the name of its agent arrived: the incident, and the runs that it started,
+// are about that agent.
 func (r *run) named(raised pipeline.Raised) {
-	r.state.Incident.Agent, r.state.Incident.Title = raised.Finding.Agent, incident.Title(raised.Finding)
+	f := raised.Finding
+	r.state.Incident.Agent, r.state.Incident.Title = f.Agent, incident.Title(f)
 	for i := range r.state.Raised {
-		if r.state.Raised[i].Finding.ID == raised.Finding.ID {
-			r.state.Raised[i].Finding, r.state.Raised[i].Baseline = raised.Finding, raised.Baseline
+		known := &r.state.Raised[i]
+		if known.Finding.ID != f.ID {
+			continue
 		}
+		for n := range r.state.Runs {
+			if r.state.Runs[n].Agent == known.Finding.Agent.ID {
+				r.state.Runs[n].Agent = f.Agent.ID
+			}
+		}
+		if old := known.Finding.Agent.ID; old != f.Agent.ID {
+			if r.state.Names == nil {
+				r.state.Names = make(map[string]string)
+			}
+			r.state.Names[old] = f.Agent.ID
+		}
+		known.Finding, known.Baseline = f, raised.Baseline
 	}
 }
 
 // start queues a playbook's run, unless the incident ran it already, or runs one that does all that looking does.
-func (r *run) start(name string) {
+func (r *run) start(name string, f detect.Finding) {
 	p, ok := r.in.Playbooks[name]
 	if !ok {
 		p = r.in.Playbooks["look"]
 	}
 	for _, known := range r.state.Runs {
-		if known.Playbook == p.Name || p.Name == "look" {
+		if known.Playbook == p.Name && known.Agent == f.Agent.ID || p.Name == "look" || len(r.state.Runs) >= maxRuns {
 			return
 		}
 	}
-	r.state.Runs = append(r.state.Runs, Run{Playbook: p.Name, Results: make(map[string]playbooks.Result)})
+	r.state.Runs = append(r.state.Runs, Run{Playbook: p.Name, Agent: f.Agent.ID, Tool: f.Tool, Results: make(map[string]playbooks.Result)})
 	r.state.Incident.Playbook = p.Ref()
 }
 
@@ -359,7 +384,7 @@ func (r *run) advance(ctx workflow.Context, current *Run) error {
 		current.Finished = true
 		return r.settle(ctx)
 	case playbooks.Ask:
-		result, err = r.askStep(ctx, p, command.Step)
+		result, err = r.askStep(ctx, p, command.Step, *current)
 	case playbooks.Do:
 		result, err = r.do(ctx, command.Step)
 	}

@@ -425,6 +425,24 @@ func TestNamed(t *testing.T) {
 	}
 }
 
+// TestTwoAgents: each agent of the incident is asked about by itself.
+func TestTwoAgents(t *testing.T) {
+	h := newHouse(t)
+	other := h.finding("f2")
+	other.Finding.Agent = event.Agent{ID: "billing/helper", Name: "helper", Service: "billing", Class: "payments"}
+	h.signal(time.Second, SignalFound, other)
+	h.decide(time.Minute, approval.Approve, nil)
+	h.decide(2*time.Minute, approval.Approve, nil)
+	h.at(3*time.Minute, func() {
+		for _, agent := range []string{bot.ID, "billing/helper"} {
+			if h.gate.Check(gate.Query{Agent: agent}).Allow {
+				t.Errorf("the gate allows %s", agent)
+			}
+		}
+	})
+	h.run()
+}
+
 func TestTracksSettle(t *testing.T) {
 	h := newHouse(t)
 	h.env.OnActivity(h.acts.Track, anything, anything).Return(func(ctx context.Context, in TrackInput) (incident.Track, error) {

@@ -106,7 +106,7 @@ func ReadConfig(file, data string) (Config, error) {
 		if err != nil {
 			return Config{}, fmt.Errorf("read configuration: %w", err)
 		}
-		if err := strict.YAML(file, text, &c); err != nil {
+		if err := strict.YAML(file, text, &c); err != nil && !errors.Is(err, strict.ErrEmpty) {
 			return Config{}, fmt.Errorf("read configuration: %w", err)
 		}
 	}

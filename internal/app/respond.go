@@ -39,8 +39,10 @@ type responder struct {
 }
 
 func newResponder(c client.Client, s *store.Store, library map[string]playbooks.Playbook, key []byte) *responder {
-	return &responder{workflows: c, store: s, limit: rate.NewLimiter(signalsPerSecond, signalBurst),
-		input: workflows.IncidentInput{Playbooks: library, GrantKey: key}}
+	return &responder{
+		workflows: c, store: s, limit: rate.NewLimiter(signalsPerSecond, signalBurst),
+		input: workflows.IncidentInput{Playbooks: library, GrantKey: key},
+	}
 }
 
 func (r *responder) handle(ctx context.Context, m stream.Message) error {

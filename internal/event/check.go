@@ -62,7 +62,7 @@ func (e *Event) Check() error {
 }
 
 func (a *Agent) check() error {
-	a.ID, a.Name, a.Service = clip(a.ID, MaxIDBytes), clip(a.Name, MaxNameBytes), clip(a.Service, MaxNameBytes)
+	a.ID, a.Name, a.Service, a.Class = clip(a.ID, MaxIDBytes), clip(a.Name, MaxNameBytes), clip(a.Service, MaxNameBytes), clip(a.Class, MaxNameBytes)
 	if a.ID == "" {
 		a.ID = AgentID(a.Service, a.Name)
 	}
@@ -74,9 +74,8 @@ func (a *Agent) check() error {
 		a.Service, _, _ = strings.Cut(a.ID, "/")
 	}
 	if a.Class == "" {
-		a.Class = a.Service
+		a.Class = clip(a.Service, MaxNameBytes)
 	}
-	a.Class = clip(a.Class, MaxNameBytes)
 	return nil
 }
 
@@ -145,14 +144,14 @@ func clipMap(m map[string]string) map[string]string {
 }
 
 func (c *Content) clip() {
-	if c.State == "" && c.Text != "" {
-		c.State = StateFull
-	}
 	c.Size = max(c.Size, len(c.Text))
 	if len(c.Text) > MaxContentBytes {
 		c.State = StateTruncated
 	}
 	c.Role, c.State, c.Text = clip(c.Role, MaxNameBytes), clip(c.State, MaxNameBytes), clip(c.Text, MaxContentBytes)
+	if c.State == "" && c.Text != "" {
+		c.State = StateFull
+	}
 	c.Tokens = c.Tokens[:min(len(c.Tokens), MaxTokens)]
 }
 

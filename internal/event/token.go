@@ -13,8 +13,9 @@ import (
 	"github.com/minio/highwayhash"
 )
 
-// MaxTokens bounds the tokens that are taken from one text.
-const MaxTokens = 4096
+// MaxTokens bounds the tokens that are taken from one text. A text of MaxContentBytes can't hold more, so that none can hide behind
+// others.
+const MaxTokens = MaxContentBytes / 2
 
 // maxTokenBytes bounds one token: longer runs are cut, so that a megabyte without a space is one short token.
 const maxTokenBytes = 128

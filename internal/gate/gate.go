@@ -60,12 +60,13 @@ func Open(ctx context.Context, store Store, now func() time.Time) (*Gate, error)
 	return g, nil
 }
 
-// Check answers a query from memory.
+// Check answers a query from memory. A query that does not name its session or tool is denied where a lease is about one of the
+// agent's: leaving a field out must not be a way around it.
 func (g *Gate) Check(q Query) Answer {
 	now := g.now()
 	for _, l := range (*g.leases.Load())[q.Agent] {
 		t := l.Plan.Target
-		if !l.InForce(now) || t.Session != "" && t.Session != q.Session || t.Tool != "" && t.Tool != q.Tool {
+		if !l.InForce(now) || other(t.Session, q.Session) || other(t.Tool, q.Tool) {
 			continue
 		}
 		return Answer{
@@ -75,6 +76,9 @@ func (g *Gate) Check(q Query) Answer {
 	}
 	return Answer{Allow: true, Reason: "no lease is in force"}
 }
+
+// other reports whether a query names another than the one that a lease is about.
+func other(leased, asked string) bool { return leased != "" && asked != "" && leased != asked }
 
 // Apply puts a lease in force: durable first, then in memory. A lease that is there already is returned as it is.
 func (g *Gate) Apply(ctx context.Context, l action.Lease) (action.Lease, error) {

@@ -86,7 +86,8 @@ func TestCheck(t *testing.T) {
 		{"no agent", approval.Target{Agent: "a"}, Query{}, true},
 		{"session", approval.Target{Agent: "a", Session: "s"}, Query{Agent: "a", Session: "s"}, false},
 		{"other session", approval.Target{Agent: "a", Session: "s"}, Query{Agent: "a", Session: "s2"}, true},
-		{"session not named", approval.Target{Agent: "a", Session: "s"}, Query{Agent: "a"}, true},
+		{"session not named", approval.Target{Agent: "a", Session: "s"}, Query{Agent: "a"}, false},
+		{"tool not named", approval.Target{Agent: "a", Tool: "t"}, Query{Agent: "a", Session: "s"}, false},
 		{"tool", approval.Target{Agent: "a", Tool: "t"}, Query{Agent: "a", Session: "s", Tool: "t"}, false},
 		{"other tool", approval.Target{Agent: "a", Tool: "t"}, Query{Agent: "a", Tool: "t2"}, true},
 		{"tool of a session", approval.Target{Agent: "a", Session: "s", Tool: "t"}, Query{Agent: "a", Session: "s2", Tool: "t"}, true},
@@ -164,7 +165,7 @@ func TestAnotherLeaseStillDenies(t *testing.T) {
 	if got := f.Check(Query{Agent: "a", Tool: "t"}); got.Allow || got.Lease != "r2" {
 		t.Errorf("%+v", got)
 	}
-	if !f.Check(Query{Agent: "a"}).Allow || f.Denies(tool, "r1") {
+	if !f.Check(Query{Agent: "a", Tool: "other"}).Allow || f.Denies(tool, "r1") {
 		t.Error("the lifted lease still holds")
 	}
 	ended := lease("r3", agent)

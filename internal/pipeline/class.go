@@ -15,6 +15,10 @@ import (
 func (s *Shard) class(name string) *class {
 	c := s.classes[name]
 	if c == nil {
+		// A sender chooses its class. The one that was silent longest makes room, and what it taught is lost with it.
+		if len(s.classes) >= maxClasses {
+			delete(s.classes, oldest(s.classes, func(c *class) time.Time { return c.Watermark }))
+		}
 		c = &class{
 			Model: baselines.NewModel(name), Rules: detect.NewState(), Sessions: make(map[string]*session),
 			Traces: make(map[string]*trace), Named: make(map[string]string), Seen: make(map[string]int), Evicted: make(map[string]int),

@@ -21,8 +21,8 @@ func TestStateIsBounded(t *testing.T) {
 	send := func(i int, session, trace string, at time.Duration) {
 		e := event.Event{
 			ID: fmt.Sprint(i), Kind: event.KindToolResult, Time: detect.StreamStart.Add(at), Agent: event.Agent{Service: "svc", Basis: "service"},
-			Session: event.Session{ID: session}, Trace: event.Trace{TraceID: trace, ParentID: "p"}, Content: []event.Content{{Role: event.RolePrompt, Text: fmt.Sprint(words, i, " ", words, -i)}},
-			Tool: &event.Tool{Name: "read_file", CallID: fmt.Sprint(i), Result: event.Content{Text: fmt.Sprint("r", i, " q", i)}},
+			Session: event.Session{ID: session}, Trace: event.Trace{TraceID: trace, ParentID: "p"}, Content: []event.Content{{Role: event.RolePrompt, Text: fmt.Sprint(words, i, " xxx", i, " yyy", i, " zzz", i, " vvv", i)}},
+			Tool: &event.Tool{Name: "read_file", CallID: fmt.Sprint(i), Result: event.Content{Text: fmt.Sprint("rrr", i, " qqq", i, " ppp", i, " ooo", i, " nnn", i)}},
 		}
 		if err := e.Check(); err != nil {
 			t.Fatal(err)

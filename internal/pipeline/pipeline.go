@@ -19,6 +19,7 @@ import (
 
 // Bounds of one class's state.
 const (
+	maxClasses  = 4096 // of one shard
 	maxSessions = 20_000
 	maxTraces   = 20_000
 	maxSeen     = 1 << 17 // event ids recognised when they are repeated
@@ -86,7 +87,8 @@ func New(rules *detect.Set, hasher *event.Hasher, options Options) *Shard {
 // arguments' provenance is set. A repeated event raises nothing.
 func (s *Shard) Process(e *event.Event, at Position) []Raised {
 	c := s.class(e.Agent.Class)
-	if c.repeated(e.ID) {
+	// A repeat is one sender's: another must not be able to take the id before it.
+	if c.repeated(e.Source.Authn + "\x00" + e.ID) {
 		return nil
 	}
 	c.advance(e.Time)
@@ -140,7 +142,7 @@ func (s *Shard) score(c *class, e *event.Event, ses *session) baselines.Anomaly 
 	switch {
 	case i >= 0: // judged before, under the name of its service
 		ses.Pending[i].Agent, ses.Pending[i].Observation = e.Agent.ID, o
-	case e.Tool.CallID != "" && ses.Calls[e.Tool.CallID]:
+	case e.Tool.CallID != "" && ses.Calls[callKey(e.Tool.CallID, &o)]:
 		return none
 	default:
 		ses.keep(e, o)
@@ -148,12 +150,22 @@ func (s *Shard) score(c *class, e *event.Event, ses *session) baselines.Anomaly 
 	return c.Model.Score(e, &o)
 }
 
+// callKey recognises a call that is reported twice. Its arguments are part of it: some clients number their calls from 0 in each turn,
+// and an attacker could give two calls one id.
+func callKey(id string, o *baselines.Observation) string {
+	key := id + "\x00" + o.Tool
+	for _, a := range o.Args {
+		key += fmt.Sprintf("\x00%x", a.Value)
+	}
+	return key
+}
+
 func (s *session) keep(e *event.Event, o baselines.Observation) {
 	if e.Tool.CallID != "" && len(s.Calls) < maxCalls {
 		if s.Calls == nil {
 			s.Calls = make(map[string]bool)
 		}
-		s.Calls[e.Tool.CallID] = true
+		s.Calls[callKey(e.Tool.CallID, &o)] = true
 	}
 	if len(s.Pending) < maxPending {
 		s.Pending = append(s.Pending, pending{Event: e.ID, Agent: e.Agent.ID, Observation: o})
@@ -179,7 +191,7 @@ func (s *Shard) deviation(c *class, e *event.Event, a baselines.Anomaly) *detect
 		Tenant: e.Tenant, Agent: e.Agent, Session: e.Session.ID, Tool: e.Tool.Name, First: e.Time, Time: e.Time, Events: []string{e.ID},
 		Reason: fmt.Sprintf("%s; %s. p = %.2g.", top.Got, top.Want, a.P), Anomaly: &a, Chain: detect.ChainOf(e),
 	}
-	f.ID = detect.FindingID(rule, f.Events)
+	f.ID = detect.FindingID(e.Tenant, e.Agent.Class, rule, f.Events)
 	if f.Chain != nil && top.Name == baselines.FeatureArgument && (e.Tool.Effect == event.EffectEgress || e.Tool.Effect == event.EffectExec) {
 		f.Severity, f.Lane, f.Playbook = detect.High, detect.Propose, "quarantine-agent"
 		f.Tags = detect.Tags{ASI: []string{"ASI01", "ASI02"}, ATLAS: []string{"AML.T0051.001", "AML.T0086"}}

@@ -126,7 +126,7 @@ func root(trace, name string) event.Event {
 
 func TestLateRoot(t *testing.T) {
 	f := newFeed(t, `tool.name == "pay"`)
-	id := func(trace string) string { return detect.FindingID("the-rule", []string{"child-" + trace}) }
+	id := func(trace string) string { return detect.FindingID("", "svc", "the-rule", []string{"child-" + trace}) }
 	var got []string
 	send := func(at time.Duration, e event.Event) {
 		_, raised := f.send(at, e)
@@ -147,7 +147,7 @@ func TestLateRoot(t *testing.T) {
 		"child-t1", "svc " + id("t1"), "root-t1", "svc/a " + id("t1"),
 		"child-t2", "svc/a " + id("t2"), "root-t2",
 		"child-t3", "svc " + id("t3"), "root-t3", "svc/b " + id("t3"), "root-t3",
-		"late", "svc/b " + detect.FindingID("the-rule", []string{"late"}),
+		"late", "svc/b " + detect.FindingID("", "svc", "the-rule", []string{"late"}),
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)

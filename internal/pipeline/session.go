@@ -12,7 +12,7 @@ import (
 
 // Bounds of one session's state.
 const (
-	maxTokens    = 4096 // identifying tokens, and words, remembered of the prompts and of tools' outputs each
+	maxTokens    = 16_384 // identifying tokens, and words, remembered of the prompts and of tools' outputs each
 	maxPending   = 512  // tool calls that wait for the session's end to be learned
 	maxPositions = 4096 // log messages that hold the session's events
 	maxCalls     = 1024 // tool calls recognised when they are reported twice

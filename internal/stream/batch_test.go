@@ -60,13 +60,13 @@ func TestBatch(t *testing.T) {
 	if got, err := DecodeBatch(codec, data); err != nil || !cmp.Equal(events, got) {
 		t.Fatalf("%v %s", err, cmp.Diff(events, got))
 	}
-	later := makeEvents(t, "c", 0, 3)
-	later[0].Ingested = time.Now()
-	if _, again, _ := EncodeBatch(codec, later); again != id {
-		t.Error("the same events, delivered again, have another id")
+	if _, again, _ := EncodeBatch(codec, makeEvents(t, "c", 0, 3)); again != id {
+		t.Error("the same batch, appended again, has another id")
 	}
+	forged := makeEvents(t, "c", 0, 3)
+	forged[0].Error = "mine"
 	for name, other := range map[string][]event.Event{
-		"fewer": events[:2], "other class": makeEvents(t, "d", 0, 3),
+		"fewer": events[:2], "the same ids with other content": forged, "other class": makeEvents(t, "d", 0, 3),
 		"ids that join to the same text": {{ID: "e0e", Agent: events[0].Agent}, {ID: "1e2", Agent: events[0].Agent}},
 	} {
 		if _, got, _ := EncodeBatch(codec, other); got == id {

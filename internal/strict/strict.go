@@ -15,6 +15,9 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
+// ErrEmpty says that a file holds no document: nothing, or comments alone.
+var ErrEmpty = errors.New("is empty")
+
 // YAML decodes the one document of a file into a pointer to a struct. Each mistake is one line of the error.
 func YAML(file string, text []byte, into any) error {
 	decoder := yaml.NewDecoder(bytes.NewReader(text))
@@ -37,7 +40,7 @@ var (
 // Explain turns the decoder's errors about a value of a type into one line each, with file and line.
 func Explain(file string, err error, into reflect.Type) error {
 	if errors.Is(err, io.EOF) {
-		return fmt.Errorf("%s: is empty", file)
+		return fmt.Errorf("%s: %w", file, ErrEmpty)
 	}
 	list := []string{strings.TrimPrefix(err.Error(), "yaml: ")}
 	var types *yaml.TypeError
