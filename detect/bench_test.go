@@ -47,8 +47,10 @@ func BenchmarkEvaluate(b *testing.B) {
 func largestEvent(t testing.TB) event.Event {
 	t.Helper()
 	long := strings.Repeat("a1 $(b ", event.MaxContentBytes)
-	e := event.Event{ID: "e", Kind: event.KindToolResult, Time: detect.StreamStart, Agent: event.Agent{ID: "a"},
-		Tool: &event.Tool{Name: "bash", Result: event.Content{Text: long}}}
+	e := event.Event{
+		ID: "e", Kind: event.KindToolResult, Time: detect.StreamStart, Agent: event.Agent{ID: "a"},
+		Tool: &event.Tool{Name: "bash", Result: event.Content{Text: long}},
+	}
 	for i := range event.MaxArgs {
 		path := []string{"command", "url", "path", "to"}[i%4]
 		e.Tool.Args = append(e.Tool.Args, event.Arg{Path: path, Value: long})

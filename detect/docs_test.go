@@ -74,7 +74,7 @@ func blocks(t *testing.T) map[string]string {
 func fieldsOf(t reflect.Type) func(func(reflect.StructField) bool) {
 	return func(yield func(reflect.StructField) bool) {
 		for i := range t.NumField() {
-			if f := t.Field(i); (f.IsExported()) && !yield(f) {
+			if f := t.Field(i); f.IsExported() && !yield(f) {
 				return
 			}
 		}

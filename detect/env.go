@@ -162,8 +162,10 @@ func (env *Env) Fill(e *event.Event, session SessionFacts, baseline BaselineEnv)
 }
 
 func toolEnv(t *event.Tool) ToolEnv {
-	env := ToolEnv{Name: t.Name, Server: t.Server, Effect: string(t.Effect), Command: t.Command, Path: t.Path, URL: t.URL,
-		Result: t.Result.Text, Redacted: t.Redacted}
+	env := ToolEnv{
+		Name: t.Name, Server: t.Server, Effect: string(t.Effect), Command: t.Command, Path: t.Path, URL: t.URL,
+		Result: t.Result.Text, Redacted: t.Redacted,
+	}
 	if u, err := url.Parse(t.URL); err == nil {
 		env.Host = strings.ToLower(u.Hostname())
 	}

@@ -23,8 +23,10 @@ const (
 var (
 	shells = []string{"sh", "bash", "zsh", "dash", "ksh", "fish"}
 	// wrappers run the command in their arguments; the reserved words stand before one.
-	wrappers = []string{"sudo", "doas", "env", "nohup", "time", "command", "exec", "builtin", "nice", "setsid", "stdbuf", "xargs", "timeout",
-		"if", "then", "else", "elif", "do", "while", "until", "!", "{"}
+	wrappers = []string{
+		"sudo", "doas", "env", "nohup", "time", "command", "exec", "builtin", "nice", "setsid", "stdbuf", "xargs", "timeout",
+		"if", "then", "else", "elif", "do", "while", "until", "!", "{",
+	}
 )
 
 // parseCommands reads a POSIX shell command line into its simple commands, those in substitutions and in sh -c included. It

@@ -44,8 +44,10 @@ type hit struct {
 
 // NewState returns an empty state.
 func NewState() *State {
-	return &State{Windows: make(map[string]map[string]window), Silent: make(map[string]map[string]time.Time),
-		Errors: make(map[string]int), Evicted: make(map[string]int)}
+	return &State{
+		Windows: make(map[string]map[string]window), Silent: make(map[string]map[string]time.Time),
+		Errors: make(map[string]int), Evicted: make(map[string]int),
+	}
 }
 
 // Prune drops the state of rules that are gone or whose operator changed, and returns the names of what it dropped.

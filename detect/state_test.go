@@ -139,8 +139,10 @@ func TestEviction(t *testing.T) {
 }
 
 func TestEvictionIsAFinding(t *testing.T) {
-	set, err := Compile([]Rule{{ID: "many", On: []event.Kind{event.KindPrompt}, Key: "session", When: "true",
-		Count: &Count{AtLeast: 1000, Within: time.Hour}}})
+	set, err := Compile([]Rule{{
+		ID: "many", On: []event.Kind{event.KindPrompt}, Key: "session", When: "true",
+		Count: &Count{AtLeast: 1000, Within: time.Hour},
+	}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -157,8 +159,10 @@ func TestEvictionIsAFinding(t *testing.T) {
 }
 
 func TestPrune(t *testing.T) {
-	base := Rule{ID: "example-rule", Title: "Before", On: []event.Kind{event.KindPrompt}, Key: "session", When: "true",
-		Count: &Count{AtLeast: 2, Within: time.Minute}, Suppress: time.Minute}
+	base := Rule{
+		ID: "example-rule", Title: "Before", On: []event.Kind{event.KindPrompt}, Key: "session", When: "true",
+		Count: &Count{AtLeast: 2, Within: time.Minute}, Suppress: time.Minute,
+	}
 	change := func(edit func(*Rule)) Rule {
 		r := base
 		count := *base.Count

@@ -20,8 +20,10 @@ func chromium(t *testing.T, args ...string) *exec.Cmd {
 	if err != nil {
 		t.Skip("there is no chromium in PATH")
 	}
-	args = append([]string{"--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update",
-		"--disable-sync", "--enable-logging=stderr", "--v=0"}, args...)
+	args = append([]string{
+		"--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update",
+		"--disable-sync", "--enable-logging=stderr", "--v=0",
+	}, args...)
 	dir, err := os.MkdirTemp("", "chromium") // t.TempDir would fail where a child of the browser still writes
 	if err != nil {
 		t.Fatal(err)
@@ -126,8 +128,10 @@ func TestShots(t *testing.T) {
 	}
 	b := newBench(t, nil)
 	light, dark := b.serve(t, "light"), b.serve(t, "dark")
-	for name, path := range map[string]string{"overview": "/", "approvals": "/approvals", "approval": "/approvals/" + reqID, "incidents": "/incidents", "incident": "/incidents/" + incID,
-		"contained": "/incidents/INC-139bbbbb", "agents": "/agents", "agent": "/agents?id=" + bot, "audit": "/audit", "health": "/health", "sign-in": "/sign-in?refused=wrong"} {
+	for name, path := range map[string]string{
+		"overview": "/", "approvals": "/approvals", "approval": "/approvals/" + reqID, "incidents": "/incidents", "incident": "/incidents/" + incID,
+		"contained": "/incidents/INC-139bbbbb", "agents": "/agents", "agent": "/agents?id=" + bot, "audit": "/audit", "health": "/health", "sign-in": "/sign-in?refused=wrong",
+	} {
 		shot := func(suffix, url, size string) {
 			browser(t, "--window-size="+size, "--screenshot="+filepath.Join(dir, name+suffix+".png"), url+path)
 		}

@@ -85,8 +85,10 @@ func TestHeaders(t *testing.T) {
 	b := newBench(t, nil)
 	for _, path := range append(pages(bot), "/incidents/"+incID+"/evidence/"+sum1) {
 		res, _ := b.get(path)
-		for name, want := range map[string]string{"Content-Security-Policy": csp, "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer",
-			"Cross-Origin-Opener-Policy": "same-origin", "Cache-Control": "no-store"} {
+		for name, want := range map[string]string{
+			"Content-Security-Policy": csp, "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer",
+			"Cross-Origin-Opener-Policy": "same-origin", "Cache-Control": "no-store",
+		} {
 			if got := res.Header.Get(name); got != want {
 				t.Errorf("%s: %s is %q", path, name, got)
 			}
@@ -222,8 +224,10 @@ func TestForms(t *testing.T) {
 }
 
 func TestRefusals(t *testing.T) {
-	for kind, status := range map[string]int{approval.RefusedRequester: 403, approval.RefusedAgent: 403, approval.RefusedRole: 403, approval.RefusedDigest: 409,
-		approval.RefusedLate: 409, approval.RefusedDecided: 409, approval.RefusedGrant: 409, approval.RefusedReason: 422, approval.RefusedUnknown: 404} {
+	for kind, status := range map[string]int{
+		approval.RefusedRequester: 403, approval.RefusedAgent: 403, approval.RefusedRole: 403, approval.RefusedDigest: 409,
+		approval.RefusedLate: 409, approval.RefusedDecided: 409, approval.RefusedGrant: 409, approval.RefusedReason: 422, approval.RefusedUnknown: 404,
+	} {
 		t.Run(kind, func(t *testing.T) {
 			b := newBench(t, nil)
 			b.actor.err = fmt.Errorf("decide: %w", &approval.Refusal{Kind: kind, Text: "because of " + kind})
@@ -299,6 +303,7 @@ type broken struct{ Reader }
 func (broken) Incidents(context.Context, int) ([]incident.Incident, error) {
 	return nil, errors.New("secret detail")
 }
+
 func (broken) Requests(context.Context, approval.State, int) ([]approval.Request, error) {
 	return nil, errors.New("secret detail")
 }
@@ -337,8 +342,10 @@ func TestLive(t *testing.T) {
 }
 
 func TestWords(t *testing.T) {
-	for d, want := range map[time.Duration]string{38 * time.Millisecond: "38 ms", 3576 * time.Millisecond: "3.6 s", 41 * time.Second: "41 s", 221 * time.Second: "3 min 41 s",
-		time.Hour: "1 h", 26*time.Hour + 5*time.Minute: "26 h 5 min", 50 * time.Hour: "2 d 2 h", -time.Minute: "−1 min", 0: "0 s"} {
+	for d, want := range map[time.Duration]string{
+		38 * time.Millisecond: "38 ms", 3576 * time.Millisecond: "3.6 s", 41 * time.Second: "41 s", 221 * time.Second: "3 min 41 s",
+		time.Hour: "1 h", 26*time.Hour + 5*time.Minute: "26 h 5 min", 50 * time.Hour: "2 d 2 h", -time.Minute: "−1 min", 0: "0 s",
+	} {
 		if got := span(d); got != want {
 			t.Errorf("span(%d) = %q, want %q", d, got, want)
 		}

@@ -75,21 +75,27 @@ func (a *actor) note(words ...string) error {
 	}
 	return a.err
 }
+
 func (a *actor) Decide(_ context.Context, by approval.Principal, id, digest string, verb approval.Verb, reason string) error {
 	return a.note("decide", by.ID, id, digest, string(verb), reason)
 }
+
 func (a *actor) Ask(_ context.Context, by approval.Principal, id string, t approval.Target, lease time.Duration, reason string) error {
 	return a.note("ask", by.ID, id, t.String(), lease.String(), reason)
 }
+
 func (a *actor) Notice(_ context.Context, by approval.Principal, id string) error {
 	return a.note("notice", by.ID, id)
 }
+
 func (a *actor) Note(_ context.Context, by approval.Principal, id, text string) error {
 	return a.note("note", by.ID, id, text)
 }
+
 func (a *actor) Close(_ context.Context, by approval.Principal, id string, v incident.Verdict, reason string) error {
 	return a.note("close", by.ID, id, string(v), reason)
 }
+
 func (a *actor) Lift(_ context.Context, by approval.Principal, id, reason string) error {
 	return a.note("lift", by.ID, id, reason)
 }
@@ -124,10 +130,12 @@ func newBench(t *testing.T, say func(string) string) *bench {
 }
 
 func (b *bench) console(r Reader) *Console {
-	return New(Options{Reader: r, Facts: b.facts, Actor: b.actor, Now: func() time.Time { return b.now }, Version: "0.1.0", Password: true, OIDC: true,
+	return New(Options{
+		Reader: r, Facts: b.facts, Actor: b.actor, Now: func() time.Time { return b.now }, Version: "0.1.0", Password: true, OIDC: true,
 		Principal: func(*http.Request) (approval.Principal, bool) {
 			return approval.Principal{ID: b.id, Role: b.role, Via: "console"}, b.role != ""
-		}})
+		},
+	})
 }
 
 func (b *bench) at(clock string) time.Time {
@@ -148,18 +156,26 @@ func (b *bench) fill(t *testing.T, say func(string) string) {
 	for _, f := range b.findings(agent, say) {
 		must(b.store.SaveAlert(ctx, f))
 	}
-	must(b.store.SaveIncident(ctx, incident.Incident{ID: incID, Title: say("billing-bot, calling send_money: a value from a tool's output left the company"),
+	must(b.store.SaveIncident(ctx, incident.Incident{
+		ID: incID, Title: say("billing-bot, calling send_money: a value from a tool's output left the company"),
 		Status: incident.Waiting, Severity: detect.High, Agent: agent, Session: say("c41f7a02-9a"), Playbook: "stop-and-look@7e02c1", Findings: 2,
-		Times: incident.Times{FirstBad: b.at("14:02:07.000"), Ingested: b.at("14:02:07.400"), Detected: b.at("14:02:08.430"), Delivered: b.at("14:02:12.000")}}))
-	must(b.store.SaveIncident(ctx, incident.Incident{ID: "INC-141aaaaa", Title: say("research-crew: a tool's description changed"), Status: incident.Open, Severity: detect.Medium,
-		Agent: event.Agent{ID: say("research/crew")}, Findings: 1, Times: incident.Times{FirstBad: b.at("13:53:20.000"), Detected: b.at("13:53:21.000")}}))
-	must(b.store.SaveIncident(ctx, incident.Incident{ID: "INC-139bbbbb", Title: say("deploy-agent: a token was used from a second instance"), Status: incident.Contained, Severity: detect.Critical,
+		Times: incident.Times{FirstBad: b.at("14:02:07.000"), Ingested: b.at("14:02:07.400"), Detected: b.at("14:02:08.430"), Delivered: b.at("14:02:12.000")},
+	}))
+	must(b.store.SaveIncident(ctx, incident.Incident{
+		ID: "INC-141aaaaa", Title: say("research-crew: a tool's description changed"), Status: incident.Open, Severity: detect.Medium,
+		Agent: event.Agent{ID: say("research/crew")}, Findings: 1, Times: incident.Times{FirstBad: b.at("13:53:20.000"), Detected: b.at("13:53:21.000")},
+	}))
+	must(b.store.SaveIncident(ctx, incident.Incident{
+		ID: "INC-139bbbbb", Title: say("deploy-agent: a token was used from a second instance"), Status: incident.Contained, Severity: detect.Critical,
 		Agent: event.Agent{ID: say("platform/deploy-agent")}, Findings: 3, NoticedBy: "max", NoticedVia: "slack",
-		Times: incident.Times{FirstBad: b.at("12:40:00.000"), Ingested: b.at("12:40:00.500"), Detected: b.at("12:40:01.000"), Delivered: b.at("12:40:03.000"), Noticed: b.at("12:41:02.000")}}))
-	must(b.store.SaveIncident(ctx, incident.Incident{ID: "INC-138ccccc", Title: say("ticket-triage: the same call 41 times"), Status: incident.Closed, Severity: detect.Low,
+		Times: incident.Times{FirstBad: b.at("12:40:00.000"), Ingested: b.at("12:40:00.500"), Detected: b.at("12:40:01.000"), Delivered: b.at("12:40:03.000"), Noticed: b.at("12:41:02.000")},
+	}))
+	must(b.store.SaveIncident(ctx, incident.Incident{
+		ID: "INC-138ccccc", Title: say("ticket-triage: the same call 41 times"), Status: incident.Closed, Severity: detect.Low,
 		Agent: event.Agent{ID: say("support/ticket-triage")}, Findings: 1, NoticedBy: "ana", NoticedVia: "console",
 		Disposition: &incident.Disposition{Verdict: incident.Expected, By: "ana", At: b.at("13:20:00.000"), Reasoning: say("Load test, announced.")},
-		Times:       incident.Times{FirstBad: b.at("13:00:00.000"), Noticed: b.at("13:09:15.000"), Closed: b.at("13:20:00.000")}}))
+		Times:       incident.Times{FirstBad: b.at("13:00:00.000"), Noticed: b.at("13:09:15.000"), Closed: b.at("13:20:00.000")},
+	}))
 	for _, e := range b.entries(say) {
 		must(b.store.AddEntry(ctx, incID, e))
 	}
@@ -168,17 +184,22 @@ func (b *bench) fill(t *testing.T, say func(string) string) {
 	past.ID, past.Incident, past.State, past.Deadline = "REQ-past", "INC-139bbbbb", approval.Approved, b.at("12:50:00.000")
 	past.Decision = &approval.Decision{Request: past.ID, Verb: approval.Approve, By: approval.Principal{ID: "max", Role: approval.Lead, Via: "slack"}, Reason: say("Token is ours, location is not."), At: b.at("12:42:00.000")}
 	must(b.store.SaveRequest(ctx, past))
-	must(b.store.SaveLease(ctx, action.Lease{ID: "REQ-past", Incident: "INC-139bbbbb", Approver: "max", Applied: b.at("12:42:00.100"), Verified: b.at("12:42:00.900"), Ends: b.at("14:42:00.000"),
-		Plan: approval.Plan{Action: "quarantine", Class: approval.Contain, Target: approval.Target{Agent: say("platform/deploy-agent")}}}))
+	must(b.store.SaveLease(ctx, action.Lease{
+		ID: "REQ-past", Incident: "INC-139bbbbb", Approver: "max", Applied: b.at("12:42:00.100"), Verified: b.at("12:42:00.900"), Ends: b.at("14:42:00.000"),
+		Plan: approval.Plan{Action: "quarantine", Class: approval.Contain, Target: approval.Target{Agent: say("platform/deploy-agent")}},
+	}))
 	for i, name := range []string{"baseline.json", "events.jsonl"} {
 		must(b.store.AddEvidence(ctx, incID, incident.EvidenceItem{SHA256: []string{sum1, sum2}[i], Name: say(name), MediaType: "application/json", Size: 48_211, Collector: "tocsin/0.1.0", At: b.at("14:02:09.000")}))
 	}
 	must(b.store.SaveTrack(ctx, incID, incident.Track{Name: "data", Summary: say("1 argument of 1 call came from read_file."), Took: 38 * time.Millisecond, Facts: []incident.Fact{
-		{Text: say("The recipient is in no prompt."), Suspicious: true}, {Text: say("No secret was in the arguments.")}}}))
+		{Text: say("The recipient is in no prompt."), Suspicious: true}, {Text: say("No secret was in the arguments.")},
+	}}))
 	must(b.store.SaveTrack(ctx, incID, incident.Track{Name: "identity", Summary: say("The ingest credential is the agent's usual one."), Took: 12 * time.Millisecond, Facts: []incident.Fact{{Text: say("One instance, the same for 34 days.")}}}))
 	must(b.store.SaveTrack(ctx, incID, incident.Track{Name: "peers", Err: say("the peers' sessions could not be read in 5 s"), Took: 5 * time.Second}))
-	must(b.store.SaveDraft(ctx, store.Draft{Incident: incID, Name: "post-mortem", SHA256: sum2, At: b.at("14:02:14.000"),
-		Markdown: say("# What happened\n\nAt 14:02:07 UTC billing-bot read an invoice [e1] and paid an account named in it [e2].\n\n## What is not known\n\nWhether the invoice was sent to others.")}))
+	must(b.store.SaveDraft(ctx, store.Draft{
+		Incident: incID, Name: "post-mortem", SHA256: sum2, At: b.at("14:02:14.000"),
+		Markdown: say("# What happened\n\nAt 14:02:07 UTC billing-bot read an invoice [e1] and paid an account named in it [e2].\n\n## What is not known\n\nWhether the invoice was sent to others."),
+	}))
 	for _, r := range []ledger.Record{
 		{At: b.at("14:02:09.000"), Kind: ledger.KindEvidence, Actor: "tocsin", Subject: incID, Body: json.RawMessage(`{"items":2}`)},
 		{At: b.at("14:02:12.000"), Kind: ledger.KindRequest, Actor: "playbook:stop-and-look", Subject: reqID},
@@ -198,9 +219,12 @@ func (b *bench) findings(agent event.Agent, say func(string) string) []store.Ale
 	anomaly := &baselines.Anomaly{P: 0.00004, Life: baselines.Active, Features: []baselines.Feature{
 		{Name: "argument", About: say("recipient"), Got: say("the value came from a tool's output, not from the user; used by this agent in 0 of 64 calls"), Want: say("it usually comes from: prompt 95 %, history 5 %"), P: 0.0004, Share: 0.71},
 		{Name: "destination", About: say("US133000000121212121212"), Got: say("reached by this agent in 0 of 64 calls, by its class in 2 of 1649"), Want: say("usual destinations: CH93 0076 2011 6238 5295 7 61 %"), P: 0.002, Share: 0.22},
-		{Name: "tool", About: say("send_money"), Got: say("used by this agent in 64 of 412 calls"), Want: say("usual tools: get_balance 58 %, send_money 16 %"), P: 0.3, Share: 0.005}}}
-	base := detect.Finding{Source: detect.SourceRule, Rule: "untrusted-value-egress", Version: "1.2.0", Severity: detect.High, Confidence: detect.HighConfidence, Lane: detect.Propose,
-		Agent: agent, Session: say("c41f7a02-9a"), Tool: say("send_money"), First: b.at("14:02:07.000"), Time: b.at("14:02:08.000"), Events: []string{"e1", "e2"}, Chain: chain}
+		{Name: "tool", About: say("send_money"), Got: say("used by this agent in 64 of 412 calls"), Want: say("usual tools: get_balance 58 %, send_money 16 %"), P: 0.3, Share: 0.005},
+	}}
+	base := detect.Finding{
+		Source: detect.SourceRule, Rule: "untrusted-value-egress", Version: "1.2.0", Severity: detect.High, Confidence: detect.HighConfidence, Lane: detect.Propose,
+		Agent: agent, Session: say("c41f7a02-9a"), Tool: say("send_money"), First: b.at("14:02:07.000"), Time: b.at("14:02:08.000"), Events: []string{"e1", "e2"}, Chain: chain,
+	}
 	rule := base
 	rule.ID, rule.Title = "f1", "A value from a tool's output was sent to a new destination"
 	rule.Reason = say("The argument recipient of send_money came out of read_file one event before, and the user never named it.")
@@ -231,15 +255,19 @@ func (b *bench) entries(say func(string) string) []incident.Entry {
 
 func (b *bench) request(t *testing.T, say func(string) string) approval.Request {
 	t.Helper()
-	plan := approval.Plan{Action: "quarantine", Class: approval.Contain, Target: approval.Target{Agent: say(bot), Session: say("c41f7a02-9a")}, Lease: time.Hour,
-		Playbook: "stop-and-look@7e02c1", Evidence: []string{sum1, sum2}, Params: map[string]string{"mode": say("deny all")}}
+	plan := approval.Plan{
+		Action: "quarantine", Class: approval.Contain, Target: approval.Target{Agent: say(bot), Session: say("c41f7a02-9a")}, Lease: time.Hour,
+		Playbook: "stop-and-look@7e02c1", Evidence: []string{sum1, sum2}, Params: map[string]string{"mode": say("deny all")},
+	}
 	digest, err := approval.DigestOf(plan)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return approval.Request{ID: reqID, Incident: incID, Revision: 1, Plan: plan, Digest: digest, Requester: "playbook:stop-and-look", Agents: []string{say(bot), say("billing-bot")},
+	return approval.Request{
+		ID: reqID, Incident: incID, Revision: 1, Plan: plan, Digest: digest, Requester: "playbook:stop-and-look", Agents: []string{say(bot), say("billing-bot")},
 		Asked: b.at("14:02:12.000"), Deadline: b.at("14:12:12.000"), OnExpiry: "escalate", State: approval.Pending,
-		Question: say("Quarantine billing-bot for 1 h?"), Effect: "Every tool call of the session is denied at the gate", Undo: "By itself after 1 h, or by any lead", DoesNotStop: "The payment that was already made"}
+		Question: say("Quarantine billing-bot for 1 h?"), Effect: "Every tool call of the session is denied at the gate", Undo: "By itself after 1 h, or by any lead", DoesNotStop: "The payment that was already made",
+	}
 }
 
 func cannedFacts(now time.Time, say func(string) string) *facts {
@@ -253,16 +281,22 @@ func cannedFacts(now time.Time, say func(string) string) *facts {
 	return &facts{
 		changes: make(chan Change, 1),
 		learned: []baselines.Learned{
-			{Agent: say(bot), Class: say("payments"), Life: baselines.Active, Why: say("412 calls in 64 sessions taught it; the class has 17 other agents."), Sessions: 64, Peers: 17, Version: "b1",
+			{
+				Agent: say(bot), Class: say("payments"), Life: baselines.Active, Why: say("412 calls in 64 sessions taught it; the class has 17 other agents."), Sessions: 64, Peers: 17, Version: "b1",
 				Tools: count("get_balance", 239, "send_money", 64, "read_file", 61, "get_iban", 48), Destinations: count("CH93 0076 2011 6238 5295 7", 39, "GB29 NWBK 6016 1331 9268 19", 23, "SE35 5000 0000 0549 1000 0003", 2),
-				Provenance: map[string][]baselines.Count{say("send_money recipient"): count("prompt", 61, "history", 3), say("send_money amount"): count("prompt", 50, "tool_output", 14)}},
+				Provenance: map[string][]baselines.Count{say("send_money recipient"): count("prompt", 61, "history", 3), say("send_money amount"): count("prompt", 50, "tool_output", 14)},
+			},
 			{Agent: say("research/crew"), Class: say("research"), Life: baselines.Learning, Why: "9 of 30 sessions seen.", Sessions: 9},
 			{Agent: say("platform/deploy-agent"), Class: say("platform"), Life: baselines.Active, Why: "It is stable.", Sessions: 830, Peers: 2, Tools: count("kubectl", 5100)},
 		},
-		summary: measure.Summary{At: now, Window: month, Unnoticed: 2, OldestUnnoticed: 12*time.Minute + 28*time.Second, OldestIncident: "INC-141aaaaa", ApprovalsPending: 1, Contained: 1,
+		summary: measure.Summary{
+			At: now, Window: month, Unnoticed: 2, OldestUnnoticed: 12*time.Minute + 28*time.Second, OldestIncident: "INC-141aaaaa", ApprovalsPending: 1, Contained: 1,
 			Dwell: measure.Dwell{N: 31, Noticed: 27, Censored: 4, P50: &p50, P75: &p75},
-			Coverage: measure.Coverage{N: 214, Ratio: 0.87, Strict: 0.8, Known: true, Counts: map[measure.Band]int{measure.Investigated: 171, measure.Duplicate: 15,
-				measure.Machine: 9, measure.AutoClosed: 2, measure.Pending: 4, measure.Untouched: 13}}},
+			Coverage: measure.Coverage{N: 214, Ratio: 0.87, Strict: 0.8, Known: true, Counts: map[measure.Band]int{
+				measure.Investigated: 171, measure.Duplicate: 15,
+				measure.Machine: 9, measure.AutoClosed: 2, measure.Pending: 4, measure.Untouched: 13,
+			}},
+		},
 		health: []Health{{"ingest", true, say("2 senders, the last batch 0.4 s ago")}, {"log", true, "lag 40 ms"}, {"detectors", false, say("rule agent-loop failed 3 times")}, {"store", true, "answers in 0.2 ms"}},
 	}
 }
@@ -284,8 +318,10 @@ func (b *bench) post(path string, form url.Values) (*http.Response, string) {
 
 // pages are all paths that show something.
 func pages(agent string) []string {
-	return []string{"/", "/approvals", "/approvals/" + reqID, "/approvals/REQ-past", "/incidents", "/incidents?status=closed&severity=low", "/incidents/" + incID, "/incidents/INC-139bbbbb",
-		"/incidents/INC-138ccccc", "/incidents/INC-141aaaaa", "/agents", "/agents?id=" + url.QueryEscape(agent), "/audit", "/audit?subject=" + incID, "/health", "/sign-in", "/sign-in?refused=wrong", "/nothing"}
+	return []string{
+		"/", "/approvals", "/approvals/" + reqID, "/approvals/REQ-past", "/incidents", "/incidents?status=closed&severity=low", "/incidents/" + incID, "/incidents/INC-139bbbbb",
+		"/incidents/INC-138ccccc", "/incidents/INC-141aaaaa", "/agents", "/agents?id=" + url.QueryEscape(agent), "/audit", "/audit?subject=" + incID, "/health", "/sign-in", "/sign-in?refused=wrong", "/nothing",
+	}
 }
 
 var errBroken = errors.New("broken")

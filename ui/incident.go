@@ -71,8 +71,10 @@ func (c *Console) showIncident(w http.ResponseWriter, r *http.Request, by approv
 	if err != nil {
 		return err
 	}
-	p := page{Title: incident.Visible(data.Title, lineLimit), Nav: "incidents", Here: "/incidents/" + data.ID, Live: "incident request lease",
-		Who: by, Now: now, Alert: alert, Data: data}
+	p := page{
+		Title: incident.Visible(data.Title, lineLimit), Nav: "incidents", Here: "/incidents/" + data.ID, Live: "incident request lease",
+		Who: by, Now: now, Alert: alert, Data: data,
+	}
 	if data.Times.Noticed.IsZero() && by.Role.AtLeast(approval.Responder) {
 		p.Notice = p.Here + "/notice"
 	}

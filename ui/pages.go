@@ -104,8 +104,10 @@ func (c *Console) approvals(w http.ResponseWriter, r *http.Request, by approval.
 	if err != nil {
 		return err
 	}
-	data := struct{ Pending, Done []approval.Request }{pending,
-		slices.DeleteFunc(latest, func(r approval.Request) bool { return r.State == approval.Pending })}
+	data := struct{ Pending, Done []approval.Request }{
+		pending,
+		slices.DeleteFunc(latest, func(r approval.Request) bool { return r.State == approval.Pending }),
+	}
 	return c.show(w, r, http.StatusOK, "approvals", page{Title: "Approvals", Nav: "approvals", Live: "request", Who: by, Data: data})
 }
 
@@ -148,8 +150,10 @@ func (c *Console) showRequest(w http.ResponseWriter, r *http.Request, by approva
 		Question question
 		Incident incident.Incident
 	}{q, inc}
-	return c.show(w, r, status, "approval", page{Title: incident.Visible(request.Question, lineLimit), Nav: "approvals", Here: "/approvals/" + request.ID,
-		Live: "request", Who: by, Now: now, Alert: alert, Data: data})
+	return c.show(w, r, status, "approval", page{
+		Title: incident.Visible(request.Question, lineLimit), Nav: "approvals", Here: "/approvals/" + request.ID,
+		Live: "request", Who: by, Now: now, Alert: alert, Data: data,
+	})
 }
 
 func (c *Console) incidents(w http.ResponseWriter, r *http.Request, by approval.Principal) error {
@@ -166,9 +170,11 @@ func (c *Console) incidents(w http.ResponseWriter, r *http.Request, by approval.
 		Unnoticed        bool
 		Statuses         []incident.Status
 		Severities       []detect.Severity
-	}{All: len(all), Full: len(all) == maxRows, Status: q.Get("status"), Severity: q.Get("severity"), Unnoticed: q.Get("unnoticed") != "",
+	}{
+		All: len(all), Full: len(all) == maxRows, Status: q.Get("status"), Severity: q.Get("severity"), Unnoticed: q.Get("unnoticed") != "",
 		Statuses:   []incident.Status{incident.Open, incident.Waiting, incident.Contained, incident.Resolved, incident.Closed},
-		Severities: []detect.Severity{detect.Critical, detect.High, detect.Medium, detect.Low}}
+		Severities: []detect.Severity{detect.Critical, detect.High, detect.Medium, detect.Low},
+	}
 	for _, i := range all {
 		if (data.Status == "" || string(i.Status) == data.Status) && (data.Severity == "" || string(i.Severity) == data.Severity) &&
 			(!data.Unnoticed || i.Times.Noticed.IsZero()) {
@@ -275,8 +281,10 @@ func (c *Console) showAgent(w http.ResponseWriter, r *http.Request, by approval.
 		return store.ErrNotFound
 	}
 	data.Leases, data.Times = slices.DeleteFunc(leases, func(l action.Lease) bool { return l.Plan.Target.Agent != id }), leaseTimes()
-	return c.show(w, r, status, "agent", page{Title: incident.Visible(id, 60), Nav: "agents", Here: agentPath(id), Live: "agent lease incident",
-		Who: by, Now: now, Alert: alert, Data: data})
+	return c.show(w, r, status, "agent", page{
+		Title: incident.Visible(id, 60), Nav: "agents", Here: agentPath(id), Live: "agent lease incident",
+		Who: by, Now: now, Alert: alert, Data: data,
+	})
 }
 
 func (c *Console) audit(w http.ResponseWriter, r *http.Request, by approval.Principal) error {

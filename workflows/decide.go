@@ -108,7 +108,7 @@ func (r *run) checkClose(ctx workflow.Context, d incident.Disposition) error {
 	case r.closing != nil || r.state.Incident.ID == "":
 		return refusal(approval.RefusedDecided, "the incident is closed")
 	case r.state.Incident.Status == incident.Waiting || len(r.state.Asked) > 0:
-		return refusal(approval.RefusedUnknown, "a request is waiting for a decision; decide it first")
+		return refusal(approval.RefusedWaiting, "a request is waiting for a decision; decide it first")
 	case len([]rune(d.Reasoning)) < approval.MinReason || d.By == "":
 		return refusal(approval.RefusedReason, "closing needs a person and a reason")
 	}

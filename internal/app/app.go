@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"crypto/subtle"
+	"crypto/tls"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -262,15 +263,16 @@ func (a *App) openGate(ctx context.Context) (err error) {
 
 func (a *App) openWorkflows(ctx context.Context) (err error) {
 	address := a.cfg.Temporal.Address
+	var secure *tls.Config // an external server is reached as its network protects it
 	if address == "" {
 		server, err := temporal.Start(ctx, a.cfg.Data, a.cfg.Temporal.Namespace)
 		if err != nil {
 			return err
 		}
 		a.onClose(server.Stop)
-		address = server.Address()
+		address, secure = server.Address(), server.TLS()
 	}
-	if a.workflows, err = temporal.Dial(ctx, address, a.cfg.Temporal.Namespace, quietLogger(a.logger)); err != nil {
+	if a.workflows, err = temporal.Dial(ctx, address, a.cfg.Temporal.Namespace, secure, quietLogger(a.logger)); err != nil {
 		return err
 	}
 	a.onClose(func() error { a.workflows.Close(); return nil })
@@ -286,8 +288,10 @@ func (a *App) openWorkflows(ctx context.Context) (err error) {
 // openDetectors makes one detector for each partition and the two views over everything that people and programs use.
 func (a *App) openDetectors(context.Context) error {
 	for p := range a.cfg.NATS.Partitions {
-		a.detectors = append(a.detectors, &detector{partition: p, log: a.log, codec: a.codec, metrics: a.metrics, logger: a.logger, errs: make(map[string]int),
-			shard: pipeline.New(a.rules, a.hasher, pipeline.Options{Alpha: a.cfg.Baselines.Alpha})})
+		a.detectors = append(a.detectors, &detector{
+			partition: p, log: a.log, codec: a.codec, metrics: a.metrics, logger: a.logger, errs: make(map[string]int),
+			shard: pipeline.New(a.rules, a.hasher, pipeline.Options{Alpha: a.cfg.Baselines.Alpha}),
+		})
 	}
 	a.facts = &facts{store: a.store, log: a.log, workflows: a.workflows, vault: a.vault, gate: a.gate, detectors: a.detectors, hub: a.hub, sla: a.cfg.SLA, now: a.now}
 	a.control = &control{workflows: a.workflows, store: a.store, signer: a.signer, gate: a.gate, metrics: a.metrics, hub: a.hub, logger: a.logger, now: a.now}

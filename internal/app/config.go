@@ -8,9 +8,11 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/tocsin-dr/tocsin/internal/approval"
+	"github.com/tocsin-dr/tocsin/internal/event"
 	"github.com/tocsin-dr/tocsin/internal/ingest"
 	"github.com/tocsin-dr/tocsin/internal/strict"
 )
@@ -78,6 +80,10 @@ type Config struct {
 type Token struct {
 	Name   string `yaml:"name"`
 	SHA256 string `yaml:"sha256"`
+	// Services and Classes are what the sender may speak for, where they are set. Without them a sender can write events in any
+	// agent's name.
+	Services []string `yaml:"services"`
+	Classes  []string `yaml:"classes"`
 }
 
 // User may sign in with a password.
@@ -199,6 +205,22 @@ func (c *Config) checkExposure() error {
 		if !secure || !l.authenticated {
 			return fmt.Errorf("%s: %s can be reached from other machines; set tls (cert and key, or proxy) and %s first", l.field, l.address, l.how)
 		}
+	}
+	return nil
+}
+
+// maySpeak refuses an agent that is not the sender's to speak for.
+func (c *Config) maySpeak(authn string, a event.Agent) error {
+	i := slices.IndexFunc(c.Tokens, func(t Token) bool { return t.Name == authn })
+	if i < 0 {
+		return nil // nobody is authenticated where there are no tokens
+	}
+	t := c.Tokens[i]
+	if len(t.Services) > 0 && (!slices.Contains(t.Services, a.Service) || a.ID != event.AgentID(a.Service, a.Name) && a.ID != a.Service) {
+		return fmt.Errorf("agent: the token %q may not speak for %.80q of service %.80q", t.Name, a.ID, a.Service)
+	}
+	if len(t.Classes) > 0 && !slices.Contains(t.Classes, a.Class) {
+		return fmt.Errorf("agent.class: the token %q may not speak for class %.80q", t.Name, a.Class)
 	}
 	return nil
 }

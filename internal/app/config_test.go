@@ -9,6 +9,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"go.yaml.in/yaml/v3"
+
+	"github.com/tocsin-dr/tocsin/internal/event"
 )
 
 const digest = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
@@ -146,5 +148,33 @@ func TestSecret(t *testing.T) {
 	}
 	if same, err := grantKey(dir); err != nil || !key.Equal(same) || len(key) != ed25519.PrivateKeySize {
 		t.Errorf("a second start makes another key: %v", err)
+	}
+}
+
+// A token that is bound to services and classes writes events in no other name.
+func TestTokensSpeakForTheirOwn(t *testing.T) {
+	c := Config{Tokens: []Token{{Name: "shop", Services: []string{"shop"}, Classes: []string{"sales"}}, {Name: "free"}}}
+	for _, tt := range []struct {
+		name  string
+		authn string
+		agent event.Agent
+		want  string
+	}{
+		{"its own agent", "shop", event.Agent{ID: "shop/bot", Service: "shop", Name: "bot", Class: "sales"}, ""},
+		{"its own service", "shop", event.Agent{ID: "shop", Service: "shop", Class: "sales"}, ""},
+		{"another service", "shop", event.Agent{ID: "bank/bot", Service: "bank", Name: "bot", Class: "sales"}, `agent: the token "shop" may not speak for "bank/bot" of service "bank"`},
+		{"another's id", "shop", event.Agent{ID: "bank/bot", Service: "shop", Name: "bot", Class: "sales"}, `agent: the token "shop" may not speak for "bank/bot" of service "shop"`},
+		{"another class", "shop", event.Agent{ID: "shop/bot", Service: "shop", Name: "bot", Class: "payments"}, `agent.class: the token "shop" may not speak for class "payments"`},
+		{"a token without bounds", "free", event.Agent{ID: "bank/bot", Service: "bank"}, ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			got := ""
+			if err := c.maySpeak(tt.authn, tt.agent); err != nil {
+				got = err.Error()
+			}
+			if got != tt.want {
+				t.Errorf("got %s, want %s", got, tt.want)
+			}
+		})
 	}
 }

@@ -417,10 +417,17 @@ func (s DemoSummary) check() error {
 		ok   bool
 		what string
 	}{
-		{s.Events > 1000, "fewer than 1000 events were processed"}, {s.Agents >= 3, "fewer than three agents were learned"},
-		{s.Findings > 0, "nothing was found"}, {s.Incidents == 1, "there is not exactly one incident"}, {s.Decision == string(approval.Approved), "the request was not approved"},
-		{s.Contained, "the agent is not contained"}, {s.TimeToContain > 0, "the time to contain was not measured"}, {s.Dwell > 0, "the dwell time was not measured"},
-		{s.GateDenied, "the gate did not deny"}, {len(s.EvidenceSHA256) == 64, "there is no sealed evidence"}, {s.Draft != "", "there is no draft"},
+		{s.Events > 1000, "fewer than 1000 events were processed"},
+		{s.Agents >= 3, "fewer than three agents were learned"},
+		{s.Findings > 0, "nothing was found"},
+		{s.Incidents == 1, "there is not exactly one incident"},
+		{s.Decision == string(approval.Approved), "the request was not approved"},
+		{s.Contained, "the agent is not contained"},
+		{s.TimeToContain > 0, "the time to contain was not measured"},
+		{s.Dwell > 0, "the dwell time was not measured"},
+		{s.GateDenied, "the gate did not deny"},
+		{len(s.EvidenceSHA256) == 64, "there is no sealed evidence"},
+		{s.Draft != "", "there is no draft"},
 	} {
 		if !c.ok {
 			return fmt.Errorf("check the demonstration: %s", c.what)

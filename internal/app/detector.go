@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -80,7 +81,7 @@ func (d *detector) process(ctx context.Context, m stream.Message) error {
 	d.mu.Lock()
 	for i := range events {
 		start := time.Now()
-		raised = append(raised, d.shard.Process(&events[i], pipeline.Position{Partition: d.partition, Sequence: m.Sequence})...)
+		raised = append(raised, d.one(&events[i], pipeline.Position{Partition: d.partition, Sequence: m.Sequence})...)
 		d.metrics.DetectorEvent(time.Since(start))
 	}
 	d.count += len(events)
@@ -103,6 +104,18 @@ func (d *detector) process(ctx context.Context, m stream.Message) error {
 		return d.save(ctx)
 	}
 	return nil
+}
+
+// one takes one event through the shard. An event that makes the code panic is skipped, loudly: it would come again at every restart,
+// and take the gate down with the detector each time.
+func (d *detector) one(e *event.Event, at pipeline.Position) (raised []pipeline.Raised) {
+	defer func() {
+		if p := recover(); p != nil {
+			d.logger.Error("an event made the detector panic and was not judged", "event", e.ID, "partition", at.Partition, "sequence", at.Sequence,
+				"panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+		}
+	}()
+	return d.shard.Process(e, at)
 }
 
 func (d *detector) countRuleErrors() {

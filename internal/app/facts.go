@@ -80,8 +80,10 @@ func (f *facts) Summary(ctx context.Context, window time.Duration) (measure.Summ
 			}
 			acts[a.Incident] = measure.ActsOf(timeline)
 		}
-		in.Alerts = append(in.Alerts, measure.Alerted{ID: a.Finding.ID, Rule: a.Finding.Rule, Incident: a.Incident, Lane: a.Finding.Lane, Raised: a.Raised,
-			Acts: acts[a.Incident], Disposed: byID[a.Incident].Disposition != nil, Triaged: a.Disposition != nil})
+		in.Alerts = append(in.Alerts, measure.Alerted{
+			ID: a.Finding.ID, Rule: a.Finding.Rule, Incident: a.Incident, Lane: a.Finding.Lane, Raised: a.Raised,
+			Acts: acts[a.Incident], Disposed: byID[a.Incident].Disposition != nil, Triaged: a.Disposition != nil,
+		})
 	}
 	return measure.Summarise(in, now, window, f.sla), nil
 }

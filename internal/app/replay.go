@@ -45,8 +45,10 @@ func NewReplay(rulesDir string) (*Replay, error) {
 	}
 	// The salt makes hashes of one deployment useless in another. A replay stores nothing, and findings don't depend on it.
 	hasher := event.NewHasher(nil)
-	return &Replay{mapper: ingest.NewMapper(ingest.Options{Hasher: hasher}), shard: pipeline.New(set, hasher, pipeline.Options{}), codec: codec,
-		OnRejected: func(string, string) {}, OnProgress: func(int, int) {}, agents: make(map[string]bool)}, nil
+	return &Replay{
+		mapper: ingest.NewMapper(ingest.Options{Hasher: hasher}), shard: pipeline.New(set, hasher, pipeline.Options{}), codec: codec,
+		OnRejected: func(string, string) {}, OnProgress: func(int, int) {}, agents: make(map[string]bool),
+	}, nil
 }
 
 // Requests replays recorded requests in order and hands over what each raised.

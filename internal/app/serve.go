@@ -37,7 +37,7 @@ const maxStreams = 64
 
 // serve starts the three listeners in the group.
 func (a *App) serve(ctx context.Context, group *errgroup.Group) {
-	receiver := ingest.NewReceiver(ingest.NewMapper(ingest.Options{Hasher: a.hasher, Content: a.cfg.Content}), timedLog{a}, a.ingestOptions())
+	receiver := ingest.NewReceiver(ingest.NewMapper(ingest.Options{Hasher: a.hasher, Content: a.cfg.Content, MaySpeak: a.cfg.maySpeak}), timedLog{a}, a.ingestOptions())
 	agents := http.NewServeMux()
 	receiver.Routes(agents)
 	api.GateRoutes(agents, api.GateOptions{Gate: a.gate, OnError: a.cfg.onError, Authenticate: a.authenticate(), Observe: a.metrics.GateCheck})
@@ -101,8 +101,10 @@ func (a *App) consoleHandler() http.Handler {
 	api.Routes(mux, api.Options{Reader: a.store, Facts: a.facts, Actor: a.control, Auth: a.auth})
 	mux.Handle("GET /metrics", promhttp.HandlerFor(a.metrics.Registry(), promhttp.HandlerOpts{}))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
-	mux.Handle("/", ui.New(ui.Options{Reader: a.store, Facts: a.facts, Actor: a.control, Principal: a.auth.Principal,
-		Password: true, OIDC: a.cfg.OIDC != nil, Version: Version, Now: a.now, Log: a.logger}))
+	mux.Handle("/", ui.New(ui.Options{
+		Reader: a.store, Facts: a.facts, Actor: a.control, Principal: a.auth.Principal,
+		Password: true, OIDC: a.cfg.OIDC != nil, Version: Version, Now: a.now, Log: a.logger,
+	}))
 	return mux
 }
 
@@ -130,8 +132,10 @@ func (a *App) openAuth(ctx context.Context) (err error) {
 		if err != nil {
 			return fmt.Errorf("read OIDC client secret: %w", err)
 		}
-		options.OIDC = &auth.OIDC{Issuer: o.Issuer, ClientID: o.ClientID, ClientSecret: strings.TrimSpace(string(secret)),
-			RedirectURL: o.RedirectURL, GroupsClaim: o.GroupsClaim, Roles: o.Roles}
+		options.OIDC = &auth.OIDC{
+			Issuer: o.Issuer, ClientID: o.ClientID, ClientSecret: strings.TrimSpace(string(secret)),
+			RedirectURL: o.RedirectURL, GroupsClaim: o.GroupsClaim, Roles: o.Roles,
+		}
 	}
 	a.auth, err = auth.New(options)
 	return err

@@ -181,6 +181,7 @@ const (
 	RefusedRole      = "role"      // the principal's role may not decide this
 	RefusedReason    = "reason"    // an answer needs a reason
 	RefusedGrant     = "grant"     // the approval carries no valid grant
+	RefusedWaiting   = "waiting"   // a request must be decided first
 	RefusedUnknown   = "unknown"   // there is no such request
 )
 

@@ -183,8 +183,10 @@ func (a *Auth) cookieName(name string) string {
 }
 
 func (a *Auth) cookie(name, value string, life time.Duration) *http.Cookie {
-	c := &http.Cookie{Name: a.cookieName(name), Value: value, Path: "/", MaxAge: int(life.Seconds()), Secure: a.o.TLS,
-		HttpOnly: true, SameSite: http.SameSiteLaxMode}
+	c := &http.Cookie{
+		Name: a.cookieName(name), Value: value, Path: "/", MaxAge: int(life.Seconds()), Secure: a.o.TLS,
+		HttpOnly: true, SameSite: http.SameSiteLaxMode,
+	}
 	if value == "" {
 		c.MaxAge = -1
 	}

@@ -60,8 +60,10 @@ func (a *Auth) discover(ctx context.Context) (*provider, error) {
 	}
 	o := a.o.OIDC
 	a.provider = &provider{
-		oauth: oauth2.Config{ClientID: o.ClientID, ClientSecret: o.ClientSecret, RedirectURL: o.RedirectURL, Endpoint: found.Endpoint(),
-			Scopes: append([]string{oidc.ScopeOpenID, "profile", "email"}, o.Scopes...)},
+		oauth: oauth2.Config{
+			ClientID: o.ClientID, ClientSecret: o.ClientSecret, RedirectURL: o.RedirectURL, Endpoint: found.Endpoint(),
+			Scopes: append([]string{oidc.ScopeOpenID, "profile", "email"}, o.Scopes...),
+		},
 		verifier: found.Verifier(&oidc.Config{ClientID: o.ClientID, Now: a.o.Now}),
 	}
 	return a.provider, nil

@@ -39,8 +39,10 @@ func newIDP(t *testing.T) *idp {
 	p.Server = httptest.NewServer(mux)
 	t.Cleanup(p.Close)
 	mux.HandleFunc("/.well-known/openid-configuration", func(w http.ResponseWriter, r *http.Request) {
-		json.NewEncoder(w).Encode(map[string]any{"issuer": p.URL, "authorization_endpoint": p.URL + "/authorize", "token_endpoint": p.URL + "/token",
-			"jwks_uri": p.URL + "/keys", "id_token_signing_alg_values_supported": []string{"ES256"}})
+		json.NewEncoder(w).Encode(map[string]any{
+			"issuer": p.URL, "authorization_endpoint": p.URL + "/authorize", "token_endpoint": p.URL + "/token",
+			"jwks_uri": p.URL + "/keys", "id_token_signing_alg_values_supported": []string{"ES256"},
+		})
 	})
 	mux.HandleFunc("/keys", func(w http.ResponseWriter, r *http.Request) {
 		json.NewEncoder(w).Encode(jose.JSONWebKeySet{Keys: []jose.JSONWebKey{{Key: key.Public(), KeyID: "k", Algorithm: "ES256", Use: "sig"}}})
@@ -99,8 +101,10 @@ func TestOIDC(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			p := newIDP(t)
 			b := newBench(t, func(o *Options) {
-				o.OIDC = &OIDC{Issuer: p.URL, ClientID: "tocsin", ClientSecret: "s3cret", RedirectURL: "http://tocsin.test/sign-in/callback",
-					Roles: map[string]approval.Role{"leads": approval.Lead, "oncall": approval.Responder}}
+				o.OIDC = &OIDC{
+					Issuer: p.URL, ClientID: "tocsin", ClientSecret: "s3cret", RedirectURL: "http://tocsin.test/sign-in/callback",
+					Roles: map[string]approval.Role{"leads": approval.Lead, "oncall": approval.Responder},
+				}
 			})
 			start, _ := b.get("/sign-in/oidc?next=/incidents", nil)
 			at, err := url.Parse(start.Header.Get("Location"))
@@ -112,8 +116,10 @@ func TestOIDC(t *testing.T) {
 				t.Errorf("PKCE method %q, want S256", asked.Get("code_challenge_method"))
 			}
 			p.challenge = asked.Get("code_challenge")
-			p.claims = map[string]any{"iss": p.URL, "aud": "tocsin", "sub": "1", "exp": time.Now().Add(time.Hour).Unix(), "iat": time.Now().Unix(),
-				"nonce": asked.Get("nonce"), "email": "ana@example.com", "email_verified": true, "groups": []string{"leads", "sales"}}
+			p.claims = map[string]any{
+				"iss": p.URL, "aud": "tocsin", "sub": "1", "exp": time.Now().Add(time.Hour).Unix(), "iat": time.Now().Unix(),
+				"nonce": asked.Get("nonce"), "email": "ana@example.com", "email_verified": true, "groups": []string{"leads", "sales"},
+			}
 			for k, v := range tt.claims {
 				p.claims[k] = v
 			}

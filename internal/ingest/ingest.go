@@ -37,6 +37,8 @@ type Options struct {
 	Hasher *event.Hasher
 	// Content is full if empty. A value that is not known hides content: a misspelt policy must not leak it.
 	Content ContentPolicy
+	// MaySpeak refuses events of agents that the sender, named by its credential, may not speak for; nil lets all speak for all.
+	MaySpeak func(authn string, a event.Agent) error
 }
 
 // Receipt is what the receiver knows of a delivery and the sender can't choose.
@@ -55,11 +57,12 @@ type Rejection struct {
 type Mapper struct {
 	hasher   *event.Hasher // nil while content is stored
 	dialects []dialect
+	maySpeak func(authn string, a event.Agent) error
 }
 
 // NewMapper returns a Mapper.
 func NewMapper(opts Options) *Mapper {
-	m := &Mapper{dialects: dialects()}
+	m := &Mapper{dialects: dialects(), maySpeak: opts.MaySpeak}
 	if opts.Content == ContentFull || opts.Content == "" {
 		return m
 	}
@@ -222,6 +225,11 @@ func (m *Mapper) seal(e *event.Event, r Receipt) error {
 	}
 	if !r.At.IsZero() && e.Time.After(r.At.Add(maxSkew)) {
 		return fmt.Errorf("time: %s is more than %s ahead of the clock here; detections run on event time", e.Time.Format(time.RFC3339), maxSkew)
+	}
+	if m.maySpeak != nil {
+		if err := m.maySpeak(r.Authn, e.Agent); err != nil {
+			return err
+		}
 	}
 	if m.hasher != nil {
 		m.hash(e)

@@ -208,7 +208,7 @@ func outcomes() []string {
 func refusals() []string {
 	return []string{
 		approval.RefusedRequester, approval.RefusedAgent, approval.RefusedDigest, approval.RefusedLate, approval.RefusedDecided,
-		approval.RefusedRole, approval.RefusedReason, approval.RefusedGrant, approval.RefusedUnknown,
+		approval.RefusedRole, approval.RefusedReason, approval.RefusedGrant, approval.RefusedWaiting, approval.RefusedUnknown,
 	}
 }
 

@@ -83,8 +83,10 @@ func TestOrdinaryWork(t *testing.T) {
 		"history | tail", "python3 -c 'import socket; print(socket.gethostname())'", "python3 - <<'EOF'\nprint('rm -rf /')\nEOF", "grep -rn 'ANTHROPIC_BASE_URL' src", "export PATH=$PATH:~/bin",
 		"claude --version", "claude mcp list", "cat CLAUDE.md AGENTS.md", "sed -i 's/a/b/' src/settings.json", "git log --oneline | head", "eval \"$(ssh-agent -s)\"", "source .venv/bin/activate", "tail -f /var/log/syslog",
 	} {
-		e := event.Event{ID: "e", Kind: event.KindToolResult, Time: detect.StreamStart, Agent: event.Agent{ID: "coder"}, Session: event.Session{ID: "s"},
-			Tool: &event.Tool{Name: "Bash", Args: []event.Arg{{Path: "command", Value: command}}}}
+		e := event.Event{
+			ID: "e", Kind: event.KindToolResult, Time: detect.StreamStart, Agent: event.Agent{ID: "coder"}, Session: event.Session{ID: "s"},
+			Tool: &event.Tool{Name: "Bash", Args: []event.Arg{{Path: "command", Value: command}}},
+		}
 		if err := e.Check(); err != nil {
 			t.Fatal(err)
 		}

@@ -13,9 +13,9 @@ import (
 // Bounds of one session's state.
 const (
 	maxTokens    = 16_384 // identifying tokens, and words, remembered of the prompts and of tools' outputs each
-	maxPending   = 512  // tool calls that wait for the session's end to be learned
-	maxPositions = 4096 // log messages that hold the session's events
-	maxCalls     = 1024 // tool calls recognised when they are reported twice
+	maxPending   = 512    // tool calls that wait for the session's end to be learned
+	maxPositions = 4096   // log messages that hold the session's events
+	maxCalls     = 1024   // tool calls recognised when they are reported twice
 )
 
 // session is what the shard remembers of one conversation while it lasts.

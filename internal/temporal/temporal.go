@@ -4,6 +4,7 @@ package temporal
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -37,6 +38,7 @@ const (
 type Server struct {
 	server   temporal.Server
 	hostPort string
+	id       *identity
 }
 
 // Start starts the server on a directory, which holds its database and its log, and creates the namespace if it is new.
@@ -45,7 +47,12 @@ func Start(ctx context.Context, dir, namespace string) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("start workflow server: %w", err)
 	}
+	id, err := newIdentity()
+	if err != nil {
+		return nil, fmt.Errorf("start workflow server: %w", err)
+	}
 	cfg := configuration(filepath.Join(dir, "temporal.db"), ports)
+	cfg.Global.TLS = id.server()
 	if err := prepare(cfg, namespace); err != nil {
 		return nil, fmt.Errorf("start workflow server: %w", err)
 	}
@@ -65,21 +72,26 @@ func Start(ctx context.Context, dir, namespace string) (*Server, error) {
 	if err := server.Start(); err != nil {
 		return nil, fmt.Errorf("start workflow server: %w", err)
 	}
-	return &Server{server: server, hostPort: fmt.Sprintf("%s:%d", host, ports[0])}, nil
+	return &Server{server: server, hostPort: fmt.Sprintf("%s:%d", host, ports[0]), id: id}, nil
 }
 
 // Address is the server's host and port on loopback.
 func (s *Server) Address() string { return s.hostPort }
 
+// TLS is how a client of this process connects; no other process can.
+func (s *Server) TLS() *tls.Config { return s.id.client() }
+
 // Stop ends the server.
 func (s *Server) Stop() error { return s.server.Stop() }
 
-// Dial returns a client of a server at an address, once it answers.
-func Dial(ctx context.Context, address, namespace string, logger sdklog.Logger) (client.Client, error) {
+// Dial returns a client of a server at an address, once it answers; without a TLS configuration it speaks plain text.
+func Dial(ctx context.Context, address, namespace string, secure *tls.Config, logger sdklog.Logger) (client.Client, error) {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	for {
-		c, err := client.DialContext(ctx, client.Options{HostPort: address, Namespace: namespace, Logger: logger})
+		c, err := client.DialContext(ctx, client.Options{
+			HostPort: address, Namespace: namespace, Logger: logger, ConnectionOptions: client.ConnectionOptions{TLS: secure},
+		})
 		if err == nil {
 			if _, err = c.CheckHealth(ctx, &client.CheckHealthRequest{}); err == nil {
 				return c, nil
@@ -126,8 +138,10 @@ func configuration(database string, ports []int) *config.Config {
 
 // databaseConfig asks for the write-ahead log and a sync of every commit, so that no power cut takes a decision back.
 func databaseConfig(database string) *config.SQL {
-	return &config.SQL{PluginName: sqlite.PluginName, DatabaseName: database,
-		ConnectAttributes: map[string]string{"mode": "rwc", "_journal_mode": "WAL", "_synchronous": "FULL"}}
+	return &config.SQL{
+		PluginName: sqlite.PluginName, DatabaseName: database,
+		ConnectAttributes: map[string]string{"mode": "rwc", "_journal_mode": "WAL", "_synchronous": "FULL"},
+	}
 }
 
 // prepare creates the schema in a file of its own, which gets the database's name only when it is complete: a start that was

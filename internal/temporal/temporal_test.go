@@ -1,0 +1,44 @@
+package temporal_test
+
+import (
+	"context"
+	"crypto/tls"
+	"testing"
+	"time"
+
+	"go.temporal.io/sdk/client"
+
+	"github.com/tocsin-dr/tocsin/internal/temporal"
+)
+
+// TestOnlyThisProcessConnects: whoever speaks to the server can move workflows, so nobody else on the machine may.
+func TestOnlyThisProcessConnects(t *testing.T) {
+	s, err := temporal.Start(t.Context(), t.TempDir(), "test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := s.Stop(); err != nil {
+			t.Error(err)
+		}
+	})
+	c, err := temporal.Dial(t.Context(), s.Address(), "test", s.TLS(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Close()
+	for name, secure := range map[string]*tls.Config{"plain text": nil, "no certificate": {InsecureSkipVerify: true}} {
+		t.Run(name, func(t *testing.T) {
+			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+			defer cancel()
+			c, err := client.DialContext(ctx, client.Options{HostPort: s.Address(), Namespace: "test", ConnectionOptions: client.ConnectionOptions{TLS: secure}})
+			if err == nil {
+				defer c.Close()
+				_, err = c.CheckHealth(ctx, &client.CheckHealthRequest{})
+			}
+			if err == nil {
+				t.Error("a stranger is answered")
+			}
+		})
+	}
+}
