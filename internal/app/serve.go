@@ -38,8 +38,13 @@ const maxStreams = 64
 // serve starts the three listeners in the group.
 func (a *App) serve(ctx context.Context, group *errgroup.Group) {
 	receiver := ingest.NewReceiver(ingest.NewMapper(ingest.Options{Hasher: a.hasher, Content: a.cfg.Content, MaySpeak: a.cfg.maySpeak}), timedLog{a}, a.ingestOptions())
-	agents := http.NewServeMux()
-	receiver.Routes(agents)
+	telemetry, agents := http.NewServeMux(), http.NewServeMux()
+	receiver.Routes(telemetry)
+	agents.HandleFunc("/v1/", func(w http.ResponseWriter, r *http.Request) {
+		start := a.now()
+		telemetry.ServeHTTP(w, r)
+		a.metrics.IngestRequest(a.now().Sub(start))
+	})
 	api.GateRoutes(agents, api.GateOptions{Gate: a.gate, OnError: a.cfg.onError, Authenticate: a.authenticate(), Observe: a.metrics.GateCheck})
 	a.serveHTTP(ctx, group, a.listeners.otlpHTTP, agents)
 	a.serveHTTP(ctx, group, a.listeners.console, a.consoleHandler())

@@ -93,6 +93,10 @@ func (r *Receiver) Routes(mux *http.ServeMux) {
 	mux.HandleFunc("POST "+pathLogs, r.otlp(r.logs))
 	mux.HandleFunc("POST "+pathMetrics, r.otlp(r.metrics))
 	mux.HandleFunc("POST /v1/events", r.events)
+	mux.HandleFunc("GET /v1/events/schema.json", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/schema+json")
+		_, _ = io.WriteString(w, EventSchema())
+	})
 }
 
 // answer is what both OTLP transports answer to one request.

@@ -121,11 +121,6 @@ func (m *Metrics) DetectorLag(partition int, lag time.Duration) {
 	m.detectorLag.WithLabelValues(strconv.Itoa(partition)).Set(lag.Seconds())
 }
 
-// DetectorGone removes the lag of a partition that another process took over.
-func (m *Metrics) DetectorGone(partition int) {
-	m.detectorLag.DeleteLabelValues(strconv.Itoa(partition))
-}
-
 // DetectorEvent records the time to judge one event.
 func (m *Metrics) DetectorEvent(took time.Duration) { m.detectorEvent.Observe(took.Seconds()) }
 

@@ -1,0 +1,58 @@
+package strict_test
+
+import (
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/tocsin-dr/tocsin/internal/strict"
+)
+
+type file struct {
+	Name  string        `yaml:"name"`
+	Wait  time.Duration `yaml:"wait"`
+	Count int           `yaml:"count"`
+	Parts []struct {
+		Title string `yaml:"title"`
+	} `yaml:"parts"`
+}
+
+func TestYAML(t *testing.T) {
+	for _, tt := range []struct{ name, text, want string }{
+		{"right", "name: a\nwait: 90s\ncount: 3\nparts: [{title: x}]", ""},
+		{"misspelt key", "name: a\ncuont: 3", `f.yaml:2: unknown key "cuont"; did you mean "count"?`},
+		{"key of nothing near", "name: a\nxylophone: 3", `f.yaml:2: unknown key "xylophone"`},
+		{"misspelt key inside a list", "parts:\n- titel: x", `f.yaml:2: unknown key "titel"; did you mean "title"?`},
+		{"no duration", "wait: ten", `f.yaml:1: want a duration such as 90s, 10m or 24h, got text (ten)`},
+		{"no number", "count: [1]", `f.yaml:1: want a whole number, got a list`},
+		{"no list", "parts: x", `f.yaml:1: want a list, got text (x)`},
+		{"two mistakes", "cuont: 3\nwait: ten", "f.yaml:1: unknown key \"cuont\"; did you mean \"count\"?\nf.yaml:2: want a duration such as 90s, 10m or 24h, got text (ten)"},
+		{"two documents", "name: a\n---\nname: b", `f.yaml: holds more than one document`},
+		{"nothing", "", `f.yaml: is empty`},
+		{"comments alone", "# nothing yet\n", `f.yaml: is empty`},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			got := ""
+			if err := strict.YAML("f.yaml", []byte(tt.text), new(file)); err != nil {
+				got = err.Error()
+			}
+			if got != tt.want {
+				t.Errorf("got  %s\nwant %s", got, tt.want)
+			}
+		})
+	}
+	if err := strict.YAML("f.yaml", nil, new(file)); !errors.Is(err, strict.ErrEmpty) {
+		t.Errorf("an empty file gives %v", err)
+	}
+}
+
+func TestSuggest(t *testing.T) {
+	known := []string{"severity", "session", "when"}
+	for _, tt := range []struct{ word, want string }{
+		{"sevrity", `; did you mean "severity"?`}, {"wehn", `; did you mean "when"?`}, {"lane", ""}, {"", ""},
+	} {
+		if got := strict.Suggest(tt.word, known); got != tt.want {
+			t.Errorf("%s: got %q, want %q", tt.word, got, tt.want)
+		}
+	}
+}
