@@ -17,6 +17,7 @@ import (
 	sdklog "go.temporal.io/sdk/log"
 	"go.temporal.io/sdk/temporal"
 	"go.temporal.io/sdk/testsuite"
+	"go.temporal.io/sdk/worker"
 
 	"github.com/tocsin-dr/tocsin/detect"
 	"github.com/tocsin-dr/tocsin/internal/action"
@@ -75,6 +76,8 @@ func newHouse(t *testing.T) *house {
 	suite := &testsuite.WorkflowTestSuite{}
 	suite.SetLogger(sdklog.NewStructuredLogger(slog.New(slog.NewTextHandler(io.Discard, nil))))
 	h := &house{T: t, env: suite.NewTestWorkflowEnvironment(), signer: approval.NewSigner(ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize)))}
+	// The race detector makes a busy workflow task slower than the SDK's second.
+	h.env.SetWorkerOptions(worker.Options{DeadlockDetectionTimeout: time.Minute})
 	h.env.SetStartTime(time.Date(2026, 3, 2, 9, 0, 0, 0, time.UTC))
 	var err error
 	if h.store, err = store.Open(ctx, t.TempDir()+"/store.db"); err != nil {
