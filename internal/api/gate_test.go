@@ -20,7 +20,8 @@ type leases []action.Lease
 func (leases) SaveLease(context.Context, action.Lease) error    { return nil }
 func (l leases) Leases(context.Context) ([]action.Lease, error) { return l, nil }
 func authenticate(token string) (name string, ok bool)          { return "gateway", token == "secret" }
-func onError(class string) string                               { return map[string]string{"payments": "closed"}[class] }
+
+func onError(class string) string { return map[string]string{"payments": "closed"}[class] }
 
 func TestGateCheck(t *testing.T) {
 	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
