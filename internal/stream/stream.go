@@ -81,12 +81,18 @@ func (l *Log) Close() { l.nc.Close() }
 
 // Append stores one batch of a partition and returns when the log has it. The id makes a repeated append one message.
 func (l *Log) Append(ctx context.Context, partition int, id string, batch []byte) error {
-	_, err := l.js.Publish(ctx, fmt.Sprint(eventsSubject, partition), batch, jetstream.WithMsgID(id))
+	_, err := l.js.Publish(ctx, fmt.Sprint(eventsSubject, partition), batch, jetstream.WithMsgID(id), jetstream.WithRetryAttempts(elections), jetstream.WithRetryWait(electionWait))
 	if err != nil {
 		return fmt.Errorf("append to event log: %w", err)
 	}
 	return nil
 }
+
+// A cluster that lost a server elects a new leader for the stream within seconds, and answers nobody meanwhile.
+const (
+	elections    = 16
+	electionWait = 250 * time.Millisecond
+)
 
 // MaxBatch is the largest batch that one message may hold, in bytes.
 func (l *Log) MaxBatch() int { return int(l.nc.MaxPayload()) - 4096 }
@@ -161,7 +167,7 @@ func (l *Log) Read(ctx context.Context, sequence uint64) (Message, error) {
 
 // PublishFinding stores a finding; the id makes a repeated one the same message while the server remembers it.
 func (l *Log) PublishFinding(ctx context.Context, id string, data []byte) error {
-	if _, err := l.js.Publish(ctx, findingsSubject, data, jetstream.WithMsgID(id)); err != nil {
+	if _, err := l.js.Publish(ctx, findingsSubject, data, jetstream.WithMsgID(id), jetstream.WithRetryAttempts(elections), jetstream.WithRetryWait(electionWait)); err != nil {
 		return fmt.Errorf("publish finding: %w", err)
 	}
 	return nil
