@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"path"
 	"reflect"
 	"regexp"
 	"slices"
@@ -208,25 +207,12 @@ func (r *Rule) checkCount() error {
 // ReadRules parses every *.yaml file under root, in the order of their names. All errors are returned together.
 func ReadRules(fsys fs.FS, catalogue Catalogue) ([]Rule, error) {
 	var rules []Rule
-	var errs []error
-	err := fs.WalkDir(fsys, ".", func(name string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() || path.Ext(name) != ".yaml" {
-			return err
-		}
-		text, err := fs.ReadFile(fsys, name)
-		if err != nil {
-			return err
-		}
+	err := strict.Files(fsys, func(name string, text []byte) error {
 		r, err := ParseRule(name, text, catalogue)
-		if err != nil {
-			errs = append(errs, err)
-			return nil
+		if err == nil {
+			rules = append(rules, r)
 		}
-		rules = append(rules, r)
-		return nil
+		return err
 	})
-	if err != nil {
-		return nil, fmt.Errorf("read rules: %w", err)
-	}
-	return rules, errors.Join(errs...)
+	return rules, err
 }

@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"path"
 	"slices"
 	"strings"
 	"time"
@@ -165,28 +164,16 @@ func (s Step) checkGated(before map[string]Step) error {
 // Read compiles every playbook of a file system, by name.
 func Read(fsys fs.FS, actions map[string]approval.Class) (map[string]Playbook, error) {
 	out := make(map[string]Playbook)
-	var errs []error
-	err := fs.WalkDir(fsys, ".", func(name string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() || path.Ext(name) != ".yaml" {
-			return err
-		}
-		text, err := fs.ReadFile(fsys, name)
-		if err != nil {
-			return err
-		}
+	err := strict.Files(fsys, func(name string, text []byte) error {
 		p, err := Compile(name, text, actions)
 		if err != nil {
-			errs = append(errs, err)
-			return nil
+			return err
 		}
 		if _, twice := out[p.Name]; twice {
-			errs = append(errs, fmt.Errorf("%s: name %q is taken", name, p.Name))
+			return fmt.Errorf("%s: name %q is taken", name, p.Name)
 		}
 		out[p.Name] = p
 		return nil
 	})
-	if err != nil {
-		return nil, fmt.Errorf("read playbooks: %w", err)
-	}
-	return out, errors.Join(errs...)
+	return out, err
 }

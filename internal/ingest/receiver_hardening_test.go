@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/tocsin-dr/tocsin/internal/event"
@@ -36,10 +37,14 @@ func (h *held) count() int {
 }
 
 // TestLargeBodiesWait sends small bodies that inflate to large ones: few may be decoded at once, and none keeps a small one out.
-func TestLargeBodiesWait(t *testing.T) {
+func TestLargeBodiesWait(t *testing.T) { synctest.Test(t, largeBodiesWait) }
+
+func largeBodiesWait(t *testing.T) {
 	log := &held{release: make(chan struct{})}
 	mux := http.NewServeMux()
-	NewReceiver(NewMapper(Options{}), log, ReceiverOptions{}).Routes(mux)
+	// The test's own clock stands in the year 2000, and the events are of today.
+	now := func() time.Time { return time.Date(2026, time.November, 23, 8, 0, 0, 0, time.UTC) }
+	NewReceiver(NewMapper(Options{}), log, ReceiverOptions{Now: now}).Routes(mux)
 	var zipped bytes.Buffer
 	z := gzip.NewWriter(&zipped)
 	z.Write([]byte(`{"kind":"other","time":"2026-11-23T08:00:00Z","agent":{"id":"a"},"attrs":{"a":"` + strings.Repeat("x", 2*smallBody) + `"}}`))
@@ -60,19 +65,13 @@ func TestLargeBodiesWait(t *testing.T) {
 			}
 		})
 	}
-	wait := func(n int) {
-		for end := time.Now().Add(10 * time.Second); log.count() < n && time.Now().Before(end); {
-			time.Sleep(time.Millisecond)
-		}
-	}
-	wait(maxLarge)
+	synctest.Wait()
 	all.Go(func() {
 		if code := send([]byte(`{"kind":"other","time":"2026-11-23T08:00:00Z","agent":{"id":"b"}}`), ""); code != http.StatusOK {
 			t.Errorf("small body: got %d", code)
 		}
 	})
-	wait(maxLarge + 1)
-	time.Sleep(50 * time.Millisecond)
+	synctest.Wait()
 	if n := log.count(); n != maxLarge+1 {
 		t.Errorf("%d bodies are under way, want %d large ones and a small one", n, maxLarge)
 	}

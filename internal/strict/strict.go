@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"path"
 	"reflect"
 	"regexp"
 	"slices"
@@ -29,6 +31,23 @@ func YAML(file string, text []byte, into any) error {
 		return fmt.Errorf("%s: holds more than one document", file)
 	}
 	return nil
+}
+
+// Files calls fn with every *.yaml file of a file system, in the order of their names, and returns all of its errors together.
+func Files(fsys fs.FS, fn func(name string, text []byte) error) error {
+	var errs []error
+	err := fs.WalkDir(fsys, ".", func(name string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() || path.Ext(name) != ".yaml" {
+			return err
+		}
+		text, err := fs.ReadFile(fsys, name)
+		if err != nil {
+			return err
+		}
+		errs = append(errs, fn(name, text))
+		return nil
+	})
+	return errors.Join(append(errs, err)...)
 }
 
 var (
