@@ -58,7 +58,29 @@ func (e *Event) Check() error {
 			e.Destinations = e.Tool.destinations()
 		}
 	}
+	e.clipTokens()
 	return nil
+}
+
+// MaxEventTokens bounds the token hashes of one event, over all its texts, so that an event fits into one message of the log.
+const MaxEventTokens = 1 << 16
+
+// clipTokens keeps hashes within the bound of the event: the arguments' first, because they are what is looked for.
+func (e *Event) clipTokens() {
+	room := MaxEventTokens
+	take := func(t *Hashes) {
+		*t = (*t)[:min(len(*t), room)]
+		room -= len(*t)
+	}
+	if e.Tool != nil {
+		for i := range e.Tool.Args {
+			take(&e.Tool.Args[i].Tokens)
+		}
+		take(&e.Tool.Result.Tokens)
+	}
+	for i := range e.Content {
+		take(&e.Content[i].Tokens)
+	}
 }
 
 func (a *Agent) check() error {

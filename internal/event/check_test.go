@@ -237,3 +237,22 @@ func TestAgentID(t *testing.T) {
 		}
 	}
 }
+
+// Many texts of one event share the room for hashes; the arguments, which come first, keep theirs.
+func TestTokensOfAnEventAreBounded(t *testing.T) {
+	hashes := make(Hashes, MaxTokens)
+	e := Event{ID: "e", Kind: KindToolResult, Time: time.Unix(1772323200, 0), Agent: Agent{ID: "a"}, Tool: &Tool{Name: "t", Args: []Arg{{Path: "p", Tokens: hashes}}, Result: Content{Tokens: hashes}}}
+	for range MaxContents {
+		e.Content = append(e.Content, Content{Tokens: hashes})
+	}
+	if err := e.Check(); err != nil {
+		t.Fatal(err)
+	}
+	n := len(e.Tool.Args[0].Tokens) + len(e.Tool.Result.Tokens)
+	for _, c := range e.Content {
+		n += len(c.Tokens)
+	}
+	if n != MaxEventTokens || len(e.Tool.Args[0].Tokens) != MaxTokens {
+		t.Errorf("%d hashes, of them %d of the argument", n, len(e.Tool.Args[0].Tokens))
+	}
+}

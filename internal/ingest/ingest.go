@@ -233,6 +233,9 @@ func (m *Mapper) seal(e *event.Event, r Receipt) error {
 	}
 	if m.hasher != nil {
 		m.hash(e)
+		if err := e.Check(); err != nil { // hashes have limits too
+			return err
+		}
 	}
 	if derive {
 		e.ID = contentID(e)

@@ -16,7 +16,7 @@ type Embedded struct{ server *server.Server }
 func StartEmbedded(dir string) (*Embedded, error) {
 	s, err := server.NewServer(&server.Options{
 		ServerName: "tocsin", DontListen: true, JetStream: true, StoreDir: dir, SyncAlways: true, NoLog: true, NoSigs: true,
-		MaxPayload: 8 << 20,
+		MaxPayload: maxPayload, MaxPending: 16 * pullBytes,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("start event log: %w", err)

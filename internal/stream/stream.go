@@ -106,9 +106,13 @@ type Message struct {
 	Pending uint64
 }
 
+// maxPayload is the largest message of the embedded server, in bytes. It holds the largest event there is.
+const maxPayload = 8 << 20
+
 // pullBytes bounds what the server sends ahead of the reader. Unbounded pulls of large batches overrun the connection's buffer,
-// and the server then cuts it.
-const pullBytes = 8 << 20
+// and the server then cuts it. Half of it, at which the next pull is sent, must hold the largest message, or a pull could wait for
+// room that never comes.
+const pullBytes = 2 * maxPayload
 
 // Follow calls fn with each message of a partition after a sequence, in order, until the context ends or fn fails. It waits for
 // new messages at the end, and calls idle each time it has waited a second without one.
