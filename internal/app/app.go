@@ -310,7 +310,10 @@ func (a *App) Run(ctx context.Context) error {
 	}
 	responder := newResponder(a.workflows, a.store, a.library, a.signer.Public())
 	group.Go(func() error {
-		return a.log.HandleFindings(ctx, responder.handle, func(err error) { a.logger.Error("a finding waits to be handled", "error", err) })
+		insist(ctx, a.logger, "follow the findings", func() error {
+			return a.log.HandleFindings(ctx, responder.handle, func(err error) { a.logger.Error("a finding waits to be handled", "error", err) })
+		})
+		return nil
 	})
 	group.Go(func() error { return a.sweepLeases(ctx) })
 	a.serve(ctx, group)

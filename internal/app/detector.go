@@ -31,6 +31,7 @@ type detector struct {
 	count int    // events processed since the start; guarded by mu
 	last  uint64 // sequence of the last message processed
 	saved uint64 // sequence of the last snapshot
+	torn  bool   // the shard has seen a message whose findings are not all published: no state to save
 	when  time.Time
 	errs  map[string]int // rule errors reported to metrics so far
 }
@@ -60,13 +61,13 @@ func (d *detector) run(ctx context.Context) error {
 		d.last, d.saved = last, last
 	}
 	d.when = time.Now()
-	err = d.log.Follow(ctx, d.partition, d.last, func(m stream.Message) error { return d.process(ctx, m) }, func() error { return d.idle(ctx) })
-	if ctx.Err() != nil {
-		final, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
-		defer cancel()
-		return d.save(final)
-	}
-	return err
+	// A log that does not answer (a cluster elects a leader) must not end the process, which holds the gate too.
+	insist(ctx, d.logger, "follow the event log", func() error {
+		return d.log.Follow(ctx, d.partition, d.last, func(m stream.Message) error { return d.process(ctx, m) }, func() error { return d.idle(ctx) })
+	})
+	final, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer cancel()
+	return d.save(final)
 }
 
 func (d *detector) process(ctx context.Context, m stream.Message) error {
@@ -78,6 +79,7 @@ func (d *detector) process(ctx context.Context, m stream.Message) error {
 		return nil
 	}
 	var raised []pipeline.Raised
+	d.torn = true
 	d.mu.Lock()
 	for i := range events {
 		start := time.Now()
@@ -92,12 +94,14 @@ func (d *detector) process(ctx context.Context, m stream.Message) error {
 			return fmt.Errorf("encode finding: %w", err)
 		}
 		// A finding that was stitched to its agent later is a new report under the same id.
-		if err := d.log.PublishFinding(ctx, r.Finding.ID+"/"+r.Finding.Agent.ID, text); err != nil {
-			return err
+		// The shard has judged these events and would not raise the finding again.
+		insist(ctx, d.logger, "publish a finding", func() error { return d.log.PublishFinding(ctx, r.Finding.ID+"/"+r.Finding.Agent.ID, text) })
+		if ctx.Err() != nil {
+			return ctx.Err()
 		}
 		d.metrics.Finding(&r.Finding)
 	}
-	d.last = m.Sequence
+	d.last, d.torn = m.Sequence, false
 	d.metrics.DetectorLag(d.partition, time.Since(m.Stored))
 	d.countRuleErrors()
 	if time.Since(d.when) >= snapshotEvery {
@@ -118,6 +122,24 @@ func (d *detector) one(e *event.Event, at pipeline.Position) (raised []pipeline.
 	return d.shard.Process(e, at)
 }
 
+// insistEvery is how long a thing waits that must succeed in the end.
+const insistEvery = time.Second
+
+// insist does a thing until it succeeds or the context ends, and says each time why it did not.
+func insist(ctx context.Context, logger *slog.Logger, doing string, fn func() error) {
+	for {
+		err := fn()
+		if err == nil || ctx.Err() != nil {
+			return
+		}
+		logger.Error("trying again: "+doing, "error", err)
+		select {
+		case <-ctx.Done():
+		case <-time.After(insistEvery):
+		}
+	}
+}
+
 func (d *detector) countRuleErrors() {
 	for rule, n := range d.shard.RuleErrors() {
 		for range n - d.errs[rule] {
@@ -133,7 +155,7 @@ func (d *detector) idle(ctx context.Context) error {
 }
 
 func (d *detector) save(ctx context.Context) error {
-	if d.last == d.saved {
+	if d.last == d.saved || d.torn {
 		return nil
 	}
 	d.mu.Lock()
@@ -143,7 +165,9 @@ func (d *detector) save(ctx context.Context) error {
 		return err
 	}
 	if err := d.log.SaveSnapshot(ctx, d.name(), data); err != nil {
-		return err
+		d.logger.Error("a detector's snapshot can't be saved; the one before it stands", "partition", d.partition, "error", err)
+		d.when = time.Now() // the next one is tried later
+		return nil
 	}
 	d.saved, d.when = d.last, time.Now()
 	return nil
