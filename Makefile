@@ -1,7 +1,7 @@
 # Everything that continuous integration runs is in .ci/run; these are the parts that one runs while working.
 GOLANGCI_LINT := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 WORKFLOWCHECK := go.temporal.io/sdk/contrib/tools/workflowcheck@v0.6.0
-FUZZTIME := 30s
+FUZZTIME := 100000x
 
 .PHONY: build check test race lint fuzz bench screenshots
 
