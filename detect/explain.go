@@ -156,7 +156,9 @@ func (x *explainer) part(node ast.Node) Part {
 	case *ast.BinaryNode:
 		switch n.Operator {
 		case "&&", "||", "and", "or":
-			p.Parts = []Part{x.part(n.Left), x.part(n.Right)}
+			for _, side := range flatten(n, n.Operator) {
+				p.Parts = append(p.Parts, x.part(side))
+			}
 		default:
 			p.Operands = x.operands(n.Left, n.Right)
 		}
@@ -166,6 +168,14 @@ func (x *explainer) part(node ast.Node) Part {
 		}
 	}
 	return p
+}
+
+// flatten takes a && b && c for three parts of one.
+func flatten(node ast.Node, operator string) []ast.Node {
+	if n, ok := node.(*ast.BinaryNode); ok && n.Operator == operator {
+		return append(flatten(n.Left, operator), flatten(n.Right, operator)...)
+	}
+	return []ast.Node{node}
 }
 
 func (x *explainer) operands(sides ...ast.Node) (out []string) {
