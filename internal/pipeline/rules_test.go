@@ -77,6 +77,13 @@ func TestOrdinaryWork(t *testing.T) {
 		"go test ./... 2>&1 | grep -v ok", "make check", "cargo build --release", "docker compose up -d && docker compose logs -f api", "docker build -t x . && docker push x",
 		"curl -s https://api.github.com/repos/a/b | jq .name", "curl -s http://localhost:8080/health | python3 -m json.tool", "curl -sSLo /tmp/go.tgz https://go.dev/dl/go.tgz && tar -xzf /tmp/go.tgz",
 		"curl -X POST -d '{}' https://api.corp.example/v1/jobs", "wget -q https://x.example/data.csv", "ssh -i ~/.ssh/id_ed25519 host uptime", "ssh-add ~/.ssh/id_rsa", "ls -la ~/.ssh ~/.aws",
+		"crontab -l", "systemctl --user status app", "sudo systemctl restart nginx", "docker run --rm -it -v \"$(pwd)\":/w -p 8080:80 node:22 bash", "docker exec -it db psql", "chmod +x run.sh && chmod 600 key",
+		"find . -name '*secret*'", "grep -rn password src/", "grep -rniE 'token|secret' . --include='*.go' | head", "find / -name libz.so 2>/dev/null", "ls ~", "printenv | sort", "env | grep AWS_REGION",
+		"npm config get registry", "npm install --save-dev vitest@3", "pip install -U pip wheel", "pip install -e .[dev]", "uv pip install ruff", "go get -u ./...", "go install golang.org/x/tools/cmd/stringer@latest", "cargo add serde",
+		"ssh -L 5432:db:5432 bastion", "ssh -p 2222 dev@host 'tail -f app.log'", "scp build.tgz host:/srv", "rsync -av --delete dist/ host:/var/www", "gh pr create --fill", "gh api repos/a/b/pulls", "gh release create v1 dist/*",
+		"git remote add origin git@github.com:a/b.git", "git remote set-url origin git@github.com:a/b.git", "aws s3 sync dist s3://site --delete", "aws iam list-roles", "gcloud run deploy api --source .", "kubectl apply -f k8s/",
+		"kubectl create namespace test", "psql -c 'grant select on t to reader'", "dig +short example.com", "ping -c 3 10.0.0.1", "nslookup api.corp.example", "curl -F file=@report.pdf https://api.corp.example/upload",
+		"curl -H 'Authorization: Bearer [redacted:bearer]' -d '{}' https://api.corp.example/v1", "ollama list", "python3 train.py --model model.pt", "git filter-branch --help", "openssl req -x509 -newkey rsa:2048 -nodes -out c.pem",
 		"cat .env.example", "cat ~/.ssh/config ~/.ssh/known_hosts", "cp .env.example .env", "cat package.json | base64 | head -1", "echo aGk= | base64 -d", "openssl rand -hex 16 | tee key.txt",
 		"kubectl get pods -n prod && kubectl delete pod web-1 -n prod", "kubectl config view", "terraform plan && terraform apply", "aws s3 cp build s3://site --recursive", "aws s3 rm s3://site/old.html",
 		"psql -c 'select * from users limit 3'", "psql -c \"delete from jobs where done\"", "sqlite3 x.db '.tables'", "nc -zv db 5432", "timeout 3 bash -c '</dev/tcp/db/5432' && echo up",
@@ -91,7 +98,9 @@ func TestOrdinaryWork(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, raised := range pipeline.New(set, event.NewHasher(nil), pipeline.Options{}).Process(&e, pipeline.Position{}) {
-			t.Errorf("%s: %s", command, raised.Finding.Rule)
+			if l := raised.Finding.Lane; l == detect.Alert || l == detect.Propose {
+				t.Errorf("%s: %s", command, raised.Finding.Rule)
+			}
 		}
 	}
 }
