@@ -84,7 +84,7 @@ func TestOrdinaryWork(t *testing.T) {
 		"git remote add origin git@github.com:a/b.git", "git remote set-url origin git@github.com:a/b.git", "aws s3 sync dist s3://site --delete", "aws iam list-roles", "gcloud run deploy api --source .", "kubectl apply -f k8s/",
 		"kubectl create namespace test", "psql -c 'grant select on t to reader'", "dig +short example.com", "ping -c 3 10.0.0.1", "nslookup api.corp.example", "curl -F file=@report.pdf https://api.corp.example/upload",
 		"curl -H 'Authorization: Bearer [redacted:bearer]' -d '{}' https://api.corp.example/v1", "ollama list", "python3 train.py --model model.pt", "git filter-branch --help", "openssl req -x509 -newkey rsa:2048 -nodes -out c.pem",
-		"cat .env.example", "cat ~/.ssh/config ~/.ssh/known_hosts", "cp .env.example .env", "cat package.json | base64 | head -1", "echo aGk= | base64 -d", "openssl rand -hex 16 | tee key.txt",
+		"grep -rn token ~/work/app/src", "find ~/work/app -name '*.env*'", "cat .env.example", "cat ~/.ssh/config ~/.ssh/known_hosts", "cp .env.example .env", "cat package.json | base64 | head -1", "echo aGk= | base64 -d", "openssl rand -hex 16 | tee key.txt",
 		"kubectl get pods -n prod && kubectl delete pod web-1 -n prod", "kubectl config view", "terraform plan && terraform apply", "aws s3 cp build s3://site --recursive", "aws s3 rm s3://site/old.html",
 		"psql -c 'select * from users limit 3'", "psql -c \"delete from jobs where done\"", "sqlite3 x.db '.tables'", "nc -zv db 5432", "timeout 3 bash -c '</dev/tcp/db/5432' && echo up",
 		"history | tail", "python3 -c 'import socket; print(socket.gethostname())'", "python3 - <<'EOF'\nprint('rm -rf /')\nEOF", "grep -rn 'ANTHROPIC_BASE_URL' src", "export PATH=$PATH:~/bin",
