@@ -22,23 +22,23 @@ type ruleSource struct {
 	JSON bool   `help:"Print JSON."`
 }
 
-func (s *ruleSource) read() ([]detect.Rule, error) {
+func (s *ruleSource) read() (*detect.Set, error) {
 	read, err := app.ReadRules(s.Dir)
 	if err != nil {
 		return nil, err
 	}
-	_, err = detect.Compile(read.Rules)
-	return read.Rules, err
+	return detect.Compile(read.Rules)
 }
 
 type rulesCheckCmd struct{ ruleSource }
 
 // Run implements the command.
 func (c *rulesCheckCmd) Run(std *stdio) error {
-	rules, err := c.read()
+	set, err := c.read()
 	if err != nil {
 		return err
 	}
+	rules := set.Rules()
 	fmt.Fprintf(std.out, "%d rules load\n", len(rules))
 	return nil
 }
@@ -50,14 +50,15 @@ type rulesTestCmd struct {
 
 // Run implements the command. Exit code 1 if a test fails or a rule lacks a test that fires or one that does not.
 func (c *rulesTestCmd) Run(std *stdio) error {
-	rules, err := c.read()
+	set, err := c.read()
 	if err != nil {
 		return err
 	}
+	rules := set.Rules()
 	var all []pipeline.TestResult
 	for _, r := range rules {
 		if c.Only == "" || c.Only == r.ID {
-			all = append(all, pipeline.TestRule(r)...)
+			all = append(all, pipeline.TestRule(set, r)...)
 			all = append(all, completeness(r)...)
 		}
 	}
@@ -108,10 +109,11 @@ type rulesListCmd struct{ ruleSource }
 
 // Run implements the command.
 func (c *rulesListCmd) Run(std *stdio) error {
-	rules, err := c.read()
+	set, err := c.read()
 	if err != nil {
 		return err
 	}
+	rules := set.Rules()
 	if c.JSON {
 		return printJSON(std.out, rules)
 	}

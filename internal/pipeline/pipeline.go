@@ -103,6 +103,7 @@ func (s *Shard) Process(e *event.Event, at Position) []Raised {
 	ses := c.session(e)
 	ses.Last = later(ses.Last, e.Time)
 	ses.Positions = appendPosition(ses.Positions, at)
+	ses.act(e)
 	ses.readPrompts(e, s.hasher)
 	if e.Tool != nil {
 		ses.provenance(e, s.hasher, func(t event.Hash) bool { return c.Model.Knows(e.Agent.ID, t) })
@@ -115,39 +116,54 @@ func (s *Shard) Process(e *event.Event, at Position) []Raised {
 
 // judge scores an event and evaluates the rules on it.
 func (s *Shard) judge(c *class, e *event.Event, ses *session) []Raised {
-	anomaly := s.score(c, e, ses)
-	s.env.Fill(e, ses.Facts, detect.BaselineEnv{Ready: anomaly.Life == baselines.Active, P: anomaly.P})
-	findings := s.rules.Evaluate(s.env, e, c.Rules)
+	anomaly, says := s.score(c, e, ses)
+	s.env.Fill(e, ses.Facts, says)
+	var deviations []detect.Finding
 	if f := s.deviation(c, e, anomaly); f != nil {
-		findings = append(findings, *f)
+		deviations = append(deviations, *f)
 	}
+	findings := append(s.rules.Evaluate(s.env, e, c.Rules, deviations...), deviations...)
 	out := make([]Raised, 0, len(findings))
 	for _, f := range findings {
-		if f.Source != detect.SourceHealth && (f.Lane == detect.Alert || f.Lane == detect.Propose) {
-			ses.Findings++
+		of := c.Sessions[f.Session] // an absence is found on another session's event
+		if of != nil && f.Source != detect.SourceHealth && (f.Lane == detect.Alert || f.Lane == detect.Propose) {
+			of.Findings++
 		}
-		out = append(out, Raised{Finding: f, Ingested: e.Ingested, Positions: slices.Clone(ses.Positions), Baseline: c.Model.Learned(f.Agent.ID)})
+		out = append(out, Raised{Finding: f, Ingested: e.Ingested, Positions: c.positions(&f), Baseline: c.Model.Learned(f.Agent.ID)})
+	}
+	return out
+}
+
+// positions are the places in the log of the sessions that a finding is about, as far as they are still known.
+func (c *class) positions(f *detect.Finding) (out []Position) {
+	for _, id := range append([]string{f.Session}, f.Sessions...) {
+		if ses := c.Sessions[id]; ses != nil {
+			out = append(out, ses.Positions[:min(len(ses.Positions), maxPositions-len(out))]...)
+		}
 	}
 	return out
 }
 
 // score scores a tool call and keeps it to be learned when the session ends. A call reported twice is scored once.
-func (s *Shard) score(c *class, e *event.Event, ses *session) baselines.Anomaly {
+func (s *Shard) score(c *class, e *event.Event, ses *session) (baselines.Anomaly, detect.BaselineEnv) {
 	none := baselines.Anomaly{P: 1, Life: baselines.Learning, Version: baselines.Version}
+	unknown := detect.BaselineEnv{P: 1, Tool: string(baselines.Unknown), Destination: string(baselines.Unknown)}
 	o, ok := baselines.Observe(e, s.hasher)
 	if !ok {
-		return none
+		return none, unknown
 	}
 	i := slices.IndexFunc(ses.Pending, func(p pending) bool { return p.Event == e.ID })
 	switch {
 	case i >= 0: // judged before, under the name of its service
 		ses.Pending[i].Agent, ses.Pending[i].Observation = e.Agent.ID, o
 	case e.Tool.CallID != "" && ses.Calls[callKey(e.Tool.CallID, &o)]:
-		return none
+		return none, unknown
 	default:
 		ses.keep(e, o)
 	}
-	return c.Model.Score(e, &o)
+	a := c.Model.Score(e, &o)
+	tool, destination := c.Model.Familiar(e.Agent.ID, &o)
+	return a, detect.BaselineEnv{Ready: a.Life == baselines.Active, P: a.P, Tool: string(tool), Destination: string(destination)}
 }
 
 // callKey recognises a call that is reported twice. Its arguments are part of it: some clients number their calls from 0 in each turn,
@@ -180,12 +196,9 @@ func (s *Shard) deviation(c *class, e *event.Event, a baselines.Anomaly) *detect
 	}
 	top := a.Features[0]
 	rule := "baseline-" + top.Name
-	if !c.Rules.Allow(rule, e.Agent.ID+"\x00"+e.Session.ID+"\x00"+e.Tool.Name+"\x00"+top.About, e.Time, time.Hour) {
-		return nil
-	}
 	f := detect.Finding{
 		Source: detect.SourceBaseline, Rule: rule, Version: baselines.Version, Title: deviationTitles[top.Name],
-		Severity: detect.Medium, Confidence: detect.MediumConfidence, Lane: detect.Alert,
+		Severity: detect.Medium, Confidence: detect.MediumConfidence, Risk: 25, Lane: detect.Alert,
 		Tags:   detect.Tags{ASI: []string{"ASI10"}, ATLAS: []string{"AML.T0053"}},
 		Triage: "Compare what was found with what is usual for this agent. If its task changed, mark the incident as expected; the baseline learns nothing from it until then.",
 		Tenant: e.Tenant, Agent: e.Agent, Session: e.Session.ID, Tool: e.Tool.Name, First: e.Time, Time: e.Time, Events: []string{e.ID},
@@ -193,8 +206,11 @@ func (s *Shard) deviation(c *class, e *event.Event, a baselines.Anomaly) *detect
 	}
 	f.ID = detect.FindingID(e.Tenant, e.Agent.Class, rule, f.Events)
 	if f.Chain != nil && top.Name == baselines.FeatureArgument && (e.Tool.Effect == event.EffectEgress || e.Tool.Effect == event.EffectExec) {
-		f.Severity, f.Lane, f.Playbook = detect.High, detect.Propose, "quarantine-agent"
+		f.Severity, f.Risk, f.Lane, f.Playbook = detect.High, 50, detect.Propose, "quarantine-agent"
 		f.Tags = detect.Tags{ASI: []string{"ASI01", "ASI02"}, ATLAS: []string{"AML.T0051.001", "AML.T0086"}}
+	}
+	if !c.Rules.Allow(rule, e.Agent.ID+"\x00"+e.Session.ID+"\x00"+e.Tool.Name+"\x00"+top.About, e.Time, f.Severity, time.Hour) {
+		return nil
 	}
 	return &f
 }
@@ -234,15 +250,41 @@ func (s *Shard) Watermark() (at time.Time) {
 	return at
 }
 
-// RuleErrors returns how often each rule's expression failed.
-func (s *Shard) RuleErrors() map[string]int {
-	out := make(map[string]int)
+// RuleStats returns what became of each rule's work, over all classes.
+func (s *Shard) RuleStats() map[string]detect.Stats {
+	out := make(map[string]detect.Stats)
 	for _, c := range s.classes {
-		for rule, n := range c.Rules.Errors {
-			out[rule] += n
+		for rule, n := range c.Rules.Stats {
+			sum := out[rule]
+			sum.Add(n)
+			out[rule] = sum
 		}
 	}
 	return out
+}
+
+// Excepted returns how many events each exception covered.
+func (s *Shard) Excepted() map[string]int {
+	out := make(map[string]int)
+	for _, c := range s.classes {
+		for id, n := range c.Rules.Excepted {
+			out[id] += n
+		}
+	}
+	return out
+}
+
+// SetRules puts another set of rules in force, between two events, and returns the names of rules whose state was dropped because they
+// are gone or their operator changed. All other state stays.
+func (s *Shard) SetRules(set *detect.Set) []string {
+	s.rules = set
+	gone := make(map[string]bool)
+	for _, c := range s.classes {
+		for _, name := range c.Rules.Prune(set) {
+			gone[name] = true
+		}
+	}
+	return slices.Sorted(maps.Keys(gone))
 }
 
 func later(a, b time.Time) time.Time {

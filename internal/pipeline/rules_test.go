@@ -25,7 +25,11 @@ import (
 
 func shippedSet(t testing.TB) *detect.Set {
 	t.Helper()
-	shipped, err := detect.ReadRules(rules.FS, detect.DefaultCatalogue())
+	library, err := detect.ReadLibrary(rules.FS)
+	if err != nil {
+		t.Fatal(err)
+	}
+	shipped, err := detect.ReadRules(rules.FS, library)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -37,9 +41,10 @@ func shippedSet(t testing.TB) *detect.Set {
 }
 
 func TestShippedRules(t *testing.T) {
-	for _, r := range shippedSet(t).Rules() {
+	set := shippedSet(t)
+	for _, r := range set.Rules() {
 		fires, quiet, evasions := 0, 0, 0
-		for _, res := range pipeline.TestRule(r) {
+		for _, res := range pipeline.TestRule(set, r) {
 			if !res.OK {
 				t.Errorf("%s: test %q: fired %d times, want %d %s", r.File, res.Test, res.Got, res.Want, res.Err)
 			}

@@ -16,6 +16,7 @@ const (
 	maxPending   = 512    // tool calls that wait for the session's end to be learned
 	maxPositions = 4096   // log messages that hold the session's events
 	maxCalls     = 1024   // tool calls recognised when they are reported twice
+	maxAgents    = 64     // agents of one session that are told apart
 )
 
 // session is what the shard remembers of one conversation while it lasts.
@@ -27,6 +28,7 @@ type session struct {
 	Calls     map[string]bool     `json:"calls,omitempty"`
 	Positions []Position          `json:"positions,omitempty"`
 	Findings  int                 `json:"findings,omitempty"`
+	Agents    map[string]bool     `json:"agents,omitempty"` // that acted in it
 	Last      time.Time           `json:"last"`
 }
 
@@ -91,11 +93,23 @@ func hashed(h *event.Hasher, text string, tokens event.Hashes) event.Hashes {
 	return h.Hash(text)
 }
 
+// act notes who acts in the session.
+func (s *session) act(e *event.Event) {
+	if s.Agents == nil {
+		s.Agents = make(map[string]bool)
+	}
+	if len(s.Agents) < maxAgents {
+		s.Agents[e.Agent.ID] = true
+	}
+	s.Facts.Agents = len(s.Agents)
+}
+
 // read takes in what the event tells the session: its prompts, then, after the event was judged, its tool's output.
 func (s *session) readPrompts(e *event.Event, h *event.Hasher) {
 	for _, c := range e.Content {
 		if c.Role == event.RolePrompt || c.Role == event.RoleSystem {
 			s.Prompt.add(hashed(h, c.Text, c.Tokens), e.ID)
+			s.Facts.Prompted = s.Facts.Prompted || c.Role == event.RolePrompt
 		}
 	}
 }
@@ -114,12 +128,14 @@ func (s *session) readOutput(e *event.Event, h *event.Hasher) {
 	s.Output.add(tokens, e.ID)
 	// What a tool that reads brings in was written by somebody else; the answer of one that writes is its own.
 	if len(tokens) > 0 && (t.Effect == event.EffectRead || t.Effect == event.EffectUnknown) && !s.Facts.Tainted {
-		s.Facts.Tainted, s.Facts.TaintedBy = true, e.ID
+		s.Facts.Tainted, s.Facts.TaintedBy, s.Facts.TaintedAgent, s.Facts.TaintedTool = true, e.ID, e.Agent.ID, t.Name
 	}
 	s.Facts.HiddenText = s.Facts.HiddenText || event.HasHidden(t.Result.Text)
 	s.Facts.Instructed = s.Facts.Instructed || event.Instructs(t.Result.Text)
-	s.Facts.SawPrivate = s.Facts.SawPrivate || event.Private(t.Result.Text) || event.PrivatePath(t.Path) ||
-		slices.ContainsFunc(strings.Fields(t.Command), event.PrivatePath)
+	private := event.Private(t.Result.Text) || event.PrivatePath(t.Path) || slices.ContainsFunc(strings.Fields(t.Command), event.PrivatePath)
+	if private && !s.Facts.SawPrivate {
+		s.Facts.SawPrivate, s.Facts.PrivateBy, s.Facts.PrivateAgent = true, e.ID, e.Agent.ID
+	}
 }
 
 // provenance says where each argument's value was seen before. A value's identifying tokens decide if it has any, else all of
