@@ -35,6 +35,15 @@ type Options struct {
 	// Alpha is the p-value at or below which a baseline raises a finding. Default 0.005: about one tool call in 200 of an agent
 	// whose behaviour is as learned, less what an open incident already holds.
 	Alpha float64
+	// Explain, if set, is asked about each event before the rules judge it.
+	Explain *Explain
+}
+
+// Explain asks a shard to say at one event why a rule fires on it or does not.
+type Explain struct {
+	Rule, Event string
+	// Done is told the explanation; again if the event is judged again under its agent's name.
+	Done func(detect.Explanation, error)
 }
 
 // Raised is a finding with what evidence needs of this moment. Only the finding itself is the same in live and replay.
@@ -122,7 +131,12 @@ func (s *Shard) judge(c *class, e *event.Event, ses *session) []Raised {
 	if f := s.deviation(c, e, anomaly); f != nil {
 		deviations = append(deviations, *f)
 	}
+	explanation, err := s.explain(e, c)
 	findings := append(s.rules.Evaluate(s.env, e, c.Rules, deviations...), deviations...)
+	if x := s.options.Explain; x != nil && x.Event == e.ID {
+		explanation.Fired = slices.ContainsFunc(findings, func(f detect.Finding) bool { return f.Rule == x.Rule && f.Source == detect.SourceRule })
+		x.Done(explanation, err)
+	}
 	out := make([]Raised, 0, len(findings))
 	for _, f := range findings {
 		of := c.Sessions[f.Session] // an absence is found on another session's event
@@ -132,6 +146,13 @@ func (s *Shard) judge(c *class, e *event.Event, ses *session) []Raised {
 		out = append(out, Raised{Finding: f, Ingested: e.Ingested, Positions: c.positions(&f), Baseline: c.Model.Learned(f.Agent.ID)})
 	}
 	return out
+}
+
+func (s *Shard) explain(e *event.Event, c *class) (detect.Explanation, error) {
+	if x := s.options.Explain; x != nil && x.Event == e.ID {
+		return s.rules.Explain(x.Rule, s.env, e, c.Rules)
+	}
+	return detect.Explanation{}, nil
 }
 
 // positions are the places in the log of the sessions that a finding is about, as far as they are still known.
