@@ -20,6 +20,8 @@ type testEvent struct {
 	Kind   event.Kind    `yaml:"kind"`    // must be there
 	Agent  string        `yaml:"agent"`   // id; agent-1 where it is left out
 	Parent string        `yaml:"parent"`  // id of the agent that delegated to it
+	// Class is that of the agent; test where it is left out.
+	Class string `yaml:"class"`
 	// Principal is on whose behalf it acts.
 	Principal string            `yaml:"principal"`
 	Session   string            `yaml:"session"`  // id; session-1 where it is left out
@@ -92,7 +94,7 @@ func (t Test) Stream(file string) (events []event.Event, restart int, err error)
 func (te testEvent) event(i int) event.Event {
 	e := event.Event{
 		Kind: te.Kind, Seq: int64(i + 1), Outcome: te.Outcome, Error: te.Error, Attrs: te.Attrs,
-		Agent: event.Agent{ID: te.Agent, Parent: te.Parent, Class: "test", Basis: "client"}, Session: event.Session{ID: te.Session},
+		Agent: event.Agent{ID: te.Agent, Parent: te.Parent, Class: cmp.Or(te.Class, "test"), Basis: "client"}, Session: event.Session{ID: te.Session},
 		Source: event.Source{Dialect: "test"},
 	}
 	if e.Agent.ID == "" {
