@@ -13,8 +13,8 @@ import (
 	"github.com/tocsin-dr/tocsin/detect/rules"
 )
 
-// shipped reads the rules that Tocsin ships.
-func shipped(t *testing.T) []Rule {
+// shippedRules reads the rules that Tocsin ships.
+func shippedRules(t *testing.T) []Rule {
 	t.Helper()
 	library, err := ReadLibrary(rules.FS)
 	if err != nil {
@@ -28,7 +28,7 @@ func shipped(t *testing.T) []Rule {
 }
 
 // docs/coverage.md is made from the shipped rules and the list of threats. Run with -update after a change of either.
-func TestCoverage(t *testing.T) {
+func TestThreatPage(t *testing.T) {
 	const file, begin, end = "../docs/coverage.md", "<!-- generated: coverage -->\n", "<!-- end -->"
 	text, err := os.ReadFile(file)
 	if err != nil {
@@ -39,29 +39,29 @@ func TestCoverage(t *testing.T) {
 	if !ok || !closed {
 		t.Fatal("no block")
 	}
-	want := head + begin + coverage(t, shipped(t)) + end + tail
+	want := head + begin + threatPage(t, shippedRules(t)) + end + tail
 	if *update {
 		if err := os.WriteFile(file, []byte(want), 0o644); err != nil {
 			t.Fatal(err)
 		}
 	} else if diff := cmp.Diff(want, string(text)); diff != "" {
-		t.Errorf("the page is not in step with the rules; run go test ./detect -run TestCoverage -update\n%s", diff)
+		t.Errorf("the page is not in step with the rules; run go test ./detect -run TestThreatPage -update\n%s", diff)
 	}
 }
 
-func coverage(t *testing.T, list []Rule) string {
+func threatPage(t *testing.T, list []Rule) string {
 	t.Helper()
 	var sum, detail, tags strings.Builder
 	sum.WriteString("| threat | rules | of them alerting | least capture |\n| --- | --- | --- | --- |\n")
 	for _, th := range Threats() {
 		fmt.Fprintf(&detail, "### %s\n\n%s (%s).\n\n", th.Slug, capital(th.About), strings.Join(th.IDs, ", "))
-		rows, alerting, least := "", 0, len(captures)
+		rows, alerting, least := "", 0, len(captureLevels)
 		for i := range list {
 			r := &list[i]
 			if !slices.Contains(r.Threats, th.Slug) {
 				continue
 			}
-			least = min(least, slices.Index(captures, r.Capture))
+			least = min(least, slices.Index(captureLevels, r.Capture))
 			if r.Lane == Alert || r.Lane == Propose {
 				alerting++
 			}
@@ -71,7 +71,7 @@ func coverage(t *testing.T, list []Rule) string {
 		if rows == "" {
 			fmt.Fprintf(&sum, "| [%s](#%s) | 0 | 0 | |\n", th.Slug, anchor(th.Slug))
 		} else {
-			fmt.Fprintf(&sum, "| [%s](#%s) | %d | %d | %s |\n", th.Slug, anchor(th.Slug), n, alerting, captures[least])
+			fmt.Fprintf(&sum, "| [%s](#%s) | %d | %d | %s |\n", th.Slug, anchor(th.Slug), n, alerting, captureLevels[least])
 			detail.WriteString("| rule | finds | operator | capture | lane |\n| --- | --- | --- | --- | --- |\n" + rows + "\n")
 		}
 		fmt.Fprintf(&detail, "Not seen: %s\n\n", th.Unseen)
@@ -90,7 +90,7 @@ func coverage(t *testing.T, list []Rule) string {
 	return sum.String() + "\n## By threat\n\n" + detail.String() + "## By OWASP's list\n\n" + tags.String()
 }
 
-var captures = []string{"metadata", "arguments", "content"}
+var captureLevels = []string{"metadata", "arguments", "content"}
 
 func capital(s string) string { return strings.ToUpper(s[:1]) + s[1:] }
 
@@ -99,7 +99,7 @@ func anchor(s string) string { return strings.ReplaceAll(s, ".", "") }
 
 // Every threat is seen by a rule or says why not, and says what no rule sees; its ids are in the catalogue.
 func TestThreats(t *testing.T) {
-	list, catalogue := shipped(t), DefaultCatalogue()
+	list, catalogue := shippedRules(t), DefaultCatalogue()
 	for _, th := range Threats() {
 		if th.Unseen == "" || th.About == "" {
 			t.Errorf("%s: want what happens and what no rule sees", th.Slug)
