@@ -119,6 +119,10 @@ func (s *session) readOutput(e *event.Event, h *event.Hasher) {
 	if e.Outcome == event.OutcomeDenied || (e.Decision != nil && e.Decision.Effect == "deny") {
 		s.Facts.Denied++
 	}
+	if e.Kind == event.KindToolDecision {
+		s.Facts.Decisions++
+	}
+	s.readDocuments(e, h)
 	t := e.Tool
 	if t == nil || e.Kind != event.KindToolResult {
 		return
@@ -135,6 +139,28 @@ func (s *session) readOutput(e *event.Event, h *event.Hasher) {
 	private := event.Private(t.Result.Text) || event.PrivatePath(t.Path) || slices.ContainsFunc(strings.Fields(t.Command), event.PrivatePath)
 	if private && !s.Facts.SawPrivate {
 		s.Facts.SawPrivate, s.Facts.PrivateBy, s.Facts.PrivateAgent = true, e.ID, e.Agent.ID
+	}
+}
+
+// readDocuments takes in what retrieval or the agent's memory brought: somebody else wrote it, as with a tool that reads.
+func (s *session) readDocuments(e *event.Event, h *event.Hasher) {
+	if e.Kind != event.KindRetrieval && (e.Kind != event.KindMemory || e.Attrs["gen_ai.operation.name"] != "search_memory") {
+		return
+	}
+	for _, c := range e.Content {
+		if c.Role != event.RoleDocument {
+			continue
+		}
+		tokens := hashed(h, c.Text, c.Tokens)
+		s.Output.add(tokens, e.ID)
+		if len(tokens) > 0 && !s.Facts.Tainted {
+			s.Facts.Tainted, s.Facts.TaintedBy, s.Facts.TaintedAgent = true, e.ID, e.Agent.ID
+		}
+		s.Facts.HiddenText = s.Facts.HiddenText || event.HasHidden(c.Text)
+		s.Facts.Instructed = s.Facts.Instructed || event.Instructs(c.Text)
+		if !s.Facts.SawPrivate && event.Private(c.Text) {
+			s.Facts.SawPrivate, s.Facts.PrivateBy, s.Facts.PrivateAgent = true, e.ID, e.Agent.ID
+		}
 	}
 }
 
