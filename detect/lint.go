@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/expr-lang/expr/ast"
+	"github.com/expr-lang/expr/parser"
 	"github.com/expr-lang/expr/vm"
 
 	"github.com/tocsin-dr/tocsin/internal/event"
@@ -76,27 +77,31 @@ func (c *compiled) lintThreshold(retention time.Duration) (out []string) {
 
 // lintFields finds fields that the rule's kinds of events never fill, and fields that need more to be captured than the rule says.
 func (c *compiled) lintFields() (out []string) {
-	check := func(program *vm.Program, on []event.Kind) {
+	check := func(text string, program *vm.Program, on []event.Kind) {
 		if program == nil {
 			return
 		}
-		for _, f := range fieldsUsed(program) {
-			part, _, _ := strings.Cut(f, ".")
-			if kinds := kindsOf[part]; kinds != nil && !slices.ContainsFunc(on, func(k event.Kind) bool { return slices.Contains(kinds, k) }) {
-				out = append(out, fmt.Sprintf("looks at %s, which no event of kind %s has", f, join(on)))
+		// A macro is for many kinds; what its author wrote into the rule itself is meant for the rule's.
+		if tree, err := parser.Parse(text); err == nil {
+			for _, f := range fieldsIn(tree.Node) {
+				part, _, _ := strings.Cut(f, ".")
+				if kinds := kindsOf[part]; kinds != nil && !slices.ContainsFunc(on, func(k event.Kind) bool { return slices.Contains(kinds, k) }) {
+					out = append(out, fmt.Sprintf("looks at %s, which no event of kind %s has", f, join(on)))
+				}
 			}
+		}
+		for _, f := range fieldsUsed(program) {
 			if need := captureOf[f]; captureRank[need] > captureRank[c.Capture] {
 				out = append(out, fmt.Sprintf("looks at %s, which needs capture: %s, and says capture: %s", f, need, c.Capture))
 			}
 		}
 	}
-	check(c.when, c.On)
-	check(c.of, c.On)
-	for _, s := range c.steps {
-		check(s.when, s.on)
+	check(c.When, c.when, c.On)
+	for i, s := range c.steps {
+		check(c.Sequence.Steps[i].When, s.when, s.on)
 	}
 	if c.other != nil {
-		check(c.other.when, c.other.on)
+		check(c.Absence.When, c.other.when, c.other.on)
 	}
 	slices.Sort(out)
 	return slices.Compact(out)
@@ -154,9 +159,10 @@ func (s *Set) Fields(rule string) (out []string) {
 }
 
 // fieldsUsed lists the fields that a program names: tool.name, destinations, arg.
-func fieldsUsed(program *vm.Program) []string {
+func fieldsUsed(program *vm.Program) []string { return fieldsIn(program.Node()) }
+
+func fieldsIn(node ast.Node) []string {
 	v := &fieldVisitor{seen: make(map[string]bool)}
-	node := program.Node()
 	ast.Walk(&node, v)
 	var out []string
 	for f := range v.seen {
