@@ -241,6 +241,9 @@ func (c *correlation) operate(o *outcome) {
 	case "value_sum":
 		o.operator.name, o.operator.atLeast = "sum", c.atLeast(1, 1<<40)
 		o.operator.of = c.value(true)
+		if strings.HasPrefix(o.operator.of, "number(") && child(child(c.node, "condition"), "gt") != nil {
+			c.fail("condition", "has gt over values that may be fractions, and a sum has a bound that it reaches: write gte")
+		}
 	case "temporal_ordered":
 		o.operator.name = "sequence"
 		c.sequence(o)

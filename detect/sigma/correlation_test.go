@@ -61,7 +61,7 @@ func correlated(t *testing.T, text string) detect.Rule {
 	}
 	for _, made := range r.Rules {
 		if strings.HasPrefix(made.ID, "sigma-correlation-") {
-			parsed, err := detect.ParseRule("made.yaml", []byte(made.Text), detect.DefaultCatalogue())
+			parsed, err := detect.ParseRule("made.yaml", []byte(made.Text), library(t))
 			if err != nil {
 				t.Fatalf("%v\n%s", err, made.Text)
 			}
@@ -140,6 +140,8 @@ func TestCorrelationProblems(t *testing.T) {
 		{"field of an element", "denied]\ngroup-by: [agent.id]", "process]\ngroup-by: [agent.id, CommandLine]", `example.yml:8: correlation.group-by: has CommandLine, of which process has several in one event, and a key is one text`},
 		{"window", "10m", "30d", `example.yml:9: correlation.timespan: "30d": a window has at most 7d`},
 		{"unit", "10m", "10M", `example.yml:9: correlation.timespan: "10M": want a number and s, m, h or d`},
+		{"more than a sum of fractions", "event_count\nrules: [denied]\ngroup-by: [agent.id]\ntimespan: 10m\ncondition: {gte: 3}", "value_sum\nrules: [denied]\ngroup-by: [agent.id]\ntimespan: 10m\ncondition: {field: tool.args.amount, gt: 3}",
+			`example.yml:10: correlation.condition: has gt over values that may be fractions, and a sum has a bound that it reaches: write gte`},
 		{"unknown rule", "[denied]", "[denyed]", `example.yml:7: correlation.rules: names "denyed", which is neither id nor name of a rule among the files`},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -155,5 +157,52 @@ func TestCorrelationProblems(t *testing.T) {
 				t.Error(diff)
 			}
 		})
+	}
+}
+
+func TestOperators(t *testing.T) {
+	const (
+		distinct = "type: value_count\nrules: [fetch]\ngroup-by: [agent.id]\ntimespan: 10m\ncondition: {field: cs-host, gte: 3}"
+		sum      = "type: value_sum\nrules: [call]\ngroup-by: [session.id]\ntimespan: 10m\ncondition: {field: gen_ai.usage.input_tokens, gt: 100}"
+		ordered  = "type: temporal_ordered\nrules: [read, fetch]\ngroup-by: [session.id]\ntimespan: 10m"
+		byTool   = "type: event_count\nrules: [denied]\ngroup-by: [agent.class, tool.name]\ntimespan: 10m\ncondition: {gte: 3}"
+		aliased  = "type: temporal_ordered\nrules: [read, fetch]\ngroup-by: [session.id, where]\ntimespan: 10m\naliases:\n  where: {read: TargetFilename, fetch: c-uri-path}"
+		joined   = "type: temporal_ordered\nrules: [denied, fetch]\ngroup-by: [session.id, where]\ntimespan: 10m\naliases:\n  where: {denied: tool.host, fetch: cs-host}"
+	)
+	fetch := func(at, url string) string {
+		return "- {at: " + at + ", kind: tool.result, tool: fetch, args: {url: \"" + url + "\"}}"
+	}
+	read := func(at string) string {
+		return "- {at: " + at + ", kind: tool.result, tool: read_file, args: {path: /root/.ssh/id}}"
+	}
+	denied := func(at, tool, agent string) string {
+		return "- {at: " + at + ", agent: " + agent + ", kind: tool.result, tool: " + tool + ", outcome: denied, args: {url: \"https://a/\"}}"
+	}
+	for _, tc := range []struct {
+		name, body string
+		events     []string
+		want       int
+	}{
+		{"different hosts", distinct, []string{fetch("0s", "https://a/upload"), fetch("1m", "https://b/upload"), fetch("2m", "https://c/upload")}, 1},
+		{"the same hosts", distinct, []string{fetch("0s", "https://a/upload"), fetch("1m", "https://b/upload"), fetch("2m", "https://b/upload?x")}, 0},
+		{"sum", sum, []string{"- {at: 0s, kind: model.call, model: m, tokens: 60}", "- {at: 1m, kind: model.call, model: m, tokens: 41}"}, 1},
+		{"sum that is just reached", sum, []string{"- {at: 0s, kind: model.call, model: m, tokens: 60}", "- {at: 1m, kind: model.call, model: m, tokens: 40}"}, 0},
+		{"in order", ordered, []string{read("0s"), fetch("1m", "https://a/upload")}, 1},
+		{"out of order", ordered, []string{fetch("0s", "https://a/upload"), read("1m")}, 0},
+		{"too far apart", ordered, []string{read("0s"), fetch("11m", "https://a/upload")}, 0},
+		{"by tool over the class", byTool, []string{denied("0s", "x", "a"), denied("1m", "x", "b"), denied("2m", "x", "c")}, 1},
+		{"by tool, of different tools", byTool, []string{denied("0s", "x", "a"), denied("1m", "y", "a"), denied("2m", "z", "a")}, 0},
+		{"alias", joined, []string{denied("0s", "get_page", "a"), strings.Replace(fetch("1m", "https://a/upload"), "tool: fetch", "agent: a, tool: fetch", 1)}, 1},
+		{"alias of another value", joined, []string{denied("0s", "get_page", "a"), strings.Replace(fetch("1m", "https://b/upload"), "tool: fetch", "agent: a, tool: fetch", 1)}, 0},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			if got := findings(t, correlation(tc.body), tc.events...); got != tc.want {
+				t.Errorf("got %d findings, want %d", got, tc.want)
+			}
+		})
+	}
+	got := imported(t, correlation(aliased)).Problems
+	if len(got) != 1 || !strings.HasPrefix(got[0].Why, "has where, of which fetch knows nothing: no source of agents sends it") {
+		t.Errorf("an alias of an unknown field gives %v", got)
 	}
 }

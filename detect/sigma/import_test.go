@@ -21,9 +21,18 @@ func ruleText(logsource, detection string) string {
 
 const linux = "category: process_creation, product: linux"
 
+func library(t testing.TB) *detect.Library {
+	t.Helper()
+	l, err := detect.ReadLibrary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
 func imported(t testing.TB, text string) sigma.Result {
 	t.Helper()
-	return sigma.Import([]sigma.File{{Name: "example.yml", Text: []byte(text)}}, detect.DefaultCatalogue())
+	return sigma.Import([]sigma.File{{Name: "example.yml", Text: []byte(text)}}, library(t))
 }
 
 // rule imports a text that must give exactly one rule.
@@ -43,7 +52,7 @@ func rule(t testing.TB, text string) sigma.Rule {
 func fires(t testing.TB, text string, events ...string) []int {
 	t.Helper()
 	made := rule(t, text)
-	r, err := detect.ParseRule("made.yaml", []byte(made.Text), detect.DefaultCatalogue())
+	r, err := detect.ParseRule("made.yaml", []byte(made.Text), library(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -67,7 +76,7 @@ func stream(t testing.TB, text string) []event.Event {
 	if err := yaml.Unmarshal([]byte(text), &nodes); err != nil {
 		t.Fatal(err)
 	}
-	events, err := detect.Test{Name: "stream", Events: nodes}.Stream("stream.yaml")
+	events, _, err := detect.Test{Name: "stream", Events: nodes}.Stream("stream.yaml")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -122,7 +122,7 @@ falsepositives: ["Admins: many"]
 level: informational
 `
 	made := rule(t, text)
-	r, err := detect.ParseRule("made.yaml", []byte(made.Text), detect.DefaultCatalogue())
+	r, err := detect.ParseRule("made.yaml", []byte(made.Text), library(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -174,14 +174,14 @@ func FuzzImport(f *testing.F) {
 	f.Add([]byte(ruleText("category: network_connection", "s:\n  DestinationIp|cidr: 10.0.0.0/9\n  Initiated: true\ncondition: s")))
 	f.Add([]byte(ruleText("product: ai", "k:\n  '|all': [a, null, \"b\\x01\"]\nn:\n  tool.args.x|lt: 3\n  prompt|base64offset|contains: abc\ncondition: all of them")))
 	f.Add([]byte("title: c\ncorrelation:\n  type: event_count\n  rules: [a]\n  group-by: [agent.id, tool.name]\n  timespan: 5m\n  condition: {gte: 3}\n---\ntitle: a\nname: a\nlogsource: {product: ai}\ndetection:\n  s: {tool.name: x}\n  condition: s\n"))
-	catalogue := detect.DefaultCatalogue()
+	lib := library(f)
 	f.Fuzz(func(t *testing.T, text []byte) {
-		r := sigma.Import([]sigma.File{{Name: "fuzz.yml", Text: text}}, catalogue)
+		r := sigma.Import([]sigma.File{{Name: "fuzz.yml", Text: text}}, lib)
 		if len(r.Rules)+r.Refused > r.Documents {
 			t.Fatalf("%d rules and %d refused of %d documents", len(r.Rules), r.Refused, r.Documents)
 		}
 		for _, made := range r.Rules {
-			parsed, err := detect.ParseRule(made.ID+".yaml", []byte(made.Text), catalogue)
+			parsed, err := detect.ParseRule(made.ID+".yaml", []byte(made.Text), lib)
 			if err != nil {
 				t.Fatal(err)
 			}

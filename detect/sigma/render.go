@@ -17,7 +17,7 @@ import (
 )
 
 // render writes the rule file and makes sure that it loads.
-func render(d *document, o *outcome, catalogue detect.Catalogue) (*Rule, error) {
+func render(d *document, o *outcome, library *detect.Library) (*Rule, error) {
 	severity, lane := levelOf(d)
 	r := &Rule{ID: ruleID(d), Title: oneLine(d.text("title")), File: d.file, Line: d.node.Line, Lane: lane, Notes: o.notes}
 	doc := &yaml.Node{Kind: yaml.MappingNode, HeadComment: fmt.Sprintf("Made from a Sigma rule by `tocsin rules import`. Review it, and add a test that fires, a near miss\nand an evasion: until then it stays in the lane shadow. Then its lane is %s.", lane)}
@@ -36,11 +36,14 @@ func render(d *document, o *outcome, catalogue detect.Catalogue) (*Rule, error) 
 		key = "session"
 	}
 	add("key", text(key))
-	if o.by != "" && (o.operator == nil || o.operator.name != "sequence") && o.operator != nil {
+	if o.by != "" && o.operator != nil {
 		add("by", text(o.by))
 	}
 	addOperator(add, o)
-	tags := tagsOf(list(d.get("tags")), catalogue)
+	if o.operator != nil { // the group is what a correlation speaks of, whatever its last event's target
+		add("suppress_by", text("key"))
+	}
+	tags := tagsOf(list(d.get("tags")), library.Catalogue)
 	add("tags", tagsNode(tags))
 	add("capture", text(o.capture))
 	add("triage", block(triage(d, o)))
@@ -55,7 +58,7 @@ func render(d *document, o *outcome, catalogue detect.Catalogue) (*Rule, error) 
 		return nil, err
 	}
 	r.Text = out.String()
-	return r, load(r.ID+".yaml", r.Text, catalogue)
+	return r, load(r.ID+".yaml", r.Text, library)
 }
 
 func addOperator(add func(string, *yaml.Node), o *outcome) {
@@ -65,9 +68,6 @@ func addOperator(add func(string, *yaml.Node), o *outcome) {
 	}
 	op := o.operator
 	if op.name == "sequence" {
-		if o.by != "" {
-			add("by", text(o.by))
-		}
 		steps := &yaml.Node{Kind: yaml.SequenceNode}
 		for _, s := range op.steps {
 			steps.Content = append(steps.Content, stepNode(s))

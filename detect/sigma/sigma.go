@@ -72,9 +72,9 @@ type Result struct {
 	Refused   int `json:"refused"`
 }
 
-// Import translates the documents of files, which may refer to each other. Every rule of the result loads and compiles.
-func Import(files []File, catalogue detect.Catalogue) Result {
-	im := &importer{catalogue: catalogue, byName: make(map[string]*document), inner: make(map[*document]bool), ids: make(map[string]*document)}
+// Import translates the documents of files, which may refer to each other. Every rule of the result loads and compiles against the library.
+func Import(files []File, library *detect.Library) Result {
+	im := &importer{library: library, byName: make(map[string]*document), inner: make(map[*document]bool), ids: make(map[string]*document)}
 	for _, f := range files {
 		docs, problem := parse(f)
 		if problem != nil {
@@ -93,12 +93,12 @@ func Import(files []File, catalogue detect.Catalogue) Result {
 }
 
 type importer struct {
-	catalogue detect.Catalogue
-	docs      []*document
-	byName    map[string]*document // by name and by id
-	inner     map[*document]bool   // those that only correlations evaluate
-	ids       map[string]*document // of the rules made so far
-	result    Result
+	library *detect.Library
+	docs    []*document
+	byName  map[string]*document // by name and by id
+	inner   map[*document]bool   // those that only correlations evaluate
+	ids     map[string]*document // of the rules made so far
+	result  Result
 }
 
 // refuse records the problems of one document that could not even be read.
@@ -163,7 +163,7 @@ func (im *importer) translate(d *document, compact bool) (*Rule, []*Problem) {
 	if len(problems) > 0 {
 		return nil, problems
 	}
-	rule, err := render(d, o, im.catalogue)
+	rule, err := render(d, o, im.library)
 	if err != nil {
 		return nil, []*Problem{d.problem(d.node, "rule", ReasonLimit, "is refused: %s", err)}
 	}
@@ -183,8 +183,8 @@ func dedupe(problems []*Problem) []*Problem {
 }
 
 // load makes sure that the engine takes the text.
-func load(name, text string, catalogue detect.Catalogue) error {
-	r, err := detect.ParseRule(name, []byte(text), catalogue)
+func load(name, text string, library *detect.Library) error {
+	r, err := detect.ParseRule(name, []byte(text), library)
 	if err != nil {
 		return err
 	}
