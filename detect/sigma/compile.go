@@ -28,6 +28,9 @@ type compiler struct {
 	source   *source
 	compact  bool
 	negated  bool // under an odd number of nots
+	whole    bool // of the record that an event is as a whole; see wholeLine
+	unsure   bool // the whole record can't be judged
+	lost     bool // a value can be in no command's text
 	on       []event.Kind
 	capture  string
 	used     map[string]bool // fields that are not under a not
@@ -47,17 +50,19 @@ func compile(d *document, compact bool) (*outcome, []*Problem) {
 	if len(c.problems) > 0 {
 		return nil, c.problems
 	}
-	if s.each != "" {
-		if s.each == "destinations" {
-			body = allOf(atom(`.kind == "host"`), body)
-		}
-		body = anyElement(s.each, body)
+	switch s.each {
+	case "destinations":
+		body = anyElement(s.each, allOf(atom(`.kind == "host"`), body))
+	case "tool.commands":
+		body = oneOf(anyElement(s.each, body), c.wholeLine())
 	}
 	at := child(d.get("detection"), "condition")
-	switch body.op {
-	case "true":
+	switch {
+	case body.op == "false" && c.lost:
+		return nil, []*Problem{d.problem(d.get("detection"), "detection", ReasonValue, "%s", unseen)}
+	case body.op == "true":
 		return nil, []*Problem{d.problem(at, "condition", ReasonCondition, "holds for every event")}
-	case "false":
+	case body.op == "false":
 		return nil, []*Problem{d.problem(at, "condition", ReasonCondition, "never holds for an agent's event")}
 	}
 	o := &outcome{on: s.on, source: s, capture: c.capture, notes: slices.Clone(s.notes)}
@@ -75,6 +80,21 @@ func compile(d *document, compact bool) (*outcome, []*Problem) {
 	}
 	o.when = allOf(append(guards, body)...)
 	return o, nil
+}
+
+// wholeLine translates a rule on processes once more, for the shell that runs the whole command line: its own command line is all
+// of that, and which shell it is nobody knows. A rule on "| sh" or on a path of Windows is about this process.
+func (c *compiler) wholeLine() *logic {
+	c.whole = true
+	defer func() { c.whole = false }()
+	body := c.conditions()
+	if c.unsure {
+		return constant(false)
+	}
+	if text := body.flat(); body.op == "true" || strings.Contains(text, "!") || strings.Contains(text, `== ""`) {
+		return allOf(atom(`tool.command != ""`), body)
+	}
+	return body
 }
 
 // checkRenamed refuses rules that look for renamed programs: the name in the file and the name of the file are one here.
@@ -287,6 +307,9 @@ func (c *compiler) field(at *yaml.Node, where, name string, m modifiers, nodes [
 		return c.fail(at, where, ReasonField, "can't be negated: %s", f.positive)
 	}
 	c.note(f, name)
+	if c.whole && f.kind == command {
+		f.expr = "tool.command"
+	}
 	out := c.values(at, where, f, m, nodes)
 	if f.guard != "" {
 		return allOf(atom(f.guard), out)

@@ -166,6 +166,15 @@ condition: s`, []string{command("x1"), command("sudo x1")}, []string{command("y 
 			[]string{command("a1")}, []string{command("a1 c1")}},
 		{"several conditions", linux, "a:\n  CommandLine|contains: 'a1'\nb:\n  CommandLine|contains: 'b1'\ncondition: [a, b]", []string{command("a1"), command("b1")}, []string{command("c1")}},
 
+		{"the line that a shell runs", linux, "s:\n  CommandLine|contains: 'base64 -d | sh'\ncondition: s", []string{command("echo x | base64 -d | sh")}, []string{command("base64 -d > sh")}},
+		{"a program is none of the shell's", linux, "s:\n  CommandLine|contains: '| sh'\n  Image|endswith: '/curl'\ncondition: s", nil, []string{command("curl x | sh")}},
+		{"not a program", linux, "s:\n  CommandLine|contains: '| sh'\nf:\n  Image|endswith: '/curl'\ncondition: s and not f", []string{command("wget x | sh")}, []string{command("wget x")}},
+		{"not a shell: which one runs the line is not known", linux, "s:\n  CommandLine|contains: 'x1'\nf:\n  Image|endswith: '/bash'\ncondition: s and not f", []string{command("x1"), command("bash -c x1")}, []string{command("bash -c 'echo 1' x1")}},
+		{"no command at all", linux, "s:\n  CommandLine|contains: 'x1'\ncondition: not s", []string{command("x2")}, []string{command("x1"), tool("read_file", "path", "x")}},
+		{"a path of Windows", "category: process_creation, product: windows", `s:
+  CommandLine|contains: '\Temp\'
+condition: s`, []string{command(`type C:\temp\x`)}, []string{command("type C:/temp/x")}},
+
 		{"file written", "category: file_event, product: linux", "s:\n  TargetFilename|startswith: '/etc/cron.d/'\ncondition: s",
 			[]string{tool("write_file", "path", "/etc/cron.d/x")}, []string{tool("read_file", "path", "/etc/cron.d/x"), tool("delete_file", "path", "/etc/cron.d/x"), tool("write_file", "path", "/tmp/x")}},
 		{"file removed", "category: file_delete", "s:\n  TargetFilename|endswith: '.log'\ncondition: s", []string{tool("delete_file", "path", "/var/x.LOG")}, []string{tool("write_file", "path", "x.log")}},

@@ -79,6 +79,13 @@ func (c *compiler) patterns(at *yaml.Node, where string, f field, m modifiers, p
 		}
 		text, isLiteral := p.core().plain()
 		start, end := p.open()
+		if f.kind == command && !c.seen(p.text()) || c.whole && f.kind == command && !start && !(isLiteral && text == "") {
+			if c.negated && !c.whole {
+				return c.fail(at, where, ReasonValue, unseen+", and under a not that is no answer")
+			}
+			c.lost = c.lost || !c.whole
+			continue // matches no such record
+		}
 		simple := isLiteral && f.kind != query && f.kind != stem && (f.kind != command || start) && !(c.compact && len(patterns) > 1)
 		switch {
 		case isLiteral && text == "" && (start || end):
@@ -134,14 +141,19 @@ func (f field) present() *logic {
 // unable says why a pattern can't be looked for.
 func (c *compiler) unable(f field, p pattern) string {
 	for i, piece := range p {
-		switch {
-		case f.kind == command && c.source.windows && strings.ContainsAny(piece.literal, `\"`):
-			return "has a \\ or a quotation mark: a command line is taken apart as a POSIX shell does, which keeps neither"
-		case f.expr == "tool.url" && f.kind == plainText && i == 0 && strings.HasPrefix(piece.literal, "/"):
+		if f.expr == "tool.url" && f.kind == plainText && i == 0 && strings.HasPrefix(piece.literal, "/") {
 			return "begins with a /: the URL of an agent's request is a full one"
 		}
 	}
 	return ""
+}
+
+const unseen = "has a \\ or a quotation mark: a command line is taken apart as a POSIX shell does, which keeps neither"
+
+// seen reports whether a text can be in the text of a command. On Windows a command line is taken apart as a POSIX shell does all
+// the same, which drops what Windows keeps.
+func (c *compiler) seen(text string) bool {
+	return c.whole || !c.source.windows || !strings.ContainsAny(text, `\"`)
 }
 
 // regexp writes a pattern as a regular expression without flags.
@@ -176,6 +188,10 @@ func (f field) regexp(p pattern) string {
 func (c *compiler) programs(at *yaml.Node, where string, f field, patterns []pattern) *logic {
 	var out []*logic
 	var names, before []string
+	if c.whole { // some shell: no other program, and which shell is not known
+		c.unsure = c.unsure || c.negated && slices.ContainsFunc(patterns, namesShell)
+		return constant(false)
+	}
 	for _, p := range patterns {
 		start, end := p.open()
 		text, isLiteral := p.core().plain()
@@ -214,6 +230,16 @@ func (c *compiler) programs(at *yaml.Node, where string, f field, patterns []pat
 		out = append(out, atom(".text matches "+quote(`(?is)^`+launched+`(?:[^ ]*/)?(?:`+alternatives(before)+`)(?: |$)`)))
 	}
 	return oneOf(out...)
+}
+
+// anyShell are programs that may run a whole command line.
+var anyShell = []string{"ash", "bash", "cmd", "csh", "dash", "fish", "ksh", "powershell", "pwsh", "sh", "tcsh", "zsh"}
+
+// namesShell reports whether a pattern for a program can mean a shell.
+func namesShell(p pattern) bool {
+	text := strings.TrimSuffix(strings.ToLower(p.text()), ".exe")
+	name := text[strings.LastIndexAny(text, `/\`)+1:]
+	return slices.ContainsFunc(anyShell, func(s string) bool { return s == name || name == text && strings.HasSuffix(s, name) })
 }
 
 // addresses compares the address of a host, which is one only where the host is given by it.
@@ -272,6 +298,9 @@ func (c *compiler) regexp(n *yaml.Node, where string, f field, m modifiers) *log
 	if err != nil {
 		return c.fail(n, where, ReasonRegexp, "is no regular expression of RE2: %s", err)
 	}
+	if c.whole && begins(tree) {
+		return constant(false) // the shell's own name stands there
+	}
 	if f.kind == command && begins(tree) {
 		rest, ok := strings.CutPrefix(text, "^")
 		if tail, err := syntax.Parse(rest, syntax.Perl); !ok || strings.Contains(m.flags, "m") || err != nil || begins(tail) || tree.Op == syntax.OpAlternate {
@@ -279,8 +308,12 @@ func (c *compiler) regexp(n *yaml.Node, where string, f field, m modifiers) *log
 		}
 		text = "^" + launched + "(?:" + rest + ")"
 	}
-	if c.source.windows && f.kind == command && strings.ContainsAny(strings.ReplaceAll(tree.String(), `\\`, "\x00"), "\x00\"") {
-		return c.fail(n, where, ReasonValue, "looks for a \\ or a quotation mark: a command line is taken apart as a POSIX shell does, which keeps neither")
+	if f.kind == command && !c.seen(strings.ReplaceAll(strings.ReplaceAll(tree.String(), `\\`, "\""), `\`, "")) {
+		if c.negated {
+			return c.fail(n, where, ReasonValue, unseen+", and under a not that is no answer")
+		}
+		c.lost = true
+		return constant(false)
 	}
 	flags := ""
 	for _, r := range "ims" {

@@ -169,6 +169,15 @@ func (p pattern) plain() (string, bool) {
 	return "", false
 }
 
+// text returns the literal pieces, one after the other.
+func (p pattern) text() string {
+	var b strings.Builder
+	for _, piece := range p {
+		b.WriteString(piece.literal)
+	}
+	return b.String()
+}
+
 // place surrounds a pattern with the wildcards of a modifier.
 func (p pattern) place(m modifiers) pattern {
 	if (m.contains || m.ends) && (len(p) == 0 || p[0].kind != anyText) {
