@@ -190,6 +190,8 @@ condition: s`, []string{tool("write_file", "path", `C:\X\startup\a.exe`)}, []str
 		{"URL", web, "s:\n  c-uri|contains: '/api/v1'\n  cs-host: 'api.example.com'\ncondition: s", []string{tool("fetch", "url", "https://API.example.com/API/v1")}, []string{tool("fetch", "url", "https://example.com/api/v1")}},
 		{"query of a URL", web, "s:\n  c-uri-query|contains: 'cmd='\ncondition: s", []string{tool("fetch", "url", "https://a/b?x=1&CMD=ls")}, []string{tool("fetch", "url", "https://a/cmd=?x")}},
 		{"path of a URL", "category: webserver", "s:\n  cs-uri-stem: '/shell.php'\ncondition: s", []string{tool("fetch", "url", "https://a/shell.php?x"), tool("fetch", "url", "https://a/shell.php")}, []string{tool("fetch", "url", "https://a/x/shell.php"), tool("fetch", "url", "https://a/?/shell.php")}},
+		{"extension in a URL", web, "s:\n  c-uri-extension: ['exe', 'ps1']\ncondition: s", []string{tool("fetch", "url", "https://a/b.PS1?x=1")}, []string{tool("fetch", "url", "https://a/b?x.exe"), tool("fetch", "url", "https://a.exe"), tool("fetch", "url", "https://a/bexe")}},
+		{"within a path of a URL", "category: webserver", "s:\n  cs-uri-stem|contains: ['/admin', 'setup']\ncondition: s", []string{tool("fetch", "url", "https://a/admin"), tool("fetch", "url", "https://a/x/admin/y"), tool("fetch", "url", "https://a/xsetup")}, []string{tool("fetch", "url", "https://setup.a/x"), tool("fetch", "url", "https://a/?/admin")}},
 		{"end of a path of a URL", "category: webserver", "s:\n  cs-uri-stem|endswith: '.php'\ncondition: s", []string{tool("fetch", "url", "https://a/b.php?x")}, []string{tool("fetch", "url", "https://a/b?x.php")}},
 
 		{"agents: fields", "product: ai, category: application", "s:\n  gen_ai.tool.name: 'send_money'\n  tool.args.amount|gte: 100\ncondition: s",

@@ -35,7 +35,7 @@ func (f field) shape() shape {
 		return shape{`^[^?]*\?`, `\?.*`, "$", ".*"}
 	case stem:
 		const host = `^(?:[a-z][a-z0-9+.-]*://[^/?#]*)?`
-		return shape{host, host + `[^?#]*`, `(?:[?#]|$)`, `[^?#]*`}
+		return shape{host, host + `/[^?#]*`, `(?:[?#]|$)`, `[^?#]*`}
 	}
 	return shape{"^", "", "$", ".*"}
 }
@@ -73,7 +73,16 @@ func (c *compiler) patterns(at *yaml.Node, where string, f field, m modifiers, p
 	}
 	var out []*logic
 	var equal, bodies []string
+	isExtension := f.kind == extension
+	if isExtension {
+		f.kind = stem
+	}
 	for _, p := range patterns {
+		if text, ok := p.plain(); isExtension && (!ok || text == "") {
+			return c.fail(at, where, ReasonValue, "wants a file's extension, whole")
+		} else if isExtension {
+			p = pattern{{kind: anyText}, {literal, "." + strings.TrimPrefix(text, ".")}}
+		}
 		if why := c.unable(f, p); why != "" {
 			return c.fail(at, where, ReasonValue, "%s", why)
 		}
@@ -144,9 +153,15 @@ func (c *compiler) unable(f field, p pattern) string {
 		if f.expr == "tool.url" && f.kind == plainText && i == 0 && strings.HasPrefix(piece.literal, "/") {
 			return "begins with a /: the URL of an agent's request is a full one"
 		}
+		if start, _ := p.open(); f.kind == stem && !start && !p.slash() && i == 0 {
+			return "does not begin with a /, as the path of a URL does"
+		}
 	}
 	return ""
 }
+
+// slash reports whether a pattern begins with a /, so that what it matches can't begin within the host of a URL.
+func (p pattern) slash() bool { return len(p) > 0 && strings.HasPrefix(p[0].literal, "/") }
 
 const unseen = "has a \\ or a quotation mark: a command line is taken apart as a POSIX shell does, which keeps neither"
 
@@ -161,9 +176,12 @@ func (f field) regexp(p pattern) string {
 	s := f.shape()
 	start, end := p.open()
 	var b strings.Builder
-	if start {
+	switch {
+	case start && f.kind == stem && p.core().slash(): // it may be the first / of the path
+		b.WriteString(strings.TrimSuffix(s.floating, `/[^?#]*`) + `(?:/[^?#]*)?`)
+	case start:
 		b.WriteString(s.floating)
-	} else {
+	default:
 		b.WriteString(s.start)
 	}
 	for _, piece := range p.core() {
@@ -287,7 +305,7 @@ func octetRange(first, n int) string {
 
 // regexp says that a field matches a regular expression, which is case-sensitive unless it has the flag i.
 func (c *compiler) regexp(n *yaml.Node, where string, f field, m modifiers) *logic {
-	if f.kind == program || f.kind == originalName || f.kind == query || f.kind == stem || f.kind == address {
+	if f.kind == program || f.kind == originalName || f.kind == query || f.kind == stem || f.kind == extension || f.kind == address {
 		return c.fail(n, where, ReasonRegexp, "looks at a text of which only a part is known")
 	}
 	if f.lower && !strings.Contains(m.flags, "i") {

@@ -35,6 +35,7 @@ const (
 	command           // a command line that a launcher may stand before
 	query             // of a URL
 	stem              // path of a URL
+	extension         // of the path of a URL
 	address           // a host by its IP address
 	number
 	boolean
@@ -84,6 +85,8 @@ var webFields = map[string]field{
 	"cs-uri-query": {kind: query, expr: "tool.url"},
 	"c-uri-stem":   {kind: stem, expr: "tool.url"},
 	"cs-uri-stem":  {kind: stem, expr: "tool.url"},
+
+	"c-uri-extension": {kind: extension, expr: "tool.url"},
 }
 
 var pathField = map[string]field{"TargetFilename": {expr: "tool.path"}, "FileName": {expr: "tool.path"}}
