@@ -19,6 +19,7 @@ type rulesCmd struct {
 	Backtest rulesBacktestCmd `cmd:"" help:"Run rules over the past and compare them with those in force."`
 	Coverage rulesCoverageCmd `cmd:"" help:"Show which techniques rules cover, and what they can't see in what the sources send."`
 	New      rulesNewCmd      `cmd:"" help:"Write a rule for an event of a session, with its tests filled in."`
+	Import   rulesImportCmd   `cmd:"" help:"Turn Sigma rules and correlation rules into rule files to review."`
 }
 
 // ruleSource names where rules come from.
