@@ -33,8 +33,9 @@ var kindsOf = map[string][]event.Kind{
 var captureOf = map[string]string{
 	"tool.command": "arguments", "tool.commands": "arguments", "tool.path": "arguments", "tool.url": "arguments", "tool.host": "arguments",
 	"tool.args": "arguments", "tool.signature": "arguments", "tool.private_path": "arguments", "destinations": "arguments", "arg": "arguments",
-	"number": "arguments", "provenance": "arguments", "arg_from": "arguments",
+	"number": "arguments", "provenance": "arguments", "arg_from": "arguments", "tool.remote": "arguments",
 	"text": "content", "tool.result": "content", "tool.instructs": "content", "tool.hidden": "content",
+	"instructs": "content", "hidden": "content",
 }
 
 var captureRank = map[string]int{"metadata": 0, "arguments": 1, "content": 2}
