@@ -3,7 +3,6 @@ package detect
 import (
 	"math"
 	"net/url"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -236,14 +235,9 @@ func (env *Env) complete(named map[string]bool) {
 	if named["commands"] {
 		env.Tool.Commands = parseCommands(t.Command)
 	}
-	env.Tool.Hidden = named["hidden"] && event.HasHidden(t.Result.Text)
-	env.Tool.Instructs = named["instructs"] && event.Instructs(t.Result.Text)
-	env.Tool.PrivatePath = named["private_path"] && privatePath(t)
-}
-
-// privatePath looks at the parsed path and at each word of the command.
-func privatePath(t *event.Tool) bool {
-	return event.PrivatePath(t.Path) || slices.ContainsFunc(strings.Fields(t.Command), event.PrivatePath)
+	env.Tool.Hidden = named["hidden"] && t.Result.HasHidden()
+	env.Tool.Instructs = named["instructs"] && t.Result.Instructs()
+	env.Tool.PrivatePath = named["private_path"] && t.NamesPrivatePath()
 }
 
 func joinContent(contents []event.Content) string {
