@@ -30,17 +30,35 @@ func (s *ruleSource) read() (*detect.Set, error) {
 	return detect.Compile(read.Rules)
 }
 
-type rulesCheckCmd struct{ ruleSource }
+type rulesCheckCmd struct {
+	ruleSource
+	Playbooks string `type:"existingdir" help:"Directory with playbooks beside the shipped ones."`
+}
 
-// Run implements the command.
+// Run implements the command. Rules may name the playbooks that exist alone.
 func (c *rulesCheckCmd) Run(std *stdio) error {
 	set, err := c.read()
 	if err != nil {
 		return err
 	}
+	library, err := app.ReadPlaybooks(c.Playbooks)
+	if err != nil {
+		return err
+	}
 	rules := set.Rules()
+	if err := app.CheckPlaybooks(rules, library); err != nil {
+		return err
+	}
+	if c.JSON {
+		return printJSON(std.out, checked{Rules: len(rules)})
+	}
 	fmt.Fprintf(std.out, "%d rules load\n", len(rules))
 	return nil
+}
+
+// checked is the outcome of a check.
+type checked struct {
+	Rules int `json:"rules"`
 }
 
 type rulesTestCmd struct {
