@@ -211,9 +211,9 @@ func (c *agentsListCmd) Run(ctx context.Context, std *stdio) error {
 	if c.JSON {
 		return printJSON(std.out, list)
 	}
-	return table(std.out, "AGENT\tCLASS\tBASELINE\tWHY\tTOOLS", len(list), "no agent was seen yet", func(w io.Writer, n int) {
+	return table(std.out, "AGENT\tCLASS\tBASELINE\tWHY\tTOOLS\tEVENTS", len(list), "no agent was seen yet", func(w io.Writer, n int) {
 		l := list[n]
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\n", visible(l.Agent), visible(l.Class), l.Life, l.Why, len(l.Tools))
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%d\n", visible(l.Agent), visible(l.Class), l.Life, l.Why, len(l.Tools), l.Events)
 	})
 }
 
