@@ -73,8 +73,11 @@ func (c *incidentsShowCmd) Run(ctx context.Context, std *stdio) error {
 }
 
 func showCase(w io.Writer, c api.Case) {
-	i := c.Incident
-	fmt.Fprintf(w, "%s  %s, %s\n%s\nagent %s, session %s, playbook %s\n", i.ID, i.Severity, i.Status, visible(i.Title), visible(i.Agent.ID), visible(i.Session), i.Playbook)
+	i, status := c.Incident, string(c.Incident.Status)
+	if c.Contained && i.Status != incident.Contained {
+		status += ", contained"
+	}
+	fmt.Fprintf(w, "%s  %s, %s\n%s\nagent %s, session %s, playbook %s\n", i.ID, i.Severity, status, visible(i.Title), visible(i.Agent.ID), visible(i.Session), i.Playbook)
 	fmt.Fprintln(w, "\nWhy")
 	for _, a := range c.Alerts {
 		fmt.Fprintf(w, "  %s %s (%s): %s\n", a.Finding.Source, a.Finding.Rule, a.Finding.Severity, visible(a.Finding.Reason))
