@@ -144,6 +144,7 @@ func (c *class) attribute(e *event.Event) []event.Event {
 	t.Orphans = nil
 	c.Waiting -= len(orphans)
 	for i := range orphans {
+		c.mistook(&orphans[i])
 		stitch(&orphans[i], agent)
 	}
 	return orphans

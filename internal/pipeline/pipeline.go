@@ -69,6 +69,7 @@ type class struct {
 	Rules     *detect.State       `json:"rules"`
 	Sessions  map[string]*session `json:"sessions"`
 	Traces    map[string]*trace   `json:"traces"`
+	Acted     map[string]*acted   `json:"acted,omitempty"`
 	Named     map[string]string   `json:"named"`   // service: the only agent it was seen to run; "" once there are several
 	Seen      map[string]int      `json:"seen"`    // event id: when it came, as a count
 	Count     int                 `json:"count"`   // events processed
@@ -103,12 +104,14 @@ func (s *Shard) Process(e *event.Event, at Position) []Raised {
 	c.advance(e.Time)
 	var out []Raised
 	for _, orphan := range c.attribute(e) {
+		c.saw(&orphan)
 		ses := c.session(&orphan)
 		if orphan.Tool != nil {
 			ses.recall(&orphan, s.hasher, func(t event.Hash) bool { return c.Model.Knows(orphan.Agent.ID, t) })
 		}
 		out = append(out, s.judge(c, &orphan, ses)...)
 	}
+	c.saw(e)
 	ses := c.session(e)
 	ses.Last = later(ses.Last, e.Time)
 	ses.Positions = appendPosition(ses.Positions, at)
@@ -249,18 +252,6 @@ func (s *Shard) Learned(class, agent string) (l baselines.Learned, ok bool) {
 		return baselines.Learned{}, false
 	}
 	return c.Model.Learned(agent), true
-}
-
-// Agents returns what every agent of the shard taught, in the order of their ids.
-func (s *Shard) Agents() []baselines.Learned {
-	var out []baselines.Learned
-	for _, name := range slices.Sorted(maps.Keys(s.classes)) {
-		c := s.classes[name]
-		for _, agent := range slices.Sorted(maps.Keys(c.Model.Agents)) {
-			out = append(out, c.Model.Learned(agent))
-		}
-	}
-	return out
 }
 
 // Watermark is the newest event time seen, over all classes.
