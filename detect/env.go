@@ -238,8 +238,8 @@ func (env *Env) complete(named map[string]bool) {
 		env.Text = joinContent(env.event.Content)
 	}
 	for _, c := range env.event.Content {
-		env.Hidden = env.Hidden || named["hidden"] && event.HasHidden(c.Text)
-		env.Instructs = env.Instructs || named["instructs"] && c.Role == event.RoleDocument && event.Instructs(c.Text)
+		env.Hidden = env.Hidden || named["hidden"] && c.HasHidden()
+		env.Instructs = env.Instructs || named["instructs"] && c.Role == event.RoleDocument && c.Instructs()
 	}
 	t := env.event.Tool
 	if t == nil {

@@ -153,9 +153,9 @@ func (s *session) readDocuments(e *event.Event, h *event.Hasher) {
 		if len(tokens) > 0 && !s.Facts.Tainted {
 			s.Facts.Tainted, s.Facts.TaintedBy, s.Facts.TaintedAgent = true, e.ID, e.Agent.ID
 		}
-		s.Facts.HiddenText = s.Facts.HiddenText || event.HasHidden(c.Text)
-		s.Facts.Instructed = s.Facts.Instructed || event.Instructs(c.Text)
-		if !s.Facts.SawPrivate && event.Private(c.Text) {
+		s.Facts.HiddenText = s.Facts.HiddenText || c.HasHidden()
+		s.Facts.Instructed = s.Facts.Instructed || c.Instructs()
+		if !s.Facts.SawPrivate && c.Private() {
 			s.Facts.SawPrivate, s.Facts.PrivateBy, s.Facts.PrivateAgent = true, e.ID, e.Agent.ID
 		}
 	}
