@@ -92,7 +92,8 @@ func (c *class) session(e *event.Event) *session {
 	if e.Session.ID == "" {
 		e.Session.ID = cmp.Or(e.Trace.TraceID, "agent:"+e.Agent.ID)
 	}
-	if ses := c.Sessions[e.Session.ID]; ses != nil {
+	key := own(e, e.Session.ID)
+	if ses := c.Sessions[key]; ses != nil {
 		return ses
 	}
 	if len(c.Sessions) >= maxSessions {
@@ -100,9 +101,13 @@ func (c *class) session(e *event.Event) *session {
 		c.Evicted["sessions"]++
 	}
 	ses := &session{Facts: detect.SessionFacts{ID: e.Session.ID}, Last: e.Time}
-	c.Sessions[e.Session.ID] = ses
+	c.Sessions[key] = ses
 	return ses
 }
+
+// own is the key of a session, a trace or a service as its sender means it. Whoever delivers an event chooses these ids, so what
+// another sender brings under the same one is a thing of its own: it is not stitched, and teaches nothing about this one.
+func own(e *event.Event, id string) string { return e.Source.Authn + "\x00" + id }
 
 func oldest[V any](m map[string]V, at func(V) time.Time) string {
 	return slices.MinFunc(slices.Collect(maps.Keys(m)), func(a, b string) int {
@@ -115,10 +120,11 @@ func oldest[V any](m map[string]V, at func(V) time.Time) string {
 func (c *class) attribute(e *event.Event) []event.Event {
 	named := e.Agent.Name != "" && e.Agent.Name != e.Agent.Service
 	if named {
-		if known, ok := c.Named[e.Agent.Service]; !ok {
-			c.Named[e.Agent.Service] = e.Agent.Name
+		service := own(e, e.Agent.Service)
+		if known, ok := c.Named[service]; !ok {
+			c.Named[service] = e.Agent.Name
 		} else if known != e.Agent.Name {
-			c.Named[e.Agent.Service] = ""
+			c.Named[service] = ""
 		}
 	}
 	if e.Trace.TraceID == "" {
@@ -151,14 +157,12 @@ func (c *class) attribute(e *event.Event) []event.Event {
 
 // name gives an event its trace's agent, or the one agent that its service runs.
 func (c *class) name(e *event.Event, t *trace) {
+	only := c.Named[own(e, e.Agent.Service)]
 	switch {
 	case t.Agent != nil:
 		stitch(e, *t.Agent)
-	case c.Named[e.Agent.Service] != "":
-		stitch(e, event.Agent{
-			Name: c.Named[e.Agent.Service], Service: e.Agent.Service,
-			ID: event.AgentID(e.Agent.Service, c.Named[e.Agent.Service]), Class: e.Agent.Class,
-		})
+	case only != "":
+		stitch(e, event.Agent{Name: only, Service: e.Agent.Service, ID: event.AgentID(e.Agent.Service, only)})
 	}
 }
 
@@ -168,14 +172,15 @@ func stitch(e *event.Event, agent event.Agent) {
 }
 
 func (c *class) trace(e *event.Event) *trace {
-	t := c.Traces[e.Trace.TraceID]
+	key := own(e, e.Trace.TraceID)
+	t := c.Traces[key]
 	if t == nil {
 		if len(c.Traces) >= maxTraces {
 			c.forget(oldest(c.Traces, func(t *trace) time.Time { return t.Last }))
 			c.Evicted["traces"]++
 		}
 		t = &trace{}
-		c.Traces[e.Trace.TraceID] = t
+		c.Traces[key] = t
 	}
 	t.Last = later(t.Last, e.Time)
 	return t

@@ -35,8 +35,8 @@ func TestStateIsBounded(t *testing.T) {
 		send(n, "endless", "endless", 0)
 	}
 	c := s.classes["svc"]
-	ses := c.Sessions["endless"]
-	got := []int{len(ses.Pending), len(ses.Positions), len(ses.Calls), len(ses.Prompt.Identifying), len(ses.Prompt.From), len(ses.Output.Identifying), len(c.Traces["endless"].Orphans)}
+	ses := c.Sessions["\x00endless"]
+	got := []int{len(ses.Pending), len(ses.Positions), len(ses.Calls), len(ses.Prompt.Identifying), len(ses.Prompt.From), len(ses.Output.Identifying), len(c.Traces["\x00endless"].Orphans)}
 	if want := []int{maxPending, maxPositions, maxCalls, maxTokens, maxTokens, maxTokens, maxOrphans}; fmt.Sprint(got) != fmt.Sprint(want) {
 		t.Errorf("one session holds %v, want %v", got, want)
 	}

@@ -58,7 +58,7 @@ type Shard struct {
 type class struct {
 	Model     *baselines.Model    `json:"model"`
 	Rules     *detect.State       `json:"rules"`
-	Sessions  map[string]*session `json:"sessions"`
+	Sessions  map[string]*session `json:"sessions"` // by sender and id, as own says; so are the traces and the services
 	Traces    map[string]*trace   `json:"traces"`
 	Named     map[string]string   `json:"named"`   // service: the only agent it was seen to run; "" once there are several
 	Seen      map[string]int      `json:"seen"`    // event id: when it came, as a count

@@ -273,7 +273,7 @@ func TestRestoreRefuses(t *testing.T) {
 		flipped[i] ^= 1
 		bad[fmt.Sprint("bit flipped in byte ", i)] = flipped
 	}
-	for name, v := range map[string]any{"other version": map[string]any{"version": 2}, "no CBOR map": 5, "class without state": map[string]any{"version": 1, "classes": map[string]any{"c": map[string]any{}}}} {
+	for name, v := range map[string]any{"other version": map[string]any{"version": 1}, "no CBOR map": 5, "class without state": map[string]any{"version": 2, "classes": map[string]any{"c": map[string]any{}}}} {
 		body, err := p.codec.Marshal(v)
 		if err != nil {
 			t.Fatal(err)
