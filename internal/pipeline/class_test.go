@@ -55,9 +55,15 @@ func TestStateIsBounded(t *testing.T) {
 		t.Errorf("evicted %v", c.Evicted)
 	}
 	n++
-	send(n, "end", "end", time.Hour) // all of them are idle
-	if len(c.Sessions) != 1 || len(c.Traces) != 1 || c.Waiting != 1 {
+	n++
+	send(n, "idle", "idle", time.Hour) // nobody's name comes any more
+	if len(c.Sessions) != maxSessions || len(c.Traces) != maxTraces || c.Waiting != 1 {
 		t.Errorf("%d sessions, %d traces, %d events wait after an hour", len(c.Sessions), len(c.Traces), c.Waiting)
+	}
+	n++
+	send(n, "end", "end", 2*time.Hour+keptFor)
+	if len(c.Sessions) != 1 || len(c.Traces) != 1 || c.Waiting != 1 {
+		t.Errorf("%d sessions, %d traces, %d events wait after a day", len(c.Sessions), len(c.Traces), c.Waiting)
 	}
 }
 

@@ -27,8 +27,13 @@ const (
 	maxWaiting  = 1 << 14 // events of all traces that do
 )
 
-// sessionIdle is how long, in event time, a session is silent before it counts as ended and is learned.
-const sessionIdle = 10 * time.Minute
+// sessionIdle is how long a session is silent before it is learned; keptFor, before what it read is forgotten: an agent must not get
+// rid of what taints it by waiting. Both run on the class's watermark, so that a session whose clock is slow counts as silent when
+// nothing arrives of it and not when its clock says so.
+const (
+	sessionIdle = 10 * time.Minute
+	keptFor     = 24 * time.Hour
+)
 
 // Options tune a shard. The zero value is the default.
 type Options struct {
@@ -101,7 +106,7 @@ func (s *Shard) Process(e *event.Event, at Position) []Raised {
 		out = append(out, s.judge(c, &orphan, ses)...)
 	}
 	ses := c.session(e)
-	ses.Last = later(ses.Last, e.Time)
+	ses.Last = c.Watermark
 	ses.Positions = appendPosition(ses.Positions, at)
 	ses.readPrompts(e, s.hasher)
 	if e.Tool != nil {
