@@ -243,10 +243,11 @@ func (m *Mapper) seal(e *event.Event, r Receipt) error {
 	return nil
 }
 
-// contentID identifies an event that has no join key by all that it says. When and by whom it was delivered is no part of that.
+// contentID identifies an event that has no join key by all that it says. When and by whom it was delivered is no part of that, nor is
+// what stands in for a session.
 func contentID(e *event.Event) string {
 	c := *e
-	c.ID, c.Ingested, c.Source.Authn = "", time.Time{}, ""
+	c.ID, c.Ingested, c.Source.Authn, c.Session.Basis = "", time.Time{}, "", ""
 	line, err := c.MarshalLine()
 	if err != nil { // an Event holds nothing that JSON can't; the time and kind still tell most apart
 		line = []byte(e.Time.String())

@@ -38,7 +38,7 @@ func EventSchema() string { return eventSchema }
 // have rejects the item, because a misspelt field would be a detection that never fires. An error says that nothing could be read.
 //
 // Differences to the form in which events are logged: the id is derived from the content where it is left out, tool.args may be a
-// plain object, and source.dialect, source.authn, agent.basis and ingested are set here.
+// plain object, and source.dialect, source.authn, agent.basis, session.basis and ingested are set here.
 func (m *Mapper) JSON(r io.Reader, rc Receipt) ([]event.Event, []Rejection, error) {
 	body, err := io.ReadAll(io.LimitReader(r, MaxJSONBytes+1))
 	if err != nil {
@@ -55,7 +55,7 @@ func (m *Mapper) JSON(r io.Reader, rc Receipt) ([]event.Event, []Rejection, erro
 	for _, it := range items {
 		e, err := decodeEvent(it.text)
 		if err == nil {
-			e.Source.Dialect, e.Agent.Basis = "json", "client"
+			e.Source.Dialect, e.Agent.Basis, e.Session.Basis = "json", "client", ""
 			if m.hasher != nil {
 				e.Attrs = nil // nobody said which of them hold content
 			}

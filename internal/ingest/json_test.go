@@ -74,7 +74,7 @@ func kinds() string {
 
 func TestJSONFields(t *testing.T) {
 	const body = `{"kind":"tool.result","time":"2026-11-23T07:00:00Z","ingested":"2020-01-01T00:00:00Z","duration_ns":5,
-		"source":{"authn":"root","product":"p"},"agent":{"service":"s","basis":"attr"},
+		"source":{"authn":"root","product":"p"},"agent":{"service":"s","basis":"attr"},"session":{"id":"c","basis":"trace"},
 		"tool":{"name":"send_money","args":{"amount":12345678901234567890,"to":{"iban":"DE00"},"note":"sk-ant-api03-abcdefghijklmnopqrstu"}}}`
 	at := time.Date(2026, 11, 23, 8, 0, 0, 0, time.UTC)
 	events, rejected, err := NewMapper(Options{}).JSON(strings.NewReader(body), Receipt{Authn: "gateway", At: at})
@@ -84,7 +84,7 @@ func TestJSONFields(t *testing.T) {
 	want := event.Event{
 		ID: events[0].ID, Schema: 1, Kind: event.KindToolResult, Time: at.Add(-time.Hour), Ingested: at, Duration: 5,
 		Source: event.Source{Dialect: "json", Product: "p", Authn: "gateway"},
-		Agent:  event.Agent{ID: "s", Service: "s", Class: "s", Basis: "client"},
+		Agent:  event.Agent{ID: "s", Service: "s", Class: "s", Basis: "client"}, Session: event.Session{ID: "c"},
 		Tool: &event.Tool{Name: "send_money", Effect: event.EffectEgress, ArgsState: event.StateRedacted, Args: []event.Arg{
 			{Path: "amount", Value: "12345678901234567890"}, {Path: "note", Value: "[redacted:anthropic_key]"}, {Path: "to.iban", Value: "DE00"},
 		}},

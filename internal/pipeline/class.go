@@ -96,7 +96,7 @@ func (c *class) learn(ses *session) {
 // trace belongs to a session of its agent's own.
 func (c *class) session(e *event.Event) *session {
 	if e.Session.ID == "" {
-		e.Session.ID = cmp.Or(e.Trace.TraceID, "agent:"+e.Agent.ID)
+		e.Session.ID, e.Session.Basis = "agent:"+e.Agent.ID, event.SessionOfAgent
 	}
 	key := own(e, e.Session.ID)
 	if ses := c.Sessions[key]; ses != nil {
@@ -142,10 +142,12 @@ func (c *class) attribute(e *event.Event) []event.Event {
 	t := c.trace(e)
 	// The first session that a trace was seen in holds all of it: where only the root names the conversation, that name comes too
 	// late to tear the trace apart.
-	if t.Session == "" {
-		t.Session = cmp.Or(e.Session.ID, e.Trace.TraceID)
+	if t.Session == "" && e.Session.ID == "" {
+		t.Session, t.Basis = e.Trace.TraceID, event.SessionOfTrace
+	} else if t.Session == "" {
+		t.Session, t.Basis = e.Session.ID, e.Session.Basis
 	}
-	e.Session.ID = t.Session
+	e.Session.ID, e.Session.Basis = t.Session, t.Basis
 	if !named {
 		c.name(e, t)
 		return nil

@@ -48,6 +48,9 @@ type Raised struct {
 	Ingested  time.Time         `json:"ingested"` // when the last of its events reached Tocsin
 	Positions []Position        `json:"positions"`
 	Baseline  baselines.Learned `json:"baseline"`
+	// Scopes are what a containment may be narrowed to, session or tool: what the agent names itself when it asks the gate. A lease
+	// on an id that only stands in for a session, or on a name that the client hid, would let everything pass.
+	Scopes []string `json:"scopes,omitempty"`
 }
 
 // Shard holds the detection state of one or more partitions. Not safe for concurrent use: one goroutine owns it.
@@ -78,6 +81,7 @@ type class struct {
 type trace struct {
 	Agent   *event.Agent  `json:"agent,omitempty"`
 	Session string        `json:"session,omitempty"`
+	Basis   string        `json:"basis,omitempty"`   // of the session
 	Orphans []event.Event `json:"orphans,omitempty"` // events that came before the agent's name
 	Last    time.Time     `json:"last"`
 }
@@ -131,7 +135,18 @@ func (s *Shard) judge(c *class, e *event.Event, ses *session) []Raised {
 		if f.Source != detect.SourceHealth && (f.Lane == detect.Alert || f.Lane == detect.Propose) {
 			ses.Findings++
 		}
-		out = append(out, Raised{Finding: f, Ingested: e.Ingested, Positions: slices.Clone(ses.Positions), Baseline: c.Model.Learned(f.Agent.ID)})
+		out = append(out, Raised{Finding: f, Ingested: e.Ingested, Positions: slices.Clone(ses.Positions), Baseline: c.Model.Learned(f.Agent.ID), Scopes: scopes(e)})
+	}
+	return out
+}
+
+// scopes are the names in an event that its agent knows too.
+func scopes(e *event.Event) (out []string) {
+	if e.Session.Basis == "" {
+		out = append(out, "session")
+	}
+	if e.Tool != nil && e.Tool.Name != "" && !e.Tool.Redacted {
+		out = append(out, "tool")
 	}
 	return out
 }

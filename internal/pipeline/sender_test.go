@@ -5,7 +5,9 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/tocsin-dr/tocsin/detect"
 	"github.com/tocsin-dr/tocsin/internal/event"
+	"github.com/tocsin-dr/tocsin/internal/pipeline"
 )
 
 // by is an event that one sender's credential delivered, all senders being of one class.
@@ -83,5 +85,49 @@ func TestAnothersSessionTeachesNothing(t *testing.T) {
 	}
 	if diff := cmp.Diff([]event.Provenance{event.ProvenanceNowhere, event.ProvenancePrompt}, append(provenance("evil"), provenance("bank")...)); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// A containment may be narrowed to what the agent says when it asks, and to nothing that stands in for it.
+func TestScopes(t *testing.T) {
+	conversation, trace := event.Session{ID: "s"}, event.Trace{TraceID: "t", SpanID: "1"}
+	tests := []struct {
+		name string
+		e    event.Event
+		want []string
+	}{
+		{"session and tool", event.Event{Session: conversation, Trace: trace, Tool: tool("pay", "to", "x")}, []string{"session", "tool"}},
+		{"the trace's id for a session", event.Event{Trace: trace, Tool: tool("pay", "to", "x")}, []string{"tool"}},
+		{"the trace's id, says the decoder", event.Event{Session: event.Session{ID: "t", Basis: event.SessionOfTrace}, Trace: trace, Tool: tool("pay", "to", "x")}, []string{"tool"}},
+		{"the agent's id for a session", event.Event{Tool: tool("pay", "to", "x")}, []string{"tool"}},
+		{"a tool whose name the client hid", event.Event{Session: conversation, Tool: &event.Tool{Name: "mcp_tool", Redacted: true}}, []string{"session"}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			shard := newFeed(t, "'true'").shard
+			e := tt.e
+			e.ID, e.Kind, e.Time, e.Agent = "e", event.KindToolResult, detect.StreamStart, event.Agent{ID: "svc/bot"}
+			if err := e.Check(); err != nil {
+				t.Fatal(err)
+			}
+			raised := shard.Process(&e, pipeline.Position{})
+			if len(raised) != 1 {
+				t.Fatalf("raised %v", raised)
+			}
+			if diff := cmp.Diff(tt.want, raised[0].Scopes); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
+
+// A conversation that is named after its trace was seen does not change whose id the trace's session has.
+func TestLateConversationIsNoScope(t *testing.T) {
+	f := newFeed(t, "false")
+	f.send(0, child("t", tool("pay", "to", "x1")))
+	late := root("t", "a")
+	late.Session.ID = "conversation"
+	if e, _ := f.send(1, late); e.Session.ID != "t" || e.Session.Basis != event.SessionOfTrace {
+		t.Errorf("session %+v", e.Session)
 	}
 }
