@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"github.com/tocsin-dr/tocsin/internal/api"
-	"github.com/tocsin-dr/tocsin/internal/event"
 	"github.com/tocsin-dr/tocsin/internal/gate"
 	"github.com/tocsin-dr/tocsin/internal/incident"
 )
@@ -105,8 +104,7 @@ func (c *hookCmd) Run(ctx context.Context, std *stdio) error {
 	if unread == nil && in.Event != "PreToolUse" {
 		return nil
 	}
-	_, tool := event.SplitToolName(in.ToolName)
-	answer, err := c.ask(ctx, in.SessionID, tool)
+	answer, err := c.ask(ctx, in.SessionID, in.ToolName)
 	if err == nil {
 		c.remember(answer.OnError)
 	}

@@ -32,7 +32,7 @@ func (s *traceService) Export(ctx context.Context, in ptraceotlp.ExportRequest) 
 	if err != nil {
 		return ptraceotlp.NewExportResponse(), err
 	}
-	return s.r.exportTraces(ctx, in, rc)
+	return s.r.exportTraces(ctx, in, false, rc)
 }
 
 type logService struct {
@@ -46,7 +46,7 @@ func (s *logService) Export(ctx context.Context, in plogotlp.ExportRequest) (plo
 	if err != nil {
 		return plogotlp.NewExportResponse(), err
 	}
-	return s.r.exportLogs(ctx, in, rc)
+	return s.r.exportLogs(ctx, in, false, rc)
 }
 
 type metricService struct {

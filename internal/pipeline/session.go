@@ -27,8 +27,10 @@ type session struct {
 	Positions []Position          `json:"positions,omitempty"`
 	Findings  int                 `json:"findings,omitempty"`
 	Agents    map[string]bool     `json:"agents,omitempty"` // that acted in it
-	Last      time.Time           `json:"last"`
+	Last      time.Time           `json:"last"`             // the class's watermark when the last event arrived
 }
+
+func (s *session) seen() time.Time { return s.Last }
 
 // pending is a tool call that is learned when its session ends without a finding.
 type pending struct {
