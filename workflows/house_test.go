@@ -66,8 +66,13 @@ func (told) Contained(action.Lease, time.Time) {}
 // session is what the log holds of the incident's session.
 type session []event.Event
 
-func (s session) SessionEvents(context.Context, []pipeline.Raised) ([]event.Event, error) {
-	return slices.Clone(s), nil
+func (s session) SessionEvents(_ context.Context, _ []pipeline.Raised, take func(*event.Event) error) (Unread, error) {
+	for i := range s {
+		if err := take(&s[i]); err != nil {
+			return Unread{}, err
+		}
+	}
+	return Unread{}, nil
 }
 
 func newHouse(t *testing.T) *house {

@@ -13,6 +13,8 @@ import (
 	"strings"
 	"time"
 	"unicode/utf8"
+
+	"github.com/tocsin-dr/tocsin/internal/incident"
 )
 
 // Class is what an action does; it decides whether a human must be asked. It is a type and not a habit: a contain, destroy or
@@ -40,6 +42,15 @@ type Plan struct {
 	Lease    time.Duration     `json:"lease_ns"`
 	Playbook string            `json:"playbook"` // name@digest
 	Evidence []string          `json:"evidence"` // SHA-256 of what was sealed before asking
+}
+
+// Question is what people are asked, made of nothing but the plan itself.
+func (p Plan) Question() string {
+	action := incident.Visible(p.Action, 40)
+	if action != "" {
+		action = strings.ToUpper(action[:1]) + action[1:]
+	}
+	return fmt.Sprintf("%s %s for %d minutes?", action, incident.Visible(p.Target.String(), 160), int(p.Lease.Minutes()))
 }
 
 // Target is what an action works on: an agent, and optionally one of its sessions or tools.

@@ -61,6 +61,11 @@ func (s *Store) AlertsSince(ctx context.Context, since time.Time) ([]Alert, erro
 	return list[Alert](ctx, s, "list findings", `SELECT doc FROM findings WHERE at >= ? ORDER BY at, id`, since.UnixNano())
 }
 
+// EachAlertSince calls take with each finding whose last event is not before a time, and holds one of them at a time.
+func (s *Store) EachAlertSince(ctx context.Context, since time.Time, take func(Alert)) error {
+	return each(ctx, s, "list findings", take, `SELECT doc FROM findings WHERE at >= ? ORDER BY at, id`, since.UnixNano())
+}
+
 // SaveIncident writes an incident's state.
 func (s *Store) SaveIncident(ctx context.Context, i incident.Incident) error {
 	return s.inTx(ctx, "save incident", func(tx *sql.Tx) error { return s.saveIncident(ctx, tx, i) })
