@@ -228,6 +228,8 @@ func Check(r *Request, d Decision, now time.Time) error {
 		return refuse(RefusedRequester, "%s asked for this action and may not approve it", d.By.ID)
 	case slices.Contains(r.Agents, d.By.ID):
 		return refuse(RefusedAgent, "%s is the agent's own identity and may not decide about it", d.By.ID)
+	case !r.sound():
+		return refuse(RefusedDigest, "the question and the digest of the request are not its plan's: somebody changed the record")
 	case d.Digest != r.Digest:
 		return refuse(RefusedDigest, "the decision is about plan %s, the request is about plan %s", short(d.Digest), short(r.Digest))
 	case len([]rune(strings.TrimSpace(d.Reason))) < MinReason:
@@ -236,6 +238,12 @@ func Check(r *Request, d Decision, now time.Time) error {
 		return refuse(RefusedUnknown, "%q is no decision, want approve or deny", d.Verb)
 	}
 	return nil
+}
+
+// sound reports whether people are shown the plan that their answer is bound to.
+func (r *Request) sound() bool {
+	digest, err := DigestOf(r.Plan)
+	return err == nil && digest == r.Digest && r.Question == r.Plan.Question()
 }
 
 func refuse(kind, format string, args ...any) error {
