@@ -81,7 +81,7 @@ func (r *run) request(id string) *approval.Request {
 
 func (r *run) checkAsk(ctx workflow.Context, a HumanAsk) error {
 	switch {
-	case r.state.Incident.ID == "" || r.closing != nil:
+	case r.state.Incident.ID == "" || r.closing != nil || a.Incident != r.state.Incident.ID:
 		return refusal(approval.RefusedUnknown, "the incident is not open")
 	case a.By == "":
 		return refusal(approval.RefusedRole, "nobody asks")
@@ -103,9 +103,10 @@ func (r *run) ask(ctx workflow.Context, a HumanAsk) error {
 	return nil
 }
 
-func (r *run) checkClose(ctx workflow.Context, d incident.Disposition) error {
+func (r *run) checkClose(ctx workflow.Context, c Closing) error {
+	d := c.Disposition
 	switch {
-	case r.closing != nil || r.state.Incident.ID == "":
+	case r.closing != nil || r.state.Incident.ID == "" || c.Incident != r.state.Incident.ID:
 		return refusal(approval.RefusedDecided, "the incident is closed")
 	case r.state.Incident.Status == incident.Waiting || len(r.state.Asked) > 0:
 		return refusal(approval.RefusedWaiting, "a request is waiting for a decision; decide it first")
@@ -117,8 +118,8 @@ func (r *run) checkClose(ctx workflow.Context, d incident.Disposition) error {
 
 // close asks the main loop to end the incident and waits, so that the closer knows that it is written. The main loop writes it,
 // because nothing that it wrote before may land after, and because a run that is under way must stop.
-func (r *run) close(ctx workflow.Context, d incident.Disposition) error {
-	r.closing = &d
+func (r *run) close(ctx workflow.Context, c Closing) error {
+	r.closing = &c.Disposition
 	return workflow.Await(ctx, func() bool { return r.done })
 }
 

@@ -204,13 +204,25 @@ func (h *house) update(after time.Duration, name string, arg func() any) *answer
 
 func (h *house) close(after time.Duration) *answer {
 	return h.update(after, UpdateClose, func() any {
-		return incident.Disposition{Verdict: incident.TruePositive, Reasoning: "seen it", By: "lea", At: h.env.Now()}
+		d := incident.Disposition{Verdict: incident.TruePositive, Reasoning: "seen it", By: "lea", At: h.env.Now()}
+		return Closing{Incident: h.latest(), Disposition: d}
 	})
+}
+
+// latest is the id of the incident that is open, or of the last one.
+func (h *house) latest() (id string) {
+	h.Helper()
+	for _, i := range h.incidents() {
+		if id == "" || i.Status != incident.Closed {
+			id = i.ID
+		}
+	}
+	return id
 }
 
 func (h *house) ask(after time.Duration, by string) *answer {
 	return h.update(after, UpdateAsk, func() any {
-		return HumanAsk{By: by, Target: approval.Target{Agent: bot.ID}, Lease: hour, Reason: "it goes on"}
+		return HumanAsk{Incident: h.latest(), By: by, Target: approval.Target{Agent: bot.ID}, Lease: hour, Reason: "it goes on"}
 	})
 }
 

@@ -30,7 +30,7 @@ const (
 	SignalNotice = "notice"  // Notice
 	UpdateDecide = "decide"  // approval.Decision
 	UpdateAsk    = "ask"     // HumanAsk
-	UpdateClose  = "close"   // incident.Disposition
+	UpdateClose  = "close"   // Closing
 	SignalLift   = "lift"    // Lift, to a lease
 	SignalEnded  = "ended"   // the id of a lease that was undone, from its workflow
 )
@@ -88,17 +88,26 @@ type Run struct {
 
 // Notice says that a human became aware of the incident.
 type Notice struct {
-	By  string    `json:"by"`
-	Via string    `json:"via"`
-	At  time.Time `json:"at"`
+	Incident string    `json:"incident"`
+	By       string    `json:"by"`
+	Via      string    `json:"via"`
+	At       time.Time `json:"at"`
+}
+
+// Closing is a person's end of an incident. Like all that people send it names the incident: the workflow is that of a session, which
+// can have another incident by the time that somebody uses an old page.
+type Closing struct {
+	Incident    string               `json:"incident"`
+	Disposition incident.Disposition `json:"disposition"`
 }
 
 // HumanAsk is a containment that a person asks for; somebody else decides.
 type HumanAsk struct {
-	By     string          `json:"by"`
-	Target approval.Target `json:"target"`
-	Lease  time.Duration   `json:"lease_ns"`
-	Reason string          `json:"reason"`
+	Incident string          `json:"incident"`
+	By       string          `json:"by"`
+	Target   approval.Target `json:"target"`
+	Lease    time.Duration   `json:"lease_ns"`
+	Reason   string          `json:"reason"`
 }
 
 // Lift ends a lease before its time.
@@ -271,7 +280,9 @@ func (r *run) drain(ctx workflow.Context) {
 		if !notices.ReceiveAsync(&n) {
 			break
 		}
-		r.noticed(n)
+		if n.Incident == r.state.Incident.ID {
+			r.noticed(n)
+		}
 	}
 	ended := workflow.GetSignalChannel(ctx, SignalEnded)
 	for {

@@ -254,8 +254,9 @@ func TestFastDecision(t *testing.T) {
 func TestNotice(t *testing.T) {
 	h := newHouse(t)
 	later, first := h.env.Now().Add(3*time.Minute), h.env.Now().Add(time.Minute)
-	h.signal(2*time.Minute, SignalNotice, Notice{By: "bob", Via: "console", At: later})
-	h.signal(3*time.Minute, SignalNotice, Notice{By: ana, Via: "cli", At: first})
+	for after, n := range map[time.Duration]Notice{2 * time.Minute: {By: "bob", Via: "console", At: later}, 3 * time.Minute: {By: ana, Via: "cli", At: first}} {
+		h.at(after, func() { n.Incident = h.latest(); h.env.SignalWorkflow(SignalNotice, n) })
+	}
 	h.at(4*time.Minute, func() {
 		if i := h.incident(); i.NoticedBy != ana || !i.Times.Noticed.Equal(first) {
 			t.Errorf("noticed by %s at %s, want %s at %s", i.NoticedBy, i.Times.Noticed, ana, first)
@@ -287,12 +288,12 @@ func TestAskRefused(t *testing.T) {
 	for name, change := range map[string]func(*HumanAsk){
 		"another agent": func(a *HumanAsk) { a.Target.Agent = "crm/helper" }, "seconds": func(a *HumanAsk) { a.Lease = time.Second },
 		"a month": func(a *HumanAsk) { a.Lease = 30 * 24 * hour }, "no reason": func(a *HumanAsk) { a.Reason = "" }, "nobody": func(a *HumanAsk) { a.By = "" },
+		"another incident": func(a *HumanAsk) { a.Incident = "INC-0" }, "no incident": func(a *HumanAsk) { a.Incident = "" },
 	} {
 		t.Run(name, func(t *testing.T) {
 			h := newHouse(t)
 			bad := good
-			change(&bad)
-			refused := h.update(5*time.Minute, UpdateAsk, func() any { return bad })
+			refused := h.update(5*time.Minute, UpdateAsk, func() any { bad.Incident = h.latest(); change(&bad); return bad })
 			h.run()
 			if refused.kind() == "" || len(h.states()) != 2 {
 				t.Errorf("answered with %v, requests are %v", refused.err, h.states())
@@ -353,6 +354,27 @@ func TestCloseStopsRun(t *testing.T) {
 	}
 	if i := h.incident(); i.Status != incident.Closed || len(h.states()) > 0 {
 		t.Errorf("the incident is %s, requests are %v", i.Status, h.states())
+	}
+}
+
+// TestOldPage: what people send from the page of an incident that was closed is not taken for the session's next one.
+func TestOldPage(t *testing.T) {
+	h := newHouse(t)
+	old := incident.NewID(h.finding("f0").Finding)
+	d := incident.Disposition{Verdict: incident.FalsePositive, Reasoning: "an old page", By: "lea"}
+	closed := h.update(40*time.Minute, UpdateClose, func() any { return Closing{Incident: old, Disposition: d} })
+	asked := h.update(41*time.Minute, UpdateAsk, func() any {
+		return HumanAsk{Incident: old, By: ana, Target: approval.Target{Agent: bot.ID}, Lease: hour, Reason: "an old page"}
+	})
+	h.signal(42*time.Minute, SignalNotice, Notice{Incident: old, By: "bob", Via: "console", At: h.env.Now()})
+	h.at(43*time.Minute, func() {
+		if i := h.incident(); i.NoticedBy != "" || i.Status != incident.Open {
+			t.Errorf("the incident is %s and noticed by %q", i.Status, i.NoticedBy)
+		}
+	})
+	h.run()
+	if closed.kind() != approval.RefusedDecided || asked.kind() != approval.RefusedUnknown {
+		t.Errorf("closing was answered with %v, asking with %v", closed.err, asked.err)
 	}
 }
 
@@ -508,7 +530,8 @@ func TestContinueAsNew(t *testing.T) {
 	h := newHouse(t)
 	h.decide(time.Minute, approval.Approve, nil)
 	h.at(10*time.Minute, func() { h.env.SetContinueAsNewSuggested(true) })
-	h.signal(10*time.Minute, SignalNotice, Notice{By: ana, Via: "cli", At: h.env.Now().Add(time.Second)})
+	at := h.env.Now().Add(time.Second)
+	h.at(10*time.Minute, func() { h.env.SignalWorkflow(SignalNotice, Notice{Incident: h.latest(), By: ana, Via: "cli", At: at}) })
 	h.signal(0, SignalFound, h.finding("f1"))
 	h.execute(IncidentInput{Playbooks: library(t), GrantKey: h.signer.Public()})
 	carried := h.next()
