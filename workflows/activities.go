@@ -246,7 +246,7 @@ func via(r approval.Request) string {
 // retry brings a grant.
 func (a *Activities) Contain(ctx context.Context, in action.Input) (action.Lease, error) {
 	lease, err := a.Actions.Apply(ctx, in)
-	if err != nil && (in.Grant == nil || a.Now().After(in.Grant.NotAfter)) {
+	if err != nil && (in.Grant == nil || a.Now().After(in.Grant.NotAfter) || errors.Is(err, action.ErrLifted)) {
 		return action.Lease{}, temporal.NewNonRetryableApplicationError(err.Error(), "contain", err)
 	}
 	if err != nil {
@@ -264,7 +264,15 @@ func (a *Activities) Verify(ctx context.Context, l action.Lease) (action.Lease, 
 	if l, err = a.stored(ctx, l); err != nil { // a retry keeps the time of the first proof
 		return l, err
 	}
-	if l, err = act.Verify(ctx, l); err != nil {
+	if l.Lifted.IsZero() {
+		l, err = act.Verify(ctx, l)
+	} else {
+		err = action.ErrLifted
+	}
+	if errors.Is(err, action.ErrLifted) {
+		return l, temporal.NewNonRetryableApplicationError(err.Error(), "verify", err)
+	}
+	if err != nil {
 		return l, err
 	}
 	if l.Verified.IsZero() {

@@ -514,6 +514,24 @@ func TestContainFails(t *testing.T) {
 	}
 }
 
+// TestLiftedBeforeProof: a lead lifts the lease before its proof; it is not taken for contained and does not come back.
+func TestLiftedBeforeProof(t *testing.T) {
+	h := newHouse(t)
+	h.decide(time.Minute, approval.Approve, nil)
+	h.env.OnActivity("Verify", anything, anything).Return(func(ctx context.Context, l action.Lease) (action.Lease, error) {
+		if err := action.NewQuarantine(h.gate, h.env.Now).Undo(ctx, l, "lea"); err != nil {
+			return l, err
+		}
+		return h.acts.Verify(ctx, l)
+	})
+	h.denied(2*time.Minute, false)
+	h.status(2*time.Minute, incident.Open)
+	h.run()
+	if notes := h.entries("note"); len(notes) != 1 || !strings.Contains(notes[0].Text, "the lease was lifted") {
+		t.Errorf("the timeline has the notes %+v", notes)
+	}
+}
+
 // TestContainAgain: an error of the store is no refusal; the effect is tried again.
 func TestContainAgain(t *testing.T) {
 	h := newHouse(t)

@@ -5,6 +5,7 @@ package action
 import (
 	"context"
 	"crypto/ed25519"
+	"errors"
 	"fmt"
 	"time"
 
@@ -27,6 +28,9 @@ type Lease struct {
 
 // InForce reports whether the lease holds at a time.
 func (l *Lease) InForce(now time.Time) bool { return l.Lifted.IsZero() && now.Before(l.Ends) }
+
+// ErrLifted says that a lease was undone, which is final.
+var ErrLifted = errors.New("the lease was lifted")
 
 // Action is one kind of effect. An error from Apply or Undo means that the effect is unknown: verify, or ask.
 type Action interface {

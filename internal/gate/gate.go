@@ -19,6 +19,8 @@ import (
 type Store interface {
 	SaveLease(ctx context.Context, l action.Lease) error
 	Leases(ctx context.Context) ([]action.Lease, error)
+	// Lease returns a lease, lifted or not, if there is one.
+	Lease(ctx context.Context, id string) (l action.Lease, found bool, err error)
 }
 
 // Query is what is about to happen.
@@ -80,12 +82,22 @@ func (g *Gate) Check(q Query) Answer {
 // other reports whether a query names another than the one that a lease is about.
 func other(leased, asked string) bool { return leased != "" && asked != "" && leased != asked }
 
-// Apply puts a lease in force: durable first, then in memory. A lease that is there already is returned as it is.
+// Apply puts a lease in force: durable first, then in memory. A lease that is there already is returned as it is. One that was lifted
+// is not put in force again: its grant was for one containment.
 func (g *Gate) Apply(ctx context.Context, l action.Lease) (action.Lease, error) {
 	g.write.Lock()
 	defer g.write.Unlock()
 	if known, ok := g.find(l.ID, l.Plan.Target.Agent); ok {
 		return known, nil
+	}
+	known, found, err := g.store.Lease(ctx, l.ID)
+	switch {
+	case err != nil:
+		return action.Lease{}, fmt.Errorf("apply lease: %w", err)
+	case found && !known.Lifted.IsZero():
+		return action.Lease{}, fmt.Errorf("apply lease: %w", action.ErrLifted)
+	case found: // it ended, or was saved by a try that failed after it
+		l = known
 	}
 	if err := g.store.SaveLease(ctx, l); err != nil {
 		return action.Lease{}, fmt.Errorf("apply lease: %w", err)
@@ -94,10 +106,17 @@ func (g *Gate) Apply(ctx context.Context, l action.Lease) (action.Lease, error) 
 	return l, nil
 }
 
-// Update writes a changed lease: verified, or lifted.
+// Update writes a changed lease: verified, or lifted. A lease that was lifted stays so, whatever its writer knew of it.
 func (g *Gate) Update(ctx context.Context, l action.Lease) error {
 	g.write.Lock()
 	defer g.write.Unlock()
+	known, found, err := g.store.Lease(ctx, l.ID)
+	if err != nil {
+		return fmt.Errorf("update lease: %w", err)
+	}
+	if found && !known.Lifted.IsZero() && l.Lifted.IsZero() {
+		return fmt.Errorf("update lease: %w", action.ErrLifted)
+	}
 	if err := g.store.SaveLease(ctx, l); err != nil {
 		return fmt.Errorf("update lease: %w", err)
 	}

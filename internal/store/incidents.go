@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"database/sql"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"time"
 
@@ -209,6 +210,15 @@ func (s *Store) SaveLease(ctx context.Context, l action.Lease) error {
 // Leases returns the leases that were not lifted, ended ones included, by end.
 func (s *Store) Leases(ctx context.Context) ([]action.Lease, error) {
 	return list[action.Lease](ctx, s, "list leases", `SELECT doc FROM leases WHERE lifted = 0 ORDER BY ends, id`)
+}
+
+// Lease returns a lease, lifted or not, if there is one.
+func (s *Store) Lease(ctx context.Context, id string) (l action.Lease, found bool, err error) {
+	l, err = one[action.Lease](ctx, s, "read lease", `SELECT doc FROM leases WHERE id = ?`, id)
+	if errors.Is(err, ErrNotFound) {
+		return l, false, nil
+	}
+	return l, err == nil, err
 }
 
 // IncidentLeases returns every lease of an incident.
