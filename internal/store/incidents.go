@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"database/sql"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
@@ -67,12 +68,25 @@ func (s *Store) EachAlertSince(ctx context.Context, since time.Time, take func(A
 	return each(ctx, s, "list findings", take, `SELECT doc FROM findings WHERE at >= ? ORDER BY at, id`, since.UnixNano())
 }
 
-// SaveIncident writes an incident's state.
+// SaveIncident writes an incident's state. One session's incident never takes the place of another's.
 func (s *Store) SaveIncident(ctx context.Context, i incident.Incident) error {
 	return s.inTx(ctx, "save incident", func(tx *sql.Tx) error { return s.saveIncident(ctx, tx, i) })
 }
 
 func (s *Store) saveIncident(ctx context.Context, q querier, i incident.Incident) error {
+	var text []byte
+	var known incident.Incident
+	err := q.QueryRowContext(ctx, s.sql(`SELECT doc FROM incidents WHERE id = ?`), storable([]any{i.ID})...).Scan(&text)
+	if err == nil {
+		err = json.Unmarshal(text, &known)
+	}
+	switch {
+	case errors.Is(err, sql.ErrNoRows):
+	case err != nil:
+		return err
+	case known.Key != i.Key:
+		return fmt.Errorf("%s is the incident of another session", i.ID)
+	}
 	doc, err := encode(i)
 	if err != nil {
 		return err
