@@ -228,7 +228,7 @@ func Check(r *Request, d Decision, now time.Time) error {
 		return refuse(RefusedRequester, "%s asked for this action and may not approve it", d.By.ID)
 	case slices.Contains(r.Agents, d.By.ID):
 		return refuse(RefusedAgent, "%s is the agent's own identity and may not decide about it", d.By.ID)
-	case !r.sound():
+	case !r.Sound():
 		return refuse(RefusedDigest, "the question and the digest of the request are not its plan's: somebody changed the record")
 	case d.Digest != r.Digest:
 		return refuse(RefusedDigest, "the decision is about plan %s, the request is about plan %s", short(d.Digest), short(r.Digest))
@@ -240,8 +240,8 @@ func Check(r *Request, d Decision, now time.Time) error {
 	return nil
 }
 
-// sound reports whether people are shown the plan that their answer is bound to.
-func (r *Request) sound() bool {
+// Sound reports whether people are shown the plan that their answer is bound to.
+func (r *Request) Sound() bool {
 	digest, err := DigestOf(r.Plan)
 	return err == nil && digest == r.Digest && r.Question == r.Plan.Question()
 }
