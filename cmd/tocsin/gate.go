@@ -114,7 +114,7 @@ func (c *hookCmd) Run(ctx context.Context, std *stdio) error {
 		err = unread
 	}
 	if err != nil {
-		fmt.Fprintln(std.err, "tocsin hook:", err)
+		fmt.Fprintln(std.err, "tocsin hook:", visible(err.Error()))
 		answer = c.withoutGate(err)
 	}
 	if answer.Allow {
