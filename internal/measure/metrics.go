@@ -33,6 +33,7 @@ type Metrics struct {
 	detectorEvent  prometheus.Histogram
 	findings       *prometheus.CounterVec
 	ruleErrors     *prometheus.CounterVec
+	ruleLoads      *prometheus.CounterVec
 	approvals      *prometheus.CounterVec
 	refusals       *prometheus.CounterVec
 	approvalTook   prometheus.Histogram
@@ -56,6 +57,7 @@ func NewMetrics() *Metrics {
 	m.detectorEvent = m.seconds("tocsin_detector_event_seconds", "Time to judge one event.", prometheus.ExponentialBuckets(1e-6, 2, 18))
 	m.findings = m.counters("tocsin_findings_total", "Findings raised, all lanes.", "source", "rule", "severity")
 	m.ruleErrors = m.counters("tocsin_rule_errors_total", "Events that a rule could not judge, because its expression failed.", "rule")
+	m.ruleLoads = m.counters("tocsin_rules_loads_total", "Loads of the rules; refused ones left the set in force as it was.", "outcome")
 	m.approvals = m.counters("tocsin_approvals_total", "Outcomes of approval requests; refused counts decisions that did not count.", "outcome")
 	m.refusals = m.counters("tocsin_refusals_total", "Decisions that did not count, by why.", "kind")
 	m.approvalTook = m.seconds("tocsin_approval_seconds", "Time from an approval request to its decision.", humanBuckets())
@@ -70,8 +72,19 @@ func NewMetrics() *Metrics {
 	return m
 }
 
+// RulesLoaded counts a load of the rules.
+func (m *Metrics) RulesLoaded(ok bool) {
+	if ok {
+		m.ruleLoads.WithLabelValues("loaded").Inc()
+	} else {
+		m.ruleLoads.WithLabelValues("refused").Inc()
+	}
+}
+
 // zero makes the series of the short lists exist, so that a rate sees the first count.
 func (m *Metrics) zero() {
+	m.ruleLoads.WithLabelValues("loaded")
+	m.ruleLoads.WithLabelValues("refused")
 	for _, outcome := range outcomes() {
 		m.approvals.WithLabelValues(outcome)
 	}

@@ -68,6 +68,39 @@ func (s *Store) EachAlertSince(ctx context.Context, since time.Time, take func(A
 	return each(ctx, s, "list findings", take, `SELECT doc FROM findings WHERE at >= ? ORDER BY at, id`, since.UnixNano())
 }
 
+// RuleVerdicts returns, by rule, the verdicts of people who closed incidents in which the rule fired since a time, one for each incident.
+func (s *Store) RuleVerdicts(ctx context.Context, since time.Time) (map[string]map[incident.Verdict]int, error) {
+	rows, err := s.db.QueryContext(ctx, s.sql(`SELECT f.rule, i.doc FROM (SELECT DISTINCT rule, incident FROM findings WHERE at >= ? AND incident <> '') f
+		JOIN incidents i ON i.id = f.incident WHERE i.status = ?`), since.UnixNano(), string(incident.Closed))
+	if err != nil {
+		return nil, fmt.Errorf("read verdicts: %w", err)
+	}
+	defer rows.Close()
+	out := make(map[string]map[incident.Verdict]int)
+	for rows.Next() {
+		var rule string
+		var doc []byte
+		var i incident.Incident
+		if err := rows.Scan(&rule, &doc); err != nil {
+			return nil, fmt.Errorf("read verdicts: %w", err)
+		}
+		if err := json.Unmarshal(doc, &i); err != nil {
+			return nil, fmt.Errorf("read verdicts: %w", err)
+		}
+		if i.Disposition == nil {
+			continue
+		}
+		if out[rule] == nil {
+			out[rule] = make(map[incident.Verdict]int)
+		}
+		out[rule][i.Disposition.Verdict]++
+	}
+	if err := rows.Err(); err != nil {
+		return nil, fmt.Errorf("read verdicts: %w", err)
+	}
+	return out, nil
+}
+
 // SaveIncident writes an incident's state. One session's incident never takes the place of another's.
 func (s *Store) SaveIncident(ctx context.Context, i incident.Incident) error {
 	return s.inTx(ctx, "save incident", func(tx *sql.Tx) error { return s.saveIncident(ctx, tx, i) })
