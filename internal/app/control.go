@@ -59,10 +59,6 @@ func (c *control) Decide(ctx context.Context, by approval.Principal, requestID, 
 		}
 	}
 	err = c.update(ctx, request.Incident, workflows.UpdateDecide, d)
-	var gone *serviceerror.NotFound
-	if errors.As(err, &gone) {
-		err = &approval.Refusal{Kind: approval.RefusedLate, Text: "the incident is closed"}
-	}
 	if approval.Kind(err) != "" {
 		return c.refused(ctx, request, d, err)
 	}
@@ -89,11 +85,16 @@ func (c *control) refused(ctx context.Context, r approval.Request, d approval.De
 	return refusal
 }
 
-// update sends an Update to an incident's workflow and waits for its answer.
+// update sends an Update to an incident's workflow and waits for its answer. A closed incident takes none: its session's workflow may
+// by now be another incident's.
 func (c *control) update(ctx context.Context, incidentID, name string, arg any) error {
 	i, err := c.store.Incident(ctx, incidentID)
 	if err != nil {
 		return err
+	}
+	closed := &approval.Refusal{Kind: approval.RefusedLate, Text: "the incident is closed"}
+	if i.Status == incident.Closed {
+		return closed
 	}
 	ctx, cancel := context.WithTimeout(ctx, updateTimeout)
 	defer cancel()
@@ -106,6 +107,9 @@ func (c *control) update(ctx context.Context, incidentID, name string, arg any) 
 	var refusal *temporal.ApplicationError
 	if errors.As(err, &refusal) {
 		return &approval.Refusal{Kind: refusal.Type(), Text: refusal.Message()}
+	}
+	if gone := (*serviceerror.NotFound)(nil); errors.As(err, &gone) {
+		return closed
 	}
 	if err != nil {
 		return fmt.Errorf("%s incident %s: %w", name, incidentID, err)
@@ -149,7 +153,7 @@ func (c *control) Notice(ctx context.Context, by approval.Principal, incidentID 
 	if err != nil {
 		return err
 	}
-	if !i.Times.Noticed.IsZero() {
+	if !i.Times.Noticed.IsZero() || i.Status == incident.Closed {
 		return nil
 	}
 	at := c.now().UTC()
