@@ -45,7 +45,7 @@ func (s *Store) SaveAlert(ctx context.Context, a Alert) error {
 
 // Alert returns one finding.
 func (s *Store) Alert(ctx context.Context, id string) (Alert, error) {
-	return one[Alert](ctx, s, "read finding", `SELECT doc FROM findings WHERE id = ?`, id)
+	return one[Alert](ctx, s, named("read finding", id), `SELECT doc FROM findings WHERE id = ?`, id)
 }
 
 // Alerts returns the findings of an incident in event time, or, for an empty incident, the latest findings of all.
@@ -78,7 +78,7 @@ func (s *Store) saveIncident(ctx context.Context, q querier, i incident.Incident
 
 // Incident returns one incident.
 func (s *Store) Incident(ctx context.Context, id string) (incident.Incident, error) {
-	return one[incident.Incident](ctx, s, "read incident", `SELECT doc FROM incidents WHERE id = ?`, id)
+	return one[incident.Incident](ctx, s, named("read incident", id), `SELECT doc FROM incidents WHERE id = ?`, id)
 }
 
 // Incidents returns the latest incidents by first bad event.
@@ -125,7 +125,7 @@ func (s *Store) SaveRequest(ctx context.Context, r approval.Request) error {
 
 // Request returns one approval request.
 func (s *Store) Request(ctx context.Context, id string) (approval.Request, error) {
-	return one[approval.Request](ctx, s, "read request", `SELECT doc FROM requests WHERE id = ?`, id)
+	return one[approval.Request](ctx, s, named("read request", id), `SELECT doc FROM requests WHERE id = ?`, id)
 }
 
 // Requests returns the approval requests in a state by deadline, or, for an empty state, the latest of all.

@@ -149,8 +149,8 @@ func testIncidents(t *testing.T, at string) {
 	same(t, "latest first", []incident.Incident{second, first})(s.Incidents(ctx, 5))
 	same(t, "limited", []incident.Incident{second})(s.Incidents(ctx, 1))
 	same(t, "since the second, to the nanosecond", []incident.Incident{second})(s.IncidentsSince(ctx, second.Times.FirstBad))
-	if _, err := s.Incident(ctx, "INC-3"); !errors.Is(err, ErrNotFound) {
-		t.Errorf("an unknown incident gives %v, want ErrNotFound", err)
+	if _, err := s.Incident(ctx, "INC-3"); !errors.Is(err, ErrNotFound) || err.Error() != `read incident "INC-3": not found` {
+		t.Errorf("an unknown incident gives %v, want ErrNotFound that names it", err)
 	}
 }
 
