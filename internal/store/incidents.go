@@ -1,11 +1,14 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"database/sql"
 	"encoding/hex"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/tocsin-dr/tocsin/detect"
@@ -151,9 +154,13 @@ func (s *Store) AddEvidence(ctx context.Context, incidentID string, item inciden
 		incidentID, item.SHA256, item.Name, doc)
 }
 
-// Evidence returns an incident's custody rows by name.
+// Evidence returns an incident's custody rows by name; of those with one name the newest is last.
 func (s *Store) Evidence(ctx context.Context, incidentID string) ([]incident.EvidenceItem, error) {
-	return list[incident.EvidenceItem](ctx, s, "list evidence", `SELECT doc FROM evidence WHERE incident = ? ORDER BY name, sha256`, incidentID)
+	out, err := list[incident.EvidenceItem](ctx, s, "list evidence", `SELECT doc FROM evidence WHERE incident = ? ORDER BY name, sha256`, incidentID)
+	slices.SortStableFunc(out, func(a, b incident.EvidenceItem) int {
+		return cmp.Or(strings.Compare(a.Name, b.Name), a.At.Compare(b.At))
+	})
+	return out, err
 }
 
 // SaveTrack writes what a track of the investigation found.
