@@ -144,22 +144,35 @@ func eventRefs(in TrackInput) []string {
 // peerWindow is how far back other agents' findings are compared.
 const peerWindow = 30 * 24 * time.Hour
 
-// peerFacts asks whether other agents show the same: the same rule, or the same value.
+// maxPeerFacts bounds the peers that are told of, and the findings that each fact names.
+const maxPeerFacts = 10
+
+// peerFacts asks whether other agents show the same value. An agent that was found with it again and again is one fact.
 func (a *Activities) peerFacts(ctx context.Context, in TrackInput) ([]incident.Fact, error) {
 	alerts, err := a.Store.AlertsSince(ctx, in.Incident.Times.FirstBad.Add(-peerWindow))
 	if err != nil {
 		return nil, err
 	}
+	ours := make(map[string]bool)
+	for _, mine := range in.Raised {
+		if c := mine.Finding.Chain; c != nil && c.Value != "" {
+			ours[c.Value] = true
+		}
+	}
+	type shared struct{ agent, value string }
 	var facts []incident.Fact
+	known := make(map[shared]int) // places among the facts
 	for _, alert := range alerts {
-		if alert.Finding.Agent.ID == in.Incident.Agent.ID || len(facts) >= 10 {
+		f := &alert.Finding
+		if f.Agent.ID == in.Incident.Agent.ID || f.Chain == nil || !ours[f.Chain.Value] {
 			continue
 		}
-		for _, mine := range in.Raised {
-			theirs, ours := alert.Finding.Chain, mine.Finding.Chain
-			if theirs != nil && ours != nil && theirs.Value != "" && theirs.Value == ours.Value {
-				facts = append(facts, incident.Fact{Text: fmt.Sprintf("%s used the same value from a tool's output", incident.Visible(alert.Finding.Agent.ID, 60)), Refs: []string{alert.Finding.ID}, Suspicious: true})
-			}
+		key := shared{f.Agent.ID, f.Chain.Value}
+		if i, ok := known[key]; !ok && len(facts) < maxPeerFacts {
+			known[key] = len(facts)
+			facts = append(facts, incident.Fact{Text: fmt.Sprintf("%s used the same value from a tool's output: %s", incident.Visible(f.Agent.ID, 60), incident.Visible(f.Chain.Value, 60)), Refs: []string{f.ID}, Suspicious: true})
+		} else if ok && len(facts[i].Refs) < maxPeerFacts {
+			facts[i].Refs = append(facts[i].Refs, f.ID)
 		}
 	}
 	if len(facts) == 0 {
