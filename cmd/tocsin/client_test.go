@@ -22,9 +22,11 @@ func TestUnauthorized(t *testing.T) {
 		run  func() error
 		want string
 	}{
-		"sign-in":  {func() error { return (&signInCmd{server: server{Server: console.URL}, User: "ana"}).Run(ctx, std) }, "not you"},
-		"person":   {func() error { return (&incidentsListCmd{server{Server: console.URL, Token: "old"}}).Run(ctx, std) }, "not you: sign in with tocsin sign-in"},
-		"the gate": {func() error { return (&gateCheckCmd{asker: asker{Gate: console.URL, Wait: time.Minute}, Agent: "a"}).Run(ctx, std) }, "not you: set --token or TOCSIN_GATE_TOKEN"},
+		"sign-in": {func() error { return (&signInCmd{server: server{Server: console.URL}, User: "ana"}).Run(ctx, std) }, "not you"},
+		"person":  {func() error { return (&incidentsListCmd{server{Server: console.URL, Token: "old"}}).Run(ctx, std) }, "not you: sign in with tocsin sign-in"},
+		"the gate": {func() error {
+			return (&gateCheckCmd{asker: asker{Gate: console.URL, Wait: time.Minute}, Agent: "a"}).Run(ctx, std)
+		}, "not you: set --token or TOCSIN_GATE_TOKEN"},
 	} {
 		if err := tt.run(); err == nil || err.Error() != tt.want {
 			t.Errorf("%s: %v, want %s", name, err, tt.want)
