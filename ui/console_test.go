@@ -362,3 +362,17 @@ func TestWords(t *testing.T) {
 		}
 	}
 }
+
+// A rule's author ends lines where the editor does; a page ends them where they fill it. Paragraphs and lists stay.
+func TestProse(t *testing.T) {
+	for in, want := range map[string]string{
+		"Look at the output\n  in which it appears.\n": "Look at the output in which it appears.",
+		"One.\nTwo.\n\nNext\nparagraph.":               "One. Two.\n\nNext paragraph.",
+		"Check:\n- the one\n  thing\n- the other\n":    "Check:\n- the one thing\n- the other",
+		"": "",
+	} {
+		if got := prose(in); got != want {
+			t.Errorf("prose(%q) = %q, want %q", in, got, want)
+		}
+	}
+}

@@ -124,7 +124,7 @@ func showCase(w io.Writer, c api.Case) {
 	for _, e := range c.Timeline {
 		fmt.Fprintf(w, "  %s  %-11s %s: %s\n", e.At.UTC().Format("15:04:05.000"), e.Kind, visible(e.Actor), visible(e.Text))
 		if e.Quote != "" {
-			fmt.Fprintf(w, "      | %s\n", incident.Visible(e.Quote, 160))
+			fmt.Fprintf(w, "      | %s\n", e.QuoteLine(160))
 		}
 	}
 	fmt.Fprintln(w, "\nEvidence")

@@ -333,7 +333,7 @@ func (a *App) authenticate() func(string) (string, bool) {
 
 // ingestOptions are the receiver's, with its metrics.
 func (a *App) ingestOptions() ingest.ReceiverOptions {
-	return ingest.ReceiverOptions{Authenticate: a.authenticate(), Now: a.now, Observe: a.metrics.IngestItems}
+	return ingest.ReceiverOptions{Authenticate: a.authenticate(), Now: a.now, Observe: a.metrics.IngestItems, Answered: a.metrics.IngestAnswer}
 }
 
 // timedLog measures appends and counts events on their way to the log.

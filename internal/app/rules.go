@@ -68,6 +68,7 @@ func (b *rulebook) load(ctx context.Context, actor string) error {
 	for _, d := range b.detectors {
 		d.setRules(ctx, set)
 	}
+	b.metrics.Rules(set.Rules())
 	b.metrics.RulesLoaded(true)
 	return nil
 }

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"database/sql"
@@ -8,6 +9,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/tocsin-dr/tocsin/detect"
@@ -47,7 +50,7 @@ func (s *Store) SaveAlert(ctx context.Context, a Alert) error {
 
 // Alert returns one finding.
 func (s *Store) Alert(ctx context.Context, id string) (Alert, error) {
-	return one[Alert](ctx, s, "read finding", `SELECT doc FROM findings WHERE id = ?`, id)
+	return one[Alert](ctx, s, named("read finding", id), `SELECT doc FROM findings WHERE id = ?`, id)
 }
 
 // Alerts returns the findings of an incident in event time, or, for an empty incident, the latest findings of all.
@@ -131,7 +134,7 @@ func (s *Store) saveIncident(ctx context.Context, q querier, i incident.Incident
 
 // Incident returns one incident.
 func (s *Store) Incident(ctx context.Context, id string) (incident.Incident, error) {
-	return one[incident.Incident](ctx, s, "read incident", `SELECT doc FROM incidents WHERE id = ?`, id)
+	return one[incident.Incident](ctx, s, named("read incident", id), `SELECT doc FROM incidents WHERE id = ?`, id)
 }
 
 // Incidents returns the latest incidents by first bad event.
@@ -178,7 +181,7 @@ func (s *Store) SaveRequest(ctx context.Context, r approval.Request) error {
 
 // Request returns one approval request.
 func (s *Store) Request(ctx context.Context, id string) (approval.Request, error) {
-	return one[approval.Request](ctx, s, "read request", `SELECT doc FROM requests WHERE id = ?`, id)
+	return one[approval.Request](ctx, s, named("read request", id), `SELECT doc FROM requests WHERE id = ?`, id)
 }
 
 // Requests returns the approval requests in a state by deadline, or, for an empty state, the latest of all.
@@ -204,9 +207,13 @@ func (s *Store) AddEvidence(ctx context.Context, incidentID string, item inciden
 		incidentID, item.SHA256, item.Name, doc)
 }
 
-// Evidence returns an incident's custody rows by name.
+// Evidence returns an incident's custody rows by name; of those with one name the newest is last.
 func (s *Store) Evidence(ctx context.Context, incidentID string) ([]incident.EvidenceItem, error) {
-	return list[incident.EvidenceItem](ctx, s, "list evidence", `SELECT doc FROM evidence WHERE incident = ? ORDER BY name, sha256`, incidentID)
+	out, err := list[incident.EvidenceItem](ctx, s, "list evidence", `SELECT doc FROM evidence WHERE incident = ? ORDER BY name, sha256`, incidentID)
+	slices.SortStableFunc(out, func(a, b incident.EvidenceItem) int {
+		return cmp.Or(strings.Compare(a.Name, b.Name), a.At.Compare(b.At))
+	})
+	return out, err
 }
 
 // SaveTrack writes what a track of the investigation found.
