@@ -61,6 +61,34 @@ func (m *Model) Score(e *event.Event, o *Observation) Anomaly {
 	return a
 }
 
+// Familiarity says whether an agent did something before.
+type Familiarity string
+
+// The familiarities. While a baseline is learning, everything is unknown.
+const (
+	Unknown Familiarity = "unknown"
+	Known   Familiarity = "known"
+	New     Familiarity = "new"
+)
+
+// Familiar says whether the agent used the observation's tool before, and reached all of its destinations.
+func (m *Model) Familiar(agent string, o *Observation) (tool, destination Familiarity) {
+	if life, _ := m.Life(agent); life != Active {
+		return Unknown, Unknown
+	}
+	page := m.Agents[agent]
+	tool, destination = Known, Known
+	if page.Tools.count(toolKey(o.Tool)) == 0 {
+		tool = New
+	}
+	for _, d := range o.Dests {
+		if page.Dests.count(d.Key) == 0 {
+			destination = New
+		}
+	}
+	return tool, destination
+}
+
 // combine is the weighted harmonic mean of the features' p-values (Wilson, 2019), which keeps its level under dependence up to
 // a factor near 1 for the small p-values that matter here. The shares are each feature's part of the sum.
 func combine(features []Feature) ([]Feature, float64) {

@@ -16,6 +16,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -379,48 +380,47 @@ func (t timedLog) Append(ctx context.Context, events []event.Event) error {
 	return nil
 }
 
-// RuleFiles are rules with the texts that they were read from.
+// RuleFiles are rules with the library and the texts that they were read from.
 type RuleFiles struct {
-	Rules []detect.Rule
-	Texts [][]byte
+	Rules   []detect.Rule
+	Library *detect.Library
+	Texts   [][]byte // of the rules and of the library
 }
 
-// ReadRules reads the shipped rules and those of a directory, if one is named. A rule of the directory takes the place of a
-// shipped one with the same id.
+// ReadRules reads the shipped rules and those of a directory, if one is named, with the directory's macros, tables, overlays and
+// exceptions over the shipped ones. A rule of the directory takes the place of a shipped one with the same id.
 func ReadRules(dir string) (RuleFiles, error) {
-	catalogue := detect.DefaultCatalogue()
-	shipped, err := detect.ReadRules(rules.FS, catalogue)
+	dirs := []fs.FS{rules.FS}
+	if dir != "" {
+		dirs = append(dirs, os.DirFS(dir))
+	}
+	library, err := detect.ReadLibrary(dirs...)
 	if err != nil {
 		return RuleFiles{}, err
 	}
-	sources := make(map[string]fs.FS)
-	byID := make(map[string]detect.Rule)
-	var order []string
-	take := func(list []detect.Rule, from fs.FS) {
-		for _, r := range list {
-			if _, known := byID[r.ID]; !known {
-				order = append(order, r.ID)
-			}
-			byID[r.ID], sources[r.ID] = r, from
-		}
+	out := RuleFiles{Library: library}
+	for _, text := range library.Texts {
+		out.Texts = append(out.Texts, text)
 	}
-	take(shipped, rules.FS)
-	if dir != "" {
-		own, err := detect.ReadRules(os.DirFS(dir), catalogue)
+	for _, from := range dirs {
+		list, err := detect.ReadRules(from, library)
 		if err != nil {
 			return RuleFiles{}, err
 		}
-		take(own, os.DirFS(dir))
-	}
-	var out RuleFiles
-	for _, id := range order {
-		text, err := fs.ReadFile(sources[id], byID[id].File)
-		if err != nil {
-			return RuleFiles{}, fmt.Errorf("read rule %s: %w", id, err)
+		for _, r := range list {
+			text, err := fs.ReadFile(from, r.File)
+			if err != nil {
+				return RuleFiles{}, fmt.Errorf("read rule %s: %w", r.ID, err)
+			}
+			out.Texts = append(out.Texts, text)
+			if i := slices.IndexFunc(out.Rules, func(o detect.Rule) bool { return o.ID == r.ID }); i >= 0 && from != rules.FS {
+				out.Rules[i] = r
+			} else {
+				out.Rules = append(out.Rules, r)
+			}
 		}
-		out.Rules, out.Texts = append(out.Rules, byID[id]), append(out.Texts, text)
 	}
-	return out, nil
+	return out, library.Check(out.Rules)
 }
 
 // server returns an HTTP server with the timeouts that a hostile client can't outlast. Live pages and large uploads need the long ones.

@@ -141,11 +141,11 @@ func insist(ctx context.Context, logger *slog.Logger, doing string, fn func() er
 }
 
 func (d *detector) countRuleErrors() {
-	for rule, n := range d.shard.RuleErrors() {
-		for range n - d.errs[rule] {
+	for rule, stats := range d.shard.RuleStats() {
+		for range stats.Errors - d.errs[rule] {
 			d.metrics.RuleError(rule)
 		}
-		d.errs[rule] = n
+		d.errs[rule] = stats.Errors
 	}
 }
 

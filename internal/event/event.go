@@ -271,5 +271,16 @@ func AgentID(service, name string) string {
 	return service + "/" + name
 }
 
+// Clone copies the parts of an event that a detector shard changes. The rest is shared.
+func (e *Event) Clone() Event {
+	out := *e
+	if e.Tool != nil {
+		tool := *e.Tool
+		tool.Args = append([]Arg(nil), tool.Args...)
+		out.Tool = &tool
+	}
+	return out
+}
+
 // MarshalLine returns the event as one line of JSON, without a trailing newline.
 func (e *Event) MarshalLine() ([]byte, error) { return json.Marshal(e) }

@@ -22,6 +22,7 @@ func (s *Shard) class(name string) *class {
 		c = &class{
 			Model: baselines.NewModel(name), Rules: detect.NewState(), Sessions: make(map[string]*session),
 			Traces: make(map[string]*trace), Named: make(map[string]string), Seen: make(map[string]int), Evicted: make(map[string]int),
+			byID: make(map[string][]string),
 		}
 		s.classes[name] = c
 	}
@@ -72,8 +73,13 @@ func (c *class) advance(at time.Time) {
 
 // end closes a session: it is learned and gone.
 func (c *class) end(id string) {
-	c.learn(c.Sessions[id])
+	ses := c.Sessions[id]
+	c.learn(ses)
 	delete(c.Sessions, id)
+	keys := slices.DeleteFunc(c.byID[ses.Facts.ID], func(key string) bool { return key == id })
+	if c.byID[ses.Facts.ID] = keys; len(keys) == 0 {
+		delete(c.byID, ses.Facts.ID)
+	}
 }
 
 // learn learns a session's calls so far, unless it led to a finding: an attack must not teach what is normal.
@@ -108,7 +114,14 @@ func (c *class) session(e *event.Event) *session {
 	}
 	ses := &session{Facts: detect.SessionFacts{ID: e.Session.ID}, Last: c.Watermark}
 	c.Sessions[key] = ses
+	c.index(key, e.Session.ID)
 	return ses
+}
+
+func (c *class) index(key, id string) {
+	keys := c.byID[id]
+	at, _ := slices.BinarySearch(keys, key)
+	c.byID[id] = slices.Insert(keys, at, key)
 }
 
 // own is the key of a session, a trace or a service as its sender means it. Whoever delivers an event chooses these ids, so what

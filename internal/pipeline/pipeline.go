@@ -40,6 +40,15 @@ type Options struct {
 	// Alpha is the p-value at or below which a baseline raises a finding. Default 0.005: about one tool call in 200 of an agent
 	// whose behaviour is as learned, less what an open incident already holds.
 	Alpha float64
+	// Explain, if set, is asked about each event before the rules judge it.
+	Explain *Explain
+}
+
+// Explain asks a shard to say at one event why a rule fires on it or does not.
+type Explain struct {
+	Rule, Event string
+	// Done is told the explanation; again if the event is judged again under its agent's name.
+	Done func(detect.Explanation, error)
 }
 
 // Raised is a finding with what evidence needs of this moment. Only the finding itself is the same in live and replay.
@@ -75,6 +84,8 @@ type class struct {
 	Watermark time.Time           `json:"watermark"`
 	Swept     time.Time           `json:"swept"` // watermark at the last sweep for idle sessions
 	Evicted   map[string]int      `json:"evicted"`
+
+	byID map[string][]string // keys of the sessions of one id, sorted: one of each sender that uses it
 }
 
 // trace is what is known of one distributed trace.
@@ -112,6 +123,7 @@ func (s *Shard) Process(e *event.Event, at Position) []Raised {
 	ses := c.session(e)
 	ses.Last = c.Watermark
 	ses.Positions = appendPosition(ses.Positions, at)
+	ses.act(e)
 	ses.readPrompts(e, s.hasher)
 	if e.Tool != nil {
 		ses.provenance(e, s.hasher, func(t event.Hash) bool { return c.Model.Knows(e.Agent.ID, t) })
@@ -124,50 +136,91 @@ func (s *Shard) Process(e *event.Event, at Position) []Raised {
 
 // judge scores an event and evaluates the rules on it.
 func (s *Shard) judge(c *class, e *event.Event, ses *session) []Raised {
-	anomaly := s.score(c, e, ses)
-	s.env.Fill(e, ses.Facts, detect.BaselineEnv{Ready: anomaly.Life == baselines.Active, P: anomaly.P})
-	findings := s.rules.Evaluate(s.env, e, c.Rules)
+	anomaly, says := s.score(c, e, ses)
+	s.env.Fill(e, ses.Facts, says)
+	var deviations []detect.Finding
 	if f := s.deviation(c, e, anomaly); f != nil {
-		findings = append(findings, *f)
+		deviations = append(deviations, *f)
+	}
+	explanation, err := s.explain(e, c)
+	findings := append(s.rules.Evaluate(s.env, e, c.Rules, deviations...), deviations...)
+	if x := s.options.Explain; x != nil && x.Event == e.ID {
+		explanation.Fired = slices.ContainsFunc(findings, func(f detect.Finding) bool { return f.Rule == x.Rule && f.Source == detect.SourceRule })
+		x.Done(explanation, err)
 	}
 	out := make([]Raised, 0, len(findings))
 	for _, f := range findings {
-		if f.Source != detect.SourceHealth && (f.Lane == detect.Alert || f.Lane == detect.Propose) {
-			ses.Findings++
+		for _, of := range c.about(e, f.Session) { // an absence is found on another session's event
+			if f.Source != detect.SourceHealth && (f.Lane == detect.Alert || f.Lane == detect.Propose) {
+				of.Findings++
+			}
 		}
-		out = append(out, Raised{Finding: f, Ingested: e.Ingested, Positions: slices.Clone(ses.Positions), Baseline: c.Model.Learned(f.Agent.ID), Scopes: scopes(e)})
+		out = append(out, Raised{Finding: f, Ingested: e.Ingested, Positions: c.positions(e, &f), Baseline: c.Model.Learned(f.Agent.ID), Scopes: scopes(e, &f)})
 	}
 	return out
 }
 
-// scopes are the names in an event that its agent knows too.
-func scopes(e *event.Event) (out []string) {
-	if e.Session.Basis == "" {
+// scopes are the names in a finding that its agent knows too.
+func scopes(e *event.Event, f *detect.Finding) (out []string) {
+	if e.Session.Basis == "" && f.Session == e.Session.ID {
 		out = append(out, "session")
 	}
-	if e.Tool != nil && e.Tool.Name != "" && !e.Tool.Redacted {
+	if e.Tool != nil && f.Tool == e.Tool.Name && f.Tool != "" && !e.Tool.Redacted {
 		out = append(out, "tool")
 	}
 	return out
 }
 
+// about returns the sessions that a finding on an event may mean by an id: the event's own, or every sender's of that id, because the
+// finding does not say whose it is.
+func (c *class) about(e *event.Event, id string) []*session {
+	if id == e.Session.ID {
+		return []*session{c.session(e)}
+	}
+	var out []*session
+	for _, key := range c.byID[id] {
+		out = append(out, c.Sessions[key])
+	}
+	return out
+}
+
+func (s *Shard) explain(e *event.Event, c *class) (detect.Explanation, error) {
+	if x := s.options.Explain; x != nil && x.Event == e.ID {
+		return s.rules.Explain(x.Rule, s.env, e, c.Rules)
+	}
+	return detect.Explanation{}, nil
+}
+
+// positions are the places in the log of the sessions that a finding is about, as far as they are still known.
+func (c *class) positions(e *event.Event, f *detect.Finding) (out []Position) {
+	for _, id := range append([]string{f.Session}, f.Sessions...) {
+		for _, ses := range c.about(e, id) {
+			out = append(out, ses.Positions[:min(len(ses.Positions), maxPositions-len(out))]...)
+		}
+	}
+	return out
+}
+
 // score scores a tool call and keeps it to be learned when the session ends. A call reported twice is scored once.
-func (s *Shard) score(c *class, e *event.Event, ses *session) baselines.Anomaly {
+func (s *Shard) score(c *class, e *event.Event, ses *session) (baselines.Anomaly, detect.BaselineEnv) {
 	none := baselines.Anomaly{P: 1, Life: baselines.Learning, Version: baselines.Version}
+	unknown := detect.BaselineEnv{P: 1, Tool: string(baselines.Unknown), Destination: string(baselines.Unknown)}
 	o, ok := baselines.Observe(e, s.hasher)
 	if !ok {
-		return none
+		return none, unknown
 	}
 	i := slices.IndexFunc(ses.Pending, func(p pending) bool { return p.Event == e.ID })
 	switch {
 	case i >= 0: // judged before, under the name of its service
 		ses.Pending[i].Agent, ses.Pending[i].Observation = e.Agent.ID, o
 	case e.Tool.CallID != "" && ses.Calls[callKey(e.Tool.CallID, &o)]:
-		return none
+		return none, unknown
 	default:
 		ses.keep(e, o)
 	}
-	return c.Model.Score(e, &o)
+	a := c.Model.Score(e, &o)
+	tool, destination := c.Model.Familiar(e.Agent.ID, &o)
+	return a, detect.BaselineEnv{Ready: a.Life == baselines.Active, P: a.P, Tool: string(tool), Destination: string(destination)}
 }
 
 // callKey recognises a call that is reported twice. Its arguments are part of it: some clients number their calls from 0 in each turn,
@@ -200,12 +253,9 @@ func (s *Shard) deviation(c *class, e *event.Event, a baselines.Anomaly) *detect
 	}
 	top := a.Features[0]
 	rule := "baseline-" + top.Name
-	if !c.Rules.Allow(rule, e.Agent.ID+"\x00"+e.Session.ID+"\x00"+e.Tool.Name+"\x00"+top.About, e.Time, time.Hour) {
-		return nil
-	}
 	f := detect.Finding{
 		Source: detect.SourceBaseline, Rule: rule, Version: baselines.Version, Title: deviationTitles[top.Name],
-		Severity: detect.Medium, Confidence: detect.MediumConfidence, Lane: detect.Alert,
+		Severity: detect.Medium, Confidence: detect.MediumConfidence, Risk: 25, Lane: detect.Alert,
 		Tags:   detect.Tags{ASI: []string{"ASI10"}, ATLAS: []string{"AML.T0053"}},
 		Triage: "Compare what was found with what is usual for this agent. If its task changed, mark the incident as expected; the baseline learns nothing from it until then.",
 		Tenant: e.Tenant, Agent: e.Agent, Session: e.Session.ID, Tool: e.Tool.Name, First: e.Time, Time: e.Time, Events: []string{e.ID},
@@ -213,8 +263,11 @@ func (s *Shard) deviation(c *class, e *event.Event, a baselines.Anomaly) *detect
 	}
 	f.ID = detect.FindingID(e.Tenant, e.Agent.Class, rule, f.Events)
 	if f.Chain != nil && top.Name == baselines.FeatureArgument && (e.Tool.Effect == event.EffectEgress || e.Tool.Effect == event.EffectExec) {
-		f.Severity, f.Lane, f.Playbook = detect.High, detect.Propose, "quarantine-agent"
+		f.Severity, f.Risk, f.Lane, f.Playbook = detect.High, 50, detect.Propose, "quarantine-agent"
 		f.Tags = detect.Tags{ASI: []string{"ASI01", "ASI02"}, ATLAS: []string{"AML.T0051.001", "AML.T0086"}}
+	}
+	if !c.Rules.Allow(rule, e.Agent.ID+"\x00"+e.Session.ID+"\x00"+e.Tool.Name+"\x00"+top.About, e.Time, f.Severity, time.Hour) {
+		return nil
 	}
 	return &f
 }
@@ -254,15 +307,41 @@ func (s *Shard) Watermark() (at time.Time) {
 	return at
 }
 
-// RuleErrors returns how often each rule's expression failed.
-func (s *Shard) RuleErrors() map[string]int {
-	out := make(map[string]int)
+// RuleStats returns what became of each rule's work, over all classes.
+func (s *Shard) RuleStats() map[string]detect.Stats {
+	out := make(map[string]detect.Stats)
 	for _, c := range s.classes {
-		for rule, n := range c.Rules.Errors {
-			out[rule] += n
+		for rule, n := range c.Rules.Stats {
+			sum := out[rule]
+			sum.Add(n)
+			out[rule] = sum
 		}
 	}
 	return out
+}
+
+// Excepted returns how many events each exception covered.
+func (s *Shard) Excepted() map[string]int {
+	out := make(map[string]int)
+	for _, c := range s.classes {
+		for id, n := range c.Rules.Excepted {
+			out[id] += n
+		}
+	}
+	return out
+}
+
+// SetRules puts another set of rules in force, between two events, and returns the names of rules whose state was dropped because they
+// are gone or their operator changed. All other state stays.
+func (s *Shard) SetRules(set *detect.Set) []string {
+	s.rules = set
+	gone := make(map[string]bool)
+	for _, c := range s.classes {
+		for _, name := range c.Rules.Prune(set) {
+			gone[name] = true
+		}
+	}
+	return slices.Sorted(maps.Keys(gone))
 }
 
 func later(a, b time.Time) time.Time {

@@ -17,7 +17,7 @@ import (
 // ruleSet compiles one rule that fires on each tool result for which the expression holds.
 func ruleSet(t testing.TB, when string) *detect.Set {
 	t.Helper()
-	r, err := detect.ParseRule("r.yaml", []byte("id: the-rule\nversion: 1.0.0\ntitle: x\nseverity: low\non: [tool.result]\nwhen: "+when+"\ntags: {asi: [ASI10]}\ntriage: x\n"), detect.DefaultCatalogue())
+	r, err := detect.ParseRule("r.yaml", []byte("id: the-rule\nversion: 1.0.0\ntitle: x\nseverity: low\non: [tool.result]\nwhen: "+when+"\ntags: {asi: [ASI10]}\ntriage: x\n"), library(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -235,4 +235,13 @@ func TestOutOfOrderDelivery(t *testing.T) {
 			t.Fatal(diff)
 		}
 	})
+}
+
+func library(t testing.TB) *detect.Library {
+	t.Helper()
+	l, err := detect.ReadLibrary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
 }

@@ -33,6 +33,19 @@ func YAML(file string, text []byte, into any) error {
 	return nil
 }
 
+// Node decodes a part of a file into a pointer to a struct as YAML does the whole, which yaml.Node.Decode does not: it takes unknown keys.
+func Node(file string, node *yaml.Node, into any) error {
+	for i := 0; i+1 < len(node.Content) && node.Kind == yaml.MappingNode; i += 2 {
+		if key := node.Content[i]; !slices.Contains(Keys(reflect.TypeOf(into)), key.Value) {
+			return Explain(file, fmt.Errorf("line %d: field %s not found in type %s", key.Line, key.Value, reflect.TypeOf(into).Elem()), reflect.TypeOf(into))
+		}
+	}
+	if err := node.Decode(into); err != nil {
+		return Explain(file, err, reflect.TypeOf(into))
+	}
+	return nil
+}
+
 // Files calls fn with every *.yaml file of a file system, in the order of their names, and returns all of its errors together.
 func Files(fsys fs.FS, fn func(name string, text []byte) error) error {
 	var errs []error
@@ -133,8 +146,11 @@ func collect(t reflect.Type, keys map[string][]string) {
 	}
 }
 
-// Keys lists the YAML keys of a struct type.
+// Keys lists the YAML keys of a struct type, or of what a pointer to one points at.
 func Keys(t reflect.Type) []string {
+	if t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
 	keys := make(map[string][]string)
 	collect(t, keys)
 	return keys[t.String()]
