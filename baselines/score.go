@@ -7,6 +7,7 @@ import (
 	"math"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/tocsin-dr/tocsin/internal/event"
 )
@@ -222,6 +223,9 @@ type Learned struct {
 	// Provenance counts, for each argument ("tool argument"), where its values came from.
 	Provenance map[string][]Count `json:"provenance"`
 	Version    string             `json:"version"`
+	// Events and LastSeen tell of an agent that taught nothing yet too. The shard counts them.
+	Events   int       `json:"events,omitempty"`
+	LastSeen time.Time `json:"last_seen,omitzero"`
 }
 
 // Learned returns what an agent taught.
@@ -230,6 +234,7 @@ func (m *Model) Learned(agent string) Learned {
 	out := Learned{Agent: agent, Class: m.Class, Life: life, Why: why, Version: Version, Provenance: make(map[string][]Count)}
 	p := m.Agents[agent]
 	if p == nil {
+		out.Peers = len(m.Agents)
 		return out
 	}
 	out.Sessions, out.Peers = p.Sessions, len(m.Agents)-1

@@ -4,7 +4,6 @@ import (
 	"math"
 	"net/url"
 	"regexp"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -239,8 +238,8 @@ func (env *Env) complete(named map[string]bool) {
 		env.Text = joinContent(env.event.Content)
 	}
 	for _, c := range env.event.Content {
-		env.Hidden = env.Hidden || named["hidden"] && event.HasHidden(c.Text)
-		env.Instructs = env.Instructs || named["instructs"] && c.Role == event.RoleDocument && event.Instructs(c.Text)
+		env.Hidden = env.Hidden || named["hidden"] && c.HasHidden()
+		env.Instructs = env.Instructs || named["instructs"] && c.Role == event.RoleDocument && c.Instructs()
 	}
 	t := env.event.Tool
 	if t == nil {
@@ -258,10 +257,10 @@ func (env *Env) complete(named map[string]bool) {
 	if named["commands"] {
 		env.Tool.Commands = parseCommands(t.Command)
 	}
-	env.Tool.Hidden = named["hidden"] && event.HasHidden(t.Result.Text)
-	env.Tool.Instructs = named["instructs"] && event.Instructs(t.Result.Text)
+	env.Tool.Hidden = named["hidden"] && t.Result.HasHidden()
+	env.Tool.Instructs = named["instructs"] && t.Result.Instructs()
 	env.Hidden, env.Instructs = env.Hidden || env.Tool.Hidden, env.Instructs || env.Tool.Instructs
-	env.Tool.PrivatePath = named["private_path"] && privatePath(t)
+	env.Tool.PrivatePath = named["private_path"] && t.NamesPrivatePath()
 	if named["remote"] {
 		env.Tool.Remote = env.remote(t)
 	}
@@ -278,11 +277,6 @@ func (env *Env) remote(t *event.Tool) string {
 		return strings.ToLower(m[1])
 	}
 	return ""
-}
-
-// privatePath looks at the parsed path and at each word of the command.
-func privatePath(t *event.Tool) bool {
-	return event.PrivatePath(t.Path) || slices.ContainsFunc(strings.Fields(t.Command), event.PrivatePath)
 }
 
 func joinContent(contents []event.Content) string {

@@ -235,6 +235,14 @@ func (r *Rule) checkKinds(field string, on []event.Kind) error {
 	return nil
 }
 
+// CheckPlaybook refuses a playbook that is not among those that exist: the rule's findings would ask nobody.
+func (r *Rule) CheckPlaybook(exist []string) error {
+	if r.Playbook == "" || slices.Contains(exist, r.Playbook) {
+		return nil
+	}
+	return r.locate("playbook", fmt.Errorf("there is no playbook %q%s", r.Playbook, strict.Suggest(r.Playbook, exist)))
+}
+
 // ReadRules parses every rule file under root against a library, in the order of their names, but for those that an overlay
 // disabled. All errors are returned together.
 func ReadRules(fsys fs.FS, library *Library) ([]Rule, error) {

@@ -282,11 +282,11 @@ func cannedFacts(now time.Time, say func(string) string) *facts {
 		changes: make(chan Change, 1),
 		learned: []baselines.Learned{
 			{
-				Agent: say(bot), Class: say("payments"), Life: baselines.Active, Why: say("412 calls in 64 sessions taught it; the class has 17 other agents."), Sessions: 64, Peers: 17, Version: "b1",
+				Agent: say(bot), Class: say("payments"), Life: baselines.Active, Why: say("412 calls in 64 sessions taught it; the class has 17 other agents."), Sessions: 64, Peers: 17, Version: "b1", Events: 5210, LastSeen: now.Add(-40 * time.Second),
 				Tools: count("get_balance", 239, "send_money", 64, "read_file", 61, "get_iban", 48), Destinations: count("CH93 0076 2011 6238 5295 7", 39, "GB29 NWBK 6016 1331 9268 19", 23, "SE35 5000 0000 0549 1000 0003", 2),
 				Provenance: map[string][]baselines.Count{say("send_money recipient"): count("prompt", 61, "history", 3), say("send_money amount"): count("prompt", 50, "tool_output", 14)},
 			},
-			{Agent: say("research/crew"), Class: say("research"), Life: baselines.Learning, Why: "9 of 30 sessions seen.", Sessions: 9},
+			{Agent: say("research/crew"), Class: say("research"), Life: baselines.Learning, Why: "0 of 10 sessions learned", Events: 3, LastSeen: now.Add(-2 * time.Minute)},
 			{Agent: say("platform/deploy-agent"), Class: say("platform"), Life: baselines.Active, Why: "It is stable.", Sessions: 830, Peers: 2, Tools: count("kubectl", 5100)},
 		},
 		summary: measure.Summary{

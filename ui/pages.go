@@ -218,7 +218,7 @@ func (c *Console) agents(w http.ResponseWriter, r *http.Request, by approval.Pri
 			}
 		}
 		for _, lease := range leases {
-			if lease.Plan.Target.Agent == l.Agent && lease.Ends.After(row.Until) {
+			if lease.Plan.Target.Agent == l.Agent && lease.Contains(now) && lease.Ends.After(row.Until) {
 				row.Until = lease.Ends
 			}
 		}

@@ -271,7 +271,7 @@ func (r *run) record(ctx workflow.Context) error {
 func (r *run) write(ctx workflow.Context, raised pipeline.Raised) error {
 	in := RecordInput{
 		Incident: r.state.Incident, Raised: pipeline.Raised{Finding: raised.Finding, Ingested: raised.Ingested},
-		Disposition: incident.FirstPass(raised.Finding, r.state.Tracks, workflow.Now(ctx)),
+		Disposition: incident.FirstPass(raised.Finding, r.state.Tracks, workflow.Now(ctx)), Unknown: !r.knows(raised.Finding),
 	}
 	return workflow.ExecuteActivity(ctx, r.acts.Record, in).Get(ctx, nil)
 }
@@ -300,10 +300,16 @@ func (r *run) take(ctx workflow.Context, raised pipeline.Raised) {
 	i.Findings++
 	r.keep(raised)
 	name := "look"
-	if f.Lane == detect.Propose && f.Playbook != "" {
+	if f.Lane == detect.Propose && f.Playbook != "" && r.knows(f) {
 		name = f.Playbook
 	}
 	r.start(name, f)
+}
+
+// knows reports whether the playbook that a finding wants exists. A finding may be older than the configuration.
+func (r *run) knows(f detect.Finding) bool {
+	_, ok := r.in.Playbooks[f.Playbook]
+	return ok || f.Playbook == "" || f.Lane != detect.Propose
 }
 
 // keep adds a finding to those that the incident works with, as far as there is room. The findings of one session repeat the
@@ -352,10 +358,7 @@ func (r *run) named(raised pipeline.Raised) {
 
 // start queues a playbook's run, unless the incident ran it already, or runs one that does all that looking does.
 func (r *run) start(name string, f detect.Finding) {
-	p, ok := r.in.Playbooks[name]
-	if !ok {
-		p = r.in.Playbooks["look"]
-	}
+	p := r.in.Playbooks[name]
 	for _, known := range r.state.Runs {
 		if known.Playbook == p.Name && known.Agent == f.Agent.ID || p.Name == "look" || len(r.state.Runs) >= maxRuns {
 			return

@@ -425,6 +425,23 @@ func TestNamed(t *testing.T) {
 	}
 }
 
+// A finding may name a playbook that the configuration no longer has. The incident is looked at, and says that nobody is asked.
+func TestUnknownPlaybook(t *testing.T) {
+	h := newHouse(t)
+	f := h.finding("f2")
+	f.Finding.Playbook = "nosuch"
+	h.signal(0, SignalFound, f)
+	h.close(hour)
+	h.execute(IncidentInput{Playbooks: library(t), GrantKey: h.signer.Public()})
+	if got := h.incident().Playbook; !strings.HasPrefix(got, "look@") {
+		t.Errorf("ran %s", got)
+	}
+	got := h.entries("note")
+	if len(got) != 1 || got[0].Text != `There is no playbook "nosuch", which rule rule names: look runs in its place, and nobody is asked.` {
+		t.Errorf("the timeline has %+v", got)
+	}
+}
+
 // TestTwoAgents: each agent of the incident is asked about by itself.
 func TestTwoAgents(t *testing.T) {
 	h := newHouse(t)

@@ -97,9 +97,9 @@ func dataFacts(in TrackInput, events []event.Event) []incident.Fact {
 		}
 		name := incident.Visible(e.Tool.Name, 60)
 		switch {
-		case event.Instructs(e.Tool.Result.Text):
+		case e.Tool.Result.Instructs():
 			facts = append(facts, incident.Fact{Text: "the output of " + name + " addresses the agent as an instruction", Refs: []string{e.ID}, Suspicious: true})
-		case event.HasHidden(e.Tool.Result.Text):
+		case e.Tool.Result.HasHidden():
 			facts = append(facts, incident.Fact{Text: "the output of " + name + " holds hidden characters", Refs: []string{e.ID}, Suspicious: true})
 		}
 		if e.Tool.Effect == event.EffectEgress && e.Outcome != event.OutcomeDenied {

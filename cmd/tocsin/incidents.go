@@ -73,8 +73,11 @@ func (c *incidentsShowCmd) Run(ctx context.Context, std *stdio) error {
 }
 
 func showCase(w io.Writer, c api.Case) {
-	i := c.Incident
-	fmt.Fprintf(w, "%s  %s, %s\n%s\nagent %s, session %s, playbook %s\n", i.ID, i.Severity, i.Status, visible(i.Title), visible(i.Agent.ID), visible(i.Session), i.Playbook)
+	i, status := c.Incident, string(c.Incident.Status)
+	if c.Contained && i.Status != incident.Contained {
+		status += ", contained"
+	}
+	fmt.Fprintf(w, "%s  %s, %s\n%s\nagent %s, session %s, playbook %s\n", i.ID, i.Severity, status, visible(i.Title), visible(i.Agent.ID), visible(i.Session), i.Playbook)
 	fmt.Fprintln(w, "\nWhy")
 	for _, a := range c.Alerts {
 		fmt.Fprintf(w, "  %s %s (%s): %s\n", a.Finding.Source, a.Finding.Rule, a.Finding.Severity, visible(a.Finding.Reason))
@@ -211,9 +214,9 @@ func (c *agentsListCmd) Run(ctx context.Context, std *stdio) error {
 	if c.JSON {
 		return printJSON(std.out, list)
 	}
-	return table(std.out, "AGENT\tCLASS\tBASELINE\tWHY\tTOOLS", len(list), "no agent was seen yet", func(w io.Writer, n int) {
+	return table(std.out, "AGENT\tCLASS\tBASELINE\tWHY\tTOOLS\tEVENTS", len(list), "no agent was seen yet", func(w io.Writer, n int) {
 		l := list[n]
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\n", visible(l.Agent), visible(l.Class), l.Life, l.Why, len(l.Tools))
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%d\n", visible(l.Agent), visible(l.Class), l.Life, l.Why, len(l.Tools), l.Events)
 	})
 }
 

@@ -40,30 +40,38 @@ type rulesCheckCmd struct {
 	ruleSource
 	Strict    bool          `help:"Take warnings for errors, as continuous integration should."`
 	Retention time.Duration `default:"720h" help:"How long the event log keeps events."`
+	Playbooks string        `type:"existingdir" help:"Directory with playbooks beside the shipped ones."`
 }
 
-// Run implements the command.
+// Run implements the command. Rules may name the playbooks that exist alone.
 func (c *rulesCheckCmd) Run(std *stdio) error {
 	set, err := c.read()
 	if err != nil {
 		return err
 	}
-	warnings := append(set.Lint(c.Retention, time.Now()), swallowed(set)...)
+	rules := set.Rules()
+	library, err := app.ReadPlaybooks(c.Playbooks)
+	if err == nil {
+		err = app.CheckPlaybooks(rules, library)
+	}
+	if err != nil {
+		return err
+	}
+	out := checked{Rules: len(rules), Warnings: append(set.Lint(c.Retention, time.Now()), swallowed(set)...)}
 	if c.JSON {
-		err = printJSON(std.out, struct {
-			Rules    int              `json:"rules"`
-			Warnings []detect.Warning `json:"warnings"`
-		}{len(set.Rules()), warnings})
+		if err := printJSON(std.out, out); err != nil {
+			return err
+		}
 	} else {
-		for _, w := range warnings {
+		for _, w := range out.Warnings {
 			fmt.Fprintf(std.out, "warning  %s: %s\n", w.Rule, w.Text)
 		}
-		fmt.Fprintf(std.out, "%d rules load\n", len(set.Rules()))
+		fmt.Fprintf(std.out, "%d rules load\n", len(rules))
 	}
-	if err == nil && c.Strict && len(warnings) > 0 {
-		err = exitError{1}
+	if c.Strict && len(out.Warnings) > 0 {
+		return exitError{1}
 	}
-	return err
+	return nil
 }
 
 // swallowed warns of exceptions that keep a rule from finding what its own tests say it must.
@@ -78,6 +86,12 @@ func swallowed(set *detect.Set) (out []detect.Warning) {
 		}
 	}
 	return out
+}
+
+// checked is the outcome of a check.
+type checked struct {
+	Rules    int              `json:"rules"`
+	Warnings []detect.Warning `json:"warnings"`
 }
 
 type rulesTestCmd struct {

@@ -28,6 +28,9 @@ type Lease struct {
 // InForce reports whether the lease holds at a time.
 func (l *Lease) InForce(now time.Time) bool { return l.Lifted.IsZero() && now.Before(l.Ends) }
 
+// Contains reports whether the lease holds at a time and its effect was proved: only then is its target contained.
+func (l *Lease) Contains(now time.Time) bool { return l.InForce(now) && !l.Verified.IsZero() }
+
 // Action is one kind of effect. An error from Apply or Undo means that the effect is unknown: verify, or ask.
 type Action interface {
 	// Describe says what the action does, for the catalogue and for the human who is asked.

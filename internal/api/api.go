@@ -8,8 +8,10 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"time"
 
+	"github.com/tocsin-dr/tocsin/internal/action"
 	"github.com/tocsin-dr/tocsin/internal/approval"
 	"github.com/tocsin-dr/tocsin/internal/auth"
 	"github.com/tocsin-dr/tocsin/internal/incident"
@@ -23,6 +25,7 @@ type Options struct {
 	Facts  ui.Facts
 	Actor  ui.Actor
 	Auth   *auth.Auth
+	Now    func() time.Time
 }
 
 // maxBody bounds the body of an API request, in bytes.
@@ -70,7 +73,7 @@ type Case struct {
 	Evidence  []incident.EvidenceItem `json:"evidence"`
 	Requests  []approval.Request      `json:"requests"`
 	Drafts    []store.Draft           `json:"drafts"`
-	Contained bool                    `json:"contained"`
+	Contained bool                    `json:"contained"` // a verified lease is in force
 }
 
 func (a *api) summary(_ http.ResponseWriter, r *http.Request) (any, error) {
@@ -106,7 +109,12 @@ func (a *api) incident(_ http.ResponseWriter, r *http.Request) (any, error) {
 	if c.Drafts, err = a.Reader.Drafts(ctx, id); err != nil {
 		return nil, err
 	}
-	c.Contained = c.Incident.Status == incident.Contained
+	leases, err := a.Reader.IncidentLeases(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	// The status says what is awaited: it is waiting while a second request is open, though the first one's lease still holds.
+	c.Contained = slices.ContainsFunc(leases, func(l action.Lease) bool { return l.Contains(a.Now()) })
 	return c, nil
 }
 

@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"os"
@@ -172,6 +173,12 @@ func (a *App) loadDetections(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if a.library, err = ReadPlaybooks(a.cfg.Playbooks.Dir); err != nil {
+		return err
+	}
+	if err := CheckPlaybooks(read.Rules, a.library); err != nil {
+		return err
+	}
 	set, err := detect.Compile(read.Rules)
 	if err != nil {
 		return err
@@ -182,27 +189,7 @@ func (a *App) loadDetections(ctx context.Context) error {
 		}
 	}
 	a.rules = set
-	err = a.store.AppendLedger(ctx, ledger.Record{At: a.now(), Kind: ledger.KindRules, Actor: "tocsin", Subject: set.Digest()})
-	if err != nil {
-		return err
-	}
-	return a.loadPlaybooks()
-}
-
-func (a *App) loadPlaybooks() (err error) {
-	classes := map[string]approval.Class{"quarantine": approval.Contain}
-	library, err := fs.Sub(playbooks.Library, "library")
-	if err != nil {
-		return err
-	}
-	if a.library, err = playbooks.Read(library, classes); err != nil || a.cfg.Playbooks.Dir == "" {
-		return err
-	}
-	own, err := playbooks.Read(os.DirFS(a.cfg.Playbooks.Dir), classes)
-	for name, p := range own {
-		a.library[name] = p
-	}
-	return err
+	return a.store.AppendLedger(ctx, ledger.Record{At: a.now(), Kind: ledger.KindRules, Actor: "tocsin", Subject: set.Digest()})
 }
 
 func (a *App) openLog(ctx context.Context) (err error) {
@@ -421,6 +408,33 @@ func ReadRules(dir string) (RuleFiles, error) {
 		}
 	}
 	return out, library.Check(out.Rules)
+}
+
+// ReadPlaybooks reads the shipped playbooks and those of a directory, if one is named, which take the place of shipped ones with the
+// same name.
+func ReadPlaybooks(dir string) (map[string]playbooks.Playbook, error) {
+	classes := map[string]approval.Class{"quarantine": approval.Contain}
+	shipped, err := fs.Sub(playbooks.Library, "library")
+	if err != nil {
+		return nil, err
+	}
+	out, err := playbooks.Read(shipped, classes)
+	if err != nil || dir == "" {
+		return out, err
+	}
+	own, err := playbooks.Read(os.DirFS(dir), classes)
+	maps.Copy(out, own)
+	return out, err
+}
+
+// CheckPlaybooks refuses rules that name a playbook that does not exist. All errors are returned together.
+func CheckPlaybooks(rules []detect.Rule, library map[string]playbooks.Playbook) error {
+	exist := slices.Sorted(maps.Keys(library))
+	var errs []error
+	for i := range rules {
+		errs = append(errs, rules[i].CheckPlaybook(exist))
+	}
+	return errors.Join(errs...)
 }
 
 // server returns an HTTP server with the timeouts that a hostile client can't outlast. Live pages and large uploads need the long ones.

@@ -164,6 +164,8 @@ type Tool struct {
 	Command string `json:"command,omitempty"`
 	Path    string `json:"path,omitempty"`
 	URL     string `json:"url,omitempty"`
+	// PrivatePath: the path, or a path in the command, was a well-known place of credentials before policy removed it.
+	PrivatePath bool `json:"private_path,omitempty"`
 	// Redacted: the client hid the tool's name, so that rules on names are blind here.
 	Redacted bool `json:"redacted,omitempty"`
 }
@@ -245,6 +247,15 @@ type Content struct {
 	Text   string `json:"text,omitempty"`
 	Size   int    `json:"size,omitempty"` // bytes before truncation
 	Tokens Hashes `json:"tokens,omitempty"`
+	// Signs are what a text that was not stored showed. A sender that keeps its texts to itself may set them too.
+	Signs Signs `json:"signs,omitzero"`
+}
+
+// Signs are what detections look for in a whole text and could not find in its hashes.
+type Signs struct {
+	Hidden    bool `json:"hidden,omitempty"`    // see HasHidden
+	Instructs bool `json:"instructs,omitempty"` // see Instructs
+	Private   bool `json:"private,omitempty"`   // see Private
 }
 
 // Arg returns the text of the argument at path, or "".

@@ -22,7 +22,6 @@ func (s *Shard) class(name string) *class {
 		c = &class{
 			Model: baselines.NewModel(name), Rules: detect.NewState(), Sessions: make(map[string]*session),
 			Traces: make(map[string]*trace), Named: make(map[string]string), Seen: make(map[string]int), Evicted: make(map[string]int),
-			byID: make(map[string][]string),
 		}
 		s.classes[name] = c
 	}
@@ -73,13 +72,8 @@ func (c *class) advance(at time.Time) {
 
 // end closes a session: it is learned and gone.
 func (c *class) end(id string) {
-	ses := c.Sessions[id]
-	c.learn(ses)
+	c.learn(c.Sessions[id])
 	delete(c.Sessions, id)
-	keys := slices.DeleteFunc(c.byID[ses.Facts.ID], func(key string) bool { return key == id })
-	if c.byID[ses.Facts.ID] = keys; len(keys) == 0 {
-		delete(c.byID, ses.Facts.ID)
-	}
 }
 
 // learn learns a session's calls so far, unless it led to a finding: an attack must not teach what is normal.
@@ -114,19 +108,14 @@ func (c *class) session(e *event.Event) *session {
 	}
 	ses := &session{Facts: detect.SessionFacts{ID: e.Session.ID}, Last: c.Watermark}
 	c.Sessions[key] = ses
-	c.index(key, e.Session.ID)
 	return ses
-}
-
-func (c *class) index(key, id string) {
-	keys := c.byID[id]
-	at, _ := slices.BinarySearch(keys, key)
-	c.byID[id] = slices.Insert(keys, at, key)
 }
 
 // own is the key of a session, a trace or a service as its sender means it. Whoever delivers an event chooses these ids, so what
 // another sender brings under the same one is a thing of its own: it is not stitched, and teaches nothing about this one.
-func own(e *event.Event, id string) string { return e.Source.Authn + "\x00" + id }
+func own(e *event.Event, id string) string { return sessionKey(e.Source.Authn, id) }
+
+func sessionKey(sender, id string) string { return sender + "\x00" + id }
 
 // byAge returns the keys of a map, what was silent longest first.
 func byAge[V any](m map[string]V, last func(V) time.Time) []string {
@@ -174,6 +163,7 @@ func (c *class) attribute(e *event.Event) []event.Event {
 	t.Orphans = nil
 	c.Waiting -= len(orphans)
 	for i := range orphans {
+		c.mistook(&orphans[i])
 		stitch(&orphans[i], agent)
 	}
 	return orphans

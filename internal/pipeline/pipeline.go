@@ -77,6 +77,7 @@ type class struct {
 	Rules     *detect.State       `json:"rules"`
 	Sessions  map[string]*session `json:"sessions"` // by sender and id, as own says; so are the traces and the services
 	Traces    map[string]*trace   `json:"traces"`
+	Acted     map[string]*acted   `json:"acted,omitempty"`
 	Named     map[string]string   `json:"named"`   // service: the only agent it was seen to run; "" once there are several
 	Seen      map[string]int      `json:"seen"`    // event id: when it came, as a count
 	Count     int                 `json:"count"`   // events processed
@@ -84,8 +85,6 @@ type class struct {
 	Watermark time.Time           `json:"watermark"`
 	Swept     time.Time           `json:"swept"` // watermark at the last sweep for idle sessions
 	Evicted   map[string]int      `json:"evicted"`
-
-	byID map[string][]string // keys of the sessions of one id, sorted: one of each sender that uses it
 }
 
 // trace is what is known of one distributed trace.
@@ -114,12 +113,14 @@ func (s *Shard) Process(e *event.Event, at Position) []Raised {
 	c.advance(e.Time)
 	var out []Raised
 	for _, orphan := range c.attribute(e) {
+		c.saw(&orphan)
 		ses := c.session(&orphan)
 		if orphan.Tool != nil {
 			ses.recall(&orphan, s.hasher, func(t event.Hash) bool { return c.Model.Knows(orphan.Agent.ID, t) })
 		}
 		out = append(out, s.judge(c, &orphan, ses)...)
 	}
+	c.saw(e)
 	ses := c.session(e)
 	ses.Last = c.Watermark
 	ses.Positions = appendPosition(ses.Positions, at)
@@ -150,36 +151,11 @@ func (s *Shard) judge(c *class, e *event.Event, ses *session) []Raised {
 	}
 	out := make([]Raised, 0, len(findings))
 	for _, f := range findings {
-		for _, of := range c.about(e, f.Session) { // an absence is found on another session's event
-			if f.Source != detect.SourceHealth && (f.Lane == detect.Alert || f.Lane == detect.Propose) {
-				of.Findings++
-			}
+		of := c.Sessions[sessionKey(f.Sender, f.Session)] // an absence is found on another session's event
+		if of != nil && f.Source != detect.SourceHealth && (f.Lane == detect.Alert || f.Lane == detect.Propose) {
+			of.Findings++
 		}
-		out = append(out, Raised{Finding: f, Ingested: e.Ingested, Positions: c.positions(e, &f), Baseline: c.Model.Learned(f.Agent.ID), Scopes: scopes(e, &f)})
-	}
-	return out
-}
-
-// scopes are the names in a finding that its agent knows too.
-func scopes(e *event.Event, f *detect.Finding) (out []string) {
-	if e.Session.Basis == "" && f.Session == e.Session.ID {
-		out = append(out, "session")
-	}
-	if e.Tool != nil && f.Tool == e.Tool.Name && f.Tool != "" && !e.Tool.Redacted {
-		out = append(out, "tool")
-	}
-	return out
-}
-
-// about returns the sessions that a finding on an event may mean by an id: the event's own, or every sender's of that id, because the
-// finding does not say whose it is.
-func (c *class) about(e *event.Event, id string) []*session {
-	if id == e.Session.ID {
-		return []*session{c.session(e)}
-	}
-	var out []*session
-	for _, key := range c.byID[id] {
-		out = append(out, c.Sessions[key])
+		out = append(out, Raised{Finding: f, Ingested: e.Ingested, Positions: c.positions(&f), Baseline: c.Model.Learned(f.Agent.ID), Scopes: scopes(e, &f)})
 	}
 	return out
 }
@@ -192,11 +168,22 @@ func (s *Shard) explain(e *event.Event, c *class) (detect.Explanation, error) {
 }
 
 // positions are the places in the log of the sessions that a finding is about, as far as they are still known.
-func (c *class) positions(e *event.Event, f *detect.Finding) (out []Position) {
+func (c *class) positions(f *detect.Finding) (out []Position) {
 	for _, id := range append([]string{f.Session}, f.Sessions...) {
-		for _, ses := range c.about(e, id) {
+		if ses := c.Sessions[sessionKey(f.Sender, id)]; ses != nil {
 			out = append(out, ses.Positions[:min(len(ses.Positions), maxPositions-len(out))]...)
 		}
+	}
+	return out
+}
+
+// scopes are the names in a finding that its agent knows too.
+func scopes(e *event.Event, f *detect.Finding) (out []string) {
+	if e.Session.Basis == "" && f.Session == e.Session.ID {
+		out = append(out, "session")
+	}
+	if e.Tool != nil && f.Tool == e.Tool.Name && f.Tool != "" && !e.Tool.Redacted {
+		out = append(out, "tool")
 	}
 	return out
 }
@@ -258,7 +245,7 @@ func (s *Shard) deviation(c *class, e *event.Event, a baselines.Anomaly) *detect
 		Severity: detect.Medium, Confidence: detect.MediumConfidence, Risk: 25, Lane: detect.Alert,
 		Tags:   detect.Tags{ASI: []string{"ASI10"}, ATLAS: []string{"AML.T0053"}},
 		Triage: "Compare what was found with what is usual for this agent. If its task changed, mark the incident as expected; the baseline learns nothing from it until then.",
-		Tenant: e.Tenant, Agent: e.Agent, Session: e.Session.ID, Tool: e.Tool.Name, First: e.Time, Time: e.Time, Events: []string{e.ID},
+		Tenant: e.Tenant, Sender: e.Source.Authn, Agent: e.Agent, Session: e.Session.ID, Tool: e.Tool.Name, First: e.Time, Time: e.Time, Events: []string{e.ID},
 		Reason: fmt.Sprintf("%s; %s. p = %.2g.", top.Got, top.Want, a.P), Anomaly: &a, Chain: detect.ChainOf(e),
 	}
 	f.ID = detect.FindingID(e.Tenant, e.Agent.Class, rule, f.Events)
@@ -285,18 +272,6 @@ func (s *Shard) Learned(class, agent string) (l baselines.Learned, ok bool) {
 		return baselines.Learned{}, false
 	}
 	return c.Model.Learned(agent), true
-}
-
-// Agents returns what every agent of the shard taught, in the order of their ids.
-func (s *Shard) Agents() []baselines.Learned {
-	var out []baselines.Learned
-	for _, name := range slices.Sorted(maps.Keys(s.classes)) {
-		c := s.classes[name]
-		for _, agent := range slices.Sorted(maps.Keys(c.Model.Agents)) {
-			out = append(out, c.Model.Learned(agent))
-		}
-	}
-	return out
 }
 
 // Watermark is the newest event time seen, over all classes.

@@ -154,6 +154,28 @@ func TestLateRoot(t *testing.T) {
 	}
 }
 
+// Agents are listed from their first event on. A service whose agent was unknown is not listed beside it.
+func TestAgentsFromTheirFirstEvent(t *testing.T) {
+	f := newFeed(t, "false")
+	f.send(0, child("t1", tool("pay", "to", "x1")))
+	listed := func() []string {
+		var out []string
+		for _, l := range f.shard.Agents() {
+			out = append(out, fmt.Sprintf("%s %s: %s, %d events, last %s", l.Class, l.Agent, l.Why, l.Events, l.LastSeen.Sub(detect.StreamStart)))
+		}
+		return out
+	}
+	if diff := cmp.Diff([]string{"svc svc: 0 of 10 sessions learned, 1 events, last 0s"}, listed()); diff != "" {
+		t.Error(diff)
+	}
+	f.send(time.Second, root("t1", "a"))
+	f.send(time.Second, root("t1", "a")) // a repeat
+	f.send(2*time.Second, event.Event{Agent: event.Agent{Service: "other"}})
+	if diff := cmp.Diff([]string{"other other: 0 of 10 sessions learned, 1 events, last 2s", "svc svc/a: 0 of 10 sessions learned, 2 events, last 1s"}, listed()); diff != "" {
+		t.Error(diff)
+	}
+}
+
 // Once an event that waited is known to be an agent's, that agent's history counts, and what came after the event does not.
 func TestLateRootBringsHistory(t *testing.T) {
 	f := newFeed(t, `provenance("to") == "nowhere"`)

@@ -281,7 +281,7 @@ func TestAgentDojo(t *testing.T) {
 	}
 }
 
-// What real agents sent, through the mapping that runs live: the attacked session alone is found.
+// What real agents sent, through the mapping that runs live: the attacked session alone is found, whether texts are stored or not.
 func TestCaptures(t *testing.T) {
 	const captures = "../../testdata/captures/"
 	files, err := filepath.Glob(captures + "*.jsonl")
@@ -289,27 +289,30 @@ func TestCaptures(t *testing.T) {
 		t.Fatalf("no captures: %v", err)
 	}
 	set := shippedSet(t)
-	got := make(map[string][]string)
-	for _, file := range files {
-		if rules := rulesFired(t, set, file); len(rules) > 0 {
-			got[filepath.Base(file)] = rules
-		}
-	}
 	want := map[string][]string{"billing-bot-hijacked.jsonl": {"hidden-text-then-action", "untrusted-value-egress"}}
-	if diff := cmp.Diff(want, got); diff != "" {
-		t.Error(diff)
+	for _, policy := range []ingest.ContentPolicy{ingest.ContentFull, ingest.ContentHashed} {
+		got := make(map[string][]string)
+		for _, file := range files {
+			if rules := rulesFired(t, set, policy, file); len(rules) > 0 {
+				got[filepath.Base(file)] = rules
+			}
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("content %s: %s", policy, diff)
+		}
 	}
 }
 
-func rulesFired(t *testing.T, set *detect.Set, file string) []string {
+func rulesFired(t *testing.T, set *detect.Set, policy ingest.ContentPolicy, file string) []string {
 	t.Helper()
 	f, err := os.Open(file)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	mapper, fired := ingest.NewMapper(ingest.Options{}), make(map[string]bool)
-	shard := pipeline.New(set, event.NewHasher(nil), pipeline.Options{})
+	hasher, fired := event.NewHasher(nil), make(map[string]bool)
+	mapper := ingest.NewMapper(ingest.Options{Content: policy, Hasher: hasher})
+	shard := pipeline.New(set, hasher, pipeline.Options{})
 	err = ingest.ReadCapture(f, func(req ingest.Request) error {
 		events, _, err := mapper.Capture(req, ingest.Receipt{})
 		for i := range events {

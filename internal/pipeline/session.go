@@ -1,8 +1,6 @@
 package pipeline
 
 import (
-	"slices"
-	"strings"
 	"time"
 
 	"github.com/tocsin-dr/tocsin/baselines"
@@ -136,10 +134,9 @@ func (s *session) readOutput(e *event.Event, h *event.Hasher) {
 	if len(tokens) > 0 && (t.Effect == event.EffectRead || t.Effect == event.EffectUnknown) && !s.Facts.Tainted {
 		s.Facts.Tainted, s.Facts.TaintedBy, s.Facts.TaintedAgent, s.Facts.TaintedTool = true, e.ID, e.Agent.ID, t.Name
 	}
-	s.Facts.HiddenText = s.Facts.HiddenText || event.HasHidden(t.Result.Text)
-	s.Facts.Instructed = s.Facts.Instructed || event.Instructs(t.Result.Text)
-	private := event.Private(t.Result.Text) || event.PrivatePath(t.Path) || slices.ContainsFunc(strings.Fields(t.Command), event.PrivatePath)
-	if private && !s.Facts.SawPrivate {
+	s.Facts.HiddenText = s.Facts.HiddenText || t.Result.HasHidden()
+	s.Facts.Instructed = s.Facts.Instructed || t.Result.Instructs()
+	if !s.Facts.SawPrivate && (t.Result.Private() || t.NamesPrivatePath()) {
 		s.Facts.SawPrivate, s.Facts.PrivateBy, s.Facts.PrivateAgent = true, e.ID, e.Agent.ID
 	}
 }
@@ -158,9 +155,9 @@ func (s *session) readDocuments(e *event.Event, h *event.Hasher) {
 		if len(tokens) > 0 && !s.Facts.Tainted {
 			s.Facts.Tainted, s.Facts.TaintedBy, s.Facts.TaintedAgent = true, e.ID, e.Agent.ID
 		}
-		s.Facts.HiddenText = s.Facts.HiddenText || event.HasHidden(c.Text)
-		s.Facts.Instructed = s.Facts.Instructed || event.Instructs(c.Text)
-		if !s.Facts.SawPrivate && event.Private(c.Text) {
+		s.Facts.HiddenText = s.Facts.HiddenText || c.HasHidden()
+		s.Facts.Instructed = s.Facts.Instructed || c.Instructs()
+		if !s.Facts.SawPrivate && c.Private() {
 			s.Facts.SawPrivate, s.Facts.PrivateBy, s.Facts.PrivateAgent = true, e.ID, e.Agent.ID
 		}
 	}

@@ -57,7 +57,7 @@ func (s *Shard) Restore(data []byte) (last uint64, dropped []string, err error) 
 		if c == nil || c.Model == nil || c.Rules == nil {
 			return 0, nil, fmt.Errorf("restore snapshot: class %q has no state", name)
 		}
-		if err := c.restore(); err != nil {
+		if err := c.check(); err != nil {
 			return 0, nil, fmt.Errorf("restore snapshot: class %q: %w", name, err)
 		}
 		dropped = append(dropped, c.Rules.Prune(s.rules)...)
@@ -69,14 +69,12 @@ func (s *Shard) Restore(data []byte) (last uint64, dropped []string, err error) 
 	return snap.Last, dropped, nil
 }
 
-// restore computes what a snapshot does not hold.
-func (c *class) restore() error {
-	c.byID = make(map[string][]string, len(c.Sessions))
-	for key, ses := range c.Sessions {
+// check refuses a class that the code could not go on with.
+func (c *class) check() error {
+	for _, ses := range c.Sessions {
 		if ses == nil {
 			return errors.New("a session has no state")
 		}
-		c.index(key, ses.Facts.ID)
 	}
 	for _, t := range c.Traces {
 		if t == nil {
