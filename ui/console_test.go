@@ -11,10 +11,14 @@ import (
 	"net/url"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/tocsin-dr/tocsin/detect"
 	"github.com/tocsin-dr/tocsin/internal/approval"
 	"github.com/tocsin-dr/tocsin/internal/incident"
 	"github.com/tocsin-dr/tocsin/internal/store"
@@ -374,5 +378,22 @@ func TestProse(t *testing.T) {
 		if got := prose(in); got != want {
 			t.Errorf("prose(%q) = %q, want %q", in, got, want)
 		}
+	}
+}
+
+// TestTimelineKeepsTellingEvents: an agent that makes thousands of calls hides none that a finding names.
+func TestTimelineKeepsTellingEvents(t *testing.T) {
+	entries := make([]incident.Entry, 2000)
+	for i := range entries {
+		entries[i] = incident.Entry{Kind: "event", Ref: strconv.Itoa(i)}
+	}
+	alerts := []store.Alert{{Finding: detect.Finding{Events: []string{"1000"}, Chain: &detect.Chain{Origin: "500"}}}}
+	shown, left := timeline(entries, told(alerts))
+	var middle []string
+	for _, l := range shown[headEntries : len(shown)-tailEntries] {
+		middle = append(middle, l.Ref)
+	}
+	if diff := cmp.Diff([]string{"500", "1000"}, middle); diff != "" || left != len(entries)-headEntries-tailEntries-2 {
+		t.Errorf("%d entries are left out; of the middle there are (-want +got):\n%s", left, diff)
 	}
 }

@@ -284,7 +284,7 @@ func (a *App) Run(ctx context.Context) error {
 	responder := newResponder(a.workflows, a.store, a.library, a.signer.Public(), a.now)
 	group.Go(func() error {
 		insist(ctx, a.logger, "follow the findings", func() error {
-			return a.log.HandleFindings(ctx, responder.handle, func(err error) { a.logger.Error("a finding waits to be handled", "error", err) })
+			return a.log.HandleFindings(ctx, responder.handle, a.unhandled)
 		})
 		return nil
 	})
@@ -294,6 +294,16 @@ func (a *App) Run(ctx context.Context) error {
 		return err
 	}
 	return nil
+}
+
+// unhandled tells of a finding that could not be handed to its incident.
+func (a *App) unhandled(err error) {
+	if permanent := (*stream.Permanent)(nil); errors.As(err, &permanent) {
+		a.metrics.Unhandled()
+		a.logger.Error("a finding can't be handled and is given up", "error", err)
+		return
+	}
+	a.logger.Error("a finding waits to be handled", "error", err)
 }
 
 // sweepEvery is how often leases without an owner are looked for.
