@@ -13,6 +13,7 @@ type automaton struct {
 	longest []int32  // by state's number: the longest needle that ends here, or -1
 	shorter []int32  // by needle: the next shorter one that ends where it ends, or -1
 	needles []needle
+	span    int    // bytes of the longest needle
 	first   uint32 // number of the first needle among all of an index
 }
 
@@ -59,6 +60,7 @@ func (a *automaton) classify(fold bool) int {
 	a.width = 1
 	for _, n := range a.needles {
 		states += len(n.text)
+		a.span = max(a.span, len(n.text))
 		for _, b := range []byte(n.text) {
 			if a.class[b] == 0 && a.width < 256 {
 				a.class[b] = uint8(a.width)
@@ -204,10 +206,29 @@ func (a *automaton) report(state uint32, read int, end bool, p *probe) {
 	}
 }
 
-// find scans a whole text.
+// find scans a whole text. Each step of a scan waits for the one before; a longer text is therefore read in two halves at once,
+// the second from so far back that every needle which ends in it is in it.
 func (a *automaton) find(text string, p *probe) {
-	state := a.scan(0, text, 0, p)
-	a.report(state, len(text), true, p)
+	if len(text) < 4*a.span {
+		a.report(a.scan(0, text, 0, p), len(text), true, p)
+		return
+	}
+	half := (len(text) + a.span) / 2
+	from := half - a.span
+	next, reports := a.next, a.reports
+	left, right := uint32(0), uint32(0)
+	for i := range len(text) - half {
+		left, right = next[left+uint32(a.class[text[i]])], next[right+uint32(a.class[text[from+i]])]
+		if left >= reports {
+			a.report(left, i+1, false, p)
+		}
+		if right >= reports {
+			a.report(right, from+i+1, false, p)
+		}
+	}
+	a.scan(left, text[len(text)-half:half], len(text)-half, p)
+	right = a.scan(right, text[from+len(text)-half:], from+len(text)-half, p)
+	a.report(right, len(text), true, p)
 }
 
 // needleSet gathers needles, and the rules of equal ones.

@@ -69,6 +69,7 @@ func newIndex(rules []indexed, s *sample) *index {
 			}
 		}
 		kind := b.build(&ix.seen)
+		kind.number = len(ix.kinds)
 		ix.kinds[k] = kind
 		ix.width = max(ix.width, len(kind.always))
 	}
@@ -122,13 +123,15 @@ type probe struct {
 	// command and dest are the elements that a filter's predicate looks at.
 	command *CommandEnv
 	dest    *DestinationEnv
+	// guesses are, by kind and place, the arguments that stood there last: calls of one tool are alike.
+	guesses [][]*argValues
 }
 
 func (p *probe) complete(need lazy) { p.done = p.env.completeMore(need, p.done) }
 
 // newProbe returns a probe for the index.
 func (ix *index) newProbe() *probe {
-	return &probe{rules: make(bitset, ix.width), seen: make([]uint32, ix.seen)}
+	return &probe{rules: make(bitset, ix.width), seen: make([]uint32, ix.seen), guesses: make([][]*argValues, len(ix.kinds))}
 }
 
 // candidates returns the places of the rules that could match the event that env is filled with, ascending. The slice is good
@@ -176,6 +179,7 @@ func (b bitset) add(rules []int32) {
 
 // kindIndex finds candidates among the rules that look at one kind of event.
 type kindIndex struct {
+	number int // among the index's kinds
 	rules  []kindRule
 	always bitset // rules without a condition
 	needs  lazy
@@ -264,11 +268,7 @@ func (k *kindIndex) lookUpTool(p *probe) {
 		return
 	}
 	if len(k.byPath) > 0 {
-		for i := range t.Args {
-			if a := k.byPath[t.Args[i].Path]; a != nil {
-				a.find(t.Args[i].Value, string(t.Args[i].Provenance), p)
-			}
-		}
+		k.lookUpArgs(t.Args, p)
 	}
 	if k.args != nil {
 		k.args.findArgs(t.Args, p)
@@ -284,6 +284,24 @@ func (k *kindIndex) lookUpTool(p *probe) {
 		for _, c := range k.commands {
 			c.texts.find(c.text(&env.Tool.Commands[i]), p)
 		}
+	}
+}
+
+func (k *kindIndex) lookUpArgs(args []event.Arg, p *probe) {
+	guesses := p.guesses[k.number]
+	for len(guesses) < len(args) {
+		guesses = append(guesses, nil)
+	}
+	p.guesses[k.number] = guesses
+	for i := range args {
+		a := guesses[i]
+		if a == nil || a.path != args[i].Path {
+			if a = k.byPath[args[i].Path]; a == nil {
+				continue
+			}
+			guesses[i] = a
+		}
+		a.find(args[i].Value, string(args[i].Provenance), p)
 	}
 }
 

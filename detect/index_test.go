@@ -319,13 +319,14 @@ func checkIndex(t interface{ Fatalf(string, ...any) }, env *Env, e *event.Event,
 
 // checkStages looks at the index alone: a rule is marked if one of its atoms, evaluated by itself, holds.
 func checkStages(t interface{ Fatalf(string, ...any) }, env *Env, ix *index, e *event.Event, facts SessionFacts, baseline BaselineEnv, list []indexed, s *sample) {
-	kind := ix.kinds[e.Kind]
-	kind = &kindIndex{}
+	kind := &kindIndex{}
+
 	*kind = *ix.kinds[e.Kind]
 	kind.rules = slices.Clone(kind.rules)
 	for i := range kind.rules {
 		kind.rules[i].filter = nil
 	}
+	kind.number = 0
 	bare := &index{kinds: map[event.Kind]*kindIndex{e.Kind: kind}, seen: ix.seen, width: ix.width}
 	env.Fill(e, facts, baseline)
 	got := bare.candidates(env, e.Kind, bare.newProbe())

@@ -95,7 +95,7 @@ func (w *workload) word(n int) string {
 
 // literal is a word of a rule: of such shapes as detections have.
 func (w *workload) literal() string {
-	text := w.word(4 + w.rng.IntN(5))
+	text := w.word(8 + w.rng.IntN(4))
 	switch w.rng.IntN(4) {
 	case 0:
 		text = "--" + text + "=" + w.word(3)
@@ -215,7 +215,7 @@ func (w *workload) rule(i int, hard bool) (workRule, func(map[string]any)) {
 		last := w.words[len(w.words)-1]
 		return form(strings.Join(parts, " || ")), func(flat map[string]any) { flat[field] = flat[field].(string) + " " + last }
 	case i < 24: // a pattern
-		a, b := w.word(6), w.word(5)
+		a, b := w.word(8), w.word(7)
 		w.words = append(w.words, a, b)
 		pattern := pick(w.rng, []string{`(%s|%s) .*\| *(ba|z|da)?sh`, `%s[ =]+[0-9]+.*%s`, `\b%s\b.{0,40}%s$`})
 		return form(fmt.Sprintf("{%s} matches %q", field, fmt.Sprintf(pattern, a, b))), func(flat map[string]any) {
