@@ -123,7 +123,7 @@ func (a *automaton) build(states int, ends []uint32) {
 			queue = append(queue, t)
 		}
 	}
-	a.renumber(states)
+	a.renumber(append([]uint32{0}, queue...))
 }
 
 func (a *automaton) row(state uint32) []uint32 {
@@ -143,14 +143,16 @@ func (a *automaton) inherit(state, link uint32) {
 	a.shorter[own] = a.longest[link]
 }
 
-// renumber puts the states that report at once last, so that the scan tells them by one comparison.
-func (a *automaton) renumber(states int) {
+// renumber orders the states, given from the root outwards. Shallow ones come first, because ordinary text stays in them and they
+// then share pages of memory; those that report at once come last, so that the scan tells them by one comparison.
+func (a *automaton) renumber(outwards []uint32) {
+	states := len(outwards)
 	order := make([]uint32, 0, states)
 	for _, reporting := range []bool{false, true} {
 		if reporting {
 			a.reports = uint32(len(order)) * a.width
 		}
-		for s := range uint32(states) {
+		for _, s := range outwards {
 			if a.atOnce(s) == reporting {
 				order = append(order, s)
 			}

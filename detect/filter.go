@@ -33,11 +33,11 @@ const (
 func maybe() verdict { return verdict{test: func(*probe) bool { return true }} }
 
 // newFilter compiles a checked and optimised expression to a filter, nil where that would never say no.
-func newFilter(fields *fieldTable, node ast.Node) filter {
+func newFilter(fields *fieldTable, slots *argSlots, node ast.Node) filter {
 	if canFail(node) {
 		return nil // nobody must hide that a rule fails
 	}
-	c := filterCompiler{fields: fields}
+	c := filterCompiler{fields: fields, slots: slots}
 	v := c.node(node)
 	if v.test == nil || !v.exact && !c.tests {
 		return nil
@@ -66,6 +66,7 @@ func anyFilter(filters []filter) filter {
 // filterCompiler compiles within a predicate over a list, or outside.
 type filterCompiler struct {
 	fields *fieldTable
+	slots  *argSlots
 	list   origin
 	tests  bool // some part was understood
 }
@@ -308,7 +309,11 @@ func (c *filterCompiler) float(node ast.Node) func(*probe) float64 {
 		return func(*probe) float64 { return n.Value }
 	case *ast.CallNode:
 		if name, arg := constantCall(n); name == "number" {
-			return func(p *probe) float64 { return parseNumber(p.env.event.Tool.Arg(arg)) }
+			slot := c.slots.of(arg)
+			return func(p *probe) float64 {
+				value, _ := p.arg(slot)
+				return parseNumber(value)
+			}
 		}
 		return nil
 	}
@@ -329,7 +334,7 @@ func (c *filterCompiler) text(node ast.Node) func(*probe) string {
 	case *ast.BuiltinNode:
 		return c.textBuiltin(n)
 	case *ast.CallNode:
-		return textCall(n)
+		return c.textCall(n)
 	}
 	if name, ok := elementField(node); ok {
 		return c.element(name)
@@ -352,14 +357,22 @@ func (c *filterCompiler) textBuiltin(n *ast.BuiltinNode) func(*probe) string {
 	return func(p *probe) string { return change(get(p)) }
 }
 
-func textCall(n *ast.CallNode) func(*probe) string {
+func (c *filterCompiler) textCall(n *ast.CallNode) func(*probe) string {
 	switch name, arg := constantCall(n); name {
 	case "arg":
-		return func(p *probe) string { return p.env.event.Tool.Arg(arg) }
+		slot := c.slots.of(arg)
+		return func(p *probe) string {
+			value, _ := p.arg(slot)
+			return value
+		}
 	case "attr":
 		return func(p *probe) string { return p.env.Attr(arg) }
 	case "provenance":
-		return func(p *probe) string { return p.env.provenance(arg) }
+		slot := c.slots.of(arg)
+		return func(p *probe) string {
+			_, provenance := p.arg(slot)
+			return provenance
+		}
 	}
 	return nil
 }
@@ -409,7 +422,7 @@ func (c *filterCompiler) predicate(n *ast.BuiltinNode) (counter, verdict) {
 	if list == fromField || c.list != fromField {
 		return nil, verdict{}
 	}
-	inner := filterCompiler{fields: c.fields, list: list}
+	inner := filterCompiler{fields: c.fields, slots: c.slots, list: list}
 	body := inner.node(n.Arguments[1])
 	c.tests = true // an empty list says no to any, at the least
 	if list == fromCommand {

@@ -22,6 +22,7 @@ type index struct {
 	chose map[int][]Condition // by rule
 	seen  int                 // needles over all kinds
 	width int                 // words of the largest kind's bitset
+	slots int                 // arguments of the kind that has most
 }
 
 // indexed is a rule as the index sees it.
@@ -62,7 +63,7 @@ func newIndex(rules []indexed, s *sample) *index {
 	ix := &index{kinds: make(map[event.Kind]*kindIndex), chose: make(map[int][]Condition)}
 	fields := newFieldTable()
 	for _, k := range kindsOf(rules) {
-		b := &kindBuilder{choose: &chooser{fields: fields, rates: s.ratesOf(k)}, values: make(map[ref]*valueBuilder)}
+		b := &kindBuilder{choose: &chooser{fields: fields, rates: s.ratesOf(k)}, values: make(map[ref]*valueBuilder), slots: argSlots{make(map[string]int)}}
 		for _, r := range rules {
 			if needs := b.add(r, k); len(needs) > 0 {
 				ix.note(r.at, k, needs)
@@ -71,7 +72,7 @@ func newIndex(rules []indexed, s *sample) *index {
 		kind := b.build(&ix.seen)
 		kind.number = len(ix.kinds)
 		ix.kinds[k] = kind
-		ix.width = max(ix.width, len(kind.always))
+		ix.width, ix.slots = max(ix.width, len(kind.always)), max(ix.slots, len(b.slots.paths))
 	}
 	return ix
 }
@@ -125,13 +126,42 @@ type probe struct {
 	dest    *DestinationEnv
 	// guesses are, by kind and place, the arguments that stood there last: calls of one tool are alike.
 	guesses [][]*argValues
+	args    []argSlot
+}
+
+// argSlot is the place of the first argument of a path that the rules read, if it was seen in this round.
+type argSlot struct {
+	at    int
+	round uint32
+}
+
+// arg returns the value and provenance of a slot's argument, empty where the event has none.
+func (p *probe) arg(slot int) (value, provenance string) {
+	s := p.args[slot]
+	if s.round != p.round {
+		return "", ""
+	}
+	a := &p.env.event.Tool.Args[s.at]
+	return a.Value, string(a.Provenance)
+}
+
+// argSlots numbers the arguments that a kind's rules read, so that an event's are looked up once and not once a rule.
+type argSlots struct{ paths map[string]int }
+
+func (s *argSlots) of(path string) int {
+	slot, ok := s.paths[path]
+	if !ok {
+		slot = len(s.paths)
+		s.paths[path] = slot
+	}
+	return slot
 }
 
 func (p *probe) complete(need lazy) { p.done = p.env.completeMore(need, p.done) }
 
 // newProbe returns a probe for the index.
 func (ix *index) newProbe() *probe {
-	return &probe{rules: make(bitset, ix.width), seen: make([]uint32, ix.seen), guesses: make([][]*argValues, len(ix.kinds))}
+	return &probe{rules: make(bitset, ix.width), seen: make([]uint32, ix.seen), guesses: make([][]*argValues, len(ix.kinds)), args: make([]argSlot, ix.slots)}
 }
 
 // candidates returns the places of the rules that could match the event that env is filled with, ascending. The slice is good
@@ -144,6 +174,7 @@ func (ix *index) candidates(env *Env, k event.Kind, p *probe) []int {
 	}
 	if p.round++; p.round == 0 { // after 2^32 events the stamps begin anew
 		clear(p.seen)
+		clear(p.args)
 		p.round = 1
 	}
 	p.complete(kind.needs)
@@ -187,12 +218,11 @@ type kindIndex struct {
 	fields     []fieldValues
 	text, args *textValues // the joined fields, which are read in their parts
 	byPath     map[string]*argValues
-	// absent are arguments with an atom that holds where the argument is not there.
-	absent   []*argValues
-	attrs    []attrValues
-	anyArg   *textValues // of provenances
-	commands []elementValues[CommandEnv]
-	dests    []elementValues[DestinationEnv]
+	absent     []*argValues // of byPath, those that an atom is on which holds without the argument
+	attrs      []attrValues
+	anyArg     *textValues // of provenances
+	commands   []elementValues[CommandEnv]
+	dests      []elementValues[DestinationEnv]
 }
 
 type kindRule struct {
@@ -211,6 +241,8 @@ type fieldValues struct {
 
 type argValues struct {
 	path       string
+	slot       int
+	absent     bool        // an atom holds where the argument is not there
 	texts      *textValues // of arg
 	provenance *textValues
 	limits     *numberValues // of number
@@ -260,15 +292,15 @@ func (k *kindIndex) lookUp(p *probe) {
 
 func (k *kindIndex) lookUpTool(p *probe) {
 	env := p.env
-	for _, a := range k.absent {
-		a.find(env.Arg(a.path), env.Provenance(a.path), p)
-	}
 	t := env.event.Tool
+	if t != nil && len(k.byPath) > 0 {
+		k.lookUpArgs(t.Args, p)
+	}
+	for _, a := range k.absent {
+		a.find(p)
+	}
 	if t == nil {
 		return
-	}
-	if len(k.byPath) > 0 {
-		k.lookUpArgs(t.Args, p)
 	}
 	if k.args != nil {
 		k.args.findArgs(t.Args, p)
@@ -301,11 +333,17 @@ func (k *kindIndex) lookUpArgs(args []event.Arg, p *probe) {
 			}
 			guesses[i] = a
 		}
-		a.find(args[i].Value, string(args[i].Provenance), p)
+		if s := &p.args[a.slot]; s.round != p.round { // rules see the first of a path
+			s.at, s.round = i, p.round
+			if !a.absent {
+				a.find(p)
+			}
+		}
 	}
 }
 
-func (a *argValues) find(value, provenance string, p *probe) {
+func (a *argValues) find(p *probe) {
+	value, provenance := p.arg(a.slot)
 	if a.texts != nil {
 		a.texts.find(value, p)
 	}
@@ -431,6 +469,7 @@ type kindBuilder struct {
 	choose *chooser
 	kind   kindIndex
 	free   []int32 // rules without a condition
+	slots  argSlots
 	values map[ref]*valueBuilder
 	order  []ref
 }
@@ -453,7 +492,7 @@ func (b *kindBuilder) add(r indexed, k event.Kind) []need {
 			continue
 		}
 		needs = append(needs, b.choose.necessary(c.when))
-		filters = append(filters, newFilter(b.choose.fields, c.when))
+		filters = append(filters, newFilter(b.choose.fields, &b.slots, c.when))
 	}
 	if len(needs) == 0 {
 		return nil
@@ -552,20 +591,28 @@ func (b *kindBuilder) build(seen *int) *kindIndex {
 	k := &b.kind
 	k.always = make(bitset, (len(k.rules)+63)/64)
 	k.always.add(b.free)
-	args := make(map[string]*argValues)
 	for _, r := range b.order {
-		b.buildValue(r, args, seen)
+		if r.origin == fromArg || r.origin == fromNumber || r.origin == fromProvenance {
+			b.slots.of(r.name)
+		}
+	}
+	k.byPath = make(map[string]*argValues, len(b.slots.paths))
+	for path, slot := range b.slots.paths {
+		k.byPath[path] = &argValues{path: path, slot: slot}
+	}
+	for _, r := range b.order {
+		b.buildValue(r, seen)
 	}
 	return k
 }
 
-func (b *kindBuilder) buildValue(r ref, args map[string]*argValues, seen *int) {
+func (b *kindBuilder) buildValue(r ref, seen *int) {
 	k, v := &b.kind, b.values[r]
 	switch r.origin {
 	case fromField:
 		b.buildField(r.name, v, seen)
 	case fromArg, fromNumber, fromProvenance:
-		b.buildArg(r, v, args, seen)
+		b.buildArg(r, v, seen)
 	case fromAttr:
 		k.attrs = append(k.attrs, attrValues{r.name, v.absent, v.texts(seen)})
 	case fromAnyArg:
@@ -599,13 +646,8 @@ func (b *kindBuilder) buildField(name string, v *valueBuilder, seen *int) {
 	}
 }
 
-func (b *kindBuilder) buildArg(r ref, v *valueBuilder, args map[string]*argValues, seen *int) {
-	k := &b.kind
-	a := args[r.name]
-	if a == nil {
-		a = &argValues{path: r.name}
-		args[r.name] = a
-	}
+func (b *kindBuilder) buildArg(r ref, v *valueBuilder, seen *int) {
+	a := b.kind.byPath[r.name]
 	switch r.origin {
 	case fromArg:
 		a.texts = v.texts(seen)
@@ -614,14 +656,8 @@ func (b *kindBuilder) buildArg(r ref, v *valueBuilder, args map[string]*argValue
 	case fromProvenance:
 		a.provenance = v.texts(seen)
 	}
-	switch {
-	case v.absent && !slices.Contains(k.absent, a):
-		k.absent = append(k.absent, a)
-		delete(k.byPath, r.name)
-	case !slices.Contains(k.absent, a):
-		if k.byPath == nil {
-			k.byPath = make(map[string]*argValues)
-		}
-		k.byPath[r.name] = a
+	if v.absent && !a.absent {
+		a.absent = true
+		b.kind.absent = append(b.kind.absent, a)
 	}
 }

@@ -112,7 +112,7 @@ func (x *indexEngine) matches(tb testing.TB, e *event.Event, out []int) []int {
 
 // unfiltered is the index without its filters: candidates are what the atoms find.
 func unfiltered(ix *index) *index {
-	out := &index{kinds: make(map[event.Kind]*kindIndex), seen: ix.seen, width: ix.width}
+	out := &index{kinds: make(map[event.Kind]*kindIndex), seen: ix.seen, width: ix.width, slots: ix.slots}
 	for k, kind := range ix.kinds {
 		bare := *kind
 		bare.rules = slices.Clone(kind.rules)
@@ -169,7 +169,7 @@ func BenchmarkIndex(b *testing.B) {
 		hard, sampled bool
 	}{{"normal", false, false}, {"hard", true, false}, {"hard-sampled", true, true}} {
 		for _, n := range []int{50, 500, 5000} {
-			b.Run(fmt.Sprintf("%s/%d", mix.name, n), func(b *testing.B) { benchIndex(b, newWorkload(b, n, mix.hard, false), mix.sampled) })
+			b.Run(fmt.Sprintf("%s/%d", mix.name, n), func(b *testing.B) { benchIndex(b, newWorkload(b, n, mix.hard, calm), mix.sampled) })
 		}
 	}
 }
@@ -257,21 +257,28 @@ func quietAllocs(b *testing.B, w *workload, x *indexEngine) float64 {
 	}) / float64(len(quiet))
 }
 
-// BenchmarkIndexHostile compares texts made of the rules' own literals with ordinary ones of the same length.
+// BenchmarkIndexHostile compares texts made of the rules' own literals, cut or whole, with ordinary ones of the same length.
 func BenchmarkIndexHostile(b *testing.B) {
 	for _, n := range []int{50, 500, 5000} {
 		b.Run(fmt.Sprint(n), func(b *testing.B) {
-			calm, hostile := newWorkload(b, n, false, false), newWorkload(b, n, false, true)
-			x := newIndexEngine(b, calm, nil)
-			var ratios, cost []float64
-			for b.Loop() {
-				run := func(w *workload) float64 {
-					return perEvent(b, 4*workEvents, func(i int) { x.matches(b, &w.events[i%workEvents], nil) })
-				}
-				before, h, after := run(calm), run(hostile), run(calm)
-				ratios, cost = append(ratios, h/(before+after)*2), append(cost, h)
+			calmly, cut, whole := newWorkload(b, n, false, calm), newWorkload(b, n, false, cuts), newWorkload(b, n, false, wholes)
+			x := newIndexEngine(b, calmly, nil)
+			run := func(w *workload) float64 {
+				return perEvent(b, 4*workEvents, func(i int) { x.matches(b, &w.events[i%workEvents], nil) })
 			}
+			var ratios, wholeRatios, cost []float64
+			for b.Loop() {
+				before, c, middle, h, after := run(calmly), run(cut), run(calmly), run(whole), run(calmly)
+				ratios, wholeRatios = append(ratios, c/(before+middle)*2), append(wholeRatios, h/(middle+after)*2)
+				cost = append(cost, c)
+			}
+			x.asked = 0
+			for i := range whole.events {
+				x.matches(b, &whole.events[i], nil)
+			}
+			b.ReportMetric(float64(x.asked)/workEvents, "asked-whole/event")
 			b.ReportMetric(median(ratios), "x-calm")
+			b.ReportMetric(median(wholeRatios), "x-calm-whole")
 			b.ReportMetric(median(cost)/1e3, "µs/event")
 			b.ReportMetric(0, "ns/op")
 		})
@@ -281,7 +288,7 @@ func BenchmarkIndexHostile(b *testing.B) {
 // BenchmarkIndexBuild is the time and memory of an index.
 func BenchmarkIndexBuild(b *testing.B) {
 	for _, n := range []int{500, 5000} {
-		w := newWorkload(b, n, false, false)
+		w := newWorkload(b, n, false, calm)
 		list := indexedOf(b, w, func(*vm.Program, lazy) {})
 		b.Run(fmt.Sprint(n), func(b *testing.B) {
 			var ix *index
@@ -301,7 +308,7 @@ func BenchmarkIndexBuild(b *testing.B) {
 
 // The workload is as it is said to be: size, fields, share of events that match.
 func TestWorkload(t *testing.T) {
-	w := newWorkload(t, 50, false, false)
+	w := newWorkload(t, 50, false, calm)
 	bytes := 0
 	for _, flat := range w.flat {
 		bytes += len(fmt.Sprint(flat)) // close to its JSON

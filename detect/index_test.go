@@ -327,7 +327,7 @@ func checkStages(t interface{ Fatalf(string, ...any) }, env *Env, ix *index, e *
 		kind.rules[i].filter = nil
 	}
 	kind.number = 0
-	bare := &index{kinds: map[event.Kind]*kindIndex{e.Kind: kind}, seen: ix.seen, width: ix.width}
+	bare := &index{kinds: map[event.Kind]*kindIndex{e.Kind: kind}, seen: ix.seen, width: ix.width, slots: ix.slots}
 	env.Fill(e, facts, baseline)
 	got := bare.candidates(env, e.Kind, bare.newProbe())
 	env.completeMore(^lazy(0), 0)
@@ -382,18 +382,31 @@ func TestFilterIsExact(t *testing.T) {
 		if err != nil || canFail(program.Node()) {
 			return
 		}
-		c := filterCompiler{fields: newFieldTable()}
+		c := filterCompiler{fields: newFieldTable(), slots: &argSlots{make(map[string]int)}}
 		v := c.node(program.Node())
 		e := drawEvent(rt)
 		facts, baseline := drawFacts(rt)
 		env := NewEnv()
 		env.Fill(&e, facts, baseline)
-		got := v.test(&probe{env: env})
+		got := v.test(probeOf(env, c.slots))
 		holds, _ := truth(env, []*vm.Program{program})
 		if want := len(holds) == 1; want && !got || v.exact && got != want {
 			rt.Fatalf("%s is %v, the filter (exact: %v) says %v", program.Node(), want, v.exact, got)
 		}
 	})
+}
+
+// probeOf returns a probe that shows an event's arguments by their slots.
+func probeOf(env *Env, slots *argSlots) *probe {
+	p := &probe{env: env, args: make([]argSlot, len(slots.paths)), round: 1}
+	if env.event.Tool != nil {
+		for i, a := range slices.Backward(env.event.Tool.Args) {
+			if slot, ok := slots.paths[a.Path]; ok {
+				p.args[slot] = argSlot{i, 1}
+			}
+		}
+	}
+	return p
 }
 
 // FuzzIndex compares the index with plain expr on any expression that compiles.

@@ -19,8 +19,8 @@ type workload struct {
 	events []event.Event
 	flat   []map[string]any // the same events for plain expr
 	rules  []workRule
-	words  []string // the rules' literals
-	fresh  int
+	words  []string               // the rules' literals
+	near   []func(map[string]any) // what meets a part of a rule
 }
 
 // workRule is one rule in both languages.
@@ -38,6 +38,15 @@ var (
 	workLangs   = []string{"go", "python", "rust", "java", "ruby", "kotlin", "swift", "scala"}
 )
 
+// attack is what the long texts are made of.
+type attack int
+
+const (
+	calm   attack = iota
+	wholes        // whole literals of the rules
+	cuts          // literals that lack a character
+)
+
 const (
 	workEvents = 2048
 	workHot    = 50 // rules whose literals are planted into events
@@ -45,8 +54,8 @@ const (
 )
 
 // newWorkload makes the events and n rules, in the mix of reference/performance.md, section 1. In the hard mix eight of each fifty
-// rules can't be indexed well; hostile events' long texts are made of pieces of the rules' literals.
-func newWorkload(tb testing.TB, n int, hard, hostile bool) *workload {
+// rules can't be indexed well; in an attack the events' long texts are made of the rules' literals.
+func newWorkload(tb testing.TB, n int, hard bool, hostile attack) *workload {
 	tb.Helper()
 	w := &workload{rng: rand.New(rand.NewPCG(20261126, 1))}
 	for i := range 40 {
@@ -64,12 +73,15 @@ func newWorkload(tb testing.TB, n int, hard, hostile bool) *workload {
 	zipf := rand.NewZipf(w.rng, 1.3, 2, uint64(len(w.tools)-1))
 	for i := range workEvents {
 		flat := w.event(i, w.tools[zipf.Uint64()])
+		for range 2 {
+			w.near[w.rng.IntN(len(w.near))](flat)
+		}
 		if w.rng.Float64() < workPlant {
 			plants[w.rng.IntN(len(plants))](flat)
 		}
-		if hostile {
-			for _, field := range []string{"body", "query", "command", "note"} {
-				flat[field] = w.hostile(len(flat[field].(string)))
+		for _, field := range []string{"body", "query", "command", "note"} {
+			if hostile != calm {
+				flat[field] = w.hostile(len(flat[field].(string)), int(hostile-wholes))
 			}
 		}
 		w.flat = append(w.flat, flat)
@@ -78,7 +90,7 @@ func newWorkload(tb testing.TB, n int, hard, hostile bool) *workload {
 	return w
 }
 
-// word makes a word of syllables that no other call made.
+// word makes a word of syllables.
 func (w *workload) word(n int) string {
 	const consonants, vowels = "bcdfghjklmnprstvwz", "aeiou"
 	var b strings.Builder
@@ -89,7 +101,6 @@ func (w *workload) word(n int) string {
 			b.WriteByte(vowels[w.rng.IntN(len(vowels))])
 		}
 	}
-	w.fresh++
 	return b.String()
 }
 
@@ -118,15 +129,12 @@ func (w *workload) sentence(n int) string {
 	return b.String()[:n]
 }
 
-// hostile makes a text of the rules' literals, most of them cut one character short.
-func (w *workload) hostile(n int) string {
+// hostile makes a text of the rules' literals, each cut by some characters.
+func (w *workload) hostile(n, cut int) string {
 	var b strings.Builder
 	for b.Len() < n {
 		text := w.words[w.rng.IntN(len(w.words))]
-		if w.rng.IntN(20) > 0 {
-			text = text[:len(text)-1]
-		}
-		b.WriteString(text)
+		b.WriteString(text[:len(text)-cut])
 	}
 	return b.String()[:n]
 }
@@ -142,7 +150,7 @@ func (w *workload) event(i int, tool string) map[string]any {
 		"url": "https://" + w.host() + "/v1/" + w.word(8), "host": w.host(), "user": "u-" + w.word(7), "repo": w.word(6) + "/" + w.word(9),
 		"branch": "feature/" + w.word(10), "query": w.sentence(80), "body": w.sentence(280), "to": w.word(6) + "@" + w.host(),
 		"subject": w.sentence(30), "region": pick(w.rng, workRegions), "cluster": "c-" + w.word(5), "image": "registry/" + w.word(8) + ":" + w.word(3),
-		"mime": "application/json", "lang": pick(w.rng, workLangs), "ticket": fmt.Sprintf("tk%06d", w.rng.IntN(1_000_000)),
+		"mime": "application/json", "lang": pick(w.rng, workLangs), "ticket": fmt.Sprintf("%s%06d-%s", w.word(4), w.rng.IntN(1_000_000), w.word(6)),
 		"note": "routine " + w.sentence(60),
 	}
 	if w.rng.IntN(20) == 0 {
@@ -204,6 +212,7 @@ func (w *workload) rule(i int, hard bool) (workRule, func(map[string]any)) {
 		return w.hardRule(i / 6), nil
 	case i < 10: // equality and a literal
 		l := w.literal()
+		w.near = append(w.near, func(flat map[string]any) { flat[field] = flat[field].(string) + " " + l })
 		return form(fmt.Sprintf("{tool} == %q && {%s} contains %q", tool, field, l)), func(flat map[string]any) {
 			flat["tool"], flat["server"], flat[field] = tool, "mcp-"+tool[:4], flat[field].(string)+" "+l
 		}
@@ -217,6 +226,7 @@ func (w *workload) rule(i int, hard bool) (workRule, func(map[string]any)) {
 	case i < 24: // a pattern
 		a, b := w.word(8), w.word(7)
 		w.words = append(w.words, a, b)
+		w.near = append(w.near, func(flat map[string]any) { flat[field] = b + " " + flat[field].(string) + " " + a })
 		pattern := pick(w.rng, []string{`(%s|%s) .*\| *(ba|z|da)?sh`, `%s[ =]+[0-9]+.*%s`, `\b%s\b.{0,40}%s$`})
 		return form(fmt.Sprintf("{%s} matches %q", field, fmt.Sprintf(pattern, a, b))), func(flat map[string]any) {
 			flat[field] = flat[field].(string) + " " + a + " 7 | sh " + b
@@ -225,6 +235,7 @@ func (w *workload) rule(i int, hard bool) (workRule, func(map[string]any)) {
 		n, limit := pick(w.rng, workNumbers[:7]), 900+w.rng.IntN(99)
 		value := w.word(7)
 		by := pick(w.rng, []string{"user", "cluster", "branch"})
+		w.near = append(w.near, func(flat map[string]any) { flat[n], flat[by] = limit/2, value })
 		return form(fmt.Sprintf("{#%s} > %d && {%s} == %q", n, limit, by, value)), func(flat map[string]any) { flat[n], flat[by] = limit+1, value }
 	case i < 40: // a list of hosts and a negation
 		var hosts []string
