@@ -1,6 +1,7 @@
 package detect
 
 import (
+	"net/url"
 	"strings"
 
 	"github.com/tocsin-dr/tocsin/internal/event"
@@ -79,6 +80,39 @@ func newFieldTable() *fieldTable {
 			"provenance": func(d *DestinationEnv) string { return d.Provenance },
 		},
 	}
+}
+
+// hostOf returns the host of a URL in lower case, as url.Parse reads it and without its allocations for the ordinary ones.
+func hostOf(raw string) string {
+	_, rest, ok := strings.Cut(raw, "://")
+	scheme := raw[:len(raw)-len(rest)]
+	if !ok || scheme != "https://" && scheme != "http://" {
+		return parsedHost(raw)
+	}
+	end := strings.IndexAny(rest, "/?#")
+	if end < 0 {
+		end = len(rest)
+	}
+	host := rest[:end]
+	for i := range len(rest) {
+		c := rest[i]
+		plain := i >= end || 'a' <= c && c <= 'z' || '0' <= c && c <= '9' || c == '-' || c == '.'
+		if !plain || c <= ' ' || c >= 0x7f || c == '%' {
+			return parsedHost(raw)
+		}
+	}
+	return host
+}
+
+func parsedHost(raw string) string {
+	if raw == "" {
+		return ""
+	}
+	u, err := url.Parse(raw)
+	if err != nil {
+		return ""
+	}
+	return strings.ToLower(u.Hostname())
 }
 
 // completeMore fills in the lazily completed fields that are needed and not done yet, and returns what is done now.

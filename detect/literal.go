@@ -2,6 +2,7 @@ package detect
 
 import (
 	"regexp/syntax"
+	"slices"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -128,12 +129,38 @@ func requiredLiterals(pattern string, estimate func([]literal) float64) []litera
 	return a.best(a.analyse(re.Simplify()))
 }
 
+// requiredTogether returns sets of literals of each of which every text that matches the pattern holds at least one. They are what a
+// filter asks before the pattern, so they are few and without folding.
+func requiredTogether(pattern string) [][]literal {
+	re, err := syntax.Parse(pattern, syntax.Perl)
+	if err != nil {
+		return nil
+	}
+	a := literalAnalysis{estimate: func(all []literal) float64 { return float64(len(all)) }}
+	re = re.Simplify()
+	p := a.analyse(re)
+	var out [][]literal
+	for _, set := range append(p.together, a.best(p)) {
+		folds := func(l literal) bool { return l.fold != foldNone }
+		if len(set) > 0 && len(set) <= maxTogether && !slices.ContainsFunc(set, folds) && len(out) < maxTogether {
+			out = append(out, set)
+		}
+	}
+	return out
+}
+
+// maxTogether bounds the sets of a pattern and the literals of one.
+const maxTogether = 8
+
 // literalAnalysis finds the literals that a regular expression needs, in the manner of codesearch's trigram queries.
 type literalAnalysis struct{ estimate func([]literal) float64 }
 
 // parts is what is known of a regular expression: exact are the only texts that it can match, nil if they are many; needed are
-// literals of which a match holds at least one, nil if none are known.
-type parts struct{ exact, needed []literal }
+// literals of which a match holds at least one, nil if none are known; together are more such sets.
+type parts struct {
+	exact, needed []literal
+	together      [][]literal
+}
 
 // best returns the more telling of what is known.
 func (a literalAnalysis) best(p parts) []literal {
@@ -243,7 +270,11 @@ func classParts(re *syntax.Regexp) parts {
 func (a literalAnalysis) concat(subs []*syntax.Regexp) parts {
 	run, whole := []literal{{}}, true
 	var needed []literal
+	var together [][]literal
 	flush := func() {
+		if set := telling(run); set != nil {
+			together = append(together, set)
+		}
 		needed = a.best(parts{exact: run, needed: needed})
 		run, whole = []literal{{}}, false
 	}
@@ -251,7 +282,9 @@ func (a literalAnalysis) concat(subs []*syntax.Regexp) parts {
 		p := a.analyse(sub)
 		if p.exact == nil {
 			flush()
+			together = append(together, p.together...)
 			if p.needed != nil {
+				together = append(together, p.needed)
 				needed = a.best(parts{exact: p.needed, needed: needed})
 			}
 			continue
@@ -265,7 +298,7 @@ func (a literalAnalysis) concat(subs []*syntax.Regexp) parts {
 		return parts{exact: run}
 	}
 	flush()
-	return parts{needed: needed}
+	return parts{needed: needed, together: together}
 }
 
 func product(left, right []literal) []literal {

@@ -73,7 +73,7 @@ func newWorkload(tb testing.TB, n int, hard bool, hostile attack) *workload {
 	zipf := rand.NewZipf(w.rng, 1.3, 2, uint64(len(w.tools)-1))
 	for i := range workEvents {
 		flat := w.event(i, w.tools[zipf.Uint64()])
-		for range 2 {
+		for range nearMisses(n) {
 			w.near[w.rng.IntN(len(w.near))](flat)
 		}
 		if w.rng.Float64() < workPlant {
@@ -88,6 +88,18 @@ func newWorkload(tb testing.TB, n int, hard bool, hostile attack) *workload {
 		w.events = append(w.events, eventOf(tb, i, flat))
 	}
 	return w
+}
+
+// nearMisses is how many parts of rules an event holds without matching them: about the candidates that an event had in
+// reference/performance.md, section 2.
+func nearMisses(rules int) int {
+	switch {
+	case rules >= 5000:
+		return 7
+	case rules >= 500:
+		return 2
+	}
+	return 1
 }
 
 // word makes a word of syllables.
