@@ -2,19 +2,39 @@ package detect
 
 import "slices"
 
-// automaton finds all needles of one text field in one pass: the algorithm of Aho and Corasick, with its failure links worked
-// into a table of byte classes, so that each byte of a text costs one step whatever an attacker writes. With fold, an ASCII
-// letter and its other case are one class.
+// automaton finds all needles of one text field in one pass: the algorithm of Aho and Corasick. The states near the root, in which
+// ordinary text stays, have a row in a table of byte classes with the failure links worked in; the many behind them have their few
+// own ways and a link, so that thousands of needles stay within a processor's cache. Either way a text costs at most two steps a
+// byte, whatever an attacker writes. With fold, an ASCII letter and its other case are one class.
 type automaton struct {
 	class   [256]uint8
 	width   uint32   // classes
-	next    []uint32 // by state and class. A state is its number times width
-	reports uint32   // states from here on have a needle to report at once
-	longest []int32  // by state's number: the longest needle that ends here, or -1
-	shorter []int32  // by needle: the next shorter one that ends where it ends, or -1
+	next    []uint32 // by state and class: rows of the states near the root
+	deep    []deepState
+	more    []deepWay
+	longest []int32 // by state: the longest needle that ends here, or -1
+	shorter []int32 // by needle: the next shorter one that ends where it ends, or -1
 	needles []needle
 	span    int    // bytes of the longest needle
 	first   uint32 // number of the first needle among all of an index
+}
+
+// A state near the root is the place of its row; the others follow, counted one by one. A way to a state that has a needle to
+// report at once carries the mark.
+const reportMark = 1 << 31
+
+// deepState has at most one way of its own, as nearly all have, or the first of several in more.
+type deepState struct {
+	to    uint32
+	link  uint32 // where the search goes on if no way fits
+	more  int32  // place of further ways, or -1
+	class uint8
+}
+
+type deepWay struct {
+	to    uint32
+	more  int32
+	class uint8
 }
 
 // needle is a text to find.
@@ -24,8 +44,12 @@ type needle struct {
 	rules      []int32 // that it makes candidates, ascending
 }
 
-// maxTable bounds the entries of an automaton's table to 32 MiB. Beyond it needles are cut short, which finds more candidates.
-const maxTable = 8 << 20
+// maxTable bounds the entries that building an automaton takes, to 32 MiB. Beyond it needles are cut short, which finds more
+// candidates. nearTable bounds those of the rows that are kept, to what fits into a processor's second cache with others.
+const (
+	maxTable  = 8 << 20
+	nearTable = 32 << 10
+)
 
 // newAutomaton builds the automaton for needles, none of which is empty. With fold they are in lower case.
 func newAutomaton(needles []needle, fold bool) *automaton {
@@ -95,7 +119,8 @@ func (a *automaton) trie(states int) (int, []uint32) {
 	return int(count), ends
 }
 
-// build works the failure links into the table, breadth first, so that a state's link is complete before the state is.
+// build finds each state's failure link, breadth first, so that a state's link is complete before the state is, and works the links
+// into the rows of the states near the root.
 func (a *automaton) build(states int, ends []uint32) {
 	a.longest, a.shorter = make([]int32, states), make([]int32, len(a.needles))
 	for i := range a.longest {
@@ -104,26 +129,36 @@ func (a *automaton) build(states int, ends []uint32) {
 	for i, s := range ends { // needles that end in one state differ by their anchors
 		a.shorter[i], a.longest[s] = a.longest[s], int32(i)
 	}
-	link, queue := make([]uint32, states), make([]uint32, 0, states)
-	for _, s := range a.row(0) {
+	near := min(states, max(1, nearTable/int(a.width)))
+	link, place := make([]uint32, states), make([]int, states)
+	order := make([]uint32, 1, states)
+	for i := 0; i < len(order); i++ {
+		s := order[i]
 		if s != 0 {
-			queue = append(queue, s)
+			a.inherit(s, link[s])
 		}
-	}
-	for i := 0; i < len(queue); i++ {
-		s := queue[i]
-		a.inherit(s, link[s])
-		back := a.row(link[s])
 		for c, t := range a.row(s) {
-			if t == 0 {
-				a.row(s)[c] = back[c]
-				continue
+			switch {
+			case t != 0 && s != 0:
+				link[t] = a.follow(link, place, near, link[s], c)
+				fallthrough
+			case t != 0:
+				place[t] = len(order)
+				order = append(order, t)
+			case s != 0 && i < near:
+				a.row(s)[c] = a.row(link[s])[c]
 			}
-			link[t] = back[c]
-			queue = append(queue, t)
 		}
 	}
-	a.renumber(append([]uint32{0}, queue...))
+	a.pack(order, place, link, near)
+}
+
+// follow returns where the links of a state lead for a class.
+func (a *automaton) follow(link []uint32, place []int, near int, from uint32, c int) uint32 {
+	for place[from] >= near && a.row(from)[c] == 0 {
+		from = link[from]
+	}
+	return a.row(from)[c]
 }
 
 func (a *automaton) row(state uint32) []uint32 {
@@ -143,34 +178,53 @@ func (a *automaton) inherit(state, link uint32) {
 	a.shorter[own] = a.longest[link]
 }
 
-// renumber orders the states, given from the root outwards. Shallow ones come first, because ordinary text stays in them and they
-// then share pages of memory; those that report at once come last, so that the scan tells them by one comparison.
-func (a *automaton) renumber(outwards []uint32) {
-	states := len(outwards)
-	order := make([]uint32, 0, states)
-	for _, reporting := range []bool{false, true} {
-		if reporting {
-			a.reports = uint32(len(order)) * a.width
+// pack renumbers the states, given from the root outwards, and keeps rows for the near ones alone.
+func (a *automaton) pack(order []uint32, place []int, link []uint32, near int) {
+	rows := uint32(near) * a.width
+	name := func(s uint32) uint32 {
+		if place[s] < near {
+			return uint32(place[s]) * a.width
 		}
-		for _, s := range outwards {
-			if a.atOnce(s) == reporting {
-				order = append(order, s)
-			}
+		return rows + uint32(place[s]-near)
+	}
+	marked := func(s uint32) uint32 {
+		if a.atOnce(s) {
+			return name(s) | reportMark
 		}
+		return name(s)
 	}
-	place := make([]uint32, states)
-	for i, s := range order {
-		place[s] = uint32(i)
-	}
-	next, longest := make([]uint32, len(a.next)), make([]int32, states)
+	next, longest := make([]uint32, rows), make([]int32, len(order))
+	a.deep = make([]deepState, len(order)-near)
 	for i, s := range order {
 		longest[i] = a.longest[s]
+		if i >= near {
+			a.deep[i-near] = a.packDeep(s, name(link[s]), marked)
+			continue
+		}
 		for c, t := range a.row(s) {
-			next[uint32(i)*a.width+uint32(c)] = place[t] * a.width
+			next[i*int(a.width)+c] = marked(t)
 		}
 	}
 	a.next, a.longest = next, longest
 }
+
+func (a *automaton) packDeep(s, link uint32, marked func(uint32) uint32) deepState {
+	d := deepState{to: noWay, link: link, more: -1}
+	for c, t := range a.row(s) {
+		switch {
+		case t == 0:
+		case d.to == noWay:
+			d.class, d.to = uint8(c), marked(t)
+		default:
+			a.more = append(a.more, deepWay{marked(t), d.more, uint8(c)})
+			d.more = int32(len(a.more) - 1)
+		}
+	}
+	return d
+}
+
+// noWay is no state.
+const noWay = reportMark - 1
 
 // atOnce reports whether a needle ends in a state that counts before the text's end is known.
 func (a *automaton) atOnce(state uint32) bool {
@@ -182,13 +236,36 @@ func (a *automaton) atOnce(state uint32) bool {
 	return false
 }
 
+// stepDeep goes on from a state that has no row.
+func (a *automaton) stepDeep(state uint32, class uint8) uint32 {
+	for rows := uint32(len(a.next)); state >= rows; {
+		d := &a.deep[state-rows]
+		if d.class == class && d.to != noWay {
+			return d.to
+		}
+		for i := d.more; i >= 0; i = a.more[i].more {
+			if a.more[i].class == class {
+				return a.more[i].to
+			}
+		}
+		state = d.link
+	}
+	return a.next[state+uint32(class)]
+}
+
 // scan goes on from a state with a part of the text that begins at an offset, marks the rules of the needles in it, and returns
 // the state that it ends in.
 func (a *automaton) scan(state uint32, part string, offset int, p *probe) uint32 {
-	next, reports := a.next, a.reports
+	next := a.next
 	for i := 0; i < len(part); i++ {
-		state = next[state+uint32(a.class[part[i]])]
-		if state >= reports {
+		class := a.class[part[i]]
+		if state < uint32(len(next)) {
+			state = next[state+uint32(class)]
+		} else {
+			state = a.stepDeep(state, class)
+		}
+		if state >= reportMark {
+			state &^= reportMark
 			a.report(state, offset+i+1, false, p)
 		}
 	}
@@ -198,7 +275,11 @@ func (a *automaton) scan(state uint32, part string, offset int, p *probe) uint32
 // report marks the rules of the needles that end in a state, once for each needle and event. read is how much of the text was
 // read, and at its end, the needles that count only there are meant.
 func (a *automaton) report(state uint32, read int, end bool, p *probe) {
-	for i := a.longest[state/a.width]; i >= 0; i = a.shorter[i] {
+	number := state / a.width
+	if rows := uint32(len(a.next)); state >= rows {
+		number = rows/a.width + state - rows
+	}
+	for i := a.longest[number]; i >= 0; i = a.shorter[i] {
 		n := &a.needles[i]
 		if n.end != end || n.start && read != len(n.text) || p.seen[a.first+uint32(i)] == p.round {
 			continue
@@ -217,19 +298,35 @@ func (a *automaton) find(text string, p *probe) {
 	}
 	half := (len(text) + a.span) / 2
 	from := half - a.span
-	next, reports := a.next, a.reports
+	next, rows := a.next, uint32(len(a.next))
 	left, right := uint32(0), uint32(0)
-	for i := range len(text) - half {
-		left, right = next[left+uint32(a.class[text[i]])], next[right+uint32(a.class[text[from+i]])]
-		if left >= reports {
-			a.report(left, i+1, false, p)
+	steps := len(text) - half
+	head, tail := text[:steps], text[from:from+steps]
+	for i := range len(head) {
+		c, d := a.class[head[i]], a.class[tail[i]]
+		if left < rows {
+			left = next[left+uint32(c)]
+		} else {
+			left = a.stepDeep(left, c)
 		}
-		if right >= reports {
-			a.report(right, from+i+1, false, p)
+		if right < rows {
+			right = next[right+uint32(d)]
+		} else {
+			right = a.stepDeep(right, d)
+		}
+		if (left|right)&reportMark != 0 {
+			if left >= reportMark {
+				left &^= reportMark
+				a.report(left, i+1, false, p)
+			}
+			if right >= reportMark {
+				right &^= reportMark
+				a.report(right, from+i+1, false, p)
+			}
 		}
 	}
-	a.scan(left, text[len(text)-half:half], len(text)-half, p)
-	right = a.scan(right, text[from+len(text)-half:], from+len(text)-half, p)
+	a.scan(left, text[steps:half], steps, p)
+	right = a.scan(right, text[from+steps:], from+steps, p)
 	a.report(right, len(text), true, p)
 }
 
