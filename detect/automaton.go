@@ -292,16 +292,15 @@ func (a *automaton) report(state uint32, read int, end bool, p *probe) {
 // find scans a whole text. Each step of a scan waits for the one before; a longer text is therefore read in two halves at once,
 // the second from so far back that every needle which ends in it is in it.
 func (a *automaton) find(text string, p *probe) {
-	if len(text) < 4*a.span {
+	if len(text) < 3*a.span {
 		a.report(a.scan(0, text, 0, p), len(text), true, p)
 		return
 	}
-	half := (len(text) + a.span) / 2
-	from := half - a.span
+	half := (len(text) + a.span + 1) / 2
+	from := len(text) - half
 	next, rows := a.next, uint32(len(a.next))
 	left, right := uint32(0), uint32(0)
-	steps := len(text) - half
-	head, tail := text[:steps], text[from:from+steps]
+	head, tail := text[:half], text[from:]
 	for i := range len(head) {
 		c, d := a.class[head[i]], a.class[tail[i]]
 		if left < rows {
@@ -325,8 +324,6 @@ func (a *automaton) find(text string, p *probe) {
 			}
 		}
 	}
-	a.scan(left, text[steps:half], steps, p)
-	right = a.scan(right, text[from+steps:], from+steps, p)
 	a.report(right, len(text), true, p)
 }
 

@@ -3,6 +3,7 @@ package detect
 import (
 	"fmt"
 	"maps"
+	"math/rand/v2"
 	"reflect"
 	"slices"
 	"strings"
@@ -520,6 +521,13 @@ func TestAutomaton(t *testing.T) {
 		cut := rapid.IntRange(0, len(text)).Draw(rt, "cut")
 		p := &probe{rules: make(bitset, 1), seen: make([]uint32, len(needles)), round: 1}
 		a.report(a.scan(a.scan(0, text[:cut], 0, p), text[cut:], cut, p), len(text), true, p)
+		parts := slices.Clone(p.rules)
+		clear(p.rules)
+		p.round++
+		a.find(text, p)
+		if diff := cmp.Diff(parts, p.rules); diff != "" {
+			rt.Fatalf("in parts and whole: %s", diff)
+		}
 		want := make(bitset, 1)
 		for _, n := range needles {
 			f := foldNone
@@ -550,6 +558,47 @@ func (a atom) holdsPlainly(text string) bool {
 		return strings.HasSuffix(text, a.text)
 	}
 	return strings.Contains(text, a.text)
+}
+
+// Many needles, most of whose states have no row, are found as few are.
+func TestAutomatonDeep(t *testing.T) {
+	rng := rand.New(rand.NewPCG(1, 2))
+	random := func(n int) string {
+		b := make([]byte, n)
+		for i := range b {
+			b[i] = "abcdefghijklmnopqrstuvwxyz"[rng.IntN(4+rng.IntN(23))]
+		}
+		return string(b)
+	}
+	set := newNeedles()
+	for i := range 4000 {
+		set.add(random(3+rng.IntN(14)), i%11 == 0, i%7 == 0, int32(i))
+	}
+	needles := set.list()
+	a := newAutomaton(needles, false)
+	if len(a.deep) < 1000 {
+		t.Fatalf("%d states without a row", len(a.deep))
+	}
+	p := &probe{rules: make(bitset, 4000/64+1), seen: make([]uint32, len(needles)), round: 1}
+	for range 300 {
+		text := ""
+		for range rng.IntN(30) {
+			n := needles[rng.IntN(len(needles))].text
+			text += n[rng.IntN(2):len(n)-rng.IntN(2)] + random(rng.IntN(3))
+		}
+		clear(p.rules)
+		p.round++
+		a.find(text, p)
+		want := make(bitset, len(p.rules))
+		for _, n := range needles {
+			if (atom{op: opHolds, literal: literal{text: n.text, start: n.start, end: n.end}}).holdsPlainly(text) {
+				want.add(n.rules)
+			}
+		}
+		if diff := cmp.Diff(want, p.rules); diff != "" {
+			t.Fatal(diff)
+		}
+	}
 }
 
 // A table over its bound is cut, and the cut needles still find every text.
