@@ -110,20 +110,6 @@ func (x *indexEngine) matches(tb testing.TB, e *event.Event, out []int) []int {
 	return out
 }
 
-// unfiltered is the index without its filters: candidates are what the atoms find.
-func unfiltered(ix *index) *index {
-	out := &index{kinds: make(map[event.Kind]*kindIndex), seen: ix.seen, width: ix.width, slots: ix.slots}
-	for k, kind := range ix.kinds {
-		bare := *kind
-		bare.rules = slices.Clone(kind.rules)
-		for i := range bare.rules {
-			bare.rules[i].filter = nil
-		}
-		out.kinds[k] = &bare
-	}
-	return out
-}
-
 // learned shows a sample the first events.
 func learned(tb testing.TB, w *workload, n int) *sample {
 	tb.Helper()

@@ -74,6 +74,7 @@ func TestNecessary(t *testing.T) {
 		{`not all(tool.commands, .name != "curl")`, `tool.commands[].name == "curl"`},
 		{`len(filter(tool.commands, .name == "curl")) > 1`, `tool.commands[].name == "curl"`},
 		{`len(filter(tool.commands, .name == "curl")) < 2`, "none"},
+		{`count(tool.commands, .name == "curl") > -1`, "none"},
 		{`none(tool.commands, .name == "curl")`, "none"},
 		{`all(tool.commands, .name == "curl")`, "none"},
 		{`tool.name == "a" ? tool.host == "b" : tool.host == "c"`, `tool.host == "b" or tool.host == "c"`},
@@ -117,6 +118,31 @@ func TestFailingRuleIsCandidate(t *testing.T) {
 	}
 }
 
+// The joined fields are read in their parts, as if they were joined.
+func TestJoinedFields(t *testing.T) {
+	e := event.Event{
+		Kind: event.KindToolResult, Content: []event.Content{{Text: "one"}, {Text: "two"}},
+		Tool: &event.Tool{Args: []event.Arg{{Path: "x", Value: "one"}, {Path: "y", Value: "two"}}},
+	}
+	for _, tc := range []struct {
+		when string
+		want bool
+	}{
+		{`%s == "one\ntwo\n"`, true}, {`%s contains "e\nt"`, true}, {`%s endsWith "two\n"`, true}, {`%s startsWith "one\nt"`, true},
+		{`%s matches "(?i)E\nTWO\n$"`, true}, {`%s contains "onetwo"`, false}, {`%s endsWith "two"`, false}, {`%s startsWith "two"`, false},
+	} {
+		for _, field := range []string{"text", "tool.args"} {
+			when := fmt.Sprintf(tc.when, field)
+			_, list := indexOf(t, when)
+			ix, env := unfiltered(newIndex(list, nil)), NewEnv()
+			env.Fill(&e, SessionFacts{}, BaselineEnv{})
+			if got := len(ix.candidates(env, e.Kind, ix.newProbe())) == 1; got != tc.want {
+				t.Errorf("%s: got %v, want %v", when, got, tc.want)
+			}
+		}
+	}
+}
+
 // A rule of several conditions is a candidate where one could hold, each on its own kinds.
 func TestConditionsOfOneRule(t *testing.T) {
 	_, steps := indexOf(t, `tool.name == "read"`, `outcome == "success"`)
@@ -146,6 +172,11 @@ var pieces = []string{"", "a", "ab", "b", "k", "K", "\u212a", "s", "\u017f", "i"
 
 func drawText(t *rapid.T, label string) string {
 	return strings.Join(rapid.SliceOfN(rapid.SampledFrom(pieces), 0, 4).Draw(t, label), "")
+}
+
+// drawHostile draws an event's text, which need not be UTF-8.
+func drawHostile(t *rapid.T, label string) string {
+	return drawText(t, label) + rapid.SampledFrom([]string{"", "", "", "\xff", "\xffa"}).Draw(t, label)
 }
 
 // drawPattern draws a regular expression.
@@ -243,7 +274,7 @@ func drawSearch(t *rapid.T, fields []string) string {
 	if form := rapid.SampledFrom([]string{"%s", "%s", "lower(%s)", "upper(%s)", "trim(%s)"}).Draw(t, "change"); form != "%s" {
 		field = fmt.Sprintf(form, field)
 	}
-	switch op := rapid.SampledFrom([]string{"==", "!=", "in", "contains", "startsWith", "endsWith", "matches", "other"}).Draw(t, "op"); op {
+	switch op := rapid.SampledFrom([]string{"==", "!=", "in", "contains", "startsWith", "endsWith", "matches", "other", "<"}).Draw(t, "op"); op {
 	case "in":
 		return fmt.Sprintf("%s in [%s, %s]", field, quote(drawText(t, "value")), quote(drawText(t, "value")))
 	case "matches":
@@ -256,28 +287,28 @@ func drawSearch(t *rapid.T, fields []string) string {
 }
 
 func drawEvent(t *rapid.T) event.Event {
-	e := event.Event{Kind: event.KindToolResult, Outcome: event.Outcome(drawText(t, "outcome")), Agent: event.Agent{ID: drawText(t, "agent")}}
+	e := event.Event{Kind: event.KindToolResult, Outcome: event.Outcome(drawHostile(t, "outcome")), Agent: event.Agent{ID: drawHostile(t, "agent")}}
 	for range rapid.IntRange(0, 2).Draw(t, "contents") {
-		e.Content = append(e.Content, event.Content{Text: drawText(t, "content")})
+		e.Content = append(e.Content, event.Content{Text: drawHostile(t, "content")})
 	}
 	if rapid.Bool().Draw(t, "attrs") {
-		e.Attrs = map[string]string{"m": drawText(t, "attr")}
+		e.Attrs = map[string]string{"m": drawHostile(t, "attr")}
 	}
 	if rapid.IntRange(0, 3).Draw(t, "tool") == 0 {
 		return e
 	}
 	e.Tool = &event.Tool{
-		Name: drawText(t, "name"), Effect: event.Effect(drawText(t, "effect")), Command: drawText(t, "command"),
-		Result: event.Content{Text: drawText(t, "result")},
+		Name: drawHostile(t, "name"), Effect: event.Effect(drawHostile(t, "effect")), Command: drawHostile(t, "command"),
+		Result: event.Content{Text: drawHostile(t, "result")},
 	}
 	for range rapid.IntRange(0, 3).Draw(t, "args") {
 		e.Tool.Args = append(e.Tool.Args, event.Arg{
-			Path: rapid.SampledFrom([]string{"x", "to", "n"}).Draw(t, "path"), Value: drawText(t, "value"),
+			Path: rapid.SampledFrom([]string{"x", "to", "n"}).Draw(t, "path"), Value: drawHostile(t, "value"),
 			Provenance: rapid.SampledFrom([]event.Provenance{"", "tool_output", "a"}).Draw(t, "provenance"),
 		})
 	}
 	for range rapid.IntRange(0, 3).Draw(t, "destinations") {
-		e.Destinations = append(e.Destinations, event.Destination{Kind: drawText(t, "kind"), Value: drawText(t, "to"), Arg: "to"})
+		e.Destinations = append(e.Destinations, event.Destination{Kind: drawHostile(t, "kind"), Value: drawHostile(t, "to"), Arg: "to"})
 	}
 	return e
 }
@@ -320,15 +351,7 @@ func checkIndex(t interface{ Fatalf(string, ...any) }, env *Env, e *event.Event,
 
 // checkStages looks at the index alone: a rule is marked if one of its atoms, evaluated by itself, holds.
 func checkStages(t interface{ Fatalf(string, ...any) }, env *Env, ix *index, e *event.Event, facts SessionFacts, baseline BaselineEnv, list []indexed, s *sample) {
-	kind := &kindIndex{}
-
-	*kind = *ix.kinds[e.Kind]
-	kind.rules = slices.Clone(kind.rules)
-	for i := range kind.rules {
-		kind.rules[i].filter = nil
-	}
-	kind.number = 0
-	bare := &index{kinds: map[event.Kind]*kindIndex{e.Kind: kind}, seen: ix.seen, width: ix.width, slots: ix.slots}
+	bare := unfiltered(ix)
 	env.Fill(e, facts, baseline)
 	got := bare.candidates(env, e.Kind, bare.newProbe())
 	env.completeMore(^lazy(0), 0)
@@ -340,6 +363,20 @@ func checkStages(t interface{ Fatalf(string, ...any) }, env *Env, ix *index, e *
 			t.Fatalf("rule %d is not marked though one of %v holds", i, n.atoms)
 		}
 	}
+}
+
+// unfiltered is the index without its filters: candidates are what the atoms find.
+func unfiltered(ix *index) *index {
+	out := &index{kinds: make(map[event.Kind]*kindIndex), seen: ix.seen, width: ix.width, slots: ix.slots}
+	for k, kind := range ix.kinds {
+		bare := *kind
+		bare.rules = slices.Clone(kind.rules)
+		for i := range bare.rules {
+			bare.rules[i].filter = nil
+		}
+		out.kinds[k] = &bare
+	}
+	return out
 }
 
 // The index never loses a rule, whatever the expression and the event.

@@ -152,7 +152,7 @@ func requiredTogether(pattern string) [][]literal {
 // maxTogether bounds the sets of a pattern and the literals of one.
 const maxTogether = 8
 
-// literalAnalysis finds the literals that a regular expression needs, in the manner of codesearch's trigram queries.
+// literalAnalysis finds the literals that a simplified regular expression needs, in the manner of codesearch's trigram queries.
 type literalAnalysis struct{ estimate func([]literal) float64 }
 
 // parts is what is known of a regular expression: exact are the only texts that it can match, nil if they are many; needed are
@@ -205,10 +205,6 @@ func (a literalAnalysis) analyse(re *syntax.Regexp) parts {
 		return a.analyse(re.Sub[0])
 	case syntax.OpPlus:
 		return parts{needed: a.best(a.analyse(re.Sub[0]))}
-	case syntax.OpRepeat:
-		if re.Min > 0 {
-			return parts{needed: a.best(a.analyse(re.Sub[0]))}
-		}
 	case syntax.OpQuest:
 		if p := a.analyse(re.Sub[0]); p.exact != nil && len(p.exact) < maxLiteralSet {
 			return parts{exact: append([]literal{{}}, p.exact...)}
