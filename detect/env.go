@@ -3,6 +3,7 @@ package detect
 import (
 	"math"
 	"net/url"
+	"regexp"
 	"strconv"
 	"strings"
 
@@ -25,6 +26,11 @@ type Env struct {
 	Destinations []DestinationEnv `expr:"destinations"`
 	Baseline     BaselineEnv      `expr:"baseline"`
 	Finding      FindingEnv       `expr:"finding"` // empty on anything but a finding
+	Principal    PrincipalEnv     `expr:"principal"`
+	// Instructs: a text of the event that the operator did not write (a tool's output, a document) addresses the agent as an instruction.
+	Instructs bool `expr:"instructs"`
+	// Hidden: a text of the event, whoever wrote it, holds characters that people can't see.
+	Hidden bool `expr:"hidden"`
 
 	// Arg returns the value of a tool argument by its path, "" where there is none.
 	Arg func(path string) string `expr:"arg"`
@@ -98,8 +104,15 @@ type SessionFacts struct {
 	Agents int `expr:"agents" json:"agents,omitempty"`
 	// ToolCalls counts the tool calls that returned.
 	ToolCalls int `expr:"tool_calls" json:"tool_calls,omitempty"`
+	// Decisions counts the decisions about tool calls that the client sent.
+	Decisions int `expr:"decisions" json:"decisions,omitempty"`
 	// Denied counts the events that were denied.
 	Denied int `expr:"denied" json:"denied,omitempty"`
+}
+
+// PrincipalEnv is on whose behalf the agent acted, as the sender claims.
+type PrincipalEnv struct {
+	ID string `expr:"id"`
 }
 
 // ToolEnv is the tool call, with the parsed forms of well-known arguments.
@@ -113,6 +126,10 @@ type ToolEnv struct {
 	Path     string       `expr:"path"` // the file of a file tool
 	URL      string       `expr:"url"`
 	Host     string       `expr:"host"` // of url, lower case
+	// CallID is the client's id of the call, which its decision carries too.
+	CallID string `expr:"call_id"`
+	// Remote is the first place that the call names: a destination, else the host of a URL in the command, "" where there is none.
+	Remote string `expr:"remote"`
 	// Args are all argument values, one a line.
 	Args string `expr:"args"`
 	// Signature is name and arguments: equal for equal calls.
@@ -186,7 +203,8 @@ func (env *Env) Fill(e *event.Event, session SessionFacts, baseline BaselineEnv)
 	env.Kind, env.Outcome, env.Error = string(e.Kind), string(e.Outcome), e.Error
 	env.Agent = AgentEnv{ID: e.Agent.ID, Name: e.Agent.Name, Service: e.Agent.Service, Class: e.Agent.Class, Version: e.Agent.Version, Framework: e.Agent.Framework, Parent: e.Agent.Parent}
 	env.Session, env.Baseline = session, baseline
-	env.Text = ""
+	env.Text, env.Instructs, env.Hidden = "", false, false
+	env.Principal = PrincipalEnv{ID: e.Principal.ID}
 	env.Tool, env.Decision, env.Model = ToolEnv{}, DecisionEnv{}, ModelEnv{}
 	if t := e.Tool; t != nil {
 		env.Tool = toolEnv(t)
@@ -206,7 +224,7 @@ func (env *Env) Fill(e *event.Event, session SessionFacts, baseline BaselineEnv)
 func toolEnv(t *event.Tool) ToolEnv {
 	env := ToolEnv{
 		Name: t.Name, Server: t.Server, Effect: string(t.Effect), Command: t.Command, Path: t.Path, URL: t.URL,
-		Result: t.Result.Text, Redacted: t.Redacted,
+		Result: t.Result.Text, Redacted: t.Redacted, CallID: t.CallID,
 	}
 	if u, err := url.Parse(t.URL); err == nil {
 		env.Host = strings.ToLower(u.Hostname())
@@ -218,6 +236,10 @@ func toolEnv(t *event.Tool) ToolEnv {
 func (env *Env) complete(named map[string]bool) {
 	if named["text"] {
 		env.Text = joinContent(env.event.Content)
+	}
+	for _, c := range env.event.Content {
+		env.Hidden = env.Hidden || named["hidden"] && c.HasHidden()
+		env.Instructs = env.Instructs || named["instructs"] && c.Role == event.RoleDocument && c.Instructs()
 	}
 	t := env.event.Tool
 	if t == nil {
@@ -237,7 +259,24 @@ func (env *Env) complete(named map[string]bool) {
 	}
 	env.Tool.Hidden = named["hidden"] && t.Result.HasHidden()
 	env.Tool.Instructs = named["instructs"] && t.Result.Instructs()
+	env.Hidden, env.Instructs = env.Hidden || env.Tool.Hidden, env.Instructs || env.Tool.Instructs
 	env.Tool.PrivatePath = named["private_path"] && t.NamesPrivatePath()
+	if named["remote"] {
+		env.Tool.Remote = env.remote(t)
+	}
+}
+
+var commandURL = regexp.MustCompile(`(?i)\bhttps?://(?:[^/\s@"']*@)?([^/\s:?#"'\\]+)`)
+
+// remote is the first place that the call names.
+func (env *Env) remote(t *event.Tool) string {
+	if len(env.Destinations) > 0 {
+		return env.Destinations[0].Value
+	}
+	if m := commandURL.FindStringSubmatch(t.Command); m != nil {
+		return strings.ToLower(m[1])
+	}
+	return ""
 }
 
 func joinContent(contents []event.Content) string {

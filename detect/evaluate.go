@@ -361,7 +361,7 @@ func (c *compiled) finding(source Source, e *event.Event, ids []string, reason s
 	f := &Finding{
 		Source: source, Rule: c.ID, Version: c.Version, Digest: c.Digest, Library: c.version, Title: c.Title, Severity: c.Severity,
 		Confidence: c.Confidence, Risk: *c.Risk, Lane: c.Lane, Playbook: c.Playbook, Tags: c.Tags, Triage: c.Triage,
-		Tenant: e.Tenant, Agent: e.Agent, Session: e.Session.ID, First: e.Time, Time: e.Time, Events: ids, Reason: reason,
+		Tenant: e.Tenant, Sender: e.Source.Authn, Agent: e.Agent, Session: e.Session.ID, First: e.Time, Time: e.Time, Events: ids, Reason: reason,
 	}
 	if e.Tool != nil {
 		f.Tool = e.Tool.Name

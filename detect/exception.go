@@ -50,6 +50,28 @@ func (c *compiled) compileExceptions(in scope) error {
 	return nil
 }
 
+// WithoutExceptions returns the set as it would be if there were none.
+func (s *Set) WithoutExceptions() *Set {
+	out := *s
+	out.rules, out.timed, out.byKind = nil, nil, make(map[event.Kind][]*compiled)
+	for _, c := range s.rules {
+		bare := *c
+		bare.exceptions = nil
+		out.add(&bare)
+	}
+	return &out
+}
+
+// Excepted returns the rules that have exceptions.
+func (s *Set) Excepted() (out []Rule) {
+	for _, c := range s.rules {
+		if len(c.exceptions) > 0 {
+			out = append(out, c.Rule)
+		}
+	}
+	return out
+}
+
 // excepted reports whether an exception in force covers the event, and counts it.
 func (c *compiled) excepted(env *Env, e *event.Event, st *State) (bool, error) {
 	for _, x := range c.exceptions {

@@ -39,6 +39,7 @@ type Finding struct {
 	Triage     string     `json:"triage,omitempty"`
 
 	Tenant  string      `json:"tenant,omitempty"`
+	Sender  string      `json:"sender,omitempty"` // the credential that delivered the last event; see event.Source.Authn
 	Agent   event.Agent `json:"agent"`
 	Session string      `json:"session"`
 	// Sessions are further sessions whose events caused the finding, at most MaxSessions.

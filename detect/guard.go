@@ -42,7 +42,7 @@ type exprError struct {
 func (e *exprError) Error() string { return e.text }
 
 // compileExpr compiles an expression and adds the names that it uses to the scope's. A nil result takes any.
-func compileExpr(text string, in scope, result expr.Option) (*vm.Program, error) {
+func compileExpr(text string, in scope, result expr.Option, more ...expr.Option) (*vm.Program, error) {
 	if len(text) > maxExprBytes {
 		return nil, fmt.Errorf("%d bytes, an expression has at most %d", len(text), maxExprBytes)
 	}
@@ -58,7 +58,7 @@ func compileExpr(text string, in scope, result expr.Option) (*vm.Program, error)
 	for _, name := range builtins {
 		options = append(options, expr.EnableBuiltin(name))
 	}
-	program, err := expr.Compile(text, options...)
+	program, err := expr.Compile(text, append(options, more...)...)
 	for _, r := range []refused{rewrite.refused, guard.refused} {
 		if r.why != "" {
 			at := locate(text, r.at.From)

@@ -11,6 +11,7 @@ import (
 	"reflect"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -233,7 +234,11 @@ func (l *Library) fill(file string, text []byte) (map[string]any, []byte, error)
 	}
 	filled := placeholder.ReplaceAllFunc(text, func(m []byte) []byte {
 		value, ok := values[string(m[2:len(m)-1])]
-		if word := fmt.Sprint(value); ok && plain.MatchString(word) {
+		word := fmt.Sprint(value)
+		if n, isNumber := value.(float64); isNumber {
+			word = strconv.FormatFloat(n, 'f', -1, 64)
+		}
+		if ok && plain.MatchString(word) {
 			return []byte(word)
 		}
 		return m

@@ -60,6 +60,8 @@ type Rule struct {
 	Limits     Limits           `yaml:"limits"`
 	Params     map[string]Param `yaml:"params"`
 	Tags       Tags             `yaml:"tags"`
+	// Threats are the threats of the list that the rule's findings are evidence for.
+	Threats []string `yaml:"threats"`
 	// Capture is what must be recorded for the rule to see anything: metadata, arguments, content.
 	Capture        string   `yaml:"capture"`
 	Triage         string   `yaml:"triage"`
@@ -152,6 +154,9 @@ func (r *Rule) check(catalogue Catalogue) error {
 	}
 	if err := catalogue.check(r.Tags); err != nil {
 		return r.locate("tags", err)
+	}
+	if err := checkThreats(r.Threats); err != nil {
+		return r.locate("threats", err)
 	}
 	if err := r.checkTests(); err != nil {
 		return err

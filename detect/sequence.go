@@ -199,7 +199,7 @@ func (c *compiled) show(env *Env, step int, kept []value) {
 }
 
 func (g *group) step(i int) []match {
-	if i >= len(g.Steps) {
+	if g == nil || i >= len(g.Steps) {
 		return nil
 	}
 	return g.Steps[i]

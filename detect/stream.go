@@ -13,25 +13,31 @@ import (
 // testEvent is the short form in which a rule's tests write an event. What is left out has a default that is the same for all
 // events of the stream: one agent, one session.
 type testEvent struct {
-	At       time.Duration     `yaml:"at"`       // offset from the start of the stream
-	LateBy   time.Duration     `yaml:"late_by"`  // it arrives that much later than it happened
-	Repeat   int               `yaml:"repeat"`   // how many such events there are; 0 is one
-	Every    time.Duration     `yaml:"every"`    // time between them
-	Kind     event.Kind        `yaml:"kind"`     // must be there
-	Agent    string            `yaml:"agent"`    // id; agent-1 where it is left out
-	Parent   string            `yaml:"parent"`   // id of the agent that delegated to it
-	Session  string            `yaml:"session"`  // id; session-1 where it is left out
-	Tool     string            `yaml:"tool"`     // name, from which the effect follows
-	Server   string            `yaml:"server"`   // tool server
-	Args     map[string]any    `yaml:"args"`     // the tool's arguments
-	Result   string            `yaml:"result"`   // the tool's output
-	Text     string            `yaml:"text"`     // of a prompt or response
-	Outcome  event.Outcome     `yaml:"outcome"`  // success, failure, denied
-	Error    string            `yaml:"error"`    // the error's text
-	Decision *testDecision     `yaml:"decision"` // a map of effect, by and mode
-	Model    string            `yaml:"model"`    // name
-	Tokens   int64             `yaml:"tokens"`   // input tokens of the model call
-	Attrs    map[string]string `yaml:"attrs"`    // attributes that no field takes
+	At     time.Duration `yaml:"at"`      // offset from the start of the stream
+	LateBy time.Duration `yaml:"late_by"` // it arrives that much later than it happened
+	Repeat int           `yaml:"repeat"`  // how many such events there are; 0 is one
+	Every  time.Duration `yaml:"every"`   // time between them
+	Kind   event.Kind    `yaml:"kind"`    // must be there
+	Agent  string        `yaml:"agent"`   // id; agent-1 where it is left out
+	Parent string        `yaml:"parent"`  // id of the agent that delegated to it
+	// Class is that of the agent; test where it is left out.
+	Class string `yaml:"class"`
+	// Principal is on whose behalf it acts.
+	Principal string            `yaml:"principal"`
+	Session   string            `yaml:"session"`  // id; session-1 where it is left out
+	Tool      string            `yaml:"tool"`     // name, from which the effect follows
+	Server    string            `yaml:"server"`   // tool server
+	Call      string            `yaml:"call"`     // the client's id of the call
+	Args      map[string]any    `yaml:"args"`     // the tool's arguments
+	Result    string            `yaml:"result"`   // the tool's output
+	Text      string            `yaml:"text"`     // of a prompt, response or document
+	Outcome   event.Outcome     `yaml:"outcome"`  // success, failure, denied
+	Error     string            `yaml:"error"`    // the error's text
+	Decision  *testDecision     `yaml:"decision"` // a map of effect, by and mode
+	Model     string            `yaml:"model"`    // name
+	Provider  string            `yaml:"provider"` // of the model
+	Tokens    int64             `yaml:"tokens"`   // input tokens of the model call
+	Attrs     map[string]string `yaml:"attrs"`    // attributes that no field takes
 }
 
 type testDecision struct {
@@ -88,7 +94,7 @@ func (t Test) Stream(file string) (events []event.Event, restart int, err error)
 func (te testEvent) event(i int) event.Event {
 	e := event.Event{
 		Kind: te.Kind, Seq: int64(i + 1), Outcome: te.Outcome, Error: te.Error, Attrs: te.Attrs,
-		Agent: event.Agent{ID: te.Agent, Parent: te.Parent, Class: "test", Basis: "client"}, Session: event.Session{ID: te.Session},
+		Agent: event.Agent{ID: te.Agent, Parent: te.Parent, Class: cmp.Or(te.Class, "test"), Basis: "client"}, Session: event.Session{ID: te.Session},
 		Source: event.Source{Dialect: "test"},
 	}
 	if e.Agent.ID == "" {
@@ -100,20 +106,24 @@ func (te testEvent) event(i int) event.Event {
 	e.ID = event.NewID("", e.Kind, e.Agent.ID, e.Session.ID, fmt.Sprint(i))
 	if te.Tool != "" {
 		args, state := event.FlattenArgs(normalise(te.Args))
-		e.Tool = &event.Tool{Name: te.Tool, Server: te.Server, Args: args, ArgsState: state, Result: event.Content{Text: te.Result}}
+		e.Tool = &event.Tool{Name: te.Tool, Server: te.Server, CallID: te.Call, Args: args, ArgsState: state, Result: event.Content{Text: te.Result}}
 	}
 	if te.Text != "" {
 		role := event.RolePrompt
-		if te.Kind == event.KindResponse {
+		switch te.Kind {
+		case event.KindResponse:
 			role = event.RoleResponse
+		case event.KindRetrieval, event.KindMemory:
+			role = event.RoleDocument
 		}
 		e.Content = []event.Content{{Role: role, Text: te.Text}}
 	}
 	if te.Decision != nil {
 		e.Decision = &event.Decision{Effect: te.Decision.Effect, By: te.Decision.By, Mode: te.Decision.Mode}
 	}
+	e.Principal.ID = te.Principal
 	if te.Model != "" {
-		e.Model = &event.Model{Name: te.Model, InputTokens: te.Tokens}
+		e.Model = &event.Model{Provider: te.Provider, Name: te.Model, InputTokens: te.Tokens}
 	}
 	return e
 }

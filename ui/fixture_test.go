@@ -266,7 +266,7 @@ func (b *bench) request(t *testing.T, say func(string) string) approval.Request 
 	return approval.Request{
 		ID: reqID, Incident: incID, Revision: 1, Plan: plan, Digest: digest, Requester: "playbook:stop-and-look", Agents: []string{say(bot), say("billing-bot")},
 		Asked: b.at("14:02:12.000"), Deadline: b.at("14:12:12.000"), OnExpiry: "escalate", State: approval.Pending,
-		Question: say("Quarantine billing-bot for 1 h?"), Effect: "Every tool call of the session is denied at the gate", Undo: "By itself after 1 h, or by any lead", DoesNotStop: "The payment that was already made",
+		Question: plan.Question(), Effect: "Every tool call of the session is denied at the gate", Undo: "By itself after 1 h, or by any lead", DoesNotStop: "The payment that was already made",
 	}
 }
 

@@ -44,10 +44,20 @@ func words(urls map[string]string) template.FuncMap {
 		"upper":   func(v any) string { return capital(strings.ReplaceAll(fmt.Sprint(v), "_", " ")) },
 		"status":  statusWords,
 		"short":   func(s string) string { return s[:min(8, len(s))] },
+		"brief":   brief,
 		"seq":     func(v ...any) []any { return v },
 		"bars":    bars,
 		"p":       probability,
 	}
+}
+
+// brief writes as much of an incident's id as people need to tell it from others.
+func brief(id string) string {
+	const enough = len("INC-12345678")
+	if len(id) <= enough {
+		return incident.Visible(id, enough)
+	}
+	return incident.Visible(id[:enough], enough) + "…"
 }
 
 // span writes a length of time as people say it; the static module does it alike.

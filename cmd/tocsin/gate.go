@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"github.com/tocsin-dr/tocsin/internal/api"
-	"github.com/tocsin-dr/tocsin/internal/event"
 	"github.com/tocsin-dr/tocsin/internal/gate"
 	"github.com/tocsin-dr/tocsin/internal/incident"
 )
@@ -108,8 +107,7 @@ func (c *hookCmd) Run(ctx context.Context, std *stdio) error {
 	if unread == nil && in.Event != "PreToolUse" {
 		return nil
 	}
-	_, tool := event.SplitToolName(in.ToolName)
-	answer, err := c.askAbout(ctx, in.SessionID, tool)
+	answer, err := c.askAbout(ctx, in.SessionID, in.ToolName)
 	if err == nil {
 		c.remember(answer.OnError)
 	}
@@ -119,7 +117,7 @@ func (c *hookCmd) Run(ctx context.Context, std *stdio) error {
 		err = unread
 	}
 	if err != nil {
-		fmt.Fprintln(std.err, "tocsin hook:", err)
+		fmt.Fprintln(std.err, "tocsin hook:", visible(err.Error()))
 		answer = c.withoutGate(err)
 	}
 	if answer.Allow {

@@ -28,7 +28,11 @@ type replayCmd struct {
 
 // Run implements the command.
 func (c *replayCmd) Run(ctx context.Context, std *stdio) error {
-	r, err := app.NewReplay(c.Rules)
+	set, err := (&ruleSource{Dir: c.Rules}).read()
+	if err != nil {
+		return err
+	}
+	r, err := app.NewReplay(set, pipeline.Options{})
 	if err != nil {
 		return err
 	}
@@ -59,16 +63,21 @@ func (c *replayCmd) read(std *stdio, r *app.Replay) ([]ingest.Request, error) {
 	r.OnRejected = func(item, reason string) {
 		fmt.Fprintf(std.err, "tocsin: rejected %s: %s\n", visible(item), visible(reason))
 	}
+	return readFiles(c.Files, c.Spread)
+}
+
+// readFiles reads captures and files of events, and lays captures' sessions out in time at a distance, if there is one.
+func readFiles(files []string, spread time.Duration) ([]ingest.Request, error) {
 	var all []ingest.Request
-	for _, name := range c.Files {
+	for _, name := range files {
 		requests, err := readFile(name)
 		if err != nil {
 			return nil, fmt.Errorf("replay %s: %w", name, err)
 		}
 		all = append(all, requests...)
 	}
-	if c.Spread > 0 {
-		return app.Spread(all, time.Time{}, c.Spread)
+	if spread > 0 {
+		return app.Spread(all, time.Time{}, spread)
 	}
 	return all, nil
 }

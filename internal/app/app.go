@@ -297,7 +297,7 @@ func (a *App) Run(ctx context.Context) error {
 	for _, d := range a.detectors {
 		group.Go(func() error { return d.run(ctx) })
 	}
-	responder := newResponder(a.workflows, a.store, a.library, a.signer.Public())
+	responder := newResponder(a.workflows, a.store, a.library, a.signer.Public(), a.now)
 	group.Go(func() error {
 		insist(ctx, a.logger, "follow the findings", func() error {
 			return a.log.HandleFindings(ctx, responder.handle, func(err error) { a.logger.Error("a finding waits to be handled", "error", err) })

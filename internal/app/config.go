@@ -76,7 +76,7 @@ type Config struct {
 	SLA time.Duration `yaml:"sla"`
 }
 
-// Token is a sender's credential, by the SHA-256 of its text in hex.
+// Token is a sender's credential, by the SHA-256 of its text in hex. Tokens of one name are one sender.
 type Token struct {
 	Name   string `yaml:"name"`
 	SHA256 string `yaml:"sha256"`
@@ -179,10 +179,8 @@ func (c *Config) check() error {
 	if c.NATS.Partitions < 1 || c.NATS.Partitions > 1024 {
 		return bad("nats.partitions", "%d, want 1 to 1024", c.NATS.Partitions)
 	}
-	for i, t := range c.Tokens {
-		if digest, err := hex.DecodeString(t.SHA256); t.Name == "" || err != nil || len(digest) != sha256.Size {
-			return bad(fmt.Sprintf("tokens.%d", i), "%q needs a name and the SHA-256 of the token in 64 hex digits", t.Name)
-		}
+	if err := c.checkTokens(); err != nil {
+		return err
 	}
 	if a := c.Baselines.Alpha; !(a >= 0 && a < 1) { // not a number is refused too
 		return bad("baselines.alpha", "%g, want more than 0 and less than 1; 0 is the default", a)
@@ -194,6 +192,24 @@ func (c *Config) check() error {
 		return bad("tls", "want both cert and key, or neither")
 	}
 	return c.checkExposure()
+}
+
+// checkTokens refuses a token that can't be checked, and one that shares the name of another with other bounds: a name is one sender,
+// whose events are stitched together whichever of its tokens brought them.
+func (c *Config) checkTokens() error {
+	byName := make(map[string]Token)
+	for i, t := range c.Tokens {
+		field := fmt.Sprintf("tokens.%d", i)
+		if digest, err := hex.DecodeString(t.SHA256); t.Name == "" || err != nil || len(digest) != sha256.Size {
+			return bad(field, "%q needs a name and the SHA-256 of the token in 64 hex digits", t.Name)
+		}
+		first, ok := byName[t.Name]
+		if ok && !(slices.Equal(first.Services, t.Services) && slices.Equal(first.Classes, t.Classes)) {
+			return bad(field, "two of the name %q have other services or classes; a name is one sender", t.Name)
+		}
+		byName[t.Name] = t
+	}
+	return nil
 }
 
 // checkExposure refuses to listen beyond this machine without TLS and authentication.

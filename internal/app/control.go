@@ -122,7 +122,7 @@ func (c *control) Ask(ctx context.Context, by approval.Principal, incidentID str
 	if !by.Role.AtLeast(approval.Responder) {
 		return c.turnedAway(ctx, by, "ask", incidentID, reason, c.denied(by, approval.Responder))
 	}
-	err := c.update(ctx, incidentID, workflows.UpdateAsk, workflows.HumanAsk{By: by.ID, Target: target, Lease: lease, Reason: reason})
+	err := c.update(ctx, incidentID, workflows.UpdateAsk, workflows.HumanAsk{Incident: incidentID, By: by.ID, Target: target, Lease: lease, Reason: reason})
 	return c.turnedAway(ctx, by, "ask", incidentID, reason, err)
 }
 
@@ -157,7 +157,7 @@ func (c *control) Notice(ctx context.Context, by approval.Principal, incidentID 
 		return nil
 	}
 	at := c.now().UTC()
-	err = c.workflows.SignalWorkflow(ctx, workflows.IncidentID(i.Key), "", workflows.SignalNotice, workflows.Notice{By: by.ID, Via: by.Via, At: at})
+	err = c.workflows.SignalWorkflow(ctx, workflows.IncidentID(i.Key), "", workflows.SignalNotice, workflows.Notice{Incident: i.ID, By: by.ID, Via: by.Via, At: at})
 	if err != nil {
 		return fmt.Errorf("notice incident %s: %w", incidentID, err)
 	}
@@ -195,7 +195,7 @@ func (c *control) Close(ctx context.Context, by approval.Principal, incidentID s
 		return &approval.Refusal{Kind: approval.RefusedUnknown, Text: fmt.Sprintf("%q is no verdict", verdict)}
 	}
 	d := incident.Disposition{Verdict: verdict, Confidence: detect.HighConfidence, Reasoning: reason, By: by.ID, At: c.now().UTC()}
-	return c.turnedAway(ctx, by, "close", incidentID, reason, c.update(ctx, incidentID, workflows.UpdateClose, d))
+	return c.turnedAway(ctx, by, "close", incidentID, reason, c.update(ctx, incidentID, workflows.UpdateClose, workflows.Closing{Incident: incidentID, Disposition: d}))
 }
 
 // Lift ends a lease before its time.

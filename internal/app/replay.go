@@ -36,16 +36,8 @@ type Replay struct {
 // recording is what became of the requests of one file.
 type recording struct{ requests, read, rejected int }
 
-// NewReplay returns a replay with the shipped rules and those of a directory, if one is named.
-func NewReplay(rulesDir string) (*Replay, error) {
-	read, err := ReadRules(rulesDir)
-	if err != nil {
-		return nil, err
-	}
-	set, err := detect.Compile(read.Rules)
-	if err != nil {
-		return nil, err
-	}
+// NewReplay returns a replay through a shard with a set of rules.
+func NewReplay(set *detect.Set, options pipeline.Options) (*Replay, error) {
 	codec, err := event.NewCodec()
 	if err != nil {
 		return nil, err
@@ -53,7 +45,7 @@ func NewReplay(rulesDir string) (*Replay, error) {
 	// The salt makes hashes of one deployment useless in another. A replay stores nothing, and findings don't depend on it.
 	hasher := event.NewHasher(nil)
 	return &Replay{
-		mapper: ingest.NewMapper(ingest.Options{Hasher: hasher}), shard: pipeline.New(set, hasher, pipeline.Options{}), codec: codec,
+		mapper: ingest.NewMapper(ingest.Options{Hasher: hasher}), shard: pipeline.New(set, hasher, options), codec: codec,
 		OnRejected: func(string, string) {}, OnProgress: func(int, int) {},
 		agents: make(map[string]bool), findings: make(map[string]bool), files: make(map[string]*recording),
 	}, nil
@@ -61,6 +53,11 @@ func NewReplay(rulesDir string) (*Replay, error) {
 
 // Requests replays recorded requests in order and hands over what each raised.
 func (r *Replay) Requests(ctx context.Context, requests []ingest.Request, raised func([]pipeline.Raised) error) error {
+	return r.Decode(ctx, requests, func(e *event.Event) error { return r.event(e, raised) })
+}
+
+// Decode hands over the events of recorded requests in order, without judging them.
+func (r *Replay) Decode(ctx context.Context, requests []ingest.Request, fn func(*event.Event) error) error {
 	for i, request := range requests {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -70,7 +67,7 @@ func (r *Replay) Requests(ctx context.Context, requests []ingest.Request, raised
 			return fmt.Errorf("replay %s: %w", r.place(request), err)
 		}
 		for j := range events {
-			if err := r.event(&events[j], raised); err != nil {
+			if err := fn(&events[j]); err != nil {
 				return err
 			}
 		}

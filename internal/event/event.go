@@ -119,9 +119,18 @@ type Agent struct {
 type Session struct {
 	ID   string `json:"id,omitempty"`
 	Turn string `json:"turn,omitempty"`
+	// Basis says what stands in for the ID where the client named none: trace or agent. The agent itself does not know such an id,
+	// so it will not name it when it asks the gate.
+	Basis string `json:"basis,omitempty"`
 	// Root is set on the event that opens or closes the whole run: the root of its trace.
 	Root bool `json:"root,omitempty"`
 }
+
+// What stands in for a session's id.
+const (
+	SessionOfTrace = "trace"
+	SessionOfAgent = "agent"
+)
 
 // Principal is on whose behalf the agent acted, as claimed by the sender.
 type Principal struct {
@@ -271,6 +280,17 @@ func AgentID(service, name string) string {
 		return name
 	}
 	return service + "/" + name
+}
+
+// Clone copies the parts of an event that a detector shard changes. The rest is shared.
+func (e *Event) Clone() Event {
+	out := *e
+	if e.Tool != nil {
+		tool := *e.Tool
+		tool.Args = append([]Arg(nil), tool.Args...)
+		out.Tool = &tool
+	}
+	return out
 }
 
 // MarshalLine returns the event as one line of JSON, without a trailing newline.

@@ -58,14 +58,14 @@ type Times struct {
 // of it, because the name of an agent can arrive after its first findings.
 func Key(f detect.Finding) string {
 	sum := sha256.Sum256([]byte(f.Tenant + "\x00" + f.Agent.Class + "\x00" + f.Session))
-	return hex.EncodeToString(sum[:8])
+	return hex.EncodeToString(sum[:16])
 }
 
 // NewID names the incident that a finding opens. The first finding is part of it, so that a session whose incident was closed
-// can have another one.
+// can have another one. Senders choose what the hash is made of, so it is long enough that nobody finds two that are alike.
 func NewID(f detect.Finding) string {
 	sum := sha256.Sum256([]byte(Key(f) + "\x00" + f.ID))
-	return "INC-" + hex.EncodeToString(sum[:4])
+	return "INC-" + hex.EncodeToString(sum[:16])
 }
 
 // Title makes a sentence from facts of our own and neutralised names; an agent's free text never enters it.

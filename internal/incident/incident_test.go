@@ -70,6 +70,9 @@ func TestKeyAndID(t *testing.T) {
 	if Key(a) != Key(same) || NewID(a) == NewID(same) {
 		t.Error("findings of one session need one key, and each its own incident id")
 	}
+	if len(Key(a)) < 32 || len(NewID(a)) < len("INC-")+32 {
+		t.Errorf("%s and %s have fewer than 128 bits", Key(a), NewID(a))
+	}
 	shifted := detect.Finding{Tenant: "ta", Session: "s"}
 	for name, f := range map[string]detect.Finding{"tenant": {Agent: a.Agent, Session: "s"}, "session": {Tenant: "t", Agent: a.Agent}, "shifted": shifted} {
 		if Key(f) == Key(a) {

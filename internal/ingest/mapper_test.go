@@ -512,7 +512,7 @@ func TestResource(t *testing.T) {
 		ID: got[0].ID, Schema: 1, Kind: event.KindModelCall, Outcome: event.OutcomeSuccess, Time: got[0].Time, Duration: time.Second,
 		Source:  event.Source{Dialect: "gen_ai", Instance: "s-0"},
 		Agent:   event.Agent{ID: "s", Service: "s", Class: "ns", Version: "2", Basis: "service"},
-		Session: event.Session{ID: got[0].Trace.TraceID}, Trace: got[0].Trace,
+		Session: event.Session{ID: got[0].Trace.TraceID, Basis: event.SessionOfTrace}, Trace: got[0].Trace,
 		Labels: map[string]string{"team.id": "t", "k8s.pod.name": "p"},
 		Attrs:  map[string]string{"host.name": "h"},
 	}

@@ -242,45 +242,54 @@ func readStatus(err error) int {
 }
 
 func (r *Receiver) traces(ctx context.Context, body []byte, contentType string, rc Receipt) (answer, error) {
-	in, err := decodeTraces(body, contentType)
+	in, cut, err := decodeTraces(body, contentType)
 	if err != nil {
 		return nil, status.Error(codes.InvalidArgument, err.Error())
 	}
-	return r.exportTraces(ctx, in, rc)
+	return r.exportTraces(ctx, in, cut, rc)
 }
 
-func (r *Receiver) exportTraces(ctx context.Context, in ptraceotlp.ExportRequest, rc Receipt) (ptraceotlp.ExportResponse, error) {
+func (r *Receiver) exportTraces(ctx context.Context, in ptraceotlp.ExportRequest, cut bool, rc Receipt) (ptraceotlp.ExportResponse, error) {
 	out := ptraceotlp.NewExportResponse()
 	b := r.mapper.traces(in.Traces(), rc)
-	if n := len(b.rejected); n > 0 {
-		out.PartialSuccess().SetRejectedSpans(int64(n))
-		out.PartialSuccess().SetErrorMessage(reasons(b.rejected))
+	if told := b.told(cut); len(told) > 0 {
+		out.PartialSuccess().SetRejectedSpans(int64(len(b.rejected)))
+		out.PartialSuccess().SetErrorMessage(reasons(told))
 	}
 	return out, r.keep(ctx, "traces", b)
 }
 
 func (r *Receiver) logs(ctx context.Context, body []byte, contentType string, rc Receipt) (answer, error) {
-	in, err := decodeLogs(body, contentType)
+	in, cut, err := decodeLogs(body, contentType)
 	if err != nil {
 		return nil, status.Error(codes.InvalidArgument, err.Error())
 	}
-	return r.exportLogs(ctx, in, rc)
+	return r.exportLogs(ctx, in, cut, rc)
 }
 
-func (r *Receiver) exportLogs(ctx context.Context, in plogotlp.ExportRequest, rc Receipt) (plogotlp.ExportResponse, error) {
+func (r *Receiver) exportLogs(ctx context.Context, in plogotlp.ExportRequest, cut bool, rc Receipt) (plogotlp.ExportResponse, error) {
 	out := plogotlp.NewExportResponse()
 	b := r.mapper.logs(in.Logs(), rc)
-	if n := len(b.rejected); n > 0 {
-		out.PartialSuccess().SetRejectedLogRecords(int64(n))
-		out.PartialSuccess().SetErrorMessage(reasons(b.rejected))
+	if told := b.told(cut); len(told) > 0 {
+		out.PartialSuccess().SetRejectedLogRecords(int64(len(b.rejected)))
+		out.PartialSuccess().SetErrorMessage(reasons(told))
 	}
 	return out, r.keep(ctx, "logs", b)
+}
+
+// told is what the sender must know: the items that were rejected, and what the others were kept without.
+func (b *batch) told(cut bool) []Rejection {
+	out := append(b.rejected[:len(b.rejected):len(b.rejected)], b.left...)
+	if cut {
+		out = append(out, Rejection{Item: "request", Reason: "values nested too deep were cut out before it was read"})
+	}
+	return out
 }
 
 // metrics answers success so that clients that send all signals to one place don't retry; metrics hold no events.
 func (r *Receiver) metrics(_ context.Context, body []byte, contentType string, _ Receipt) (answer, error) {
 	in := pmetricotlp.NewExportRequest()
-	if err := decode(body, contentType, in.UnmarshalProto, in.UnmarshalJSON); err != nil {
+	if _, err := decode(body, contentType, in.UnmarshalProto, in.UnmarshalJSON); err != nil {
 		return nil, status.Error(codes.InvalidArgument, err.Error())
 	}
 	r.opts.Observe("metrics", 0, 0, in.Metrics().DataPointCount())

@@ -27,14 +27,28 @@ const (
 	maxWaiting  = 1 << 14 // events of all traces that do
 )
 
-// sessionIdle is how long, in event time, a session is silent before it counts as ended and is learned.
-const sessionIdle = 10 * time.Minute
+// sessionIdle is how long a session is silent before it is learned; keptFor, before what it read is forgotten: an agent must not get
+// rid of what taints it by waiting. Both run on the class's watermark, so that a session whose clock is slow counts as silent when
+// nothing arrives of it and not when its clock says so.
+const (
+	sessionIdle = 10 * time.Minute
+	keptFor     = 24 * time.Hour
+)
 
 // Options tune a shard. The zero value is the default.
 type Options struct {
 	// Alpha is the p-value at or below which a baseline raises a finding. Default 0.005: about one tool call in 200 of an agent
 	// whose behaviour is as learned, less what an open incident already holds.
 	Alpha float64
+	// Explain, if set, is asked about each event before the rules judge it.
+	Explain *Explain
+}
+
+// Explain asks a shard to say at one event why a rule fires on it or does not.
+type Explain struct {
+	Rule, Event string
+	// Done is told the explanation; again if the event is judged again under its agent's name.
+	Done func(detect.Explanation, error)
 }
 
 // Raised is a finding with what evidence needs of this moment. Only the finding itself is the same in live and replay.
@@ -43,6 +57,9 @@ type Raised struct {
 	Ingested  time.Time         `json:"ingested"` // when the last of its events reached Tocsin
 	Positions []Position        `json:"positions"`
 	Baseline  baselines.Learned `json:"baseline"`
+	// Scopes are what a containment may be narrowed to, session or tool: what the agent names itself when it asks the gate. A lease
+	// on an id that only stands in for a session, or on a name that the client hid, would let everything pass.
+	Scopes []string `json:"scopes,omitempty"`
 }
 
 // Shard holds the detection state of one or more partitions. Not safe for concurrent use: one goroutine owns it.
@@ -58,7 +75,7 @@ type Shard struct {
 type class struct {
 	Model     *baselines.Model    `json:"model"`
 	Rules     *detect.State       `json:"rules"`
-	Sessions  map[string]*session `json:"sessions"`
+	Sessions  map[string]*session `json:"sessions"` // by sender and id, as own says; so are the traces and the services
 	Traces    map[string]*trace   `json:"traces"`
 	Acted     map[string]*acted   `json:"acted,omitempty"`
 	Named     map[string]string   `json:"named"`   // service: the only agent it was seen to run; "" once there are several
@@ -74,6 +91,7 @@ type class struct {
 type trace struct {
 	Agent   *event.Agent  `json:"agent,omitempty"`
 	Session string        `json:"session,omitempty"`
+	Basis   string        `json:"basis,omitempty"`   // of the session
 	Orphans []event.Event `json:"orphans,omitempty"` // events that came before the agent's name
 	Last    time.Time     `json:"last"`
 }
@@ -104,7 +122,7 @@ func (s *Shard) Process(e *event.Event, at Position) []Raised {
 	}
 	c.saw(e)
 	ses := c.session(e)
-	ses.Last = later(ses.Last, e.Time)
+	ses.Last = c.Watermark
 	ses.Positions = appendPosition(ses.Positions, at)
 	ses.act(e)
 	ses.readPrompts(e, s.hasher)
@@ -125,24 +143,47 @@ func (s *Shard) judge(c *class, e *event.Event, ses *session) []Raised {
 	if f := s.deviation(c, e, anomaly); f != nil {
 		deviations = append(deviations, *f)
 	}
+	explanation, err := s.explain(e, c)
 	findings := append(s.rules.Evaluate(s.env, e, c.Rules, deviations...), deviations...)
+	if x := s.options.Explain; x != nil && x.Event == e.ID {
+		explanation.Fired = slices.ContainsFunc(findings, func(f detect.Finding) bool { return f.Rule == x.Rule && f.Source == detect.SourceRule })
+		x.Done(explanation, err)
+	}
 	out := make([]Raised, 0, len(findings))
 	for _, f := range findings {
-		of := c.Sessions[f.Session] // an absence is found on another session's event
+		of := c.Sessions[sessionKey(f.Sender, f.Session)] // an absence is found on another session's event
 		if of != nil && f.Source != detect.SourceHealth && (f.Lane == detect.Alert || f.Lane == detect.Propose) {
 			of.Findings++
 		}
-		out = append(out, Raised{Finding: f, Ingested: e.Ingested, Positions: c.positions(&f), Baseline: c.Model.Learned(f.Agent.ID)})
+		out = append(out, Raised{Finding: f, Ingested: e.Ingested, Positions: c.positions(&f), Baseline: c.Model.Learned(f.Agent.ID), Scopes: scopes(e)})
 	}
 	return out
+}
+
+func (s *Shard) explain(e *event.Event, c *class) (detect.Explanation, error) {
+	if x := s.options.Explain; x != nil && x.Event == e.ID {
+		return s.rules.Explain(x.Rule, s.env, e, c.Rules)
+	}
+	return detect.Explanation{}, nil
 }
 
 // positions are the places in the log of the sessions that a finding is about, as far as they are still known.
 func (c *class) positions(f *detect.Finding) (out []Position) {
 	for _, id := range append([]string{f.Session}, f.Sessions...) {
-		if ses := c.Sessions[id]; ses != nil {
+		if ses := c.Sessions[sessionKey(f.Sender, id)]; ses != nil {
 			out = append(out, ses.Positions[:min(len(ses.Positions), maxPositions-len(out))]...)
 		}
+	}
+	return out
+}
+
+// scopes are the names in an event that its agent knows too.
+func scopes(e *event.Event) (out []string) {
+	if e.Session.Basis == "" {
+		out = append(out, "session")
+	}
+	if e.Tool != nil && e.Tool.Name != "" && !e.Tool.Redacted {
+		out = append(out, "tool")
 	}
 	return out
 }
@@ -204,7 +245,7 @@ func (s *Shard) deviation(c *class, e *event.Event, a baselines.Anomaly) *detect
 		Severity: detect.Medium, Confidence: detect.MediumConfidence, Risk: 25, Lane: detect.Alert,
 		Tags:   detect.Tags{ASI: []string{"ASI10"}, ATLAS: []string{"AML.T0053"}},
 		Triage: "Compare what was found with what is usual for this agent. If its task changed, mark the incident as expected; the baseline learns nothing from it until then.",
-		Tenant: e.Tenant, Agent: e.Agent, Session: e.Session.ID, Tool: e.Tool.Name, First: e.Time, Time: e.Time, Events: []string{e.ID},
+		Tenant: e.Tenant, Sender: e.Source.Authn, Agent: e.Agent, Session: e.Session.ID, Tool: e.Tool.Name, First: e.Time, Time: e.Time, Events: []string{e.ID},
 		Reason: fmt.Sprintf("%s; %s. p = %.2g.", top.Got, top.Want, a.P), Anomaly: &a, Chain: detect.ChainOf(e),
 	}
 	f.ID = detect.FindingID(e.Tenant, e.Agent.Class, rule, f.Events)

@@ -243,7 +243,10 @@ func TestRepeatedAttackStaysAnomalous(t *testing.T) {
 			if err := json.Unmarshal([]byte(line), &r); err != nil {
 				t.Fatal(err)
 			}
-			rules = append(rules, r.Finding.Rule)
+			// These two add up what was found over days.
+			if rule := r.Finding.Rule; rule != "agent-drifts" && rule != "weak-signs-add-up" {
+				rules = append(rules, rule)
+			}
 		}
 		if day == 0 {
 			first = rules

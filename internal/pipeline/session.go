@@ -27,8 +27,10 @@ type session struct {
 	Positions []Position          `json:"positions,omitempty"`
 	Findings  int                 `json:"findings,omitempty"`
 	Agents    map[string]bool     `json:"agents,omitempty"` // that acted in it
-	Last      time.Time           `json:"last"`
+	Last      time.Time           `json:"last"`             // the class's watermark when the last event arrived
 }
+
+func (s *session) seen() time.Time { return s.Last }
 
 // pending is a tool call that is learned when its session ends without a finding.
 type pending struct {
@@ -117,6 +119,10 @@ func (s *session) readOutput(e *event.Event, h *event.Hasher) {
 	if e.Outcome == event.OutcomeDenied || (e.Decision != nil && e.Decision.Effect == "deny") {
 		s.Facts.Denied++
 	}
+	if e.Kind == event.KindToolDecision {
+		s.Facts.Decisions++
+	}
+	s.readDocuments(e, h)
 	t := e.Tool
 	if t == nil || e.Kind != event.KindToolResult {
 		return
@@ -132,6 +138,28 @@ func (s *session) readOutput(e *event.Event, h *event.Hasher) {
 	s.Facts.Instructed = s.Facts.Instructed || t.Result.Instructs()
 	if !s.Facts.SawPrivate && (t.Result.Private() || t.NamesPrivatePath()) {
 		s.Facts.SawPrivate, s.Facts.PrivateBy, s.Facts.PrivateAgent = true, e.ID, e.Agent.ID
+	}
+}
+
+// readDocuments takes in what retrieval or the agent's memory brought: somebody else wrote it, as with a tool that reads.
+func (s *session) readDocuments(e *event.Event, h *event.Hasher) {
+	if e.Kind != event.KindRetrieval && (e.Kind != event.KindMemory || e.Attrs["gen_ai.operation.name"] != "search_memory") {
+		return
+	}
+	for _, c := range e.Content {
+		if c.Role != event.RoleDocument {
+			continue
+		}
+		tokens := hashed(h, c.Text, c.Tokens)
+		s.Output.add(tokens, e.ID)
+		if len(tokens) > 0 && !s.Facts.Tainted {
+			s.Facts.Tainted, s.Facts.TaintedBy, s.Facts.TaintedAgent = true, e.ID, e.Agent.ID
+		}
+		s.Facts.HiddenText = s.Facts.HiddenText || c.HasHidden()
+		s.Facts.Instructed = s.Facts.Instructed || c.Instructs()
+		if !s.Facts.SawPrivate && c.Private() {
+			s.Facts.SawPrivate, s.Facts.PrivateBy, s.Facts.PrivateAgent = true, e.ID, e.Agent.ID
+		}
 	}
 }
 

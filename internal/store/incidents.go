@@ -6,6 +6,8 @@ import (
 	"crypto/sha256"
 	"database/sql"
 	"encoding/hex"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -64,12 +66,30 @@ func (s *Store) AlertsSince(ctx context.Context, since time.Time) ([]Alert, erro
 	return list[Alert](ctx, s, "list findings", `SELECT doc FROM findings WHERE at >= ? ORDER BY at, id`, since.UnixNano())
 }
 
-// SaveIncident writes an incident's state.
+// EachAlertSince calls take with each finding whose last event is not before a time, and holds one of them at a time.
+func (s *Store) EachAlertSince(ctx context.Context, since time.Time, take func(Alert)) error {
+	return each(ctx, s, "list findings", take, `SELECT doc FROM findings WHERE at >= ? ORDER BY at, id`, since.UnixNano())
+}
+
+// SaveIncident writes an incident's state. One session's incident never takes the place of another's.
 func (s *Store) SaveIncident(ctx context.Context, i incident.Incident) error {
 	return s.inTx(ctx, "save incident", func(tx *sql.Tx) error { return s.saveIncident(ctx, tx, i) })
 }
 
 func (s *Store) saveIncident(ctx context.Context, q querier, i incident.Incident) error {
+	var text []byte
+	var known incident.Incident
+	err := q.QueryRowContext(ctx, s.sql(`SELECT doc FROM incidents WHERE id = ?`), storable([]any{i.ID})...).Scan(&text)
+	if err == nil {
+		err = json.Unmarshal(text, &known)
+	}
+	switch {
+	case errors.Is(err, sql.ErrNoRows):
+	case err != nil:
+		return err
+	case known.Key != i.Key:
+		return fmt.Errorf("%s is the incident of another session", i.ID)
+	}
 	doc, err := encode(i)
 	if err != nil {
 		return err
@@ -211,6 +231,15 @@ func (s *Store) SaveLease(ctx context.Context, l action.Lease) error {
 // Leases returns the leases that were not lifted, ended ones included, by end.
 func (s *Store) Leases(ctx context.Context) ([]action.Lease, error) {
 	return list[action.Lease](ctx, s, "list leases", `SELECT doc FROM leases WHERE lifted = 0 ORDER BY ends, id`)
+}
+
+// Lease returns a lease, lifted or not, if there is one.
+func (s *Store) Lease(ctx context.Context, id string) (l action.Lease, found bool, err error) {
+	l, err = one[action.Lease](ctx, s, "read lease", `SELECT doc FROM leases WHERE id = ?`, id)
+	if errors.Is(err, ErrNotFound) {
+		return l, false, nil
+	}
+	return l, err == nil, err
 }
 
 // IncidentLeases returns every lease of an incident.

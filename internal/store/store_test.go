@@ -149,6 +149,10 @@ func testIncidents(t *testing.T, at string) {
 	same(t, "latest first", []incident.Incident{second, first})(s.Incidents(ctx, 5))
 	same(t, "limited", []incident.Incident{second})(s.Incidents(ctx, 1))
 	same(t, "since the second, to the nanosecond", []incident.Incident{second})(s.IncidentsSince(ctx, second.Times.FirstBad))
+	if err := s.SaveIncident(ctx, incident.Incident{ID: "INC-2", Key: "another session"}); err == nil {
+		t.Error("an incident took the place of another session's")
+	}
+	same(t, "the one that was there", second)(s.Incident(ctx, "INC-2"))
 	if _, err := s.Incident(ctx, "INC-3"); !errors.Is(err, ErrNotFound) || err.Error() != `read incident "INC-3": not found` {
 		t.Errorf("an unknown incident gives %v, want ErrNotFound that names it", err)
 	}
