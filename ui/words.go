@@ -12,6 +12,7 @@ import (
 
 	"github.com/tocsin-dr/tocsin/internal/action"
 	"github.com/tocsin-dr/tocsin/internal/incident"
+	"github.com/tocsin-dr/tocsin/internal/measure"
 )
 
 // The most characters of hostile text that a line and a block show.
@@ -37,17 +38,23 @@ func words(urls map[string]string) template.FuncMap {
 		"ago":     ago,
 		"inforce": func(l action.Lease, now time.Time) bool { return l.InForce(now) },
 		"since":   func(from, to time.Time) time.Duration { return to.Sub(from) },
-		"count":   count,
-		"share":   share,
-		"size":    size,
-		"human":   func(v any) string { return strings.ReplaceAll(fmt.Sprint(v), "_", " ") },
-		"upper":   func(v any) string { return capital(strings.ReplaceAll(fmt.Sprint(v), "_", " ")) },
-		"status":  statusWords,
-		"short":   func(s string) string { return s[:min(8, len(s))] },
-		"brief":   brief,
-		"seq":     func(v ...any) []any { return v },
-		"bars":    bars,
-		"p":       probability,
+		"falsePositives": func(r measure.RuleReport) string {
+			if part, known := r.FalsePositives(); known {
+				return fmt.Sprintf("%.0f %% of %d", 100*part, r.Judged())
+			}
+			return fmt.Sprintf("%d judged", r.Judged())
+		},
+		"count":  count,
+		"share":  share,
+		"size":   size,
+		"human":  func(v any) string { return strings.ReplaceAll(fmt.Sprint(v), "_", " ") },
+		"upper":  func(v any) string { return capital(strings.ReplaceAll(fmt.Sprint(v), "_", " ")) },
+		"status": statusWords,
+		"short":  func(s string) string { return s[:min(8, len(s))] },
+		"brief":  brief,
+		"seq":    func(v ...any) []any { return v },
+		"bars":   bars,
+		"p":      probability,
 	}
 }
 

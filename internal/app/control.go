@@ -25,6 +25,7 @@ import (
 // control carries out what authenticated people do: it is the control plane. The console and the CLI are two equal ways to reach
 // it, and every way sends the same Updates. It implements ui.Actor.
 type control struct {
+	rules     *rulebook
 	workflows client.Client
 	store     *store.Store
 	signer    *approval.Signer

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	enums "go.temporal.io/api/enums/v1"
+	"go.temporal.io/api/serviceerror"
 	"go.temporal.io/sdk/client"
 	"golang.org/x/time/rate"
 
@@ -48,7 +49,7 @@ func newResponder(c client.Client, s *store.Store, library map[string]playbooks.
 func (r *responder) handle(ctx context.Context, m stream.Message) error {
 	var raised pipeline.Raised
 	if err := json.Unmarshal(m.Data, &raised); err != nil {
-		return fmt.Errorf("decode finding: %w", err)
+		return &stream.Permanent{Err: fmt.Errorf("decode finding %d of the stream: %w", m.Sequence, err)}
 	}
 	f := raised.Finding
 	if f.Source == detect.SourceHealth || f.Lane == detect.Hunt || f.Lane == detect.Shadow {
@@ -69,7 +70,12 @@ func (r *responder) handle(ctx context.Context, m stream.Message) error {
 	_, err = r.workflows.SignalWithStartWorkflow(ctx, workflows.IncidentID(key), workflows.SignalFound, r.sent.lighten(key, raised, now), client.StartWorkflowOptions{
 		TaskQueue: workflows.TaskQueue, WorkflowIDReusePolicy: enums.WORKFLOW_ID_REUSE_POLICY_ALLOW_DUPLICATE,
 	}, workflows.Incident, r.input)
-	if err != nil {
+	var refused *serviceerror.InvalidArgument
+	switch {
+	case errors.As(err, &refused): // no retry makes it one that the workflow server takes; people see it without an incident
+		err = &stream.Permanent{Err: fmt.Errorf("hand finding %s to its incident: %w", f.ID, err)}
+		return errors.Join(r.store.SaveAlert(ctx, store.Alert{Finding: f, Raised: m.Stored, Ingested: raised.Ingested}), err)
+	case err != nil:
 		return fmt.Errorf("hand finding %s to its incident: %w", f.ID, err)
 	}
 	r.sent.note(key, raised, now)

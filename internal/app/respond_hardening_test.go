@@ -3,17 +3,21 @@ package app
 import (
 	"context"
 	"errors"
+	"path/filepath"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"go.temporal.io/api/serviceerror"
+	"go.temporal.io/sdk/client"
 
 	"github.com/tocsin-dr/tocsin/baselines"
 	"github.com/tocsin-dr/tocsin/detect"
 	"github.com/tocsin-dr/tocsin/internal/event"
 	"github.com/tocsin-dr/tocsin/internal/pipeline"
+	"github.com/tocsin-dr/tocsin/internal/store"
 	"github.com/tocsin-dr/tocsin/internal/stream"
 	"github.com/tocsin-dr/tocsin/workflows"
 )
@@ -79,6 +83,53 @@ func TestSessionEvents(t *testing.T) {
 	log[7] = nats.ErrNoResponders
 	if _, err := reader.SessionEvents(t.Context(), raised, take); !errors.Is(err, nats.ErrNoResponders) {
 		t.Errorf("a log that does not answer gives %v, want its error, so that it is asked again", err)
+	}
+}
+
+// refusing is a workflow server that answers as the test says.
+type refusing struct {
+	client.Client
+	err error
+}
+
+func (s refusing) SignalWithStartWorkflow(context.Context, string, string, any, client.StartWorkflowOptions, any, ...any) (client.WorkflowRun, error) {
+	return nil, s.err
+}
+
+// TestUnhandledFindings: what can never be handled is told from what can be later, and is kept as far as it can be.
+func TestUnhandledFindings(t *testing.T) {
+	finding := func(id string) []byte {
+		return []byte(`{"finding":{"id":"` + id + `","lane":"alert","source":"rule"}}`)
+	}
+	tests := []struct {
+		name      string
+		data      []byte
+		answer    error
+		permanent bool
+		stored    bool
+		fails     bool
+	}{
+		{"handled", finding("f1"), nil, false, false, false},
+		{"no finding", []byte("{"), nil, true, false, true},
+		{"refused by the server", finding("f2"), serviceerror.NewInvalidArgument("blob size exceeds limit"), true, true, true},
+		{"no server", finding("f3"), serviceerror.NewUnavailable("no server"), false, false, true},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			s, err := store.Open(t.Context(), filepath.Join(t.TempDir(), "store.db"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer s.Close()
+			r := newResponder(refusing{err: tt.answer}, s, nil, nil, time.Now)
+			err = r.handle(t.Context(), stream.Message{Data: tt.data})
+			if permanent := (*stream.Permanent)(nil); errors.As(err, &permanent) != tt.permanent || (err != nil) != tt.fails {
+				t.Errorf("handled with %v", err)
+			}
+			if alerts, err := s.Alerts(t.Context(), "", 9); err != nil || (len(alerts) == 1) != tt.stored {
+				t.Errorf("%d findings are stored: %v", len(alerts), err)
+			}
+		})
 	}
 }
 

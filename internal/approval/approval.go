@@ -81,7 +81,7 @@ type Request struct {
 	Digest   string `json:"digest"`
 	// Requester asked: "playbook:<name>" or a person. Nobody approves what they asked for.
 	Requester string `json:"requester"`
-	// Agents are the identities of the agent concerned, none of which may decide: its id, name, service and workload.
+	// Agents are the identities of the agent concerned, none of which may decide: its id, name and service.
 	Agents   []string  `json:"agents"`
 	Asked    time.Time `json:"asked"`
 	Deadline time.Time `json:"deadline"`
@@ -194,6 +194,7 @@ const (
 	RefusedGrant     = "grant"     // the approval carries no valid grant
 	RefusedWaiting   = "waiting"   // a request must be decided first
 	RefusedUnknown   = "unknown"   // there is no such request
+	RefusedRules     = "rules"     // the rules can't be read, and those in force stay
 )
 
 // Kind returns the refusal's kind, or "" for another error.

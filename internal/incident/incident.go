@@ -116,6 +116,13 @@ type Entry struct {
 	Ref string `json:"ref,omitempty"`
 }
 
+// Looked reports whether the entry shows that a human looked at the incident: a notice, a note or a decision. A disposition is none of
+// these, so that closing in bulk investigates nothing.
+func (e *Entry) Looked() bool {
+	human := e.Actor != "tocsin" && (e.Source == "console" || e.Source == "cli" || e.Source == "slack")
+	return human && (e.Kind == "notice" || e.Kind == "note" || e.Kind == "decision")
+}
+
 // EvidenceItem is a hashed artefact with its custody.
 type EvidenceItem struct {
 	SHA256    string    `json:"sha256"`

@@ -33,7 +33,9 @@ type Metrics struct {
 	detectorLag    *prometheus.GaugeVec
 	detectorEvent  prometheus.Histogram
 	findings       *prometheus.CounterVec
+	unhandled      prometheus.Counter
 	ruleErrors     *prometheus.CounterVec
+	ruleLoads      *prometheus.CounterVec
 	approvals      *prometheus.CounterVec
 	refusals       *prometheus.CounterVec
 	approvalTook   prometheus.Histogram
@@ -57,7 +59,9 @@ func NewMetrics() *Metrics {
 	m.detectorLag = m.gauges("tocsin_detector_lag_seconds", "How far the detector is behind the log.", "partition")
 	m.detectorEvent = m.seconds("tocsin_detector_event_seconds", "Time to judge one event.", prometheus.ExponentialBuckets(1e-6, 2, 18))
 	m.findings = m.counters("tocsin_findings_total", "Findings raised, all lanes.", "source", "rule", "severity")
+	m.unhandled = prometheus.NewCounter(prometheus.CounterOpts{Name: "tocsin_findings_unhandled_total", Help: "Findings that were given up, because no incident could take them."})
 	m.ruleErrors = m.counters("tocsin_rule_errors_total", "Events that a rule could not judge, because its expression failed.", "rule")
+	m.ruleLoads = m.counters("tocsin_rules_loads_total", "Loads of the rules; refused ones left the set in force as it was.", "outcome")
 	m.approvals = m.counters("tocsin_approvals_total", "Outcomes of approval requests; refused counts decisions that did not count.", "outcome")
 	m.refusals = m.counters("tocsin_refusals_total", "Decisions that did not count, by why.", "kind")
 	m.approvalTook = m.seconds("tocsin_approval_seconds", "Time from an approval request to its decision.", humanBuckets())
@@ -67,13 +71,24 @@ func NewMetrics() *Metrics {
 	m.notice = m.seconds("tocsin_notice_seconds", "Dwell time of noticed incidents alone; tocsin_dwell_seconds counts the others too.", humanBuckets())
 	m.build = m.gauges("tocsin_build_info", "The version that runs, as a label.", "version")
 	m.summaryFailure = prometheus.NewCounter(prometheus.CounterOpts{Name: "tocsin_summary_errors_total", Help: "Scrapes without a summary, because it could not be computed."})
-	m.registry.MustRegister(m.summaryFailure)
+	m.registry.MustRegister(m.unhandled, m.summaryFailure)
 	m.zero()
 	return m
 }
 
+// RulesLoaded counts a load of the rules.
+func (m *Metrics) RulesLoaded(ok bool) {
+	if ok {
+		m.ruleLoads.WithLabelValues("loaded").Inc()
+	} else {
+		m.ruleLoads.WithLabelValues("refused").Inc()
+	}
+}
+
 // zero makes the series of the short lists exist, so that a rate sees the first count.
 func (m *Metrics) zero() {
+	m.ruleLoads.WithLabelValues("loaded")
+	m.ruleLoads.WithLabelValues("refused")
 	for _, outcome := range outcomes() {
 		m.approvals.WithLabelValues(outcome)
 	}
@@ -145,6 +160,9 @@ func (m *Metrics) Rules(rules []detect.Rule) {
 		m.ruleErrors.WithLabelValues(m.rules.value(r.ID))
 	}
 }
+
+// Unhandled counts a finding that was given up.
+func (m *Metrics) Unhandled() { m.unhandled.Inc() }
 
 // RuleError counts an event that a rule could not judge.
 func (m *Metrics) RuleError(rule string) { m.ruleErrors.WithLabelValues(m.rules.value(rule)).Inc() }

@@ -155,7 +155,7 @@ func (s *Shard) judge(c *class, e *event.Event, ses *session) []Raised {
 		if of != nil && f.Source != detect.SourceHealth && (f.Lane == detect.Alert || f.Lane == detect.Propose) {
 			of.Findings++
 		}
-		out = append(out, Raised{Finding: f, Ingested: e.Ingested, Positions: c.positions(&f), Baseline: c.Model.Learned(f.Agent.ID), Scopes: scopes(e)})
+		out = append(out, Raised{Finding: f, Ingested: e.Ingested, Positions: c.positions(&f), Baseline: c.Model.Learned(f.Agent.ID), Scopes: scopes(e, &f)})
 	}
 	return out
 }
@@ -177,12 +177,12 @@ func (c *class) positions(f *detect.Finding) (out []Position) {
 	return out
 }
 
-// scopes are the names in an event that its agent knows too.
-func scopes(e *event.Event) (out []string) {
-	if e.Session.Basis == "" {
+// scopes are the names in a finding that its agent knows too.
+func scopes(e *event.Event, f *detect.Finding) (out []string) {
+	if e.Session.Basis == "" && f.Session == e.Session.ID {
 		out = append(out, "session")
 	}
-	if e.Tool != nil && e.Tool.Name != "" && !e.Tool.Redacted {
+	if e.Tool != nil && f.Tool == e.Tool.Name && f.Tool != "" && !e.Tool.Redacted {
 		out = append(out, "tool")
 	}
 	return out

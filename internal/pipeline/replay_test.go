@@ -276,7 +276,10 @@ func TestRestoreRefuses(t *testing.T) {
 		flipped[i] ^= 1
 		bad[fmt.Sprint("bit flipped in byte ", i)] = flipped
 	}
-	for name, v := range map[string]any{"other version": map[string]any{"version": 1}, "no CBOR map": 5, "class without state": map[string]any{"version": 2, "classes": map[string]any{"c": map[string]any{}}}} {
+	class := func(key string) map[string]any {
+		return map[string]any{"version": 3, "classes": map[string]any{"c": map[string]any{"model": map[string]any{}, "rules": map[string]any{}, key: map[string]any{"x": nil}}}}
+	}
+	for name, v := range map[string]any{"session without state": class("sessions"), "trace without state": class("traces"), "other version": map[string]any{"version": 2}, "no CBOR map": 5, "class without state": map[string]any{"version": 3, "classes": map[string]any{"c": map[string]any{}}}} {
 		body, err := p.codec.Marshal(v)
 		if err != nil {
 			t.Fatal(err)

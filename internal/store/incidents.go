@@ -43,9 +43,14 @@ func (s *Store) SaveAlert(ctx context.Context, a Alert) error {
 	if err != nil {
 		return fmt.Errorf("save finding: %w", err)
 	}
-	return s.exec(ctx, s.db, "save finding", `INSERT INTO findings (id, incident, at, raised, agent, rule, lane, doc) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
-		ON CONFLICT (id) DO UPDATE SET incident = excluded.incident, agent = excluded.agent, doc = excluded.doc`,
-		a.Finding.ID, a.Incident, a.Finding.Time.UnixNano(), a.Raised.UnixNano(), a.Finding.Agent.ID, a.Finding.Rule, string(a.Finding.Lane), doc)
+	triaged := 0
+	if a.Disposition != nil {
+		triaged = 1
+	}
+	return s.exec(ctx, s.db, "save finding", `INSERT INTO findings (id, incident, at, raised, agent, rule, lane, triaged, doc) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+		ON CONFLICT (id) DO UPDATE SET incident = excluded.incident, at = excluded.at, raised = excluded.raised, agent = excluded.agent,
+			rule = excluded.rule, lane = excluded.lane, triaged = excluded.triaged, doc = excluded.doc`,
+		a.Finding.ID, a.Incident, a.Finding.Time.UnixNano(), a.Raised.UnixNano(), a.Finding.Agent.ID, a.Finding.Rule, string(a.Finding.Lane), triaged, doc)
 }
 
 // Alert returns one finding.
@@ -61,14 +66,86 @@ func (s *Store) Alerts(ctx context.Context, incidentID string, limit int) ([]Ale
 	return list[Alert](ctx, s, "list findings", `SELECT doc FROM findings WHERE incident = ? ORDER BY at, id LIMIT ?`, incidentID, limit)
 }
 
-// AlertsSince returns the findings whose last event is not before a time.
-func (s *Store) AlertsSince(ctx context.Context, since time.Time) ([]Alert, error) {
-	return list[Alert](ctx, s, "list findings", `SELECT doc FROM findings WHERE at >= ? ORDER BY at, id`, since.UnixNano())
-}
-
 // EachAlertSince calls take with each finding whose last event is not before a time, and holds one of them at a time.
 func (s *Store) EachAlertSince(ctx context.Context, since time.Time, take func(Alert)) error {
 	return each(ctx, s, "list findings", take, `SELECT doc FROM findings WHERE at >= ? ORDER BY at, id`, since.UnixNano())
+}
+
+// RuleVerdicts returns, by rule, the verdicts of people who closed incidents in which the rule fired since a time, one for each incident.
+func (s *Store) RuleVerdicts(ctx context.Context, since time.Time) (map[string]map[incident.Verdict]int, error) {
+	rows, err := s.db.QueryContext(ctx, s.sql(`SELECT f.rule, i.doc FROM (SELECT DISTINCT rule, incident FROM findings WHERE at >= ? AND incident <> '') f
+		JOIN incidents i ON i.id = f.incident WHERE i.status = ?`), since.UnixNano(), string(incident.Closed))
+	if err != nil {
+		return nil, fmt.Errorf("read verdicts: %w", err)
+	}
+	defer rows.Close()
+	out := make(map[string]map[incident.Verdict]int)
+	for rows.Next() {
+		var rule string
+		var doc []byte
+		var i incident.Incident
+		if err := rows.Scan(&rule, &doc); err != nil {
+			return nil, fmt.Errorf("read verdicts: %w", err)
+		}
+		if err := json.Unmarshal(doc, &i); err != nil {
+			return nil, fmt.Errorf("read verdicts: %w", err)
+		}
+		if i.Disposition == nil {
+			continue
+		}
+		if out[rule] == nil {
+			out[rule] = make(map[incident.Verdict]int)
+		}
+		out[rule][i.Disposition.Verdict]++
+	}
+	if err := rows.Err(); err != nil {
+		return nil, fmt.Errorf("read verdicts: %w", err)
+	}
+	return out, nil
+}
+
+// AlertGroup is a number of alerts of one rule in one incident that coverage can't tell apart.
+type AlertGroup struct {
+	Incident string
+	Rule     string
+	First    bool      // it is the first of its rule in the incident, or in none
+	Triaged  bool      // it has a disposition
+	Raised   time.Time // the earliest
+	Looked   time.Time // when a human last looked at the incident; zero for never
+	N        int
+}
+
+// AlertGroups counts the alerts that were raised, and whose last event is, not before a time. Those raised before late are in groups
+// of their own. The database counts, so that what is read does not grow with the alerts.
+func (s *Store) AlertGroups(ctx context.Context, since, late time.Time) (out []AlertGroup, err error) {
+	rows, err := s.db.QueryContext(ctx, s.sql(`SELECT g.incident, g.rule, g.leads, g.triaged, g.raised, g.n, COALESCE(l.at, 0) FROM (
+			SELECT incident, rule, leads, late, triaged, MIN(raised) AS raised, COUNT(*) AS n FROM (
+				SELECT incident, rule, lane, raised, triaged, CASE WHEN raised < ? THEN 1 ELSE 0 END AS late,
+					CASE WHEN incident = '' OR ROW_NUMBER() OVER (PARTITION BY incident, rule ORDER BY raised, id) = 1 THEN 1 ELSE 0 END AS leads
+				FROM findings WHERE at >= ? AND raised >= ?
+			) AS f WHERE lane NOT IN ('hunt', 'shadow') GROUP BY incident, rule, leads, late, triaged
+		) AS g LEFT JOIN (SELECT incident, MAX(at) AS at FROM timeline WHERE looked = 1 GROUP BY incident) AS l ON l.incident = g.incident`),
+		late.UnixNano(), since.UnixNano(), since.UnixNano())
+	if err != nil {
+		return nil, fmt.Errorf("count findings: %w", err)
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var g AlertGroup
+		var first, triaged, raised, looked int64
+		if err := rows.Scan(&g.Incident, &g.Rule, &first, &triaged, &raised, &g.N, &looked); err != nil {
+			return nil, fmt.Errorf("count findings: %w", err)
+		}
+		g.First, g.Triaged, g.Raised = first == 1, triaged == 1, time.Unix(0, raised).UTC()
+		if looked != 0 {
+			g.Looked = time.Unix(0, looked).UTC()
+		}
+		out = append(out, g)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, fmt.Errorf("count findings: %w", err)
+	}
+	return out, nil
 }
 
 // SaveIncident writes an incident's state. One session's incident never takes the place of another's.
@@ -125,9 +202,13 @@ func (s *Store) AddEntry(ctx context.Context, incidentID string, e incident.Entr
 	if err != nil {
 		return fmt.Errorf("add timeline entry: %w", err)
 	}
+	looked := 0
+	if e.Looked() {
+		looked = 1
+	}
 	sum := sha256.Sum256([]byte(doc))
-	return s.exec(ctx, s.db, "add timeline entry", `INSERT INTO timeline (incident, id, at, doc) VALUES (?, ?, ?, ?) ON CONFLICT (incident, id) DO NOTHING`,
-		incidentID, hex.EncodeToString(sum[:12]), e.At.UnixNano(), doc)
+	return s.exec(ctx, s.db, "add timeline entry", `INSERT INTO timeline (incident, id, at, looked, doc) VALUES (?, ?, ?, ?, ?) ON CONFLICT (incident, id) DO NOTHING`,
+		incidentID, hex.EncodeToString(sum[:12]), e.At.UnixNano(), looked, doc)
 }
 
 // Timeline returns an incident's timeline in time order.

@@ -66,7 +66,7 @@ func suite(t *testing.T, place func(t *testing.T) string) {
 	for name, test := range map[string]func(t *testing.T, at string){
 		"Open": testOpen, "Alerts": testAlerts, "Incidents": testIncidents, "Requests": testRequests,
 		"Rows": testRows, "Leases": testLeases, "LedgerConcurrency": testLedgerConcurrency, "LedgerTampering": testLedgerTampering,
-		"LedgerKeys": testLedgerKeys, "SignIns": testSignIns, "HostileNames": testHostileNames,
+		"LedgerKeys": testLedgerKeys, "SignIns": testSignIns, "HostileNames": testHostileNames, "AlertGroups": testAlertGroups,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, place(t)) })
 	}
@@ -174,7 +174,9 @@ func testAlerts(t *testing.T, at string) {
 	same(t, "finding", early)(s.Alert(ctx, "early"))
 	same(t, "of the incident, in event time", []Alert{early, late})(s.Alerts(ctx, "INC-1", 9))
 	same(t, "latest of all", []Alert{late})(s.Alerts(ctx, "", 1))
-	same(t, "since", []Alert{late})(s.AlertsSince(ctx, late.Finding.Time))
+	var since []Alert
+	must(t, s.EachAlertSince(ctx, late.Finding.Time, func(a Alert) { since = append(since, a) }))
+	same(t, "since", []Alert{late})(since, nil)
 	same(t, "of no incident", []Alert(nil))(s.Alerts(ctx, "INC-2", 9))
 }
 
