@@ -179,9 +179,6 @@ func eventRefs(in TrackInput) []string {
 // peerWindow is how far back other agents' findings are compared.
 const peerWindow = 30 * 24 * time.Hour
 
-// maxPeers bounds the agents and values that are told of.
-const maxPeers = 200
-
 // peerFacts asks whether other agents show the same value. An agent that was found with it again and again is one fact.
 func (a *Activities) peerFacts(ctx context.Context, in TrackInput) (found facts, err error) {
 	mine := make(map[string]bool)
@@ -191,23 +188,31 @@ func (a *Activities) peerFacts(ctx context.Context, in TrackInput) (found facts,
 		}
 	}
 	type shared struct{ agent, value string }
-	var order []shared
-	refs := make(map[shared][]string)
+	known := make(map[shared]int)
+	var shares []incident.Fact
 	err = a.Store.EachAlertSince(ctx, in.Incident.Times.FirstBad.Add(-peerWindow), func(alert store.Alert) {
 		f := alert.Finding
 		if f.Agent.ID == in.Incident.Agent.ID || f.Chain == nil || !mine[f.Chain.Value] {
 			return
 		}
 		key := shared{f.Agent.ID, f.Chain.Value}
-		if refs[key] == nil && len(order) < maxPeers {
-			order = append(order, key)
+		if i, ok := known[key]; ok {
+			if len(shares[i].Refs) < maxRefs {
+				shares[i].Refs = append(shares[i].Refs, f.ID)
+			}
+			return
 		}
-		if len(refs[key]) < maxRefs {
-			refs[key] = append(refs[key], f.ID)
+		text := fmt.Sprintf("%s used the same value from a tool's output: %s", incident.Visible(f.Agent.ID, 60), incident.Visible(f.Chain.Value, 60))
+		fact := incident.Fact{Text: text, Refs: []string{f.ID}, Suspicious: true}
+		if len(shares) >= maxValues {
+			found.leave(fact)
+			return
 		}
+		known[key] = len(shares)
+		shares = append(shares, fact)
 	})
-	for _, s := range order {
-		found.add(incident.Fact{Text: fmt.Sprintf("%s used the same value from a tool's output: %s", incident.Visible(s.agent, 60), incident.Visible(s.value, 60)), Refs: refs[s], Suspicious: true})
+	for _, fact := range shares {
+		found.add(fact)
 	}
 	if len(found.suspicious) == 0 {
 		found.add(incident.Fact{Text: fmt.Sprintf("no other agent has a finding with these values in the %d days before", int(peerWindow.Hours()/24)), Refs: eventRefs(in)})

@@ -29,10 +29,11 @@ func TestPeersAreToldOnce(t *testing.T) {
 		}
 	}
 	in := TrackInput{Incident: incident.Incident{Agent: bot}, Raised: []pipeline.Raised{found("f1", bot.ID, "GB29"), found("f2", bot.ID, "GB29"), found("f3", bot.ID, "SE35"), found("f4", bot.ID, "")}}
-	got, err := h.acts.peerFacts(t.Context(), in)
+	peers, err := h.acts.peerFacts(t.Context(), in)
 	if err != nil {
 		t.Fatal(err)
 	}
+	got := peers.list()
 	fact := func(agent, value string, refs ...string) incident.Fact {
 		return incident.Fact{Text: agent + " used the same value from a tool's output: " + value, Refs: refs, Suspicious: true}
 	}
