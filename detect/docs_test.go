@@ -49,7 +49,11 @@ func TestDocs(t *testing.T) {
 }
 
 func blocks(t *testing.T) map[string]string {
-	shipped, err := ReadRules(rules.FS, DefaultCatalogue())
+	library, err := ReadLibrary(rules.FS)
+	if err != nil {
+		t.Fatal(err)
+	}
+	shipped, err := ReadRules(rules.FS, library)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -89,8 +93,11 @@ func fieldRows(comments map[string]string, t reflect.Type, prefix string) (rows 
 			rows += fieldRows(comments, f.Type, name+".")
 		case f.Type.Kind() == reflect.Slice:
 			rows += fmt.Sprintf("| `%s` | list | %s |\n", name, comments[t.Name()+"."+f.Name]) + fieldRows(comments, f.Type.Elem(), name+"[].")
+		case strings.HasPrefix(name, "kept_"):
 		case f.Type.Kind() == reflect.Func:
-			rows += fmt.Sprintf("| `%s(text)` | %s | %s |\n", name, typeName(f.Type.Out(0)), comments[t.Name()+"."+f.Name])
+			args := strings.TrimSuffix(strings.Repeat("text, ", f.Type.NumIn()), ", ")
+			name += "(" + args + ")"
+			rows += fmt.Sprintf("| `%s` | %s | %s |\n", name, typeName(f.Type.Out(0)), comments[t.Name()+"."+f.Name])
 		default:
 			rows += fmt.Sprintf("| `%s` | %s | %s |\n", name, typeName(f.Type), comments[t.Name()+"."+f.Name])
 		}

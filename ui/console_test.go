@@ -56,8 +56,9 @@ func TestPages(t *testing.T) {
 		"/incidents/" + incID:               {"3 min 41 s", "nobody has noticed", "I have seen this", `data-notice="/incidents/` + incID + `/notice"`, "Output of read_file", `US133000000121212121212</mark>.\u{202E}`, "Speaks against it:", "This track failed", "Draft, machine-written", `name="verb" value="approve"`, "ingest 400 ms"},
 		"/incidents/INC-139bbbbb":           {"Lift early", "800 ms after it was applied", "until max noticed by slack"},
 		"/incidents/INC-138ccccc":           {"Expected", "Load test, announced."},
-		"/agents":                           {"3 agents", "Learning"},
-		"/agents?id=payments%2Fbilling-bot": {"payments/billing-bot has 1 open incident", "239 · 58 %", "send_money recipient", "61 · 95 %", `action="/agents/ask"`},
+		"/agents":                           {"3 agents", "Learning", `<td class="right num wide">3</td>`, "(2 min ago)"},
+		"/agents?id=payments%2Fbilling-bot": {"payments/billing-bot has 1 open incident", "5210 events", "239 · 58 %", "send_money recipient", "61 · 95 %", `action="/agents/ask"`},
+		"/rules":                            {"2 rules", "untrusted-value-egress", "25 % of 8", "0 judged", "Read the rules again"},
 		"/audit":                            {"What happened", "Sign in"},
 		"/audit?subject=" + incID:           {"What happened to " + incID},
 		"/health":                           {"1 part needs attention", "rule agent-loop failed"},
@@ -362,6 +363,20 @@ func TestWords(t *testing.T) {
 	for x, want := range map[float64]string{0: "0 %", 0.004: "< 1 %", 0.999: "99 %", 1: "100 %", 0.155: "16 %"} {
 		if got := share(x); got != want {
 			t.Errorf("share(%g) = %q, want %q", x, got, want)
+		}
+	}
+}
+
+// A rule's author ends lines where the editor does; a page ends them where they fill it. Paragraphs and lists stay.
+func TestProse(t *testing.T) {
+	for in, want := range map[string]string{
+		"Look at the output\n  in which it appears.\n": "Look at the output in which it appears.",
+		"One.\nTwo.\n\nNext\nparagraph.":               "One. Two.\n\nNext paragraph.",
+		"Check:\n- the one\n  thing\n- the other\n":    "Check:\n- the one thing\n- the other",
+		"": "",
+	} {
+		if got := prose(in); got != want {
+			t.Errorf("prose(%q) = %q, want %q", in, got, want)
 		}
 	}
 }

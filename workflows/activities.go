@@ -65,6 +65,8 @@ type RecordInput struct {
 	Incident    incident.Incident
 	Raised      pipeline.Raised
 	Disposition incident.Disposition
+	// Unknown: the playbook that the finding's rule names does not exist.
+	Unknown bool `json:",omitempty"`
 }
 
 // SealInput names what evidence is collected of.
@@ -106,7 +108,8 @@ type RevertInput struct {
 	Lift  Lift
 }
 
-// Record writes a finding, its place in the timeline, and the incident.
+// Record writes a finding, its place in the timeline, and the incident. That nobody is asked, because the playbook is unknown here,
+// is a line of the timeline too.
 func (a *Activities) Record(ctx context.Context, in RecordInput) error {
 	f := in.Raised.Finding
 	raised := in.Incident.Times.Detected
@@ -122,6 +125,12 @@ func (a *Activities) Record(ctx context.Context, in RecordInput) error {
 	entry := incident.Entry{At: f.Time, Actor: "tocsin", Source: string(f.Source), Kind: "finding", Text: f.Title, Ref: f.ID}
 	if err := a.Store.AddEntry(ctx, in.Incident.ID, entry); err != nil {
 		return err
+	}
+	if in.Unknown {
+		entry.Source, entry.Kind, entry.Text = "workflow", "note", fmt.Sprintf("There is no playbook %q, which rule %s names: look runs in its place, and nobody is asked.", f.Playbook, f.Rule)
+		if err := a.Store.AddEntry(ctx, in.Incident.ID, entry); err != nil {
+			return err
+		}
 	}
 	return a.Save(ctx, in.Incident)
 }

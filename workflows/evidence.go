@@ -45,13 +45,13 @@ func timelineEntry(e *event.Event) (incident.Entry, bool) {
 		if e.Outcome != event.OutcomeUnknown {
 			entry.Text += ": " + string(e.Outcome)
 		}
-		entry.Quote = incident.VisibleBlock(e.Tool.Result.Text, quoted)
+		entry.Quote, entry.QuoteSize = incident.Quote(e.Tool.Result.Text, quoted)
 		return entry, true
 	case e.Kind == event.KindPrompt || e.Kind == event.KindAgentInvoke:
 		entry.Actor, entry.Text = "user", "asked the agent"
 		for _, c := range e.Content {
 			if c.Role == event.RolePrompt {
-				entry.Quote = incident.VisibleBlock(c.Text, quoted)
+				entry.Quote, entry.QuoteSize = incident.Quote(c.Text, quoted)
 			}
 		}
 		return entry, entry.Quote != ""

@@ -83,6 +83,7 @@ func newHouse(t *testing.T) *house {
 	h := &house{T: t, env: suite.NewTestWorkflowEnvironment(), signer: approval.NewSigner(ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize)))}
 	// The race detector makes a busy workflow task slower than the SDK's second.
 	h.env.SetWorkerOptions(worker.Options{DeadlockDetectionTimeout: time.Minute})
+	h.env.SetTestTimeout(time.Minute) // of waiting for an activity in real time, on a machine that does other work too
 	h.env.SetStartTime(time.Date(2026, 3, 2, 9, 0, 0, 0, time.UTC))
 	var err error
 	if h.store, err = store.Open(ctx, t.TempDir()+"/store.db"); err != nil {

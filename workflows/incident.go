@@ -339,7 +339,7 @@ func (r *run) record(ctx workflow.Context) error {
 func (r *run) write(ctx workflow.Context, raised pipeline.Raised) error {
 	in := RecordInput{
 		Incident: r.state.Incident, Raised: pipeline.Raised{Finding: raised.Finding, Ingested: raised.Ingested},
-		Disposition: incident.FirstPass(raised.Finding, r.state.Tracks, workflow.Now(ctx)),
+		Disposition: incident.FirstPass(raised.Finding, r.state.Tracks, workflow.Now(ctx)), Unknown: !r.knows(raised.Finding),
 	}
 	return workflow.ExecuteActivity(ctx, r.acts.Record, in).Get(ctx, nil)
 }
@@ -355,8 +355,6 @@ func (r *run) take(ctx workflow.Context, raised pipeline.Raised) {
 	}
 	if f.Severity.Rank() > i.Severity.Rank() {
 		i.Severity, i.Title = f.Severity, incident.Title(f)
-	} else if f.Severity == i.Severity && f.Lane == detect.Propose && f.Chain != nil {
-		i.Title = incident.Title(f) // says most of why
 	}
 	if f.First.Before(i.Times.FirstBad) {
 		i.Times.FirstBad = f.First
@@ -367,11 +365,44 @@ func (r *run) take(ctx workflow.Context, raised pipeline.Raised) {
 	}
 	i.Findings++
 	r.keep(raised)
+	r.title()
 	name := "look"
-	if f.Lane == detect.Propose && f.Playbook != "" {
+	if f.Lane == detect.Propose && f.Playbook != "" && r.knows(f) {
 		name = f.Playbook
 	}
 	r.start(name, f)
+}
+
+// title names the incident after that of its gravest findings that says most of what happened, the first one where several do.
+func (r *run) title() {
+	var best *detect.Finding
+	for n := range r.state.Raised {
+		f := &r.state.Raised[n].Finding
+		if f.Severity == r.state.Incident.Severity && (best == nil || says(f) > says(best)) {
+			best = f
+		}
+	}
+	if best != nil { // else the gravest is one for which there was no room, and was taken for the title when it came
+		r.state.Incident.Title = incident.Title(*best)
+	}
+}
+
+// says ranks what a finding's title tells: where a value came from that a person is asked about, and, before a baseline's surprise, a
+// rule's words for it.
+func says(f *detect.Finding) (rank int) {
+	if f.Lane == detect.Propose && f.Chain != nil {
+		rank += 2
+	}
+	if f.Source == detect.SourceRule {
+		rank++
+	}
+	return rank
+}
+
+// knows reports whether the playbook that a finding wants exists. A finding may be older than the configuration.
+func (r *run) knows(f detect.Finding) bool {
+	_, ok := r.in.Playbooks[f.Playbook]
+	return ok || f.Playbook == "" || f.Lane != detect.Propose
 }
 
 // keep adds a finding to those that the incident works with, as far as there is room. The findings of one session repeat the
@@ -397,7 +428,8 @@ func (r *run) keep(raised pipeline.Raised) {
 // are about that agent.
 func (r *run) named(raised pipeline.Raised) {
 	f := raised.Finding
-	r.state.Incident.Agent, r.state.Incident.Title = f.Agent, incident.Title(f)
+	r.state.Incident.Agent = f.Agent
+	defer r.title()
 	for i := range r.state.Raised {
 		known := &r.state.Raised[i]
 		if known.Finding.ID != f.ID {
@@ -423,10 +455,7 @@ func (r *run) named(raised pipeline.Raised) {
 
 // start queues a playbook's run, unless the incident ran it already, or runs one that does all that looking does.
 func (r *run) start(name string, f detect.Finding) {
-	p, ok := r.in.Playbooks[name]
-	if !ok {
-		p = r.in.Playbooks["look"]
-	}
+	p := r.in.Playbooks[name]
 	for _, known := range r.state.Runs {
 		if known.Playbook == p.Name && known.Agent == f.Agent.ID || p.Name == "look" || len(r.state.Runs) >= maxRuns {
 			return

@@ -448,6 +448,49 @@ func TestNamed(t *testing.T) {
 	}
 }
 
+// The incident is named after the gravest finding, and among equals after the one that says most: a rule's before a baseline's.
+func TestTitledByWhatSaysMost(t *testing.T) {
+	h := newHouse(t)
+	found := func(id, title string, severity detect.Severity, source detect.Source, chain *detect.Chain) pipeline.Raised {
+		f := h.finding(id)
+		f.Finding.Title, f.Finding.Severity, f.Finding.Source, f.Finding.Chain = title, severity, source, chain
+		if source == detect.SourceBaseline {
+			f.Finding.Digest = ""
+		}
+		return f
+	}
+	chain := &detect.Chain{Arg: "recipient"}
+	for n, f := range []pipeline.Raised{
+		found("f1", "a surprise", detect.Medium, detect.SourceBaseline, chain), found("f2", "a read", detect.High, detect.SourceRule, nil),
+		found("f3", "a payment", detect.High, detect.SourceRule, chain), found("f4", "another surprise", detect.High, detect.SourceBaseline, chain),
+		found("f5", "a second payment", detect.High, detect.SourceRule, chain), found("f6", "a trifle", detect.Low, detect.SourceRule, chain),
+	} {
+		h.signal(time.Duration(n)*time.Second, SignalFound, f)
+	}
+	h.close(hour)
+	h.execute(IncidentInput{Playbooks: library(t), GrantKey: h.signer.Public()})
+	if got, want := h.incident().Title, "billing-bot, calling send_money: a payment"; got != want {
+		t.Errorf("title %q, want %q", got, want)
+	}
+}
+
+// A finding may name a playbook that the configuration no longer has. The incident is looked at, and says that nobody is asked.
+func TestUnknownPlaybook(t *testing.T) {
+	h := newHouse(t)
+	f := h.finding("f2")
+	f.Finding.Playbook = "nosuch"
+	h.signal(0, SignalFound, f)
+	h.close(hour)
+	h.execute(IncidentInput{Playbooks: library(t), GrantKey: h.signer.Public()})
+	if got := h.incident().Playbook; !strings.HasPrefix(got, "look@") {
+		t.Errorf("ran %s", got)
+	}
+	got := h.entries("note")
+	if len(got) != 1 || got[0].Text != `There is no playbook "nosuch", which rule rule names: look runs in its place, and nobody is asked.` {
+		t.Errorf("the timeline has %+v", got)
+	}
+}
+
 // TestTwoAgents: each agent of the incident is asked about by itself.
 func TestTwoAgents(t *testing.T) {
 	h := newHouse(t)

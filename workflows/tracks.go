@@ -138,9 +138,9 @@ func (a *Activities) dataFacts(ctx context.Context, in TrackInput) (found facts,
 		}
 		name := incident.Visible(e.Tool.Name, 60)
 		switch {
-		case event.Instructs(e.Tool.Result.Text):
+		case e.Tool.Result.Instructs():
 			found.add(incident.Fact{Text: "the output of " + name + " addresses the agent as an instruction", Refs: []string{e.ID}, Suspicious: true})
-		case event.HasHidden(e.Tool.Result.Text):
+		case e.Tool.Result.HasHidden():
 			found.add(incident.Fact{Text: "the output of " + name + " holds hidden characters", Refs: []string{e.ID}, Suspicious: true})
 		}
 		if e.Tool.Effect == event.EffectEgress && e.Outcome != event.OutcomeDenied {
@@ -179,7 +179,10 @@ func eventRefs(in TrackInput) []string {
 // peerWindow is how far back other agents' findings are compared.
 const peerWindow = 30 * 24 * time.Hour
 
-// peerFacts asks whether other agents show the same: the same rule, or the same value.
+// maxPeers bounds the agents and values that are told of.
+const maxPeers = 200
+
+// peerFacts asks whether other agents show the same value. An agent that was found with it again and again is one fact.
 func (a *Activities) peerFacts(ctx context.Context, in TrackInput) (found facts, err error) {
 	mine := make(map[string]bool)
 	for _, r := range in.Raised {
@@ -187,12 +190,25 @@ func (a *Activities) peerFacts(ctx context.Context, in TrackInput) (found facts,
 			mine[r.Finding.Chain.Value] = true
 		}
 	}
+	type shared struct{ agent, value string }
+	var order []shared
+	refs := make(map[shared][]string)
 	err = a.Store.EachAlertSince(ctx, in.Incident.Times.FirstBad.Add(-peerWindow), func(alert store.Alert) {
 		f := alert.Finding
-		if f.Agent.ID != in.Incident.Agent.ID && f.Chain != nil && mine[f.Chain.Value] {
-			found.add(incident.Fact{Text: fmt.Sprintf("%s used the same value from a tool's output", incident.Visible(f.Agent.ID, 60)), Refs: []string{f.ID}, Suspicious: true})
+		if f.Agent.ID == in.Incident.Agent.ID || f.Chain == nil || !mine[f.Chain.Value] {
+			return
+		}
+		key := shared{f.Agent.ID, f.Chain.Value}
+		if refs[key] == nil && len(order) < maxPeers {
+			order = append(order, key)
+		}
+		if len(refs[key]) < maxRefs {
+			refs[key] = append(refs[key], f.ID)
 		}
 	})
+	for _, s := range order {
+		found.add(incident.Fact{Text: fmt.Sprintf("%s used the same value from a tool's output: %s", incident.Visible(s.agent, 60), incident.Visible(s.value, 60)), Refs: refs[s], Suspicious: true})
+	}
 	if len(found.suspicious) == 0 {
 		found.add(incident.Fact{Text: fmt.Sprintf("no other agent has a finding with these values in the %d days before", int(peerWindow.Hours()/24)), Refs: eventRefs(in)})
 	}

@@ -118,11 +118,13 @@ func TestTerminalIsSafe(t *testing.T) {
 	asJSON := d.server()
 	asJSON.JSON = true
 	for name, run := range map[string]func(*stdio) error{
-		"show":           (&incidentsShowCmd{server: d.server(), ID: "INC-0123456789"}).run(t),
-		"list":           func(std *stdio) error { return (&incidentsListCmd{d.server()}).Run(t.Context(), std) },
-		"json":           (&incidentsShowCmd{server: asJSON, ID: "INC-0123456789"}).run(t),
-		"approvals":      func(std *stdio) error { return (&approvalsListCmd{server: d.server()}).Run(t.Context(), std) },
-		"approvals show": func(std *stdio) error { return (&approvalsShowCmd{server: d.server(), ID: d.request.ID}).Run(t.Context(), std) },
+		"show":      (&incidentsShowCmd{server: d.server(), ID: "INC-0123456789"}).run(t),
+		"list":      func(std *stdio) error { return (&incidentsListCmd{d.server()}).Run(t.Context(), std) },
+		"json":      (&incidentsShowCmd{server: asJSON, ID: "INC-0123456789"}).run(t),
+		"approvals": func(std *stdio) error { return (&approvalsListCmd{server: d.server()}).Run(t.Context(), std) },
+		"approvals show": func(std *stdio) error {
+			return (&approvalsShowCmd{server: d.server(), ID: d.request.ID}).Run(t.Context(), std)
+		},
 	} {
 		var out bytes.Buffer
 		if err := run(&stdio{out: &out, err: &out}); err != nil {

@@ -105,8 +105,11 @@ func abbreviates(text, id string) bool {
 }
 
 func showCase(w io.Writer, c api.Case) {
-	i := c.Incident
-	fmt.Fprintf(w, "%s  %s, %s\n%s\nagent %s, session %s, playbook %s\n", visible(i.ID), i.Severity, i.Status, visible(i.Title), visible(i.Agent.ID), visible(i.Session), visible(i.Playbook))
+	i, status := c.Incident, string(c.Incident.Status)
+	if c.Contained && i.Status != incident.Contained {
+		status += ", contained"
+	}
+	fmt.Fprintf(w, "%s  %s, %s\n%s\nagent %s, session %s, playbook %s\n", visible(i.ID), i.Severity, status, visible(i.Title), visible(i.Agent.ID), visible(i.Session), visible(i.Playbook))
 	fmt.Fprintln(w, "\nWhy")
 	for _, a := range c.Alerts {
 		fmt.Fprintf(w, "  %s %s (%s): %s\n", a.Finding.Source, visible(a.Finding.Rule), a.Finding.Severity, visible(a.Finding.Reason))
@@ -121,7 +124,7 @@ func showCase(w io.Writer, c api.Case) {
 	for _, e := range c.Timeline {
 		fmt.Fprintf(w, "  %s  %-11s %s: %s\n", e.At.UTC().Format("15:04:05.000"), e.Kind, visible(e.Actor), visible(e.Text))
 		if e.Quote != "" {
-			fmt.Fprintf(w, "      | %s\n", incident.Visible(e.Quote, 160))
+			fmt.Fprintf(w, "      | %s\n", e.QuoteLine(160))
 		}
 	}
 	fmt.Fprintln(w, "\nEvidence")
@@ -170,9 +173,9 @@ func (c *agentsListCmd) Run(ctx context.Context, std *stdio) error {
 	if c.JSON {
 		return printJSON(std.out, list)
 	}
-	return table(std.out, "AGENT\tCLASS\tBASELINE\tWHY\tTOOLS", len(list), "no agent was seen yet", func(w io.Writer, n int) {
+	return table(std.out, "AGENT\tCLASS\tBASELINE\tWHY\tTOOLS\tEVENTS", len(list), "no agent was seen yet", func(w io.Writer, n int) {
 		l := list[n]
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\n", visible(l.Agent), visible(l.Class), l.Life, visible(l.Why), len(l.Tools))
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%d\n", visible(l.Agent), visible(l.Class), l.Life, visible(l.Why), len(l.Tools), l.Events)
 	})
 }
 

@@ -25,6 +25,7 @@ import (
 // control carries out what authenticated people do: it is the control plane. The console and the CLI are two equal ways to reach
 // it, and every way sends the same Updates. It implements ui.Actor.
 type control struct {
+	rules     *rulebook
 	workflows client.Client
 	store     *store.Store
 	signer    *approval.Signer
@@ -85,11 +86,16 @@ func (c *control) refused(ctx context.Context, r approval.Request, d approval.De
 	return refusal
 }
 
-// update sends an Update to an incident's workflow and waits for its answer.
+// update sends an Update to an incident's workflow and waits for its answer. A closed incident takes none: its session's workflow may
+// by now be another incident's.
 func (c *control) update(ctx context.Context, incidentID, name string, arg any) error {
 	i, err := c.store.Incident(ctx, incidentID)
 	if err != nil {
 		return err
+	}
+	closed := &approval.Refusal{Kind: approval.RefusedLate, Text: "the incident is closed"}
+	if i.Status == incident.Closed {
+		return closed
 	}
 	ctx, cancel := context.WithTimeout(ctx, updateTimeout)
 	defer cancel()
@@ -103,9 +109,8 @@ func (c *control) update(ctx context.Context, incidentID, name string, arg any) 
 	if errors.As(err, &refusal) {
 		return &approval.Refusal{Kind: refusal.Type(), Text: refusal.Message()}
 	}
-	var gone *serviceerror.NotFound
-	if errors.As(err, &gone) {
-		return &approval.Refusal{Kind: approval.RefusedLate, Text: "the incident is closed"}
+	if gone := (*serviceerror.NotFound)(nil); errors.As(err, &gone) {
+		return closed
 	}
 	if err != nil {
 		return fmt.Errorf("%s incident %s: %w", name, incidentID, err)
@@ -149,7 +154,7 @@ func (c *control) Notice(ctx context.Context, by approval.Principal, incidentID 
 	if err != nil {
 		return err
 	}
-	if !i.Times.Noticed.IsZero() {
+	if !i.Times.Noticed.IsZero() || i.Status == incident.Closed {
 		return nil
 	}
 	at := c.now().UTC()

@@ -391,7 +391,7 @@ func (d *Demo) checkEvidence(ctx context.Context, file api.Case) (manifest strin
 		if _, err := d.app.vault.Get(ctx, item.SHA256); err != nil {
 			return "", err
 		}
-		if item.Name == "manifest.json" {
+		if item.Name == "manifest.json" { // the last one is the newest
 			manifest = item.SHA256
 		}
 	}

@@ -20,6 +20,7 @@ import (
 
 // facts answers what pages, the API and metrics ask beyond the store. It implements ui.Facts.
 type facts struct {
+	rules     *rulebook
 	store     *store.Store
 	log       *stream.Log
 	workflows client.Client

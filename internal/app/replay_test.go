@@ -96,7 +96,15 @@ func encoded(t *testing.T, f detect.Finding) string {
 // replayed are the findings of an offline run. A finding that is reported again under its agent's name takes the place of the first.
 func replayed(t *testing.T, rules string, requests []ingest.Request) []string {
 	t.Helper()
-	r, err := NewReplay(rules)
+	read, err := ReadRules(rules)
+	if err != nil {
+		t.Fatal(err)
+	}
+	set, err := detect.Compile(read.Rules)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := NewReplay(set, pipeline.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -122,7 +122,7 @@ func (e *Event) clipStrings() {
 	for _, s := range []*string{
 		&e.Tenant, &e.Source.Dialect, &e.Source.Scope, &e.Source.Product, &e.Source.ProductVersion,
 		&e.Source.Instance, &e.Source.Authn, &e.Agent.Version, &e.Agent.Framework, &e.Agent.Parent, &e.Agent.Basis,
-		&e.Session.ID, &e.Session.Turn, &e.Principal.ID, &e.Principal.Email, &e.Principal.Org, &e.Trace.TraceID,
+		&e.Session.ID, &e.Session.Turn, &e.Session.Basis, &e.Principal.ID, &e.Principal.Email, &e.Principal.Org, &e.Trace.TraceID,
 		&e.Trace.SpanID, &e.Trace.ParentID, &e.Trace.Name,
 	} {
 		*s = clip(*s, MaxNameBytes)
@@ -176,6 +176,9 @@ func (c *Content) clip() {
 	}
 	c.Tokens = c.Tokens[:min(len(c.Tokens), MaxTokens)]
 }
+
+// ClipName cuts an id or a name as Check does, for whoever compares one with what events say.
+func ClipName(s string) string { return clip(s, MaxNameBytes) }
 
 // clip cuts s to at most n bytes at a rune boundary and makes it valid UTF-8.
 func clip[S ~string](s S, n int) S {

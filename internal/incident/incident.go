@@ -110,6 +110,8 @@ type Entry struct {
 	Text   string `json:"text"`
 	// Quote is hostile text that belongs to the entry; it is only shown where nothing interprets it.
 	Quote string `json:"quote,omitempty"`
+	// QuoteSize is the characters of the whole text, if the quote leaves out its middle.
+	QuoteSize int `json:"quote_size,omitempty"`
 	// Ref is the event, finding, evidence or request that the entry speaks of.
 	Ref string `json:"ref,omitempty"`
 }

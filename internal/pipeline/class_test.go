@@ -35,8 +35,8 @@ func TestStateIsBounded(t *testing.T) {
 		send(n, "endless", "endless", 0)
 	}
 	c := s.classes["svc"]
-	ses := c.Sessions["endless"]
-	got := []int{len(ses.Pending), len(ses.Positions), len(ses.Calls), len(ses.Prompt.Identifying), len(ses.Prompt.From), len(ses.Output.Identifying), len(c.Traces["endless"].Orphans)}
+	ses := c.Sessions["\x00endless"]
+	got := []int{len(ses.Pending), len(ses.Positions), len(ses.Calls), len(ses.Prompt.Identifying), len(ses.Prompt.From), len(ses.Output.Identifying), len(c.Traces["\x00endless"].Orphans)}
 	if want := []int{maxPending, maxPositions, maxCalls, maxTokens, maxTokens, maxTokens, maxOrphans}; fmt.Sprint(got) != fmt.Sprint(want) {
 		t.Errorf("one session holds %v, want %v", got, want)
 	}
@@ -55,9 +55,15 @@ func TestStateIsBounded(t *testing.T) {
 		t.Errorf("evicted %v", c.Evicted)
 	}
 	n++
-	send(n, "end", "end", time.Hour) // all of them are idle
-	if len(c.Sessions) != 1 || len(c.Traces) != 1 || c.Waiting != 1 {
+	n++
+	send(n, "idle", "idle", time.Hour) // nobody's name comes any more
+	if len(c.Sessions) != maxSessions || len(c.Traces) != maxTraces || c.Waiting != 1 {
 		t.Errorf("%d sessions, %d traces, %d events wait after an hour", len(c.Sessions), len(c.Traces), c.Waiting)
+	}
+	n++
+	send(n, "end", "end", 2*time.Hour+keptFor)
+	if len(c.Sessions) != 1 || len(c.Traces) != 1 || c.Waiting != 1 {
+		t.Errorf("%d sessions, %d traces, %d events wait after a day", len(c.Sessions), len(c.Traces), c.Waiting)
 	}
 }
 

@@ -9,7 +9,7 @@ import (
 )
 
 // snapshotVersion names the layout of a snapshot. A snapshot of another version is refused, and the shard replays the log.
-const snapshotVersion = 1
+const snapshotVersion = 3
 
 // snapshot is a shard's state with the place in the log up to which it is true.
 type snapshot struct {
@@ -57,6 +57,9 @@ func (s *Shard) Restore(data []byte) (last uint64, dropped []string, err error) 
 		if c == nil || c.Model == nil || c.Rules == nil {
 			return 0, nil, fmt.Errorf("restore snapshot: class %q has no state", name)
 		}
+		if err := c.check(); err != nil {
+			return 0, nil, fmt.Errorf("restore snapshot: class %q: %w", name, err)
+		}
 		dropped = append(dropped, c.Rules.Prune(s.rules)...)
 	}
 	s.classes = snap.Classes
@@ -64,4 +67,19 @@ func (s *Shard) Restore(data []byte) (last uint64, dropped []string, err error) 
 		s.classes = make(map[string]*class)
 	}
 	return snap.Last, dropped, nil
+}
+
+// check refuses a class that the code could not go on with.
+func (c *class) check() error {
+	for _, ses := range c.Sessions {
+		if ses == nil {
+			return errors.New("a session has no state")
+		}
+	}
+	for _, t := range c.Traces {
+		if t == nil {
+			return errors.New("a trace has no state")
+		}
+	}
+	return nil
 }

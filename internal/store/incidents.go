@@ -1,6 +1,7 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"database/sql"
@@ -8,6 +9,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/tocsin-dr/tocsin/detect"
@@ -52,7 +55,7 @@ func (s *Store) SaveAlert(ctx context.Context, a Alert) error {
 
 // Alert returns one finding.
 func (s *Store) Alert(ctx context.Context, id string) (Alert, error) {
-	return one[Alert](ctx, s, "read finding", `SELECT doc FROM findings WHERE id = ?`, id)
+	return one[Alert](ctx, s, named("read finding", id), `SELECT doc FROM findings WHERE id = ?`, id)
 }
 
 // Alerts returns the findings of an incident in event time, or, for an empty incident, the latest findings of all.
@@ -66,6 +69,39 @@ func (s *Store) Alerts(ctx context.Context, incidentID string, limit int) ([]Ale
 // EachAlertSince calls take with each finding whose last event is not before a time, and holds one of them at a time.
 func (s *Store) EachAlertSince(ctx context.Context, since time.Time, take func(Alert)) error {
 	return each(ctx, s, "list findings", take, `SELECT doc FROM findings WHERE at >= ? ORDER BY at, id`, since.UnixNano())
+}
+
+// RuleVerdicts returns, by rule, the verdicts of people who closed incidents in which the rule fired since a time, one for each incident.
+func (s *Store) RuleVerdicts(ctx context.Context, since time.Time) (map[string]map[incident.Verdict]int, error) {
+	rows, err := s.db.QueryContext(ctx, s.sql(`SELECT f.rule, i.doc FROM (SELECT DISTINCT rule, incident FROM findings WHERE at >= ? AND incident <> '') f
+		JOIN incidents i ON i.id = f.incident WHERE i.status = ?`), since.UnixNano(), string(incident.Closed))
+	if err != nil {
+		return nil, fmt.Errorf("read verdicts: %w", err)
+	}
+	defer rows.Close()
+	out := make(map[string]map[incident.Verdict]int)
+	for rows.Next() {
+		var rule string
+		var doc []byte
+		var i incident.Incident
+		if err := rows.Scan(&rule, &doc); err != nil {
+			return nil, fmt.Errorf("read verdicts: %w", err)
+		}
+		if err := json.Unmarshal(doc, &i); err != nil {
+			return nil, fmt.Errorf("read verdicts: %w", err)
+		}
+		if i.Disposition == nil {
+			continue
+		}
+		if out[rule] == nil {
+			out[rule] = make(map[incident.Verdict]int)
+		}
+		out[rule][i.Disposition.Verdict]++
+	}
+	if err := rows.Err(); err != nil {
+		return nil, fmt.Errorf("read verdicts: %w", err)
+	}
+	return out, nil
 }
 
 // AlertGroup is a number of alerts of one rule in one incident that coverage can't tell apart.
@@ -142,7 +178,7 @@ func (s *Store) saveIncident(ctx context.Context, q querier, i incident.Incident
 
 // Incident returns one incident.
 func (s *Store) Incident(ctx context.Context, id string) (incident.Incident, error) {
-	return one[incident.Incident](ctx, s, "read incident", `SELECT doc FROM incidents WHERE id = ?`, id)
+	return one[incident.Incident](ctx, s, named("read incident", id), `SELECT doc FROM incidents WHERE id = ?`, id)
 }
 
 // Incidents returns the latest incidents by first bad event.
@@ -193,7 +229,7 @@ func (s *Store) SaveRequest(ctx context.Context, r approval.Request) error {
 
 // Request returns one approval request.
 func (s *Store) Request(ctx context.Context, id string) (approval.Request, error) {
-	return one[approval.Request](ctx, s, "read request", `SELECT doc FROM requests WHERE id = ?`, id)
+	return one[approval.Request](ctx, s, named("read request", id), `SELECT doc FROM requests WHERE id = ?`, id)
 }
 
 // Requests returns the approval requests in a state by deadline, or, for an empty state, the latest of all.
@@ -219,9 +255,13 @@ func (s *Store) AddEvidence(ctx context.Context, incidentID string, item inciden
 		incidentID, item.SHA256, item.Name, doc)
 }
 
-// Evidence returns an incident's custody rows by name.
+// Evidence returns an incident's custody rows by name; of those with one name the newest is last.
 func (s *Store) Evidence(ctx context.Context, incidentID string) ([]incident.EvidenceItem, error) {
-	return list[incident.EvidenceItem](ctx, s, "list evidence", `SELECT doc FROM evidence WHERE incident = ? ORDER BY name, sha256`, incidentID)
+	out, err := list[incident.EvidenceItem](ctx, s, "list evidence", `SELECT doc FROM evidence WHERE incident = ? ORDER BY name, sha256`, incidentID)
+	slices.SortStableFunc(out, func(a, b incident.EvidenceItem) int {
+		return cmp.Or(strings.Compare(a.Name, b.Name), a.At.Compare(b.At))
+	})
+	return out, err
 }
 
 // SaveTrack writes what a track of the investigation found.

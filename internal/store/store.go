@@ -171,6 +171,9 @@ func one[T any](ctx context.Context, s *Store, doing, query string, args ...any)
 	return found[0], nil
 }
 
+// named says which row is read. People name it, so that it may be anything.
+func named(doing, id string) string { return fmt.Sprintf("%s %.80q", doing, id) }
+
 // encode turns a value into the text of a document column.
 func encode(v any) (string, error) {
 	text, err := json.Marshal(v)

@@ -153,8 +153,8 @@ func testIncidents(t *testing.T, at string) {
 		t.Error("an incident took the place of another session's")
 	}
 	same(t, "the one that was there", second)(s.Incident(ctx, "INC-2"))
-	if _, err := s.Incident(ctx, "INC-3"); !errors.Is(err, ErrNotFound) {
-		t.Errorf("an unknown incident gives %v, want ErrNotFound", err)
+	if _, err := s.Incident(ctx, "INC-3"); !errors.Is(err, ErrNotFound) || err.Error() != `read incident "INC-3": not found` {
+		t.Errorf("an unknown incident gives %v, want ErrNotFound that names it", err)
 	}
 }
 
@@ -324,4 +324,21 @@ func testHostileNames(t *testing.T, at string) {
 		}
 	}
 	same(t, "records in the chain", int64(6))(s.VerifyLedger(ctx))
+}
+
+// Evidence sealed again, after further findings, has a manifest of its own: whoever takes the last one has the newest.
+func TestNewestEvidenceIsLast(t *testing.T) {
+	s, err := Open(t.Context(), filepath.Join(t.TempDir(), "store.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	at := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	older := incident.EvidenceItem{SHA256: "ff", Name: "manifest.json", At: at}
+	newer := incident.EvidenceItem{SHA256: "00", Name: "manifest.json", At: at.Add(time.Minute)}
+	events := incident.EvidenceItem{SHA256: "88", Name: "events.jsonl", At: at.Add(time.Hour)}
+	if err := errors.Join(s.AddEvidence(t.Context(), "INC-1", newer), s.AddEvidence(t.Context(), "INC-1", older), s.AddEvidence(t.Context(), "INC-1", events)); err != nil {
+		t.Fatal(err)
+	}
+	same(t, "evidence", []incident.EvidenceItem{events, older, newer})(s.Evidence(t.Context(), "INC-1"))
 }

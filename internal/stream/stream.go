@@ -53,11 +53,14 @@ func Open(ctx context.Context, nc *nats.Conn, o Options) (*Log, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open event log: %w", err)
 	}
+	if err := checkPartitions(ctx, js, o.Partitions); err != nil {
+		return nil, fmt.Errorf("open event log: %w", err)
+	}
 	l := &Log{nc: nc, js: js, options: o}
 	l.events, err = js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
 		Name: eventsStream, Subjects: []string{eventsSubject + "*"}, Storage: jetstream.FileStorage, Replicas: o.Replicas,
 		Retention: jetstream.LimitsPolicy, Discard: jetstream.DiscardOld, MaxAge: o.MaxAge, MaxBytes: o.MaxBytes, Duplicates: duplicates,
-		AllowDirect: true, Metadata: map[string]string{"partitions": fmt.Sprint(o.Partitions)},
+		AllowDirect: true, Metadata: map[string]string{partitionsKey: fmt.Sprint(o.Partitions)},
 	})
 	if err != nil {
 		return nil, fmt.Errorf("open event log: %w", err)
@@ -74,6 +77,26 @@ func Open(ctx context.Context, nc *nats.Conn, o Options) (*Log, error) {
 		return nil, fmt.Errorf("open snapshots: %w", err)
 	}
 	return l, nil
+}
+
+// partitionsKey is where the stream says how many partitions its events were spread over.
+const partitionsKey = "partitions"
+
+// checkPartitions refuses another number of partitions than the stored events have: fewer would leave some unread, and with any
+// other an agent's next events would go to a shard that knows nothing of it.
+func checkPartitions(ctx context.Context, js jetstream.JetStream, want int) error {
+	events, err := js.Stream(ctx, eventsStream)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("read settings: %w", err)
+	}
+	info := events.CachedInfo()
+	if have := info.Config.Metadata[partitionsKey]; info.State.LastSeq > 0 && have != "" && have != fmt.Sprint(want) {
+		return fmt.Errorf("it holds events in %s partitions, and %d are configured; set nats.partitions to %s, or start with an empty log", have, want, have)
+	}
+	return nil
 }
 
 // Close closes the connection.

@@ -116,6 +116,30 @@ func TestLogSurvivesRestart(t *testing.T) {
 	check(log)
 }
 
+// Events are found in the partitions that they were written to; a log that was configured otherwise must not be opened and half read.
+func TestPartitionsDoNotChange(t *testing.T) {
+	server, log := start(t, t.TempDir(), 8)
+	reopen := func(partitions int) string {
+		nc, err := server.Connect()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer nc.Close()
+		_, err = Open(t.Context(), nc, Options{Partitions: partitions, Replicas: 1, MaxAge: time.Hour, MaxBytes: 1 << 30})
+		return fmt.Sprint(err)
+	}
+	got := []string{reopen(6), reopen(8)} // nothing is in it yet
+	if err := log.Append(t.Context(), 7, "id", []byte("m")); err != nil {
+		t.Fatal(err)
+	}
+	got = append(got, reopen(4), reopen(16), reopen(8))
+	const refusal = "open event log: it holds events in 8 partitions, and %d are configured; set nats.partitions to 8, or start with an empty log"
+	want := []string{"<nil>", "<nil>", fmt.Sprintf(refusal, 4), fmt.Sprintf(refusal, 16), "<nil>"}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
 func TestFollowWaits(t *testing.T) {
 	log := newLog(t, 1)
 	idle := 0
