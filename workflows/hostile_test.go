@@ -192,7 +192,7 @@ func TestFactsAreBounded(t *testing.T) {
 	}
 	text, err := json.Marshal(RecordInput{Disposition: incident.FirstPass(f.Finding, tracks, h.env.Now())})
 	state, failed := json.Marshal(tracks)
-	if err = errors.Join(err, failed); err != nil || len(text) > 64<<10 || len(state) > 128<<10 {
+	if err = errors.Join(err, failed); err != nil || len(text) > 16<<10 || len(state) > 128<<10 {
 		t.Errorf("the disposition has %d bytes, the tracks %d: %v", len(text), len(state), err)
 	}
 }

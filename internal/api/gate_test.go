@@ -19,9 +19,11 @@ type leases []action.Lease
 
 func (leases) SaveLease(context.Context, action.Lease) error    { return nil }
 func (l leases) Leases(context.Context) ([]action.Lease, error) { return l, nil }
+
 func (leases) Lease(context.Context, string) (action.Lease, bool, error) {
 	return action.Lease{}, false, nil
 }
+
 func authenticate(token string) (name string, ok bool) { return "gateway", token == "secret" }
 
 func onError(class string) string { return map[string]string{"payments": "closed"}[class] }
