@@ -22,9 +22,7 @@ const canaryEvery = 1024
 // others before (a baseline). It returns what its rules raised. Each rule sees the event whatever the others do: one whose expression
 // fails, that had to forget keys, or that left out a late event raises a finding about itself, at most one an hour of event time.
 func (s *Set) Evaluate(env *Env, e *event.Event, st *State, raised ...Finding) []Finding {
-	if e.Time.After(st.Watermark) {
-		st.Watermark = e.Time
-	}
+	st.Watermark = later(st.Watermark, e.Time)
 	st.Events++
 	env.tables = s.tables
 	var out []Finding

@@ -40,9 +40,9 @@ type condition struct {
 
 // Condition says by what a rule is found among the others.
 type Condition struct {
-	On    []event.Kind
-	Atoms []string // one of them holds on each event that the rule matches; none where the rule is asked about each event
-	Share float64  // of these kinds' events, estimated or observed
+	On    []event.Kind `json:"on"`
+	Atoms []string     `json:"atoms,omitempty"` // one of them holds on each event that the rule matches; none where the rule is asked about each event
+	Share float64      `json:"share"`           // of these kinds' events, estimated or observed
 }
 
 // String gives the condition on one line.

@@ -38,7 +38,7 @@ func TestPeersAreToldOnce(t *testing.T) {
 		return incident.Fact{Text: agent + " used the same value from a tool's output: " + value, Refs: refs, Suspicious: true}
 	}
 	want := []incident.Fact{fact("peer/a", "GB29", "p1", "p2"), fact("peer/a", "SE35", "p3"), fact("peer/b", "GB29", "p4")}
-	if diff := cmp.Diff(want, got.list()); diff != "" {
+	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
 	}
 }

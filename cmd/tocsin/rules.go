@@ -20,6 +20,8 @@ type rulesCmd struct {
 	Coverage rulesCoverageCmd `cmd:"" help:"Show which techniques rules cover, and what they can't see in what the sources send."`
 	Report   rulesReportCmd   `cmd:"" help:"Show what became of each rule's work in a running Tocsin."`
 	Reload   rulesReloadCmd   `cmd:"" help:"Make a running Tocsin read its rules again."`
+	Bench    rulesBenchCmd    `cmd:"" help:"Measure what rules cost on recorded events, and show by what each is found."`
+	Schema   rulesSchemaCmd   `cmd:"" help:"Print the JSON schema of rule files, for editors."`
 	New      rulesNewCmd      `cmd:"" help:"Write a rule for an event of a session, with its tests filled in."`
 	Import   rulesImportCmd   `cmd:"" help:"Turn Sigma rules and correlation rules into rule files to review."`
 }
