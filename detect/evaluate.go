@@ -245,6 +245,7 @@ func (c *compiled) window(env *Env, e *event.Event, st *State, key string) (*Fin
 	}
 	g := st.group(c, key, e.Time)
 	hits := c.full(g, h)
+	st.memory(c).settle(g)
 	if hits == nil {
 		return nil, nil
 	}
@@ -334,6 +335,7 @@ func (c *compiled) firstSeen(env *Env, e *event.Event, st *State, key string) (*
 		delete(g.Seen, stalest(g.Seen))
 	}
 	g.Seen[value] = max(last, e.Time.UnixNano())
+	st.memory(c).settle(g)
 	if !fires {
 		return nil, nil
 	}

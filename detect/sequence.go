@@ -80,6 +80,7 @@ func (c *compiled) matchStep(env *Env, e *event.Event, st *State, i int) ([]*mat
 		}
 		out = append(out, &m)
 	}
+	st.memory(c).settle(g)
 	return out, g, nil
 }
 
@@ -305,8 +306,9 @@ func (c *compiled) came(env *Env, e *event.Event, st *State) error {
 	if err != nil || !ok {
 		return err
 	}
-	st.group(c, key, e.Time).insert(hitOf(e), c.events)
-	m := st.memory(c)
+	g, m := st.group(c, key, e.Time), st.memory(c)
+	g.insert(hitOf(e), c.events)
+	m.settle(g)
 	m.Due = slices.DeleteFunc(m.Due, func(d due) bool {
 		return d.Key == key && !e.Time.Before(d.Finding.First) && !e.Time.After(d.Deadline)
 	})

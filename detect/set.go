@@ -221,7 +221,7 @@ func (c *compiled) bounds() {
 	if c.Limits.Events > 0 {
 		c.events = min(c.events, c.Limits.Events)
 	}
-	c.maxKeys = min(maxKeys, maxHits/max(1, c.events))
+	c.maxKeys = maxKeys
 	if c.Limits.Keys > 0 {
 		c.maxKeys = min(c.maxKeys, c.Limits.Keys)
 	}

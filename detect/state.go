@@ -12,12 +12,12 @@ import (
 	"github.com/expr-lang/expr/vm"
 )
 
-// maxKeys bounds the keys of one rule, over windows and suppressions each, and maxHits the matching events that its windows may
-// hold together. At a bound, keys that hold nothing any more are dropped, and if there are none, the eighth that was silent longest
+// maxKeys bounds the keys of one rule, over windows and suppressions each, and maxHits the matching events, values and steps that
+// they hold together. At a bound, keys that hold nothing any more are dropped, and if there are none, the eighth that was silent longest
 // is evicted; a finding says so, because a full table is a way to blind a rule.
 const (
 	maxKeys = 50_000
-	maxHits = 1 << 21
+	maxHits = 1 << 19
 )
 
 // State is what the rules of one class of agents remember. It is saved in the shard's snapshot. Not safe for concurrent use.
@@ -59,6 +59,7 @@ func (s *Stats) Add(o *Stats) {
 // memory is what one rule's operator holds.
 type memory struct {
 	Groups map[string]*group `json:"groups"`
+	Held   int               `json:"held"`          // what the groups hold together
 	Due    []due             `json:"due,omitempty"` // absences that wait for their end, soonest first
 }
 
@@ -71,6 +72,7 @@ type group struct {
 	Merged  bool             `json:"merged,omitempty"` // hits were merged for want of room
 	Last    time.Time        `json:"last"`
 	Touched int              `json:"touched"`
+	Size    int              `json:"size"` // as memory.Held counts it
 }
 
 // hit is one matching event.
@@ -115,6 +117,14 @@ func NewState() *State {
 		Rules: make(map[string]*memory), Silent: make(map[string]map[string]silence),
 		Stats: make(map[string]*Stats), Excepted: make(map[string]int),
 	}
+}
+
+// Keys counts the keys that the rules hold something for.
+func (st *State) Keys() (n int) {
+	for _, m := range st.Rules {
+		n += len(m.Groups) + len(m.Due)
+	}
+	return n
 }
 
 func (st *State) stats(rule string) *Stats {
@@ -166,8 +176,8 @@ func (st *State) group(c *compiled, key string, at time.Time) *group {
 	m := st.memory(c)
 	g := m.Groups[key]
 	if g == nil {
-		if len(m.Groups) >= c.maxKeys {
-			st.stats(c.ID).Evicted += evict(m.Groups, func(g *group) bool { return c.expired(g, st.Watermark) })
+		if len(m.Groups) >= c.maxKeys || m.Held >= maxHits {
+			st.stats(c.ID).Evicted += m.evict(func(g *group) bool { return c.expired(g, st.Watermark) })
 		}
 		g = &group{}
 		m.Groups[key] = g
@@ -180,20 +190,42 @@ func (st *State) group(c *compiled, key string, at time.Time) *group {
 	return g
 }
 
+// settle counts what a group holds after it changed.
+func (m *memory) settle(g *group) {
+	size := len(g.Hits) + len(g.Seen)
+	for _, list := range g.Steps {
+		size += len(list)
+	}
+	m.Held, g.Size = m.Held+size-g.Size, size
+}
+
 // evict drops the groups that hold nothing any more. If there are none, it drops an eighth, stalest first, keys breaking ties so that
 // a replay drops the same ones, and returns how many: only these are a loss.
-func evict(groups map[string]*group, expired func(*group) bool) int {
-	before := len(groups)
-	maps.DeleteFunc(groups, func(_ string, g *group) bool { return expired(g) })
-	if len(groups) < before {
+func (m *memory) evict(expired func(*group) bool) int {
+	before := len(m.Groups)
+	maps.DeleteFunc(m.Groups, func(_ string, g *group) bool {
+		if !expired(g) {
+			return false
+		}
+		m.Held -= g.Size
+		return true
+	})
+	if len(m.Groups) < before {
 		return 0
 	}
-	keys := slices.SortedFunc(maps.Keys(groups), func(a, b string) int {
-		return cmp.Or(cmp.Compare(groups[a].Touched, groups[b].Touched), cmp.Compare(a, b))
-	})
-	n := max(1, len(keys)/8)
-	for _, k := range keys[:n] {
-		delete(groups, k)
+	type aged struct {
+		key     string
+		touched int
+	}
+	all := make([]aged, 0, len(m.Groups))
+	for key, g := range m.Groups {
+		all = append(all, aged{key, g.Touched})
+	}
+	slices.SortFunc(all, func(a, b aged) int { return cmp.Or(cmp.Compare(a.touched, b.touched), cmp.Compare(a.key, b.key)) })
+	n := min(len(all), max(1, len(all)/8))
+	for _, a := range all[:n] {
+		m.Held -= m.Groups[a.key].Size
+		delete(m.Groups, a.key)
 	}
 	return n
 }

@@ -128,7 +128,6 @@ func TestSeverityPiercesSilence(t *testing.T) {
 
 func TestEviction(t *testing.T) {
 	st := NewState()
-	// A window of 1000 may keep 2000 events, so the bound on events allows fewer keys than maxKeys.
 	c := counting(1000, time.Hour)
 	for i := range c.maxKeys {
 		// Times run backwards: what was touched first has the newest time, and must go all the same.
@@ -147,6 +146,23 @@ func TestEviction(t *testing.T) {
 	}
 	if groups[fmt.Sprint(c.maxKeys-1)] == nil {
 		t.Error("the freshest key is gone")
+	}
+}
+
+// What the keys of a rule hold together is bounded, and the count of it is right after every change.
+func TestHeldIsBounded(t *testing.T) {
+	st, c := NewState(), counting(1000, time.Hour)
+	for i := range maxHits + maxHits/4 {
+		g := st.group(c, fmt.Sprint(i/500), StreamStart)
+		c.full(g, hit{At: StreamStart.Add(time.Duration(i) * time.Millisecond), Event: fmt.Sprint(i)})
+		st.memory(c).settle(g)
+	}
+	held := 0
+	for _, g := range st.Rules["rule"].Groups {
+		held += len(g.Hits)
+	}
+	if m := st.Rules["rule"]; m.Held != held || held > maxHits+1000 || st.stats("rule").Evicted == 0 {
+		t.Errorf("%d hits are held, counted as %d, want at most %d; %d keys were evicted", held, m.Held, maxHits, st.stats("rule").Evicted)
 	}
 }
 
@@ -193,12 +209,12 @@ func TestEvictionIsAFinding(t *testing.T) {
 	set := mustCompile(t, rule(func(r *Rule) { r.Count.AtLeast, r.Count.Within = 1000, time.Hour }))
 	st, env := NewState(), NewEnv()
 	var got []Finding
-	for i := range maxHits/2000 + 300 {
-		e := event.Event{ID: fmt.Sprint(i), Kind: event.KindPrompt, Time: StreamStart.Add(time.Duration(i) * time.Second), Session: event.Session{ID: fmt.Sprint(i)}}
+	for i := range maxKeys + 300 {
+		e := event.Event{ID: fmt.Sprint(i), Kind: event.KindPrompt, Time: StreamStart.Add(time.Duration(i) * time.Millisecond), Session: event.Session{ID: fmt.Sprint(i)}}
 		env.Fill(&e, SessionFacts{}, BaselineEnv{})
 		got = append(got, set.Evaluate(env, &e, st)...)
 	}
-	want := "The rule's table of keys was full, and it gave up the 131 that were silent longest."
+	want := "The rule's table of keys was full, and it gave up the 6250 that were silent longest."
 	if len(got) != 1 || got[0].Source != SourceHealth || got[0].Reason != want {
 		t.Errorf("got %+v, want one finding within the hour", got)
 	}

@@ -82,3 +82,14 @@ func TestRepeatsAreRemembered(t *testing.T) {
 		}
 	}
 }
+
+// A session with more messages than are remembered keeps its beginning and its end.
+func TestLongSessionKeepsBothEnds(t *testing.T) {
+	var list []Position
+	for i := range 3 * maxPositions {
+		list = appendPosition(list, Position{Sequence: uint64(i)})
+	}
+	if first, last := list[0].Sequence, list[len(list)-1].Sequence; len(list) != maxPositions || first != 0 || last != 3*maxPositions-1 {
+		t.Errorf("%d positions from %d to %d, want %d with both ends", len(list), first, last, maxPositions)
+	}
+}

@@ -326,9 +326,15 @@ func later(a, b time.Time) time.Time {
 	return a
 }
 
+// appendPosition adds where an event stands. Of a long session the beginning and the end are kept: what a finding is about is at its
+// end, and what led to it often at the beginning.
 func appendPosition(list []Position, at Position) []Position {
-	if n := len(list); (n > 0 && list[n-1] == at) || n >= maxPositions {
+	n := len(list)
+	if n > 0 && list[n-1] == at {
 		return list
+	}
+	if n >= maxPositions {
+		list = slices.Delete(list, maxPositions/2, maxPositions/2+1)
 	}
 	return append(list, at)
 }
