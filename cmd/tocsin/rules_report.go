@@ -9,10 +9,7 @@ import (
 	"github.com/tocsin-dr/tocsin/internal/measure"
 )
 
-type rulesReportCmd struct {
-	server
-	JSON bool `help:"Print JSON."`
-}
+type rulesReportCmd struct{ server }
 
 // Run implements the command.
 func (c *rulesReportCmd) Run(ctx context.Context, std *stdio) error {
