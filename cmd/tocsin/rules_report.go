@@ -11,7 +11,6 @@ import (
 
 type rulesReportCmd struct {
 	server
-	JSON bool `help:"Print JSON."`
 }
 
 // Run implements the command.
