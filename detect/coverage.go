@@ -50,7 +50,7 @@ func NewCoverage(set *Set) *Coverage {
 // Event counts one event, checked.
 func (c *Coverage) Event(e *event.Event) {
 	c.env.Fill(e, SessionFacts{}, BaselineEnv{})
-	c.env.complete(c.set.named[e.Kind])
+	c.env.completeMore(^lazy(0), 0)
 	source := e.Source.Dialect
 	if c.seen[source] == nil {
 		c.seen[source] = make(map[string]*sight)

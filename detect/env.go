@@ -2,7 +2,6 @@ package detect
 
 import (
 	"math"
-	"net/url"
 	"regexp"
 	"strconv"
 	"strings"
@@ -55,6 +54,8 @@ type Env struct {
 	event  *event.Event
 	tables map[string]*Table
 	kept   []value
+	probe  *probe // asks the index of the set that was last evaluated
+	asked  *index
 }
 
 // FindingEnv is a finding of another rule, of a baseline, or about Tocsin itself.
@@ -226,44 +227,8 @@ func toolEnv(t *event.Tool) ToolEnv {
 		Name: t.Name, Server: t.Server, Effect: string(t.Effect), Command: t.Command, Path: t.Path, URL: t.URL,
 		Result: t.Result.Text, Redacted: t.Redacted, CallID: t.CallID,
 	}
-	if u, err := url.Parse(t.URL); err == nil {
-		env.Host = strings.ToLower(u.Hostname())
-	}
+	env.Host = hostOf(t.URL)
 	return env
-}
-
-// complete fills in what costs time on each event, where a rule names it.
-func (env *Env) complete(named map[string]bool) {
-	if named["text"] {
-		env.Text = joinContent(env.event.Content)
-	}
-	for _, c := range env.event.Content {
-		env.Hidden = env.Hidden || named["hidden"] && c.HasHidden()
-		env.Instructs = env.Instructs || named["instructs"] && c.Role == event.RoleDocument && c.Instructs()
-	}
-	t := env.event.Tool
-	if t == nil {
-		return
-	}
-	if named["args"] || named["signature"] {
-		var args, signature strings.Builder
-		signature.WriteString(t.Server + "/" + t.Name)
-		for _, a := range t.Args {
-			args.WriteString(a.Value + "\n")
-			signature.WriteString("\x00" + a.Path + "=" + a.Value)
-		}
-		env.Tool.Args, env.Tool.Signature = args.String(), signature.String()
-	}
-	if named["commands"] {
-		env.Tool.Commands = parseCommands(t.Command)
-	}
-	env.Tool.Hidden = named["hidden"] && t.Result.HasHidden()
-	env.Tool.Instructs = named["instructs"] && t.Result.Instructs()
-	env.Hidden, env.Instructs = env.Hidden || env.Tool.Hidden, env.Instructs || env.Tool.Instructs
-	env.Tool.PrivatePath = named["private_path"] && t.NamesPrivatePath()
-	if named["remote"] {
-		env.Tool.Remote = env.remote(t)
-	}
 }
 
 var commandURL = regexp.MustCompile(`(?i)\bhttps?://(?:[^/\s@"']*@)?([^/\s:?#"'\\]+)`)

@@ -15,48 +15,79 @@ import (
 // maxChain bounds how many findings may follow from each other on one event, so that rules on findings can't feed each other for ever.
 const maxChain = 4
 
-// Evaluate runs the rules that look at this kind of event, then those that look at findings on what was raised: by these rules, or
-// by others before (a baseline). It returns what its rules raised. Each rule sees the event whatever the others do: one whose
-// expression fails, that had to forget keys, or that left out a late event raises a finding about itself, at most one an hour of
-// event time.
+// canaryEvery is the share of events on which every rule is asked, to show that the index leaves out none that would have matched.
+const canaryEvery = 1024
+
+// Evaluate runs the rules that could match this event, then those that look at findings on what was raised: by these rules, or by
+// others before (a baseline). It returns what its rules raised. Each rule sees the event whatever the others do: one whose expression
+// fails, that had to forget keys, or that left out a late event raises a finding about itself, at most one an hour of event time.
 func (s *Set) Evaluate(env *Env, e *event.Event, st *State, raised ...Finding) []Finding {
-	if e.Time.After(st.Watermark) {
-		st.Watermark = e.Time
-	}
+	st.Watermark = later(st.Watermark, e.Time)
+	st.Events++
 	env.tables = s.tables
-	env.complete(s.named[e.Kind])
 	var out []Finding
 	for _, c := range s.timed {
 		out = append(out, c.elapsed(st)...)
 	}
-	for _, c := range s.byKind[e.Kind] {
-		out = append(out, c.judge(env, e, e.Kind, st)...)
-	}
+	out = s.consider(env, e, e.Kind, st, "", out)
 	if len(s.byKind[KindFinding]) == 0 {
 		return out
 	}
 	queue := slices.Concat(out, raised)
 	for range maxChain {
-		var next []Finding
+		before := len(out)
 		for i := range queue {
-			next = append(next, s.chained(env, e, st, &queue[i])...)
+			out = s.chained(env, e, st, &queue[i], out)
 		}
-		out, queue = append(out, next...), next
+		queue = slices.Clone(out[before:])
 	}
 	env.Finding = FindingEnv{}
 	return out
 }
 
 // chained runs the rules on findings on one of them. A rule does not look at its own.
-func (s *Set) chained(env *Env, e *event.Event, st *State, f *Finding) (out []Finding) {
+func (s *Set) chained(env *Env, e *event.Event, st *State, f *Finding, out []Finding) []Finding {
 	if f.Source == SourceHealth {
-		return nil
+		return out
 	}
-	env.complete(s.named[KindFinding])
 	env.Finding = FindingEnv{Rule: f.Rule, Source: string(f.Source), Severity: string(f.Severity), Lane: string(f.Lane), Risk: f.Risk}
-	for _, c := range s.byKind[KindFinding] {
-		if c.ID != f.Rule {
-			out = append(out, c.judge(env, e, KindFinding, st)...)
+	return s.consider(env, e, KindFinding, st, f.Rule, out)
+}
+
+// consider judges the rules that could match, but for one, and adds what they raise. Now and then it judges all.
+func (s *Set) consider(env *Env, e *event.Event, kind event.Kind, st *State, but string, out []Finding) []Finding {
+	if env.asked != s.index {
+		env.asked, env.probe = s.index, s.index.newProbe()
+	}
+	places := s.index.candidates(env, kind, env.probe)
+	done := env.probe.done
+	if st.Events%canaryEvery == 0 {
+		return s.canary(env, e, kind, st, but, out, slices.Clone(places), done)
+	}
+	for _, at := range places {
+		if c := s.rules[at]; c.ID != but {
+			done = env.completeMore(c.needs, done)
+			out = append(out, c.judge(env, e, kind, st)...)
+		}
+	}
+	return out
+}
+
+// canary judges every rule, and speaks of those that match though the index left them out.
+func (s *Set) canary(env *Env, e *event.Event, kind event.Kind, st *State, but string, out []Finding, places []int, done lazy) []Finding {
+	for _, c := range s.byKind[kind] {
+		if c.ID == but {
+			continue
+		}
+		stats := st.stats(c.ID)
+		before := stats.Matched
+		done = env.completeMore(c.needs, done)
+		out = append(out, c.judge(env, e, kind, st)...)
+		if _, found := slices.BinarySearch(places, c.place); !found && stats.Matched > before {
+			stats.Missed++
+			if h := c.health(e, st, "missed", "was nearly overlooked", "The rule matches an event that the index of rules would have kept from it. This is a defect of Tocsin; please report the rule."); h != nil {
+				out = append(out, *h)
+			}
 		}
 	}
 	return out

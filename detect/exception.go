@@ -59,6 +59,7 @@ func (s *Set) WithoutExceptions() *Set {
 		bare.exceptions = nil
 		out.add(&bare)
 	}
+	out.buildIndex(nil)
 	return &out
 }
 

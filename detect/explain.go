@@ -55,7 +55,7 @@ func (s *Set) Explain(rule string, env *Env, e *event.Event, st *State) (Explana
 		return x, nil
 	}
 	env.tables = s.tables
-	env.complete(s.named[e.Kind])
+	env.completeMore(^lazy(0), 0)
 	in := scope{library: c.library, params: c.params, named: make(map[string]bool)}
 	add := func(name, text string) error {
 		if text == "" {

@@ -19,8 +19,8 @@ type Warning struct {
 	Text string `json:"text"`
 }
 
-// kindsOf says which kinds of events fill in a part of Env; a part that is not named here comes with any.
-var kindsOf = map[string][]event.Kind{
+// partKinds says which kinds of events fill in a part of Env; a part that is not named here comes with any.
+var partKinds = map[string][]event.Kind{
 	"tool":         {event.KindToolRequest, event.KindToolDecision, event.KindToolResult, event.KindMCPServer, event.KindGuardrail, KindFinding},
 	"arg":          {event.KindToolRequest, event.KindToolDecision, event.KindToolResult, event.KindGuardrail, KindFinding},
 	"destinations": {event.KindToolRequest, event.KindToolDecision, event.KindToolResult, event.KindRetrieval, KindFinding},
@@ -86,8 +86,8 @@ func (c *compiled) lintFields() (out []string) {
 		if tree, err := parser.Parse(text); err == nil {
 			for _, f := range fieldsIn(tree.Node) {
 				part, _, _ := strings.Cut(f, ".")
-				if kinds := kindsOf[part]; kinds != nil && !slices.ContainsFunc(on, func(k event.Kind) bool { return slices.Contains(kinds, k) }) {
-					out = append(out, fmt.Sprintf("looks at %s, which no event of kind %s has", f, join(on)))
+				if kinds := partKinds[part]; kinds != nil && !slices.ContainsFunc(on, func(k event.Kind) bool { return slices.Contains(kinds, k) }) {
+					out = append(out, fmt.Sprintf("looks at %s, which no event of kind %s has", f, kindNames(on)))
 				}
 			}
 		}
@@ -108,7 +108,7 @@ func (c *compiled) lintFields() (out []string) {
 	return slices.Compact(out)
 }
 
-func join(kinds []event.Kind) string {
+func kindNames(kinds []event.Kind) string {
 	var out []string
 	for _, k := range kinds {
 		out = append(out, string(k))

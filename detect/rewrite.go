@@ -116,14 +116,14 @@ func (w *rewriter) member(node *ast.Node, n *ast.MemberNode, owner string) {
 			w.refuse(n.Location(), fmt.Sprintf("unknown parameter %q%s", name.Value, strict.Suggest(name.Value, slices.Sorted(maps.Keys(w.params)))))
 			return
 		}
-		ast.Patch(node, literal(value))
+		ast.Patch(node, valueNode(value))
 	case step >= 0 && constant:
 		w.chains[n] = step
 	}
 }
 
-// literal is a parameter's value as a node.
-func literal(v any) ast.Node {
+// valueNode is a parameter's value as a node.
+func valueNode(v any) ast.Node {
 	switch v := v.(type) {
 	case float64:
 		if n := int(v); float64(n) == v {

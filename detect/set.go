@@ -24,8 +24,8 @@ import (
 type Set struct {
 	rules  []*compiled
 	byKind map[event.Kind][]*compiled
-	named  map[event.Kind]map[string]bool // the fields of Env that a kind's rules use
-	timed  []*compiled                    // rules that speak when time has passed
+	timed  []*compiled // rules that speak when time has passed
+	index  *index
 	tables map[string]*Table
 	digest string
 }
@@ -38,6 +38,8 @@ type compiled struct {
 	kept         []keep
 	exceptions   []exception
 	named        map[string]bool // the fields of Env that it uses
+	needs        lazy            // those among them that are completed for it
+	place        int             // in the set
 
 	n       int           // of count and distinct
 	sum     float64       // of sum, rate and risk_threshold
@@ -66,7 +68,7 @@ type exception struct {
 // Compile compiles rules that were read against the same library. All errors are returned, joined; a set with one bad rule does not
 // compile.
 func Compile(rules []Rule) (*Set, error) {
-	s := &Set{byKind: make(map[event.Kind][]*compiled), named: make(map[event.Kind]map[string]bool)}
+	s := &Set{byKind: make(map[event.Kind][]*compiled)}
 	seen := make(map[string]string)
 	sum := sha256.New()
 	var errs []error
@@ -85,17 +87,40 @@ func Compile(rules []Rule) (*Set, error) {
 		fmt.Fprintln(sum, r.ID, r.Digest, c.version)
 	}
 	s.digest = hex.EncodeToString(sum.Sum(nil))
+	s.buildIndex(nil)
 	return s, errors.Join(errs...)
+}
+
+// buildIndex files each rule under what must hold of an event that it could match. With a sample of events, what is often seen is not
+// chosen.
+func (s *Set) buildIndex(seen *sample) {
+	var list []indexed
+	for i, c := range s.rules {
+		c.place = i
+		r := indexed{at: i}
+		if c.when != nil {
+			r.conditions = append(r.conditions, condition{c.On, c.when.Node()})
+		}
+		if c.other != nil {
+			r.conditions = append(r.conditions, condition{c.other.on, c.other.when.Node()})
+		}
+		for _, step := range c.steps {
+			r.conditions = append(r.conditions, condition{step.on, step.when.Node()})
+		}
+		list = append(list, r)
+	}
+	s.index = newIndex(list, seen)
 }
 
 func (s *Set) add(c *compiled) {
 	s.rules, s.tables = append(s.rules, c), c.library.Tables
 	for _, k := range c.kinds() {
 		s.byKind[k] = append(s.byKind[k], c)
-		if s.named[k] == nil {
-			s.named[k] = make(map[string]bool)
+	}
+	for name, field := range lazyFields() {
+		if c.named[name] {
+			c.needs |= field
 		}
-		maps.Copy(s.named[k], c.named)
 	}
 	if c.Absence != nil && c.Absence.After > 0 {
 		s.timed = append(s.timed, c)

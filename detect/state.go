@@ -27,6 +27,7 @@ type State struct {
 	Stats    map[string]*Stats             `json:"stats"`  // by rule
 	Excepted map[string]int                `json:"excepted,omitempty"`
 	Clock    int                           `json:"clock"` // matching events counted, the order of group.Touched
+	Events   int                           `json:"events"`
 	// Watermark is the newest event time seen.
 	Watermark time.Time `json:"watermark"`
 

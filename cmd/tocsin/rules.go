@@ -18,6 +18,10 @@ type rulesCmd struct {
 	Explain  rulesExplainCmd  `cmd:"" help:"Say why a rule fires on an event or does not, part by part."`
 	Backtest rulesBacktestCmd `cmd:"" help:"Run rules over the past and compare them with those in force."`
 	Coverage rulesCoverageCmd `cmd:"" help:"Show which techniques rules cover, and what they can't see in what the sources send."`
+	Report   rulesReportCmd   `cmd:"" help:"Show what became of each rule's work in a running Tocsin."`
+	Reload   rulesReloadCmd   `cmd:"" help:"Make a running Tocsin read its rules again."`
+	Bench    rulesBenchCmd    `cmd:"" help:"Measure what rules cost on recorded events, and show by what each is found."`
+	Schema   rulesSchemaCmd   `cmd:"" help:"Print the JSON schema of rule files, for editors."`
 	New      rulesNewCmd      `cmd:"" help:"Write a rule for an event of a session, with its tests filled in."`
 	Import   rulesImportCmd   `cmd:"" help:"Turn Sigma rules and correlation rules into rule files to review."`
 }
@@ -97,7 +101,7 @@ type checked struct {
 type rulesTestCmd struct {
 	ruleSource
 	Only  string `help:"Test this rule alone."`
-	JUnit string `type:"path" help:"Write the results to this file as JUnit XML too."`
+	JUnit string `name:"junit" type:"path" help:"Write the results to this file as JUnit XML too."`
 }
 
 // Run implements the command. Exit code 1 if a test fails or a rule lacks a test that fires or one that does not.

@@ -31,6 +31,7 @@ type compiler struct {
 	whole    bool // of the record that an event is as a whole; see wholeLine
 	unsure   bool // the whole record can't be judged
 	lost     bool // a value can be in no command's text
+	spans    bool // a value may be in no single command's text
 	on       []event.Kind
 	capture  string
 	used     map[string]bool // fields that are not under a not
@@ -83,8 +84,12 @@ func compile(d *document, compact bool) (*outcome, []*Problem) {
 }
 
 // wholeLine translates a rule on processes once more, for the shell that runs the whole command line: its own command line is all
-// of that, and which shell it is nobody knows. A rule on "| sh" or on a path of Windows is about this process.
+// of that, and which shell it is nobody knows. A rule on "| sh" or on a path of Windows is about this process. A rule whose values
+// fit single commands is left to these, so that what two commands have together is no match.
 func (c *compiler) wholeLine() *logic {
+	if !c.spans && !c.lost {
+		return constant(false)
+	}
 	c.whole = true
 	defer func() { c.whole = false }()
 	body := c.conditions()
@@ -331,40 +336,33 @@ func (c *compiler) values(at *yaml.Node, where string, f field, m modifiers, nod
 	if m.cidr {
 		return c.each(nodes, m, func(n *yaml.Node) *logic { return c.network(n, where, f) })
 	}
+	return c.texts(at, where, f, m, nodes)
+}
+
+// texts compares a field with texts that may have wildcards.
+func (c *compiler) texts(at *yaml.Node, where string, f field, m modifiers, nodes []*yaml.Node) *logic {
 	var found []*logic
-	var patterns []pattern
+	var together []pattern // those of which one is enough
 	for _, n := range nodes {
-		switch {
-		case n.Tag == "!!null":
+		if n.Tag == "!!null" {
 			found = append(found, not(f.present()))
 			continue
-		case strings.ContainsRune(n.Value, 0):
-			return c.fail(n, where, ReasonValue, "has a NUL character, which no text of an event keeps")
 		}
-		ps, err := m.encoded(n.Value)
-		if err != nil {
+		patterns, err := m.patterns(n.Value)
+		switch {
+		case err != nil:
 			return c.fail(n, where, ReasonModifier, "%s", err)
+		case m.all:
+			found = append(found, c.patterns(n, where, f, m, patterns))
+		default:
+			together = append(together, patterns...)
 		}
-		var offsets []*logic
-		for _, p := range ps {
-			if p = p.place(m); m.windash {
-				p = p.dashes()
-			}
-			if !m.all {
-				patterns = append(patterns, p)
-				continue
-			}
-			offsets = append(offsets, c.patterns(n, where, f, m, []pattern{p}))
-		}
-		if m.all {
-			found = append(found, oneOf(offsets...))
-		}
+	}
+	if len(together) > 0 {
+		found = append(found, c.patterns(at, where, f, m, together))
 	}
 	if m.all {
 		return allOf(found...)
-	}
-	if len(patterns) > 0 {
-		found = append(found, c.patterns(at, where, f, m, patterns))
 	}
 	return oneOf(found...)
 }

@@ -167,6 +167,10 @@ condition: s`, []string{command("x1"), command("sudo x1")}, []string{command("y 
 		{"several conditions", linux, "a:\n  CommandLine|contains: 'a1'\nb:\n  CommandLine|contains: 'b1'\ncondition: [a, b]", []string{command("a1"), command("b1")}, []string{command("c1")}},
 
 		{"the line that a shell runs", linux, "s:\n  CommandLine|contains: 'base64 -d | sh'\ncondition: s", []string{command("echo x | base64 -d | sh")}, []string{command("base64 -d > sh")}},
+		{"values of one command are not looked for in two", linux, "s:\n  CommandLine|contains|all: ['x1', 'y1']\ncondition: s", []string{command("x1 y1")}, []string{command("x1; y1"), command("x1 | y1")}},
+		{"how the shell begins is not known", linux, "s:\n  CommandLine|contains: '| sh'\nf:\n  CommandLine|startswith: 'curl'\ncondition: s and not f", []string{command("bash -c 'x | sh'")}, []string{command("curl x | sh"), command("wget x | sh")}},
+		{"quotes", linux, "s:\n  CommandLine|contains: '''x:0:'''\ncondition: s", []string{command("grep 'x:0:' /etc/passwd")}, []string{command("grep x:0: /etc/passwd")}},
+		{"anything that starts", linux, "s:\n  CommandLine|startswith: ''\ncondition: s", []string{command("x")}, []string{tool("read_file", "path", "x")}},
 		{"a program is none of the shell's", linux, "s:\n  CommandLine|contains: '| sh'\n  Image|endswith: '/curl'\ncondition: s", nil, []string{command("curl x | sh")}},
 		{"not a program", linux, "s:\n  CommandLine|contains: '| sh'\nf:\n  Image|endswith: '/curl'\ncondition: s and not f", []string{command("wget x | sh")}, []string{command("wget x")}},
 		{"not a shell: which one runs the line is not known", linux, "s:\n  CommandLine|contains: 'x1'\nf:\n  Image|endswith: '/bash'\ncondition: s and not f", []string{command("x1"), command("bash -c x1")}, []string{command("bash -c 'echo 1' x1")}},
@@ -216,6 +220,21 @@ condition: s`, []string{tool("write_file", "path", `C:\X\startup\a.exe`)}, []str
 				t.Errorf("%s\n%s", diff, rule(t, ruleText(tc.logsource, tc.detection)).Text)
 			}
 		})
+	}
+}
+
+// The launchers that the importer knows are those that detect takes for no program of its own.
+func TestLaunchers(t *testing.T) {
+	for _, name := range []string{"sudo", "doas", "env", "nohup", "time", "command", "exec", "builtin", "nice", "setsid", "stdbuf", "xargs", "timeout"} {
+		launcher := ruleText(linux, "s:\n  Image|endswith: '/"+name+"'\n  CommandLine|startswith: 'rm -r'\ncondition: s")
+		program := ruleText(linux, "s:\n  Image|endswith: '/rm'\n  CommandLine|startswith: 'rm -r'\ncondition: s")
+		line := command("A=b " + name + " -n 10 X=y /bin/" + name + " rm -r x")
+		if diff := cmp.Diff([]int{1}, fires(t, launcher, line)); diff != "" {
+			t.Errorf("%s as the program: %s", name, diff)
+		}
+		if diff := cmp.Diff([]int{1, 0}, fires(t, program, line, command("echo "+name+" rm -r x"))); diff != "" {
+			t.Errorf("%s before the program: %s", name, diff)
+		}
 	}
 }
 

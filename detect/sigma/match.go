@@ -33,7 +33,7 @@ func (f field) shape() shape {
 		return shape{"^" + launched, "", "$", ".*"}
 	case query:
 		return shape{`^[^?]*\?`, `\?.*`, "$", ".*"}
-	case stem:
+	case stem, extension:
 		const host = `^(?:[a-z][a-z0-9+.-]*://[^/?#]*)?`
 		return shape{host, host + `/[^?#]*`, `(?:[?#]|$)`, `[^?#]*`}
 	}
@@ -71,55 +71,89 @@ func (c *compiler) patterns(at *yaml.Node, where string, f field, m modifiers, p
 	case address:
 		return c.addresses(at, where, f, patterns)
 	}
-	var out []*logic
-	var equal, bodies []string
-	isExtension := f.kind == extension
-	if isExtension {
-		f.kind = stem
-	}
+	q := comparer{field: f, modifiers: m, patternsOnly: c.compact && len(patterns) > 1}
 	for _, p := range patterns {
-		if text, ok := p.plain(); isExtension && (!ok || text == "") {
-			return c.fail(at, where, ReasonValue, "wants a file's extension, whole")
-		} else if isExtension {
-			p = pattern{{kind: anyText}, {literal, "." + strings.TrimPrefix(text, ".")}}
+		if f.kind == extension {
+			p = extensionPattern(p)
 		}
-		if why := c.unable(f, p); why != "" {
+		if why := f.unable(p); why != "" {
 			return c.fail(at, where, ReasonValue, "%s", why)
 		}
-		text, isLiteral := p.core().plain()
-		start, end := p.open()
-		if f.kind == command && !c.seen(p.text()) || c.whole && f.kind == command && !start && !(isLiteral && text == "") {
+		if f.kind == command && !c.possible(p) {
 			if c.negated && !c.whole {
 				return c.fail(at, where, ReasonValue, unseen+", and under a not that is no answer")
 			}
-			c.lost = c.lost || !c.whole
-			continue // matches no such record
+			continue
 		}
-		simple := isLiteral && f.kind != query && f.kind != stem && (f.kind != command || start) && !(c.compact && len(patterns) > 1)
-		switch {
-		case isLiteral && text == "" && (start || end):
-			out = append(out, f.present())
-		case isLiteral && text == "":
-			out = append(out, not(f.present()))
-		case isLiteral && !start && !end && f.kind != query && f.kind != stem && f.kind != command:
-			equal = append(equal, quote(fold(text, m)))
-		case simple && start && end:
-			out = append(out, atom(f.subject(m)+" contains "+quote(fold(text, m))))
-		case simple && start:
-			out = append(out, atom(f.subject(m)+" endsWith "+quote(fold(text, m))))
-		case simple:
-			out = append(out, atom(f.subject(m)+" startsWith "+quote(fold(text, m))))
-		default:
-			bodies = append(bodies, f.regexp(p))
-		}
+		q.add(p)
 	}
-	if len(equal) > 0 {
-		out = append(out, equals(f.subject(m), equal))
+	return q.logic()
+}
+
+// possible reports whether the record can hold a pattern at all, and remembers what that means for the rule.
+func (c *compiler) possible(p pattern) bool {
+	start, _ := p.open()
+	switch {
+	case !c.whole:
+		c.spans = c.spans || strings.ContainsAny(p.text(), splits)
+		seen := c.seen(p.text())
+		c.lost = c.lost || !seen
+		return seen
+	case !start && len(p) > 0: // how the shell was started is not known
+		c.unsure = c.unsure || c.negated
+		return false
 	}
-	if len(bodies) > 0 {
-		out = append(out, atom(f.expr+" matches "+quote(flagsOf(m)+alternatives(bodies))))
+	return true
+}
+
+// splits are characters that part commands or that a shell takes away: a text with one may be in no single command's text.
+const splits = "|;&()\\\"'`\n"
+
+// comparer collects the comparisons of one field.
+type comparer struct {
+	field
+	modifiers
+	patternsOnly  bool
+	out           []*logic
+	equal, bodies []string // literals, regular expressions
+}
+
+func (q *comparer) add(p pattern) {
+	text, plain := p.core().plain()
+	start, end := p.open()
+	text = quote(fold(text, q.modifiers))
+	anchored := q.kind == query || q.kind == stem || q.kind == extension || q.kind == command && !start // not at the text's own start
+	switch {
+	case plain && text == `""` && (start || end):
+		q.out = append(q.out, q.present())
+	case plain && text == `""`:
+		q.out = append(q.out, not(q.present()))
+	case plain && !anchored && !start && !end:
+		q.equal = append(q.equal, text)
+	case !plain || anchored || q.patternsOnly:
+		q.bodies = append(q.bodies, q.regexp(p))
+	default:
+		operator := map[[2]bool]string{{true, true}: "contains", {true, false}: "endsWith", {false, true}: "startsWith"}[[2]bool{start, end}]
+		q.out = append(q.out, atom(q.subject(q.modifiers)+" "+operator+" "+text))
 	}
-	return oneOf(out...)
+}
+
+func (q *comparer) logic() *logic {
+	if len(q.equal) > 0 {
+		q.out = append(q.out, equals(q.subject(q.modifiers), q.equal))
+	}
+	if len(q.bodies) > 0 {
+		q.out = append(q.out, atom(q.expr+" matches "+quote(flagsOf(q.modifiers)+alternatives(q.bodies))))
+	}
+	return oneOf(q.out...)
+}
+
+// extensionPattern is the end of a path with an extension.
+func extensionPattern(p pattern) pattern {
+	if text, ok := p.plain(); ok && text != "" {
+		return pattern{{kind: anyText}, {literal, "." + strings.TrimPrefix(text, ".")}}
+	}
+	return nil
 }
 
 func flagsOf(m modifiers) string {
@@ -148,14 +182,15 @@ func (f field) present() *logic {
 }
 
 // unable says why a pattern can't be looked for.
-func (c *compiler) unable(f field, p pattern) string {
-	for i, piece := range p {
-		if f.expr == "tool.url" && f.kind == plainText && i == 0 && strings.HasPrefix(piece.literal, "/") {
-			return "begins with a /: the URL of an agent's request is a full one"
-		}
-		if start, _ := p.open(); f.kind == stem && !start && !p.slash() && i == 0 {
-			return "does not begin with a /, as the path of a URL does"
-		}
+func (f field) unable(p pattern) string {
+	start, _ := p.open()
+	switch {
+	case f.kind == extension && len(p) == 0:
+		return "wants a file's extension, whole"
+	case f.expr == "tool.url" && f.kind == plainText && p.slash():
+		return "begins with a /: the URL of an agent's request is a full one"
+	case f.kind == stem && len(p) > 0 && !start && !p.slash():
+		return "does not begin with a /, as the path of a URL does"
 	}
 	return ""
 }
@@ -316,9 +351,11 @@ func (c *compiler) regexp(n *yaml.Node, where string, f field, m modifiers) *log
 	if err != nil {
 		return c.fail(n, where, ReasonRegexp, "is no regular expression of RE2: %s", err)
 	}
-	if c.whole && begins(tree) {
-		return constant(false) // the shell's own name stands there
+	if c.whole && begins(tree) { // how the shell was started is not known
+		c.unsure = c.unsure || c.negated
+		return constant(false)
 	}
+	c.spans = c.spans || f.kind == command && spans(tree)
 	if f.kind == command && begins(tree) {
 		rest, ok := strings.CutPrefix(text, "^")
 		if tail, err := syntax.Parse(rest, syntax.Perl); !ok || strings.Contains(m.flags, "m") || err != nil || begins(tail) || tree.Op == syntax.OpAlternate {
@@ -343,6 +380,11 @@ func (c *compiler) regexp(n *yaml.Node, where string, f field, m modifiers) *log
 		flags = fmt.Sprintf("(?%s)", flags)
 	}
 	return atom(f.expr + " matches " + quote(flags+text))
+}
+
+// spans reports whether an expression asks for a character that parts commands.
+func spans(tree *syntax.Regexp) bool {
+	return tree.Op == syntax.OpLiteral && strings.ContainsAny(string(tree.Rune), splits) || slices.ContainsFunc(tree.Sub, spans)
 }
 
 // begins reports whether an expression looks at the beginning of the text or of a line.

@@ -20,7 +20,7 @@ import (
 func render(d *document, o *outcome, library *detect.Library) (*Rule, error) {
 	severity, lane := levelOf(d)
 	r := &Rule{ID: ruleID(d), Title: oneLine(d.text("title")), File: d.file, Line: d.node.Line, Lane: lane, Notes: o.notes}
-	doc := &yaml.Node{Kind: yaml.MappingNode, HeadComment: fmt.Sprintf("Made from a Sigma rule by `tocsin rules import`. Review it, and add a test that fires, a near miss\nand an evasion: until then it stays in the lane shadow. Then its lane is %s.", lane)}
+	doc := &yaml.Node{Kind: yaml.MappingNode, HeadComment: head(lane)}
 	add := func(key string, value *yaml.Node) {
 		doc.Content = append(doc.Content, text(key), value)
 	}
@@ -59,6 +59,15 @@ func render(d *document, o *outcome, library *detect.Library) (*Rule, error) {
 	}
 	r.Text = out.String()
 	return r, load(r.ID+".yaml", r.Text, library)
+}
+
+// head is the comment that tells the reviewer what is left to do.
+func head(lane detect.Lane) string {
+	text := "Made from a Sigma rule by `tocsin rules import`. Review it, and add a test that fires, a near miss and an evasion.\n"
+	if lane == detect.Shadow {
+		return text + "It stays in the lane shadow until then, and until its author calls it more than experimental."
+	}
+	return text + "It stays in the lane shadow until then. After that its lane is " + string(lane) + "."
 }
 
 func addOperator(add func(string, *yaml.Node), o *outcome) {

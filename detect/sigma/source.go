@@ -99,7 +99,7 @@ var (
 // sources are the categories that have a counterpart.
 var sources = map[string]source{
 	"process_creation": {on: results, guard: []string{ran}, each: "tool.commands", fields: processFields, capture: "arguments",
-		notes: []string{"Sees the commands that a tool was asked to run, and the whole command line as one, not the processes that these start."}},
+		notes: []string{"Sees the commands that a tool was asked to run, not the processes that these start."}},
 	"file_event":         {on: results, guard: []string{ran, `tool.effect == "write"`, "!(" + removes + ")"}, fields: pathField, capture: "arguments", notes: fileNotes},
 	"file_delete":        {on: results, guard: []string{ran, `tool.effect == "write"`, removes}, fields: pathField, capture: "arguments", notes: fileNotes},
 	"file_access":        {on: results, guard: []string{ran, `tool.effect == "read"`}, fields: pathField, capture: "arguments", notes: fileNotes},

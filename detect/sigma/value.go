@@ -3,6 +3,7 @@ package sigma
 import (
 	"encoding/base64"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"regexp"
 	"slices"
@@ -96,15 +97,15 @@ func (m *modifiers) check() error {
 	last := len(m.encode) - 1
 	switch {
 	case placed > 1 || kinds > 1:
-		return fmt.Errorf("has modifiers that contradict each other")
+		return errors.New("has modifiers that contradict each other")
 	case m.windash && last >= 0:
-		return fmt.Errorf("has windash beside an encoding")
+		return errors.New("has windash beside an encoding")
 	case m.cased && (m.cidr || m.exists || m.compare != ""):
-		return fmt.Errorf("has cased where no text is compared")
+		return errors.New("has cased where no text is compared")
 	case last >= 0 && !strings.HasPrefix(m.encode[last], "base64"):
 		return fmt.Errorf("has %s without base64: such bytes are in no text of an event", m.encode[last])
 	case last > 1 || last == 1 && strings.HasPrefix(m.encode[0], "base64"):
-		return fmt.Errorf("encodes twice")
+		return errors.New("encodes twice")
 	}
 	return nil
 }
@@ -183,7 +184,7 @@ func (p pattern) place(m modifiers) pattern {
 	if (m.contains || m.ends) && (len(p) == 0 || p[0].kind != anyText) {
 		p = append(pattern{{kind: anyText}}, p...)
 	}
-	if (m.contains || m.starts) && p[len(p)-1].kind != anyText {
+	if (m.contains || m.starts) && (len(p) == 0 || p[len(p)-1].kind != anyText) {
 		p = append(p, part{kind: anyText})
 	}
 	return p
@@ -236,16 +237,25 @@ func (p pattern) dashes() pattern {
 	return out
 }
 
-// encoded returns the texts in which an encoded value can appear.
-func (m modifiers) encoded(value string) ([]pattern, error) {
-	if p := parsePattern(value); len(m.encode) > 0 {
-		text, ok := p.plain()
+// patterns returns what a value stands for: itself where the modifiers place it, or the texts in which it can appear encoded.
+func (m modifiers) patterns(value string) ([]pattern, error) {
+	if strings.ContainsRune(value, 0) {
+		return nil, errors.New("has a NUL character, which no text of an event keeps")
+	}
+	out := []pattern{parsePattern(value)}
+	if len(m.encode) > 0 {
+		text, ok := out[0].plain()
 		if !ok {
 			return nil, fmt.Errorf("%q has a wildcard, which can't be encoded", value)
 		}
-		return literals(m.base64(m.wide([]byte(text)))), nil
+		out = literals(m.base64(m.wide([]byte(text))))
 	}
-	return []pattern{parsePattern(value)}, nil
+	for i, p := range out {
+		if out[i] = p.place(m); m.windash {
+			out[i] = out[i].dashes()
+		}
+	}
+	return out, nil
 }
 
 func literals(texts []string) []pattern {

@@ -58,6 +58,8 @@ func Routes(mux *http.ServeMux, o Options) {
 	handle("POST /api/v1/approvals/{id}/decide", approval.Viewer, a.decide)
 	handle("POST /api/v1/leases/{id}/lift", approval.Lead, a.lift)
 	handle("GET /api/v1/agents", approval.Viewer, a.agents)
+	handle("GET /api/v1/rules", approval.Viewer, a.rules)
+	handle("POST /api/v1/rules/reload", approval.Lead, a.reload)
 	handle("GET /api/v1/findings", approval.Viewer, a.findings)
 	handle("GET /api/v1/ledger", approval.Viewer, a.ledger)
 }
@@ -78,6 +80,10 @@ type Case struct {
 
 func (a *api) summary(_ http.ResponseWriter, r *http.Request) (any, error) {
 	return a.Facts.Summary(r.Context(), 30*24*time.Hour)
+}
+
+func (a *api) rules(_ http.ResponseWriter, r *http.Request) (any, error) {
+	return a.Facts.Rules(r.Context())
 }
 
 func (a *api) incidents(_ http.ResponseWriter, r *http.Request) (any, error) {
@@ -201,6 +207,11 @@ func (a *api) lift(_ http.ResponseWriter, r *http.Request) (any, error) {
 	}
 	by, _ := a.Auth.Principal(r)
 	return struct{}{}, a.Actor.Lift(r.Context(), by, r.PathValue("id"), body.Reason)
+}
+
+func (a *api) reload(_ http.ResponseWriter, r *http.Request) (any, error) {
+	by, _ := a.Auth.Principal(r)
+	return struct{}{}, a.Actor.ReloadRules(r.Context(), by)
 }
 
 // badRequest is a request that can't be read.

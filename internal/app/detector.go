@@ -6,10 +6,12 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime/debug"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/tocsin-dr/tocsin/baselines"
+	"github.com/tocsin-dr/tocsin/detect"
 	"github.com/tocsin-dr/tocsin/internal/event"
 	"github.com/tocsin-dr/tocsin/internal/measure"
 	"github.com/tocsin-dr/tocsin/internal/pipeline"
@@ -61,9 +63,7 @@ func (d *detector) run(ctx context.Context) error {
 			// Nothing is lost but what was learned before the log's oldest event: the log is read from its start.
 			d.logger.Error("the detector's snapshot can't be used; reading the whole log", "partition", d.partition, "error", err)
 		}
-		for _, rule := range dropped {
-			d.logger.Warn("a rule's operator changed; its windows start afresh", "rule", rule)
-		}
+		d.reset(ctx, dropped)
 		d.last, d.saved = last, last
 	}
 	d.when = time.Now()
@@ -74,6 +74,34 @@ func (d *detector) run(ctx context.Context) error {
 	final, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
 	return d.save(final)
+}
+
+// setRules puts another set in force between two batches.
+func (d *detector) setRules(ctx context.Context, set *detect.Set) {
+	d.mu.Lock()
+	dropped := d.shard.SetRules(set)
+	d.mu.Unlock()
+	d.reset(ctx, dropped)
+}
+
+// reset says of rules whose operator changed that they begin anew: until their windows fill they see less than people think.
+func (d *detector) reset(ctx context.Context, dropped []string) {
+	for _, state := range dropped {
+		d.logger.Warn("a rule's operator changed; its windows start afresh", "rule", state, "partition", d.partition)
+		rule, _, _ := strings.Cut(state, "@")
+		raised := pipeline.Raised{Finding: detect.Finding{
+			ID: detect.FindingID("", d.name(), "rule-reset/"+rule, []string{state}), Source: detect.SourceHealth, Rule: rule,
+			Title: "Rule " + rule + " starts afresh", Severity: detect.Low, Confidence: detect.HighConfidence, Lane: detect.Alert,
+			Reason: "The rule is gone or its operator changed, and what it held in this partition was dropped.", First: time.Now().UTC(), Time: time.Now().UTC(),
+		}}
+		text, err := json.Marshal(raised)
+		if err == nil {
+			err = d.log.PublishFinding(ctx, raised.Finding.ID, text)
+		}
+		if err != nil {
+			d.logger.Error("a finding about a rule can't be published", "rule", rule, "error", err)
+		}
+	}
 }
 
 func (d *detector) process(ctx context.Context, m stream.Message) error {
@@ -187,6 +215,12 @@ func (d *detector) save(ctx context.Context) error {
 	}
 	d.saved, d.when, d.every = d.last, time.Now(), snapshotsShare*time.Since(start)
 	return nil
+}
+
+func (d *detector) ruleStats() map[string]detect.Stats {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.shard.RuleStats()
 }
 
 func (d *detector) agents() []baselines.Learned {

@@ -74,7 +74,9 @@ func stopGRPC(s *grpc.Server) {
 
 func (a *App) serveHTTP(ctx context.Context, group *errgroup.Group, listener net.Listener, handler http.Handler) {
 	s := server(handler)
-	s.BaseContext = func(net.Listener) context.Context { return ctx }
+	// A request under way is finished: only the end of its connection ends it, and pages that wait for changes are told to go.
+	s.BaseContext = func(net.Listener) context.Context { return context.WithoutCancel(ctx) }
+	s.RegisterOnShutdown(a.hub.end)
 	group.Go(func() error {
 		var err error
 		if a.cfg.TLS.Cert != "" {

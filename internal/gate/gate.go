@@ -20,6 +20,8 @@ import (
 type Store interface {
 	SaveLease(ctx context.Context, l action.Lease) error
 	Leases(ctx context.Context) ([]action.Lease, error)
+	// Lease returns a lease, lifted or not, if there is one.
+	Lease(ctx context.Context, id string) (l action.Lease, found bool, err error)
 }
 
 // Query is what is about to happen.
@@ -138,12 +140,22 @@ func (l *held) answer(why string) Answer {
 	}
 }
 
-// Apply puts a lease in force: durable first, then in memory. A lease that is there already is returned as it is.
+// Apply puts a lease in force: durable first, then in memory. A lease that is there already is returned as it is. One that was lifted
+// is not put in force again: its grant was for one containment.
 func (g *Gate) Apply(ctx context.Context, l action.Lease) (action.Lease, error) {
 	g.write.Lock()
 	defer g.write.Unlock()
 	if known, ok := g.Lease(l.ID); ok {
 		return known, nil
+	}
+	known, found, err := g.store.Lease(ctx, l.ID)
+	switch {
+	case err != nil:
+		return action.Lease{}, fmt.Errorf("apply lease: %w", err)
+	case found && !known.Lifted.IsZero():
+		return action.Lease{}, fmt.Errorf("apply lease: %w", action.ErrLifted)
+	case found: // it ended, or was saved by a try that failed after it
+		l = known
 	}
 	if err := g.store.SaveLease(ctx, l); err != nil {
 		return action.Lease{}, fmt.Errorf("apply lease: %w", err)
@@ -152,10 +164,17 @@ func (g *Gate) Apply(ctx context.Context, l action.Lease) (action.Lease, error) 
 	return l, nil
 }
 
-// Update writes a changed lease: verified, or lifted.
+// Update writes a changed lease: verified, or lifted. A lease that was lifted stays so, whatever its writer knew of it.
 func (g *Gate) Update(ctx context.Context, l action.Lease) error {
 	g.write.Lock()
 	defer g.write.Unlock()
+	known, found, err := g.store.Lease(ctx, l.ID)
+	if err != nil {
+		return fmt.Errorf("update lease: %w", err)
+	}
+	if found && !known.Lifted.IsZero() && l.Lifted.IsZero() {
+		return fmt.Errorf("update lease: %w", action.ErrLifted)
+	}
 	if err := g.store.SaveLease(ctx, l); err != nil {
 		return fmt.Errorf("update lease: %w", err)
 	}

@@ -38,6 +38,13 @@ func (m *memory) SaveLease(_ context.Context, l action.Lease) error {
 	return nil
 }
 
+func (m *memory) Lease(_ context.Context, id string) (action.Lease, bool, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	l, found := m.leases[id]
+	return l, found, m.err
+}
+
 func (m *memory) Leases(context.Context) ([]action.Lease, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -151,6 +158,34 @@ func TestProvedMeansDenied(t *testing.T) {
 			rt.Fatalf("a lease on %s lets %+v pass", target, q)
 		}
 	})
+}
+
+// TestLiftIsFinal: neither a proof that is written late nor the grant, while it lasts, puts a lifted lease in force again.
+func TestLiftIsFinal(t *testing.T) {
+	for _, restarted := range []bool{false, true} {
+		f := newFixture(t, lease("r1", approval.Target{Agent: "a"}))
+		proved, lifted := lease("r1", approval.Target{Agent: "a"}), lease("r1", approval.Target{Agent: "a"})
+		proved.Verified, lifted.Lifted, lifted.LiftedBy = noon, noon, "lea"
+		if err := f.Update(t.Context(), lifted); err != nil {
+			t.Fatal(err)
+		}
+		if restarted {
+			f.open(t)
+		}
+		if err := f.Update(t.Context(), proved); !errors.Is(err, action.ErrLifted) {
+			t.Errorf("restarted %v: the late proof was answered with %v", restarted, err)
+		}
+		if _, err := f.Apply(t.Context(), lease("r1", approval.Target{Agent: "a"})); !errors.Is(err, action.ErrLifted) {
+			t.Errorf("restarted %v: applying again was answered with %v", restarted, err)
+		}
+		if !f.Check(Query{Agent: "a"}).Allow || f.store.leases["r1"].LiftedBy != "lea" {
+			t.Errorf("restarted %v: the lease is in force again: %+v", restarted, f.store.leases["r1"])
+		}
+		lifted.LiftedBy = "tocsin"
+		if err := f.Update(t.Context(), lifted); err != nil {
+			t.Errorf("lifting twice: %v", err)
+		}
+	}
 }
 
 func TestLeaseEnds(t *testing.T) {

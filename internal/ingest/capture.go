@@ -23,6 +23,7 @@ type Request struct {
 	Path        string
 	ContentType string
 	Body        []byte
+	File        string // where it was read from, for messages; may be empty
 }
 
 // The paths of the OTLP signals.
@@ -183,7 +184,8 @@ func Shift(req Request, by time.Duration) (Request, error) {
 	if err = errors.Join(err, s.err); err != nil {
 		return Request{}, fmt.Errorf("shift request: %w", err)
 	}
-	return Request{Path: req.Path, ContentType: req.ContentType, Body: body}, nil
+	req.Body = body
+	return req, nil
 }
 
 type shifter struct {

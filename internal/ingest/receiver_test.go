@@ -122,11 +122,13 @@ func TestHTTP(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			log := &memory{err: tt.fail}
+			var counted []string
+			count := func(signal string, code int) { counted = append(counted, fmt.Sprintf("/v1/%s %d", signal, code)) }
 			mux := http.NewServeMux()
-			NewReceiver(NewMapper(Options{}), log, ReceiverOptions{MaxWire: 128 << 10, MaxInflated: 512 << 10, Authenticate: authenticate}).Routes(mux)
+			NewReceiver(NewMapper(Options{}), log, ReceiverOptions{MaxWire: 128 << 10, MaxInflated: 512 << 10, Authenticate: authenticate, Answered: count}).Routes(mux)
 			if tt.name == "too deep" { // larger than the other limits here
 				mux = http.NewServeMux()
-				NewReceiver(NewMapper(Options{}), log, ReceiverOptions{Authenticate: authenticate}).Routes(mux)
+				NewReceiver(NewMapper(Options{}), log, ReceiverOptions{Authenticate: authenticate, Answered: count}).Routes(mux)
 			}
 			req := httptest.NewRequest(http.MethodPost, tt.path, bytes.NewReader(tt.body))
 			req.Header.Set("Content-Type", tt.contentType)
@@ -142,6 +144,9 @@ func TestHTTP(t *testing.T) {
 			mux.ServeHTTP(w, req)
 			if w.Code != tt.code {
 				t.Fatalf("status = %d (%s), want %d", w.Code, w.Body, tt.code)
+			}
+			if want := fmt.Sprintf("%s %d", tt.path, tt.code); len(counted) != 1 || counted[0] != want {
+				t.Errorf("counted %v, want %s", counted, want)
 			}
 			if len(log.events) != tt.kept {
 				t.Errorf("kept %d events, want %d", len(log.events), tt.kept)
@@ -293,14 +298,14 @@ func TestReasonsAreBounded(t *testing.T) {
 	}
 }
 
-func dial(t *testing.T, log Appender) *grpc.ClientConn {
+func dial(t *testing.T, log Appender, answered func(string, int)) *grpc.ClientConn {
 	t.Helper()
 	listener, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	server := grpc.NewServer(grpc.MaxRecvMsgSize(64 << 10))
-	NewReceiver(NewMapper(Options{}), log, ReceiverOptions{Authenticate: authenticate}).Register(server)
+	NewReceiver(NewMapper(Options{}), log, ReceiverOptions{Authenticate: authenticate, Answered: answered}).Register(server)
 	done := make(chan error, 1)
 	go func() { done <- server.Serve(listener) }()
 	conn, err := grpc.NewClient(listener.Addr().String(), grpc.WithTransportCredentials(insecure.NewCredentials()))
@@ -319,7 +324,8 @@ func dial(t *testing.T, log Appender) *grpc.ClientConn {
 
 func TestGRPC(t *testing.T) {
 	log := &memory{}
-	conn := dial(t, log)
+	counted := make(chan string, 10)
+	conn := dial(t, log, func(signal string, code int) { counted <- fmt.Sprint(signal, code) })
 	ctx := metadata.AppendToOutgoingContext(t.Context(), "authorization", "Bearer right")
 	client := ptraceotlp.NewGRPCClient(conn)
 
@@ -358,6 +364,11 @@ func TestGRPC(t *testing.T) {
 	} {
 		if _, err := client.Export(tt.ctx, tt.in); status.Code(err) != tt.want {
 			t.Errorf("%s: %v, want %s", tt.name, err, tt.want)
+		}
+	}
+	for _, want := range []string{"traces200", "logs200", "metrics200", "traces503", "traces401"} { // what is too large never comes so far
+		if got := <-counted; got != want {
+			t.Errorf("counted %s, want %s", got, want)
 		}
 	}
 }

@@ -161,6 +161,49 @@ func TestFollowWaits(t *testing.T) {
 	}
 }
 
+// A finding that can never be handled is reported once and does not come again.
+func TestPermanentFindings(t *testing.T) {
+	log := newLog(t, 1)
+	const bad = maxWaiting / 8
+	for i := range bad {
+		if err := log.PublishFinding(t.Context(), fmt.Sprint(i), []byte("bad")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := log.PublishFinding(t.Context(), "good", []byte("good")); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	reported := 0
+	handle := func(_ context.Context, m Message) error {
+		if string(m.Data) == "good" {
+			cancel()
+			return nil
+		}
+		return &Permanent{errors.New("it is no finding")}
+	}
+	_ = log.HandleFindings(ctx, handle, func(error) { reported++ })
+	if !errors.Is(ctx.Err(), context.Canceled) || reported != bad {
+		t.Errorf("%d of %d are reported, then the good one came: %v", reported, bad, ctx.Err())
+	}
+	info, err := log.findings.Consumer(t.Context(), "respond")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := info.CachedInfo().NumAckPending; n > bad/2 {
+		t.Errorf("%d findings wait to come again, want none but those whose answers are under way", n)
+	}
+}
+
+func TestAgain(t *testing.T) {
+	for delivered, want := range map[uint64]time.Duration{0: retry, 1: retry, 2: 2 * retry, 3: 4 * retry, 9: maxRetry, 1 << 60: maxRetry} {
+		if got := again(delivered); got != want {
+			t.Errorf("again(%d) = %s, want %s", delivered, got, want)
+		}
+	}
+}
+
 // A finding that could not be handled is reported and comes again; one that was handled comes no more.
 func TestHandleFindings(t *testing.T) {
 	log := newLog(t, 1)

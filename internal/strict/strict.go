@@ -12,6 +12,7 @@ import (
 	"reflect"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 
 	"go.yaml.in/yaml/v3"
@@ -42,6 +43,39 @@ func Node(file string, node *yaml.Node, into any) error {
 	}
 	if err := node.Decode(into); err != nil {
 		return Explain(file, err, reflect.TypeOf(into))
+	}
+	return nil
+}
+
+// Place names the file and, where the file has it, the line of the value at a dotted path of keys and list positions. Where the file
+// has only a part of the path, that part's line is the nearest.
+func Place(file string, text []byte, field string) string {
+	var document yaml.Node
+	if yaml.Unmarshal(text, &document) != nil || len(document.Content) == 0 {
+		return file
+	}
+	node, place := document.Content[0], file
+	for _, key := range strings.Split(field, ".") {
+		if node = child(node, key); node == nil {
+			break
+		}
+		place = fmt.Sprintf("%s:%d", file, node.Line)
+	}
+	return place
+}
+
+func child(node *yaml.Node, key string) *yaml.Node {
+	switch node.Kind {
+	case yaml.MappingNode:
+		for i := 0; i+1 < len(node.Content); i += 2 {
+			if node.Content[i].Value == key {
+				return node.Content[i+1]
+			}
+		}
+	case yaml.SequenceNode:
+		if i, err := strconv.Atoi(key); err == nil && i >= 0 && i < len(node.Content) {
+			return node.Content[i]
+		}
 	}
 	return nil
 }
