@@ -218,7 +218,7 @@ func (c *Console) signIn(w http.ResponseWriter, r *http.Request) {
 	case "wrong":
 		status, text = http.StatusUnauthorized, "Wrong name or password."
 	case "busy":
-		status, text = http.StatusTooManyRequests, "Too many wrong passwords. Try again in 15 minutes."
+		status, text = http.StatusTooManyRequests, "Too many wrong passwords at once. Try again in some seconds."
 	case "oidc":
 		status, text = http.StatusUnauthorized, "The identity provider did not vouch for you. Try again."
 	case "role":

@@ -35,11 +35,17 @@ type detector struct {
 	saved uint64 // sequence of the last snapshot
 	torn  bool   // the shard has seen a message whose findings are not all published: no state to save
 	when  time.Time
+	every time.Duration  // between snapshots
 	errs  map[string]int // rule errors reported to metrics so far
+	gone  map[string]int // evictions reported to metrics so far
 }
 
-// snapshotEvery bounds what a restart replays under load; an idle log is saved at once.
-const snapshotEvery = 5 * time.Second
+// snapshotEvery bounds what a restart replays under load; an idle log is saved at once. A large state is saved less often, so that
+// saving takes a twentieth of the time at most.
+const (
+	snapshotEvery  = 5 * time.Second
+	snapshotsShare = 20
+)
 
 func (d *detector) name() string { return fmt.Sprintf("shard-%d", d.partition) }
 
@@ -132,7 +138,8 @@ func (d *detector) process(ctx context.Context, m stream.Message) error {
 	d.last, d.torn = m.Sequence, false
 	d.metrics.DetectorLag(d.partition, time.Since(m.Stored))
 	d.countRuleErrors()
-	if time.Since(d.when) >= snapshotEvery {
+	d.countEvicted()
+	if time.Since(d.when) >= max(snapshotEvery, d.every) {
 		return d.save(ctx)
 	}
 	return nil
@@ -177,6 +184,14 @@ func (d *detector) countRuleErrors() {
 	}
 }
 
+func (d *detector) countEvicted() {
+	gone := d.shard.Evicted()
+	for what, n := range gone {
+		d.metrics.Evicted(what, n-d.gone[what])
+	}
+	d.gone = gone
+}
+
 func (d *detector) idle(ctx context.Context) error {
 	d.metrics.DetectorLag(d.partition, 0)
 	return d.save(ctx)
@@ -186,6 +201,7 @@ func (d *detector) save(ctx context.Context) error {
 	if d.last == d.saved || d.torn {
 		return nil
 	}
+	start := time.Now()
 	d.mu.Lock()
 	data, err := d.shard.Snapshot(d.last)
 	d.mu.Unlock()
@@ -197,7 +213,7 @@ func (d *detector) save(ctx context.Context) error {
 		d.when = time.Now() // the next one is tried later
 		return nil
 	}
-	d.saved, d.when = d.last, time.Now()
+	d.saved, d.when, d.every = d.last, time.Now(), snapshotsShare*time.Since(start)
 	return nil
 }
 

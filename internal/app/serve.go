@@ -129,7 +129,7 @@ func (a *App) openAuth(ctx context.Context) (err error) {
 		users = append(users, first)
 	}
 	options := auth.Options{
-		Users: users, Sessions: a.store, Now: a.now, TLS: a.cfg.TLS.Proxy || a.cfg.TLS.Cert != "",
+		Users: users, Sessions: a.store, Now: a.now, TLS: a.cfg.TLS.Proxy || a.cfg.TLS.Cert != "", Proxy: a.cfg.TLS.Proxy,
 		Record: func(ctx context.Context, kind, actor, subject string, body any) error {
 			return appendLedger(ctx, a.store, a.now(), kind, actor, subject, body)
 		},

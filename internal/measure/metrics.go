@@ -32,6 +32,7 @@ type Metrics struct {
 	logAppend      prometheus.Histogram
 	detectorLag    *prometheus.GaugeVec
 	detectorEvent  prometheus.Histogram
+	evicted        *prometheus.CounterVec
 	findings       *prometheus.CounterVec
 	unhandled      prometheus.Counter
 	ruleErrors     *prometheus.CounterVec
@@ -58,6 +59,7 @@ func NewMetrics() *Metrics {
 	m.logAppend = m.seconds("tocsin_log_append_seconds", "Time until the log had a batch.", prometheus.ExponentialBuckets(0.0002, 2, 15))
 	m.detectorLag = m.gauges("tocsin_detector_lag_seconds", "How far the detector is behind the log.", "partition")
 	m.detectorEvent = m.seconds("tocsin_detector_event_seconds", "Time to judge one event.", prometheus.ExponentialBuckets(1e-6, 2, 18))
+	m.evicted = m.counters("tocsin_detector_evicted_total", "What detectors forgot for want of room, since their state began: whoever fills the room blinds them.", "what")
 	m.findings = m.counters("tocsin_findings_total", "Findings raised, all lanes.", "source", "rule", "severity")
 	m.unhandled = prometheus.NewCounter(prometheus.CounterOpts{Name: "tocsin_findings_unhandled_total", Help: "Findings that were given up, because no incident could take them."})
 	m.ruleErrors = m.counters("tocsin_rule_errors_total", "Events that a rule could not judge, because its expression failed.", "rule")
@@ -94,6 +96,9 @@ func (m *Metrics) zero() {
 	}
 	for _, kind := range refusals() {
 		m.refusals.WithLabelValues(kind)
+	}
+	for _, what := range evicted() {
+		m.evicted.WithLabelValues(what)
 	}
 	for _, verdict := range verdicts() {
 		m.gateChecks.WithLabelValues(verdict)
@@ -148,6 +153,11 @@ func (m *Metrics) DetectorLag(partition int, lag time.Duration) {
 
 // DetectorEvent records the time to judge one event.
 func (m *Metrics) DetectorEvent(took time.Duration) { m.detectorEvent.Observe(took.Seconds()) }
+
+// Evicted counts what a detector forgot for want of room.
+func (m *Metrics) Evicted(what string, n int) {
+	m.evicted.WithLabelValues(among(evicted(), what)).Add(float64(n))
+}
 
 // Finding counts a finding.
 func (m *Metrics) Finding(f *detect.Finding) {
@@ -231,6 +241,10 @@ func dialects() []string {
 func signals() []string  { return []string{"traces", "logs", "metrics", "events"} }
 func codes() []string    { return []string{"200", "400", "401", "413", "415", "500", "503"} }
 func verdicts() []string { return []string{"allow", "deny"} }
+
+func evicted() []string {
+	return []string{"sessions", "traces", "orphans", "ids", "services", "agents", "baselines", "classes"}
+}
 
 func outcomes() []string {
 	return []string{string(approval.Approved), string(approval.Denied), string(approval.Expired), "refused"}

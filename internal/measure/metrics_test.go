@@ -37,6 +37,7 @@ func everyMetric(t *testing.T) *Metrics {
 	m.DetectorEvent(time.Microsecond)
 	m.Finding(&detect.Finding{Source: detect.SourceRule, Rule: "shell", Severity: detect.High})
 	m.RuleError("shell")
+	m.Evicted("sessions", 2)
 	m.Decided(approval.Approve, time.Minute)
 	m.Expired()
 	m.Refused(approval.RefusedLate)

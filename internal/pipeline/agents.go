@@ -9,13 +9,14 @@ import (
 	"github.com/tocsin-dr/tocsin/internal/event"
 )
 
-// maxActed bounds the agents of one class that are listed. The one that was silent longest makes room.
+// maxActed bounds the agents of one class that are listed. Those that were silent longest make room.
 const maxActed = 4096
 
 // acted is what is known of an agent from its first event on, long before it taught anything.
 type acted struct {
-	Events int       `json:"events"`
-	Last   time.Time `json:"last"`
+	Events  int       `json:"events"`
+	Last    time.Time `json:"last"`
+	Touched int       `json:"touched"`
 }
 
 // saw counts an event for the agent that it is attributed to.
@@ -26,14 +27,16 @@ func (c *class) saw(e *event.Event) {
 	a := c.Acted[e.Agent.ID]
 	if a == nil {
 		if len(c.Acted) >= maxActed {
-			delete(c.Acted, oldest(c.Acted, func(a *acted) time.Time { return a.Last }))
-			c.Evicted["agents"]++
+			for _, id := range stalest(c.Acted, func(a *acted) int { return a.Touched }) {
+				delete(c.Acted, id)
+				c.Evicted["agents"]++
+			}
 		}
 		a = &acted{}
 		c.Acted[e.Agent.ID] = a
 	}
 	a.Events++
-	a.Last = later(a.Last, e.Time)
+	a.Last, a.Touched = later(a.Last, e.Time), c.Touched
 }
 
 // mistook takes an event back from the service that it was counted for while nobody knew its agent, so that a service is not

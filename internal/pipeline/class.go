@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"maps"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/tocsin-dr/tocsin/baselines"
@@ -17,15 +16,24 @@ func (s *Shard) class(name string) *class {
 	if c == nil {
 		// A sender chooses its class. The one that was silent longest makes room, and what it taught is lost with it.
 		if len(s.classes) >= maxClasses {
-			delete(s.classes, oldest(s.classes, func(c *class) time.Time { return c.Watermark }))
+			s.dropClass(stalest(s.classes, func(c *class) int { return c.Touched })[0])
 		}
 		c = &class{
 			Model: baselines.NewModel(name), Rules: detect.NewState(), Sessions: make(map[string]*session),
 			Traces: make(map[string]*trace), Named: make(map[string]string), Seen: make(map[string]int), Evicted: make(map[string]int),
+			room: s.options.MaxBytes / 4,
 		}
 		s.classes[name] = c
 	}
 	return c
+}
+
+func (s *Shard) dropClass(name string) {
+	c := s.classes[name]
+	c.addEvicted(s.gone)
+	s.gone["classes"]++
+	s.bytes -= c.counted
+	delete(s.classes, name)
 }
 
 // repeated reports whether the event was processed before, and remembers it. When the memory is full, its older half goes.
@@ -52,7 +60,7 @@ func (c *class) advance(at time.Time) {
 		return
 	}
 	c.Swept = c.Watermark
-	for _, id := range byAge(c.Sessions, (*session).seen) {
+	for _, id := range byAge(c.Sessions, (*session).touched) {
 		switch silent := c.Watermark.Sub(c.Sessions[id].Last); {
 		case silent >= keptFor:
 			c.end(id)
@@ -72,14 +80,17 @@ func (c *class) advance(at time.Time) {
 
 // end closes a session: it is learned and gone.
 func (c *class) end(id string) {
-	c.learn(c.Sessions[id])
+	ses := c.Sessions[id]
+	c.learn(ses)
+	c.Bytes -= ses.Bytes
 	delete(c.Sessions, id)
 }
 
 // learn learns a session's calls so far, unless it led to a finding: an attack must not teach what is normal.
 func (c *class) learn(ses *session) {
 	calls := ses.Pending
-	ses.Pending = nil
+	ses.Pending, ses.PendingBytes = nil, 0
+	c.weigh(ses)
 	if ses.Findings > 0 {
 		return
 	}
@@ -103,10 +114,12 @@ func (c *class) session(e *event.Event) *session {
 		return ses
 	}
 	if len(c.Sessions) >= maxSessions {
-		c.end(oldest(c.Sessions, (*session).seen))
-		c.Evicted["sessions"]++
+		for _, id := range stalest(c.Sessions, (*session).touched) {
+			c.end(id)
+			c.Evicted["sessions"]++
+		}
 	}
-	ses := &session{Facts: detect.SessionFacts{ID: e.Session.ID}, Last: c.Watermark}
+	ses := &session{Facts: detect.SessionFacts{ID: e.Session.ID}, Last: c.Watermark, Touched: c.Touched}
 	c.Sessions[key] = ses
 	return ses
 }
@@ -117,23 +130,16 @@ func own(e *event.Event, id string) string { return sessionKey(e.Source.Authn, i
 
 func sessionKey(sender, id string) string { return sender + "\x00" + id }
 
-// byAge returns the keys of a map, what was silent longest first.
-func byAge[V any](m map[string]V, last func(V) time.Time) []string {
-	return slices.SortedFunc(maps.Keys(m), func(a, b string) int {
-		return cmp.Or(last(m[a]).Compare(last(m[b])), strings.Compare(a, b))
-	})
-}
-
-func oldest[V any](m map[string]V, last func(V) time.Time) string { return byAge(m, last)[0] }
-
 // attribute names the agent of an event that only knows its service, by its trace or because the service runs one agent. An
 // event that brings its trace's name returns the events that waited for it, to be judged again under their agent.
 func (c *class) attribute(e *event.Event) []event.Event {
 	named := e.Agent.Name != "" && e.Agent.Name != e.Agent.Service
 	if named {
 		service := own(e, e.Agent.Service)
-		if known, ok := c.Named[service]; !ok {
+		if known, ok := c.Named[service]; !ok && len(c.Named) < maxNamed {
 			c.Named[service] = e.Agent.Name
+		} else if !ok {
+			c.Evicted["services"]++
 		} else if known != e.Agent.Name {
 			c.Named[service] = ""
 		}
@@ -160,8 +166,7 @@ func (c *class) attribute(e *event.Event) []event.Event {
 	agent := e.Agent
 	t.Agent = &agent
 	orphans := t.Orphans
-	t.Orphans = nil
-	c.Waiting -= len(orphans)
+	c.giveUp(t)
 	for i := range orphans {
 		c.mistook(&orphans[i])
 		stitch(&orphans[i], agent)
@@ -190,26 +195,32 @@ func (c *class) trace(e *event.Event) *trace {
 	t := c.Traces[key]
 	if t == nil {
 		if len(c.Traces) >= maxTraces {
-			c.forget(oldest(c.Traces, func(t *trace) time.Time { return t.Last }))
-			c.Evicted["traces"]++
+			for _, id := range stalest(c.Traces, (*trace).touched) {
+				c.forget(id)
+				c.Evicted["traces"]++
+			}
 		}
-		t = &trace{}
+		t = &trace{Bytes: traceBytes}
 		c.Traces[key] = t
+		c.Bytes += t.Bytes
 	}
-	t.Last = c.Watermark
+	t.Last, t.Touched = c.Watermark, c.Touched
 	return t
 }
 
 // forget drops a trace with the events that waited for its agent's name.
 func (c *class) forget(trace string) {
-	c.giveUp(c.Traces[trace])
+	t := c.Traces[trace]
+	c.giveUp(t)
+	c.Bytes -= t.Bytes
 	delete(c.Traces, trace)
 }
 
-// giveUp drops the events that waited for the name of a trace's agent. They were judged under their service.
+// giveUp lets the events go that wait for the name of a trace's agent. They were judged under their service.
 func (c *class) giveUp(t *trace) {
-	c.Waiting -= len(t.Orphans)
-	t.Orphans = nil
+	bytes := t.Bytes - traceBytes
+	c.Waiting, c.WaitingBytes, c.Bytes = c.Waiting-len(t.Orphans), c.WaitingBytes-bytes, c.Bytes-bytes
+	t.Orphans, t.Bytes = nil, traceBytes
 }
 
 // keepOrphan keeps a span whose agent is unknown until its root arrives, which comes last.
@@ -217,11 +228,29 @@ func (c *class) keepOrphan(e *event.Event) {
 	if e.Agent.Basis != "service" || e.Trace.ParentID == "" {
 		return
 	}
-	t := c.trace(e)
-	if len(t.Orphans) >= maxOrphans || c.Waiting >= maxWaiting {
+	t, bytes := c.trace(e), eventBytes(e)
+	if c.Waiting >= maxWaiting || c.WaitingBytes+bytes > c.room/4 {
+		c.giveUpStalest()
+	}
+	if len(t.Orphans) >= maxOrphans || c.WaitingBytes+bytes > c.room/4 {
 		c.Evicted["orphans"]++
 		return
 	}
-	c.Waiting++
 	t.Orphans = append(t.Orphans, *e)
+	t.Bytes += bytes
+	c.Waiting, c.WaitingBytes, c.Bytes = c.Waiting+1, c.WaitingBytes+bytes, c.Bytes+bytes
+}
+
+// giveUpStalest gives up an eighth of the traces that events wait in, those that were silent longest.
+func (c *class) giveUpStalest() {
+	waiting := make(map[string]*trace)
+	for id, t := range c.Traces {
+		if len(t.Orphans) > 0 {
+			waiting[id] = t
+		}
+	}
+	for _, id := range stalest(waiting, (*trace).touched) {
+		c.Evicted["orphans"] += len(waiting[id].Orphans)
+		c.giveUp(waiting[id])
+	}
 }

@@ -16,7 +16,7 @@ func TestStateIsBounded(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := New(set, event.NewHasher(nil), Options{})
+	s := New(set, event.NewHasher(nil), Options{MaxBytes: 4 << 30})
 	words := strings.Repeat("w", 8)
 	send := func(i int, session, trace string, at time.Duration) {
 		e := event.Event{
@@ -48,16 +48,17 @@ func TestStateIsBounded(t *testing.T) {
 	for _, tr := range c.Traces {
 		waiting += len(tr.Orphans)
 	}
-	if len(c.Sessions) != maxSessions || len(c.Traces) != maxTraces || waiting != c.Waiting || waiting > maxWaiting {
+	const eighth = maxSessions / 8
+	if len(c.Sessions) != maxSessions-eighth+21 || len(c.Traces) != maxTraces-eighth+21 || waiting != c.Waiting || waiting > maxWaiting {
 		t.Errorf("%d sessions, %d traces, %d events wait and %d are counted", len(c.Sessions), len(c.Traces), waiting, c.Waiting)
 	}
-	if c.Evicted["sessions"] != 21 || c.Evicted["traces"] != 21 || c.Evicted["orphans"] == 0 {
-		t.Errorf("evicted %v", c.Evicted)
+	if got := s.Evicted(); got["sessions"] != eighth || got["traces"] != eighth || got["orphans"] == 0 {
+		t.Errorf("evicted %v", got)
 	}
 	n++
 	n++
 	send(n, "idle", "idle", time.Hour) // nobody's name comes any more
-	if len(c.Sessions) != maxSessions || len(c.Traces) != maxTraces || c.Waiting != 1 {
+	if len(c.Sessions) != maxSessions-eighth+22 || len(c.Traces) != maxTraces-eighth+22 || c.Waiting != 1 {
 		t.Errorf("%d sessions, %d traces, %d events wait after an hour", len(c.Sessions), len(c.Traces), c.Waiting)
 	}
 	n++

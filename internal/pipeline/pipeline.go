@@ -25,6 +25,7 @@ const (
 	maxSeen     = 1 << 17 // event ids recognised when they are repeated
 	maxOrphans  = 256     // events of one trace that wait for their agent's name
 	maxWaiting  = 1 << 14 // events of all traces that do
+	maxNamed    = 4096    // services of which it is known whether they run one agent
 )
 
 // sessionIdle is how long a session is silent before it is learned; keptFor, before what it read is forgotten: an agent must not get
@@ -40,6 +41,8 @@ type Options struct {
 	// Alpha is the p-value at or below which a baseline raises a finding. Default 0.005: about one tool call in 200 of an agent
 	// whose behaviour is as learned, less what an open incident already holds.
 	Alpha float64
+	// MaxBytes bounds what the shard remembers of sessions, traces and ids, by an estimate. Default 512 MiB.
+	MaxBytes int
 	// Explain, if set, is asked about each event before the rules judge it.
 	Explain *Explain
 }
@@ -69,22 +72,32 @@ type Shard struct {
 	options Options
 	env     *detect.Env
 	classes map[string]*class
+	gone    map[string]int // what was evicted with its class
+	events  int            // events processed: the order of everything's Touched
+	bytes   int            // weight of all classes
 }
 
 // class is the state of one class of agents.
 type class struct {
-	Model     *baselines.Model    `json:"model"`
-	Rules     *detect.State       `json:"rules"`
-	Sessions  map[string]*session `json:"sessions"` // by sender and id, as own says; so are the traces and the services
-	Traces    map[string]*trace   `json:"traces"`
-	Acted     map[string]*acted   `json:"acted,omitempty"`
-	Named     map[string]string   `json:"named"`   // service: the only agent it was seen to run; "" once there are several
-	Seen      map[string]int      `json:"seen"`    // event id: when it came, as a count
-	Count     int                 `json:"count"`   // events processed
-	Waiting   int                 `json:"waiting"` // events that wait for their agent's name
-	Watermark time.Time           `json:"watermark"`
-	Swept     time.Time           `json:"swept"` // watermark at the last sweep for idle sessions
-	Evicted   map[string]int      `json:"evicted"`
+	Model    *baselines.Model    `json:"model"`
+	Rules    *detect.State       `json:"rules"`
+	Sessions map[string]*session `json:"sessions"` // by sender and id, as own says; so are the traces and the services
+	Traces   map[string]*trace   `json:"traces"`
+	Acted    map[string]*acted   `json:"acted,omitempty"`
+	Named    map[string]string   `json:"named"`   // service: the only agent it was seen to run; "" once there are several
+	Seen     map[string]int      `json:"seen"`    // event id: when it came, as a count
+	Count    int                 `json:"count"`   // events processed
+	Waiting  int                 `json:"waiting"` // events that wait for their agent's name
+	Touched  int                 `json:"touched"` // the shard's count of events at the last one: a sender chooses times
+
+	WaitingBytes int            `json:"waiting_bytes"`
+	Bytes        int            `json:"bytes"` // estimate of all sessions and traces
+	Watermark    time.Time      `json:"watermark"`
+	Swept        time.Time      `json:"swept"` // watermark at the last sweep for idle sessions
+	Evicted      map[string]int `json:"evicted"`
+
+	room    int // the most bytes that it may have
+	counted int // its part in the shard's bytes
 }
 
 // trace is what is known of one distributed trace.
@@ -94,22 +107,31 @@ type trace struct {
 	Basis   string        `json:"basis,omitempty"`   // of the session
 	Orphans []event.Event `json:"orphans,omitempty"` // events that came before the agent's name
 	Last    time.Time     `json:"last"`
+	Touched int           `json:"touched"`
+	Bytes   int           `json:"bytes"`
 }
+
+func (t *trace) touched() int { return t.Touched }
 
 // New returns an empty shard.
 func New(rules *detect.Set, hasher *event.Hasher, options Options) *Shard {
-	options.Alpha = cmp.Or(options.Alpha, 0.005)
-	return &Shard{rules: rules, hasher: hasher, options: options, env: detect.NewEnv(), classes: make(map[string]*class)}
+	options.Alpha, options.MaxBytes = cmp.Or(options.Alpha, 0.005), cmp.Or(options.MaxBytes, defaultMaxBytes)
+	return &Shard{
+		rules: rules, hasher: hasher, options: options, env: detect.NewEnv(), classes: make(map[string]*class), gone: make(map[string]int),
+	}
 }
 
 // Process takes the next event of the log and returns what it raised. The event is changed: its agent may be named and its
 // arguments' provenance is set. A repeated event raises nothing.
 func (s *Shard) Process(e *event.Event, at Position) []Raised {
 	c := s.class(e.Agent.Class)
-	// A repeat is one sender's: another must not be able to take the id before it.
-	if c.repeated(e.Source.Authn + "\x00" + e.ID) {
+	defer s.settle(c)
+	// A repeat is one sender's: another must not be able to take the id before it. The hash has one size, whatever the sender chose.
+	if c.repeated(event.NewID("", "", e.Source.Authn, e.ID)) {
 		return nil
 	}
+	s.events++
+	c.Touched = s.events
 	c.advance(e.Time)
 	var out []Raised
 	for _, orphan := range c.attribute(e) {
@@ -119,10 +141,11 @@ func (s *Shard) Process(e *event.Event, at Position) []Raised {
 			ses.recall(&orphan, s.hasher, func(t event.Hash) bool { return c.Model.Knows(orphan.Agent.ID, t) })
 		}
 		out = append(out, s.judge(c, &orphan, ses)...)
+		c.weigh(ses)
 	}
 	c.saw(e)
 	ses := c.session(e)
-	ses.Last = c.Watermark
+	ses.Last, ses.Touched = c.Watermark, c.Touched
 	ses.Positions = appendPosition(ses.Positions, at)
 	ses.act(e)
 	ses.readPrompts(e, s.hasher)
@@ -132,6 +155,7 @@ func (s *Shard) Process(e *event.Event, at Position) []Raised {
 	c.keepOrphan(e)
 	out = append(out, s.judge(c, e, ses)...)
 	ses.readOutput(e, s.hasher)
+	c.weigh(ses)
 	return out
 }
 
@@ -199,6 +223,7 @@ func (s *Shard) score(c *class, e *event.Event, ses *session) (baselines.Anomaly
 	i := slices.IndexFunc(ses.Pending, func(p pending) bool { return p.Event == e.ID })
 	switch {
 	case i >= 0: // judged before, under the name of its service
+		ses.PendingBytes += pendingBytes(e.ID, &o) - pendingBytes(e.ID, &ses.Pending[i].Observation)
 		ses.Pending[i].Agent, ses.Pending[i].Observation = e.Agent.ID, o
 	case e.Tool.CallID != "" && ses.Calls[callKey(e.Tool.CallID, &o)]:
 		return none, unknown
@@ -225,9 +250,12 @@ func (s *session) keep(e *event.Event, o baselines.Observation) {
 		if s.Calls == nil {
 			s.Calls = make(map[string]bool)
 		}
-		s.Calls[callKey(e.Tool.CallID, &o)] = true
+		key := callKey(e.Tool.CallID, &o)
+		s.Calls[key] = true
+		s.CallsBytes += callBytes + len(key)
 	}
-	if len(s.Pending) < maxPending {
+	if len(s.Pending) < maxPending && s.PendingBytes < maxPendingBytes {
+		s.PendingBytes += pendingBytes(e.ID, &o)
 		s.Pending = append(s.Pending, pending{Event: e.ID, Agent: e.Agent.ID, Observation: o})
 	}
 }
@@ -263,23 +291,6 @@ var deviationTitles = map[string]string{
 	baselines.FeatureTool:        "Tool that this agent does not use",
 	baselines.FeatureDestination: "Destination that this agent does not reach",
 	baselines.FeatureArgument:    "Argument value of unusual origin",
-}
-
-// Learned returns what an agent's baseline holds; ok is false for an agent of no known class.
-func (s *Shard) Learned(class, agent string) (l baselines.Learned, ok bool) {
-	c := s.classes[class]
-	if c == nil || c.Model.Agents[agent] == nil {
-		return baselines.Learned{}, false
-	}
-	return c.Model.Learned(agent), true
-}
-
-// Watermark is the newest event time seen, over all classes.
-func (s *Shard) Watermark() (at time.Time) {
-	for _, c := range s.classes {
-		at = later(at, c.Watermark)
-	}
-	return at
 }
 
 // RuleStats returns what became of each rule's work, over all classes.

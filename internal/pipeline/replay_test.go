@@ -277,9 +277,9 @@ func TestRestoreRefuses(t *testing.T) {
 		bad[fmt.Sprint("bit flipped in byte ", i)] = flipped
 	}
 	class := func(key string) map[string]any {
-		return map[string]any{"version": 3, "classes": map[string]any{"c": map[string]any{"model": map[string]any{}, "rules": map[string]any{}, key: map[string]any{"x": nil}}}}
+		return map[string]any{"version": 4, "classes": map[string]any{"c": map[string]any{"model": map[string]any{}, "rules": map[string]any{}, key: map[string]any{"x": nil}}}}
 	}
-	for name, v := range map[string]any{"session without state": class("sessions"), "trace without state": class("traces"), "other version": map[string]any{"version": 2}, "no CBOR map": 5, "class without state": map[string]any{"version": 3, "classes": map[string]any{"c": map[string]any{}}}} {
+	for name, v := range map[string]any{"session without state": class("sessions"), "trace without state": class("traces"), "other version": map[string]any{"version": 3}, "no CBOR map": 5, "class without state": map[string]any{"version": 4, "classes": map[string]any{"c": map[string]any{}}}} {
 		body, err := p.codec.Marshal(v)
 		if err != nil {
 			t.Fatal(err)

@@ -10,11 +10,12 @@ import (
 
 // Bounds of one session's state.
 const (
-	maxTokens    = 16_384 // identifying tokens, and words, remembered of the prompts and of tools' outputs each
-	maxPending   = 512    // tool calls that wait for the session's end to be learned
-	maxPositions = 4096   // log messages that hold the session's events
-	maxCalls     = 1024   // tool calls recognised when they are reported twice
-	maxAgents    = 64     // agents of one session that are told apart
+	maxTokens       = 16_384 // identifying tokens, and words, remembered of the prompts and of tools' outputs each
+	maxPending      = 512    // tool calls that wait for the session's end to be learned
+	maxPendingBytes = 4 << 20
+	maxPositions    = 4096 // log messages that hold the session's events
+	maxCalls        = 1024 // tool calls recognised when they are reported twice
+	maxAgents       = 64   // agents of one session that are told apart
 )
 
 // session is what the shard remembers of one conversation while it lasts.
@@ -28,9 +29,14 @@ type session struct {
 	Findings  int                 `json:"findings,omitempty"`
 	Agents    map[string]bool     `json:"agents,omitempty"` // that acted in it
 	Last      time.Time           `json:"last"`             // the class's watermark when the last event arrived
+	Touched   int                 `json:"touched"`
+
+	PendingBytes int `json:"pending_bytes"`
+	CallsBytes   int `json:"calls_bytes"`
+	Bytes        int `json:"bytes"` // estimate of all of it
 }
 
-func (s *session) seen() time.Time { return s.Last }
+func (s *session) touched() int { return s.Touched }
 
 // pending is a tool call that is learned when its session ends without a finding.
 type pending struct {
@@ -51,6 +57,7 @@ type tokenSet struct {
 	From        map[event.Hash]string `json:"from"`
 	Identifying []event.Hash          `json:"identifying"` // in order of arrival
 	Words       []event.Hash          `json:"words"`
+	Bytes       int                   `json:"bytes"`
 }
 
 func (s *tokenSet) add(tokens event.Hashes, from string) {
@@ -62,6 +69,7 @@ func (s *tokenSet) add(tokens event.Hashes, from string) {
 			continue
 		}
 		s.From[t] = from
+		s.Bytes += tokenBytes + len(from)
 		if t.Identifying() {
 			s.Identifying = append(s.Identifying, t)
 		} else {
@@ -78,6 +86,7 @@ func (s *tokenSet) trim(order []event.Hash) []event.Hash {
 		return order
 	}
 	for _, t := range order[:drop] {
+		s.Bytes -= tokenBytes + len(s.From[t])
 		delete(s.From, t)
 	}
 	return append([]event.Hash(nil), order[drop:]...)
