@@ -143,6 +143,20 @@ func TestJoinedFields(t *testing.T) {
 	}
 }
 
+// A pattern's replacement character matches a byte that is no UTF-8, which a literal of it would not.
+func TestInvalidText(t *testing.T) {
+	for _, when := range []string{`tool.command matches "a\uFFFDb"`, `tool.command matches "^[\uFFFD]$|a[\uFFFDx]b"`, `tool.command matches "(?i)\uFFFD"`} {
+		programs, list := indexOf(t, when)
+		e := event.Event{Kind: event.KindToolResult, Tool: &event.Tool{Command: "a\xffb"}}
+		env := NewEnv()
+		env.Fill(&e, SessionFacts{}, BaselineEnv{})
+		if holds, _ := truth(env, programs); len(holds) != 1 {
+			t.Fatalf("%s does not hold, and the test is void", when)
+		}
+		checkIndex(t, env, &e, SessionFacts{}, BaselineEnv{}, programs, list, nil)
+	}
+}
+
 // A rule of several conditions is a candidate where one could hold, each on its own kinds.
 func TestConditionsOfOneRule(t *testing.T) {
 	_, steps := indexOf(t, `tool.name == "read"`, `outcome == "success"`)
