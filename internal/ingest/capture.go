@@ -118,17 +118,19 @@ func (m *Mapper) Capture(req Request, rc Receipt) ([]event.Event, []Rejection, e
 	var b batch
 	switch req.Path {
 	case pathTraces:
-		in, _, err := decodeTraces(req.Body, req.ContentType)
+		in, without, err := decodeTraces(req.Body, req.ContentType)
 		if err != nil {
 			return nil, nil, err
 		}
 		b = m.traces(in.Traces(), rc)
+		b.rejected = append(b.rejected, without.unread...)
 	case pathLogs:
-		in, _, err := decodeLogs(req.Body, req.ContentType)
+		in, without, err := decodeLogs(req.Body, req.ContentType)
 		if err != nil {
 			return nil, nil, err
 		}
 		b = m.logs(in.Logs(), rc)
+		b.rejected = append(b.rejected, without.unread...)
 	case pathMetrics:
 	default:
 		return nil, nil, fmt.Errorf("map capture: path %.80q is not one of OTLP", req.Path)
@@ -136,16 +138,38 @@ func (m *Mapper) Capture(req Request, rc Receipt) ([]event.Event, []Rejection, e
 	return b.events, b.rejected, nil
 }
 
-func decodeTraces(body []byte, contentType string) (in ptraceotlp.ExportRequest, cut bool, err error) {
+func decodeTraces(body []byte, contentType string) (in ptraceotlp.ExportRequest, without lost, err error) {
 	in = ptraceotlp.NewExportRequest()
-	cut, err = decode(body, contentType, in.UnmarshalProto, in.UnmarshalJSON)
-	return in, cut, err
+	if without.cut, err = decode(body, contentType, in.UnmarshalProto, in.UnmarshalJSON); err == nil {
+		return in, without, nil
+	}
+	in = ptraceotlp.NewExportRequest()
+	without.unread, err = salvage(body, contentType, spanParts(), func(one []byte) error {
+		single := ptraceotlp.NewExportRequest()
+		if _, err := decode(one, contentType, single.UnmarshalProto, single.UnmarshalJSON); err != nil {
+			return err
+		}
+		single.Traces().ResourceSpans().MoveAndAppendTo(in.Traces().ResourceSpans())
+		return nil
+	})
+	return in, without, err
 }
 
-func decodeLogs(body []byte, contentType string) (in plogotlp.ExportRequest, cut bool, err error) {
+func decodeLogs(body []byte, contentType string) (in plogotlp.ExportRequest, without lost, err error) {
 	in = plogotlp.NewExportRequest()
-	cut, err = decode(body, contentType, in.UnmarshalProto, in.UnmarshalJSON)
-	return in, cut, err
+	if without.cut, err = decode(body, contentType, in.UnmarshalProto, in.UnmarshalJSON); err == nil {
+		return in, without, nil
+	}
+	in = plogotlp.NewExportRequest()
+	without.unread, err = salvage(body, contentType, logParts(), func(one []byte) error {
+		single := plogotlp.NewExportRequest()
+		if _, err := decode(one, contentType, single.UnmarshalProto, single.UnmarshalJSON); err != nil {
+			return err
+		}
+		single.Logs().ResourceLogs().MoveAndAppendTo(in.Logs().ResourceLogs())
+		return nil
+	})
+	return in, without, err
 }
 
 // decode decodes a body, without what is nested so deep that it does harm; the body is changed where there is such a thing.

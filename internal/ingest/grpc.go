@@ -32,7 +32,7 @@ func (s *traceService) Export(ctx context.Context, in ptraceotlp.ExportRequest) 
 	if err != nil {
 		return ptraceotlp.NewExportResponse(), s.r.told("traces", err)
 	}
-	out, err := s.r.exportTraces(ctx, in, false, rc)
+	out, err := s.r.exportTraces(ctx, in, lost{}, rc)
 	return out, s.r.told("traces", err)
 }
 
@@ -47,7 +47,7 @@ func (s *logService) Export(ctx context.Context, in plogotlp.ExportRequest) (plo
 	if err != nil {
 		return plogotlp.NewExportResponse(), s.r.told("logs", err)
 	}
-	out, err := s.r.exportLogs(ctx, in, false, rc)
+	out, err := s.r.exportLogs(ctx, in, lost{}, rc)
 	return out, s.r.told("logs", err)
 }
 

@@ -242,17 +242,18 @@ func readStatus(err error) int {
 }
 
 func (r *Receiver) traces(ctx context.Context, body []byte, contentType string, rc Receipt) (answer, error) {
-	in, cut, err := decodeTraces(body, contentType)
+	in, without, err := decodeTraces(body, contentType)
 	if err != nil {
 		return nil, status.Error(codes.InvalidArgument, err.Error())
 	}
-	return r.exportTraces(ctx, in, cut, rc)
+	return r.exportTraces(ctx, in, without, rc)
 }
 
-func (r *Receiver) exportTraces(ctx context.Context, in ptraceotlp.ExportRequest, cut bool, rc Receipt) (ptraceotlp.ExportResponse, error) {
+func (r *Receiver) exportTraces(ctx context.Context, in ptraceotlp.ExportRequest, without lost, rc Receipt) (ptraceotlp.ExportResponse, error) {
 	out := ptraceotlp.NewExportResponse()
 	b := r.mapper.traces(in.Traces(), rc)
-	if told := b.told(cut); len(told) > 0 {
+	b.rejected = append(b.rejected, without.unread...)
+	if told := b.told(without.cut); len(told) > 0 {
 		out.PartialSuccess().SetRejectedSpans(int64(len(b.rejected)))
 		out.PartialSuccess().SetErrorMessage(reasons(told))
 	}
@@ -260,17 +261,18 @@ func (r *Receiver) exportTraces(ctx context.Context, in ptraceotlp.ExportRequest
 }
 
 func (r *Receiver) logs(ctx context.Context, body []byte, contentType string, rc Receipt) (answer, error) {
-	in, cut, err := decodeLogs(body, contentType)
+	in, without, err := decodeLogs(body, contentType)
 	if err != nil {
 		return nil, status.Error(codes.InvalidArgument, err.Error())
 	}
-	return r.exportLogs(ctx, in, cut, rc)
+	return r.exportLogs(ctx, in, without, rc)
 }
 
-func (r *Receiver) exportLogs(ctx context.Context, in plogotlp.ExportRequest, cut bool, rc Receipt) (plogotlp.ExportResponse, error) {
+func (r *Receiver) exportLogs(ctx context.Context, in plogotlp.ExportRequest, without lost, rc Receipt) (plogotlp.ExportResponse, error) {
 	out := plogotlp.NewExportResponse()
 	b := r.mapper.logs(in.Logs(), rc)
-	if told := b.told(cut); len(told) > 0 {
+	b.rejected = append(b.rejected, without.unread...)
+	if told := b.told(without.cut); len(told) > 0 {
 		out.PartialSuccess().SetRejectedLogRecords(int64(len(b.rejected)))
 		out.PartialSuccess().SetErrorMessage(reasons(told))
 	}

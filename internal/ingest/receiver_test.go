@@ -250,7 +250,7 @@ func TestProtoDepth(t *testing.T) {
 	attr := wrap(0x0a, append([]byte{0x0a, 1, 'a'}, wrap(0x12, value)...))
 	body := wrap(0x0a, wrap(0x0a, attr))
 	asSent := bytes.Clone(body)
-	if _, cut, err := decodeTraces(body, typeProto); err != nil || !cut || len(body) != len(asSent) {
+	if _, cut, err := decodeTraces(body, typeProto); err != nil || !cut.cut || len(body) != len(asSent) {
 		t.Errorf("error %v, cut %v", err, cut)
 	}
 	text := []byte(strings.Repeat("\n\x12\"*2:BJRZbjrz", 10_000))
