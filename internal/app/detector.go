@@ -3,6 +3,7 @@ package app
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"runtime/debug"
@@ -52,7 +53,10 @@ func (d *detector) name() string { return fmt.Sprintf("shard-%d", d.partition) }
 // run follows the partition until the context ends.
 func (d *detector) run(ctx context.Context) error {
 	data, err := d.log.Snapshot(ctx, d.name())
-	if err != nil {
+	switch {
+	case errors.Is(err, stream.ErrDamaged): // as one that can't be restored
+		d.logger.Error("the detector's snapshot can't be used; reading the whole log", "partition", d.partition, "error", err)
+	case err != nil:
 		return err
 	}
 	if data != nil {

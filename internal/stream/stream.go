@@ -280,11 +280,17 @@ func (l *Log) SaveSnapshot(ctx context.Context, name string, data []byte) error 
 	return nil
 }
 
+// ErrDamaged says that a stored snapshot is not what was saved, as after a crash while it was written.
+var ErrDamaged = errors.New("it is damaged")
+
 // Snapshot returns a shard's snapshot, or nil if there is none.
 func (l *Log) Snapshot(ctx context.Context, name string) ([]byte, error) {
 	data, err := l.snapshots.GetBytes(ctx, name)
 	if errors.Is(err, jetstream.ErrObjectNotFound) {
 		return nil, nil
+	}
+	if errors.Is(err, jetstream.ErrDigestMismatch) {
+		return nil, fmt.Errorf("read snapshot %s: %w", name, ErrDamaged)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("read snapshot %s: %w", name, err)

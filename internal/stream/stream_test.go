@@ -116,6 +116,31 @@ func TestLogSurvivesRestart(t *testing.T) {
 	check(log)
 }
 
+// A crash while a snapshot is written must not keep the detector from starting: it can read the log anew.
+func TestDamagedSnapshot(t *testing.T) {
+	log := newLog(t, 1)
+	save := func(text string) {
+		if err := log.SaveSnapshot(t.Context(), "shard-0", []byte(strings.Repeat(text, 1<<20))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	save("x")
+	chunks, err := log.js.Stream(t.Context(), "OBJ_"+snapshotsBucket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := chunks.DeleteMsg(t.Context(), 1); err != nil {
+		t.Fatal(err)
+	}
+	if data, err := log.Snapshot(t.Context(), "shard-0"); !errors.Is(err, ErrDamaged) {
+		t.Errorf("%d bytes: %v", len(data), err)
+	}
+	save("y")
+	if data, err := log.Snapshot(t.Context(), "shard-0"); err != nil || len(data) != 1<<20 {
+		t.Errorf("%d bytes: %v", len(data), err)
+	}
+}
+
 // Events are found in the partitions that they were written to; a log that was configured otherwise must not be opened and half read.
 func TestPartitionsDoNotChange(t *testing.T) {
 	server, log := start(t, t.TempDir(), 8)
