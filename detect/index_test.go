@@ -145,7 +145,7 @@ func TestJoinedFields(t *testing.T) {
 
 // A pattern's replacement character matches a byte that is no UTF-8, which a literal of it would not.
 func TestInvalidText(t *testing.T) {
-	for _, when := range []string{`tool.command matches "a\uFFFDb"`, `tool.command matches "^[\uFFFD]$|a[\uFFFDx]b"`, `tool.command matches "(?i)\uFFFD"`} {
+	for _, when := range []string{`tool.command matches "a\uFFFDb"`, `tool.command matches "a[\uFFFDx]b"`, `tool.command matches "(?i)\uFFFD"`} {
 		programs, list := indexOf(t, when)
 		e := event.Event{Kind: event.KindToolResult, Tool: &event.Tool{Command: "a\xffb"}}
 		env := NewEnv()
