@@ -7,6 +7,7 @@ import (
 	"math"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/tocsin-dr/tocsin/internal/event"
 )
@@ -59,6 +60,34 @@ func (m *Model) Score(e *event.Event, o *Observation) Anomaly {
 	}
 	a.Features, a.P = combine(features)
 	return a
+}
+
+// Familiarity says whether an agent did something before.
+type Familiarity string
+
+// The familiarities. While a baseline is learning, everything is unknown.
+const (
+	Unknown Familiarity = "unknown"
+	Known   Familiarity = "known"
+	New     Familiarity = "new"
+)
+
+// Familiar says whether the agent used the observation's tool before, and reached all of its destinations.
+func (m *Model) Familiar(agent string, o *Observation) (tool, destination Familiarity) {
+	if life, _ := m.Life(agent); life != Active {
+		return Unknown, Unknown
+	}
+	page := m.Agents[agent]
+	tool, destination = Known, Known
+	if page.Tools.count(toolKey(o.Tool)) == 0 {
+		tool = New
+	}
+	for _, d := range o.Dests {
+		if page.Dests.count(d.Key) == 0 {
+			destination = New
+		}
+	}
+	return tool, destination
 }
 
 // combine is the weighted harmonic mean of the features' p-values (Wilson, 2019), which keeps its level under dependence up to
@@ -194,6 +223,9 @@ type Learned struct {
 	// Provenance counts, for each argument ("tool argument"), where its values came from.
 	Provenance map[string][]Count `json:"provenance"`
 	Version    string             `json:"version"`
+	// Events and LastSeen tell of an agent that taught nothing yet too. The shard counts them.
+	Events   int       `json:"events,omitempty"`
+	LastSeen time.Time `json:"last_seen,omitzero"`
 }
 
 // Learned returns what an agent taught.
@@ -202,6 +234,7 @@ func (m *Model) Learned(agent string) Learned {
 	out := Learned{Agent: agent, Class: m.Class, Life: life, Why: why, Version: Version, Provenance: make(map[string][]Count)}
 	p := m.Agents[agent]
 	if p == nil {
+		out.Peers = len(m.Agents)
 		return out
 	}
 	out.Sessions, out.Peers = p.Sessions, len(m.Agents)-1

@@ -49,7 +49,11 @@ func TestDocs(t *testing.T) {
 }
 
 func blocks(t *testing.T) map[string]string {
-	shipped, err := ReadRules(rules.FS, DefaultCatalogue())
+	library, err := ReadLibrary(rules.FS)
+	if err != nil {
+		t.Fatal(err)
+	}
+	shipped, err := ReadRules(rules.FS, library)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -61,7 +65,7 @@ func blocks(t *testing.T) map[string]string {
 	limits := fmt.Sprintf("| what | limit |\n| --- | --- |\n| rule file | %d KiB |\n| expression | %d KiB, %d nodes, %d units of cost |\n"+
 		"| `count.at_least` | 2 to %d |\n| `count.within` | 1s to %s |\n| keys of one rule | %d, and %d counted events together |\n",
 		maxRuleBytes>>10, maxExprBytes>>10, maxNodes, maxCost, maxCount, maxWindow, maxKeys, maxHits)
-	comments := fieldComments(t)
+	comments := fieldComments(t, "env.go", "shell.go", "stream.go")
 	fields := "| field | type | meaning |\n| --- | --- | --- |\n" + fieldRows(comments, reflect.TypeFor[Env](), "")
 	fields += "| `" + strings.Join(builtins, "`, `") + "` | functions | of expr |\n"
 	keys := "| key | meaning |\n| --- | --- |\n"
@@ -89,8 +93,11 @@ func fieldRows(comments map[string]string, t reflect.Type, prefix string) (rows 
 			rows += fieldRows(comments, f.Type, name+".")
 		case f.Type.Kind() == reflect.Slice:
 			rows += fmt.Sprintf("| `%s` | list | %s |\n", name, comments[t.Name()+"."+f.Name]) + fieldRows(comments, f.Type.Elem(), name+"[].")
+		case strings.HasPrefix(name, "kept_"):
 		case f.Type.Kind() == reflect.Func:
-			rows += fmt.Sprintf("| `%s(text)` | %s | %s |\n", name, typeName(f.Type.Out(0)), comments[t.Name()+"."+f.Name])
+			args := strings.TrimSuffix(strings.Repeat("text, ", f.Type.NumIn()), ", ")
+			name += "(" + args + ")"
+			rows += fmt.Sprintf("| `%s` | %s | %s |\n", name, typeName(f.Type.Out(0)), comments[t.Name()+"."+f.Name])
 		default:
 			rows += fmt.Sprintf("| `%s` | %s | %s |\n", name, typeName(f.Type), comments[t.Name()+"."+f.Name])
 		}
@@ -108,10 +115,10 @@ func typeName(t reflect.Type) string {
 	return "text"
 }
 
-// fieldComments returns the comment of each struct field by struct and name.
-func fieldComments(t *testing.T) map[string]string {
+// fieldComments returns the comment of each struct field in files, by struct and name.
+func fieldComments(t *testing.T, files ...string) map[string]string {
 	out := make(map[string]string)
-	for _, file := range []string{"env.go", "shell.go", "stream.go"} {
+	for _, file := range files {
 		parsed, err := parser.ParseFile(token.NewFileSet(), file, nil, parser.ParseComments)
 		if err != nil {
 			t.Fatal(err)

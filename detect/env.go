@@ -2,8 +2,7 @@ package detect
 
 import (
 	"math"
-	"net/url"
-	"slices"
+	"regexp"
 	"strconv"
 	"strings"
 
@@ -25,6 +24,12 @@ type Env struct {
 	// Destinations are where data went to or came from.
 	Destinations []DestinationEnv `expr:"destinations"`
 	Baseline     BaselineEnv      `expr:"baseline"`
+	Finding      FindingEnv       `expr:"finding"` // empty on anything but a finding
+	Principal    PrincipalEnv     `expr:"principal"`
+	// Instructs: a text of the event that the operator did not write (a tool's output, a document) addresses the agent as an instruction.
+	Instructs bool `expr:"instructs"`
+	// Hidden: a text of the event, whoever wrote it, holds characters that people can't see.
+	Hidden bool `expr:"hidden"`
 
 	// Arg returns the value of a tool argument by its path, "" where there is none.
 	Arg func(path string) string `expr:"arg"`
@@ -36,8 +41,30 @@ type Env struct {
 	ArgFrom func(provenance string) bool `expr:"arg_from"`
 	// Attr returns an attribute or label that no field took, "" where there is none.
 	Attr func(name string) string `expr:"attr"`
+	// Listed reports whether a lookup table has an entry for the text.
+	Listed func(table, key string) bool `expr:"listed"`
+	// Lookup returns the text of a lookup table's entry, "" where there is none.
+	Lookup func(table, key string) string `expr:"lookup"`
 
-	event *event.Event
+	// What a sequence kept of its earlier steps, by slot. No author writes these: an expression that names a step is rewritten.
+	KeptText   func(slot int) string  `expr:"kept_text"`
+	KeptNumber func(slot int) float64 `expr:"kept_number"`
+	KeptBool   func(slot int) bool    `expr:"kept_bool"`
+
+	event  *event.Event
+	tables map[string]*Table
+	kept   []value
+	probe  *probe // asks the index of the set that was last evaluated
+	asked  *index
+}
+
+// FindingEnv is a finding of another rule, of a baseline, or about Tocsin itself.
+type FindingEnv struct {
+	Rule     string `expr:"rule"`     // its rule's id
+	Source   string `expr:"source"`   // rule or baseline
+	Severity string `expr:"severity"` // low, medium, high, critical
+	Lane     string `expr:"lane"`     // hunt, shadow, alert, propose
+	Risk     int    `expr:"risk"`     // 0 to 100
 }
 
 // AgentEnv is the acting agent.
@@ -48,6 +75,7 @@ type AgentEnv struct {
 	Class     string `expr:"class"`   // agents of one role
 	Version   string `expr:"version"`
 	Framework string `expr:"framework"`
+	Parent    string `expr:"parent"` // id of the agent that delegated to this one, where the sender says so
 }
 
 // SessionFacts is what the session did before this event. The shard keeps them; each costs O(1) an event.
@@ -63,10 +91,29 @@ type SessionFacts struct {
 	Instructed bool `expr:"instructed" json:"instructed,omitempty"`
 	// SawPrivate: a tool's output or a path held credentials or personal data.
 	SawPrivate bool `expr:"saw_private" json:"saw_private,omitempty"`
+	// TaintedAgent is the agent that first did.
+	TaintedAgent string `expr:"tainted_agent" json:"tainted_agent,omitempty"`
+	// TaintedTool is the tool that first brought it.
+	TaintedTool string `expr:"tainted_tool" json:"tainted_tool,omitempty"`
+	// PrivateBy is the event that first held credentials or personal data.
+	PrivateBy string `expr:"private_by" json:"private_by,omitempty"`
+	// PrivateAgent is the agent that first read them.
+	PrivateAgent string `expr:"private_agent" json:"private_agent,omitempty"`
+	// Prompted: a prompt of the user was seen.
+	Prompted bool `expr:"prompted" json:"prompted,omitempty"`
+	// Agents counts the agents that acted in the session, up to 64.
+	Agents int `expr:"agents" json:"agents,omitempty"`
 	// ToolCalls counts the tool calls that returned.
 	ToolCalls int `expr:"tool_calls" json:"tool_calls,omitempty"`
+	// Decisions counts the decisions about tool calls that the client sent.
+	Decisions int `expr:"decisions" json:"decisions,omitempty"`
 	// Denied counts the events that were denied.
 	Denied int `expr:"denied" json:"denied,omitempty"`
+}
+
+// PrincipalEnv is on whose behalf the agent acted, as the sender claims.
+type PrincipalEnv struct {
+	ID string `expr:"id"`
 }
 
 // ToolEnv is the tool call, with the parsed forms of well-known arguments.
@@ -80,6 +127,10 @@ type ToolEnv struct {
 	Path     string       `expr:"path"` // the file of a file tool
 	URL      string       `expr:"url"`
 	Host     string       `expr:"host"` // of url, lower case
+	// CallID is the client's id of the call, which its decision carries too.
+	CallID string `expr:"call_id"`
+	// Remote is the first place that the call names: a destination, else the host of a URL in the command, "" where there is none.
+	Remote string `expr:"remote"`
 	// Args are all argument values, one a line.
 	Args string `expr:"args"`
 	// Signature is name and arguments: equal for equal calls.
@@ -120,6 +171,10 @@ type DestinationEnv struct {
 type BaselineEnv struct {
 	Ready bool    `expr:"ready"` // it has learned enough to say anything
 	P     float64 `expr:"p"`     // how likely a normal event is at least as surprising as this one
+	// Tool says whether the agent used this tool before: known, new, or unknown while the baseline is learning.
+	Tool string `expr:"tool"`
+	// Destination says the same of where data goes: new if any destination is.
+	Destination string `expr:"destination"`
 }
 
 // NewEnv returns an Env whose functions look at the event it is filled with.
@@ -129,6 +184,11 @@ func NewEnv() *Env {
 	env.Number = env.number
 	env.Provenance = env.provenance
 	env.ArgFrom = env.argFrom
+	env.Listed = func(table, key string) bool { _, ok := env.tables[table].Lookup(key); return ok }
+	env.Lookup = func(table, key string) string { text, _ := env.tables[table].Lookup(key); return text }
+	env.KeptText = func(slot int) string { return env.kept[slot].Text }
+	env.KeptNumber = func(slot int) float64 { return env.kept[slot].Number }
+	env.KeptBool = func(slot int) bool { return env.kept[slot].Number != 0 }
 	env.Attr = func(name string) string {
 		if v, ok := env.event.Attrs[name]; ok {
 			return v
@@ -140,11 +200,12 @@ func NewEnv() *Env {
 
 // Fill makes the Env show an event whose arguments' provenance is set. Set.Evaluate completes what only some rules need.
 func (env *Env) Fill(e *event.Event, session SessionFacts, baseline BaselineEnv) {
-	env.event = e
+	env.event, env.Finding = e, FindingEnv{}
 	env.Kind, env.Outcome, env.Error = string(e.Kind), string(e.Outcome), e.Error
-	env.Agent = AgentEnv{ID: e.Agent.ID, Name: e.Agent.Name, Service: e.Agent.Service, Class: e.Agent.Class, Version: e.Agent.Version, Framework: e.Agent.Framework}
+	env.Agent = AgentEnv{ID: e.Agent.ID, Name: e.Agent.Name, Service: e.Agent.Service, Class: e.Agent.Class, Version: e.Agent.Version, Framework: e.Agent.Framework, Parent: e.Agent.Parent}
 	env.Session, env.Baseline = session, baseline
-	env.Text = ""
+	env.Text, env.Instructs, env.Hidden = "", false, false
+	env.Principal = PrincipalEnv{ID: e.Principal.ID}
 	env.Tool, env.Decision, env.Model = ToolEnv{}, DecisionEnv{}, ModelEnv{}
 	if t := e.Tool; t != nil {
 		env.Tool = toolEnv(t)
@@ -164,43 +225,23 @@ func (env *Env) Fill(e *event.Event, session SessionFacts, baseline BaselineEnv)
 func toolEnv(t *event.Tool) ToolEnv {
 	env := ToolEnv{
 		Name: t.Name, Server: t.Server, Effect: string(t.Effect), Command: t.Command, Path: t.Path, URL: t.URL,
-		Result: t.Result.Text, Redacted: t.Redacted,
+		Result: t.Result.Text, Redacted: t.Redacted, CallID: t.CallID,
 	}
-	if u, err := url.Parse(t.URL); err == nil {
-		env.Host = strings.ToLower(u.Hostname())
-	}
+	env.Host = hostOf(t.URL)
 	return env
 }
 
-// complete fills in what costs time on each event, where a rule names it.
-func (env *Env) complete(named map[string]bool) {
-	if named["text"] {
-		env.Text = joinContent(env.event.Content)
-	}
-	t := env.event.Tool
-	if t == nil {
-		return
-	}
-	if named["args"] || named["signature"] {
-		var args, signature strings.Builder
-		signature.WriteString(t.Server + "/" + t.Name)
-		for _, a := range t.Args {
-			args.WriteString(a.Value + "\n")
-			signature.WriteString("\x00" + a.Path + "=" + a.Value)
-		}
-		env.Tool.Args, env.Tool.Signature = args.String(), signature.String()
-	}
-	if named["commands"] {
-		env.Tool.Commands = parseCommands(t.Command)
-	}
-	env.Tool.Hidden = named["hidden"] && event.HasHidden(t.Result.Text)
-	env.Tool.Instructs = named["instructs"] && event.Instructs(t.Result.Text)
-	env.Tool.PrivatePath = named["private_path"] && privatePath(t)
-}
+var commandURL = regexp.MustCompile(`(?i)\bhttps?://(?:[^/\s@"']*@)?([^/\s:?#"'\\]+)`)
 
-// privatePath looks at the parsed path and at each word of the command.
-func privatePath(t *event.Tool) bool {
-	return event.PrivatePath(t.Path) || slices.ContainsFunc(strings.Fields(t.Command), event.PrivatePath)
+// remote is the first place that the call names.
+func (env *Env) remote(t *event.Tool) string {
+	if len(env.Destinations) > 0 {
+		return env.Destinations[0].Value
+	}
+	if m := commandURL.FindStringSubmatch(t.Command); m != nil {
+		return strings.ToLower(m[1])
+	}
+	return ""
 }
 
 func joinContent(contents []event.Content) string {

@@ -18,6 +18,7 @@ const (
 	lazyHidden
 	lazyInstructs
 	lazyPrivatePath
+	lazyRemote
 )
 
 // lazyFields gives the lazily completed fields by their last name, as compiled.named has them.
@@ -25,7 +26,17 @@ func lazyFields() map[string]lazy {
 	return map[string]lazy{
 		"text": lazyText, "args": lazyArgs, "signature": lazySignature, "commands": lazyCommands,
 		"hidden": lazyHidden, "instructs": lazyInstructs, "private_path": lazyPrivatePath,
+		"remote": lazyRemote,
 	}
+}
+
+// lazyOf returns what must be completed before a field is read by its dotted path.
+func lazyOf(path string) lazy {
+	name, tool := strings.CutPrefix(path, "tool.")
+	if !tool && path != "text" && path != "hidden" && path != "instructs" {
+		return 0
+	}
+	return lazyFields()[name]
 }
 
 // fieldTable reads Env's fields without reflection. A field that is not in it is read by expr alone: rules on it are right, and
@@ -47,6 +58,9 @@ func newFieldTable() *fieldTable {
 			"agent.id": func(e *Env) string { return e.Agent.ID }, "agent.name": func(e *Env) string { return e.Agent.Name },
 			"agent.service": func(e *Env) string { return e.Agent.Service }, "agent.class": func(e *Env) string { return e.Agent.Class },
 			"agent.version": func(e *Env) string { return e.Agent.Version }, "agent.framework": func(e *Env) string { return e.Agent.Framework },
+			"agent.parent": func(e *Env) string { return e.Agent.Parent }, "principal.id": func(e *Env) string { return e.Principal.ID },
+			"session.tainted_agent": func(e *Env) string { return e.Session.TaintedAgent }, "session.tainted_tool": func(e *Env) string { return e.Session.TaintedTool },
+			"session.private_by": func(e *Env) string { return e.Session.PrivateBy }, "session.private_agent": func(e *Env) string { return e.Session.PrivateAgent },
 			"session.id": func(e *Env) string { return e.Session.ID }, "session.tainted_by": func(e *Env) string { return e.Session.TaintedBy },
 			"tool.name": func(e *Env) string { return e.Tool.Name }, "tool.server": func(e *Env) string { return e.Tool.Server },
 			"tool.effect": func(e *Env) string { return e.Tool.Effect }, "tool.command": func(e *Env) string { return e.Tool.Command },
@@ -55,10 +69,16 @@ func newFieldTable() *fieldTable {
 			"tool.signature": func(e *Env) string { return e.Tool.Signature }, "tool.result": func(e *Env) string { return e.Tool.Result },
 			"decision.effect": func(e *Env) string { return e.Decision.Effect }, "decision.by": func(e *Env) string { return e.Decision.By },
 			"decision.mode": func(e *Env) string { return e.Decision.Mode }, "model.provider": func(e *Env) string { return e.Model.Provider },
-			"model.name": func(e *Env) string { return e.Model.Name },
+			"model.name":    func(e *Env) string { return e.Model.Name },
+			"baseline.tool": func(e *Env) string { return e.Baseline.Tool }, "baseline.destination": func(e *Env) string { return e.Baseline.Destination },
+			"tool.call_id": func(e *Env) string { return e.Tool.CallID }, "tool.remote": func(e *Env) string { return e.Tool.Remote },
+			"finding.rule": func(e *Env) string { return e.Finding.Rule }, "finding.source": func(e *Env) string { return e.Finding.Source },
+			"finding.severity": func(e *Env) string { return e.Finding.Severity }, "finding.lane": func(e *Env) string { return e.Finding.Lane },
 		},
 		ints: map[string]func(*Env) int{
 			"session.tool_calls": func(e *Env) int { return e.Session.ToolCalls }, "session.denied": func(e *Env) int { return e.Session.Denied },
+			"session.agents": func(e *Env) int { return e.Session.Agents }, "session.decisions": func(e *Env) int { return e.Session.Decisions },
+			"finding.risk":       func(e *Env) int { return e.Finding.Risk },
 			"model.input_tokens": func(e *Env) int { return e.Model.InputTokens }, "model.output_tokens": func(e *Env) int { return e.Model.OutputTokens },
 		},
 		floats: map[string]func(*Env) float64{
@@ -69,7 +89,8 @@ func newFieldTable() *fieldTable {
 			"session.instructed": func(e *Env) bool { return e.Session.Instructed }, "session.saw_private": func(e *Env) bool { return e.Session.SawPrivate },
 			"tool.redacted": func(e *Env) bool { return e.Tool.Redacted }, "tool.hidden": func(e *Env) bool { return e.Tool.Hidden },
 			"tool.instructs": func(e *Env) bool { return e.Tool.Instructs }, "tool.private_path": func(e *Env) bool { return e.Tool.PrivatePath },
-			"baseline.ready": func(e *Env) bool { return e.Baseline.Ready },
+			"baseline.ready": func(e *Env) bool { return e.Baseline.Ready }, "session.prompted": func(e *Env) bool { return e.Session.Prompted },
+			"hidden": func(e *Env) bool { return e.Hidden }, "instructs": func(e *Env) bool { return e.Instructs },
 		},
 		command: map[string]func(*CommandEnv) string{
 			"name": func(c *CommandEnv) string { return c.Name }, "text": func(c *CommandEnv) string { return c.Text },
@@ -124,6 +145,11 @@ func (env *Env) completeMore(need, done lazy) lazy {
 	if need&lazyText != 0 {
 		env.Text = joinContent(env.event.Content)
 	}
+	for i := range env.event.Content {
+		c := &env.event.Content[i]
+		env.Hidden = env.Hidden || need&lazyHidden != 0 && c.HasHidden()
+		env.Instructs = env.Instructs || need&lazyInstructs != 0 && c.Role == event.RoleDocument && c.Instructs()
+	}
 	if t := env.event.Tool; t != nil {
 		env.completeTool(t, need)
 	}
@@ -141,13 +167,18 @@ func (env *Env) completeTool(t *event.Tool, need lazy) {
 		env.Tool.Commands = parseCommands(t.Command)
 	}
 	if need&lazyHidden != 0 {
-		env.Tool.Hidden = event.HasHidden(t.Result.Text)
+		env.Tool.Hidden = t.Result.HasHidden()
+		env.Hidden = env.Hidden || env.Tool.Hidden
 	}
 	if need&lazyInstructs != 0 {
-		env.Tool.Instructs = event.Instructs(t.Result.Text)
+		env.Tool.Instructs = t.Result.Instructs()
+		env.Instructs = env.Instructs || env.Tool.Instructs
 	}
 	if need&lazyPrivatePath != 0 {
-		env.Tool.PrivatePath = privatePath(t)
+		env.Tool.PrivatePath = t.NamesPrivatePath()
+	}
+	if need&lazyRemote != 0 {
+		env.Tool.Remote = env.remote(t)
 	}
 }
 

@@ -121,22 +121,16 @@ func (c *filterCompiler) read(need lazy, cost int, test filter) verdict {
 
 // lazy returns the lazily completed fields that a node reads.
 func (c *filterCompiler) lazy(node ast.Node) lazy {
-	v := &lazyVisitor{fields: lazyFields()}
+	v := &lazyVisitor{}
 	ast.Walk(&node, v)
 	return v.need
 }
 
-type lazyVisitor struct {
-	fields map[string]lazy
-	need   lazy
-}
+type lazyVisitor struct{ need lazy }
 
 // Visit implements ast.Visitor.
 func (v *lazyVisitor) Visit(node *ast.Node) {
-	path := fieldPath(*node)
-	if name, tool := strings.CutPrefix(path, "tool."); tool || path == "text" {
-		v.need |= v.fields[name]
-	}
+	v.need |= lazyOf(fieldPath(*node))
 }
 
 func (c *filterCompiler) not(v verdict) verdict {

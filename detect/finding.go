@@ -27,18 +27,23 @@ type Finding struct {
 	Source     Source     `json:"source"`
 	Rule       string     `json:"rule"`
 	Version    string     `json:"version"`
-	Digest     string     `json:"digest,omitempty"` // SHA-256 of the rule's text
+	Digest     string     `json:"digest,omitempty"`  // SHA-256 of the rule's text
+	Library    string     `json:"library,omitempty"` // digest of the tables, macros and overlays it was read against
 	Title      string     `json:"title"`
 	Severity   Severity   `json:"severity"`
 	Confidence Confidence `json:"confidence"`
+	Risk       int        `json:"risk,omitempty"` // what it adds to the agent's risk, 0 to 100
 	Lane       Lane       `json:"lane"`
 	Playbook   string     `json:"playbook,omitempty"`
 	Tags       Tags       `json:"tags,omitzero"`
 	Triage     string     `json:"triage,omitempty"`
 
 	Tenant  string      `json:"tenant,omitempty"`
+	Sender  string      `json:"sender,omitempty"` // the credential that delivered the last event; see event.Source.Authn
 	Agent   event.Agent `json:"agent"`
 	Session string      `json:"session"`
+	// Sessions are further sessions whose events caused the finding, at most MaxSessions.
+	Sessions []string `json:"sessions,omitempty"`
 	// Tool names the tool of the last event, if it has one.
 	Tool string `json:"tool,omitempty"`
 	// First and Time are the event times of the first and last event that caused the finding.
@@ -46,14 +51,19 @@ type Finding struct {
 	Time   time.Time `json:"time"`
 	Events []string  `json:"events"` // ids of the events, in order, at most MaxEvents
 	// Reason is a sentence of our own that says what matched, with counts.
-	Reason  string             `json:"reason"`
-	Anomaly *baselines.Anomaly `json:"anomaly,omitempty"`
+	Reason string `json:"reason"`
+	// Approximate: the state was too large to be exact; the reason's number is an estimate.
+	Approximate bool               `json:"approximate,omitempty"`
+	Anomaly     *baselines.Anomaly `json:"anomaly,omitempty"`
 	// Chain is where the value that gave the finding away came from, if an argument did.
 	Chain *Chain `json:"chain,omitempty"`
 }
 
 // MaxEvents bounds the event ids that a finding names; the first and the last ones are kept.
 const MaxEvents = 64
+
+// MaxSessions bounds the further sessions that a finding names.
+const MaxSessions = 8
 
 // Chain shows why an action was not the user's wish: the event whose output first carried a value, and the argument it ended in.
 type Chain struct {

@@ -20,9 +20,9 @@ func FuzzParseRule(f *testing.F) {
 		}
 		f.Add(text)
 	}
-	catalogue := detect.DefaultCatalogue()
+	against := library(f)
 	f.Fuzz(func(t *testing.T, text []byte) {
-		r, err := detect.ParseRule("fuzz.yaml", text, catalogue)
+		r, err := detect.ParseRule("fuzz.yaml", text, against)
 		if err != nil {
 			return
 		}
@@ -46,7 +46,7 @@ func FuzzStream(f *testing.F) {
 		if yaml.Unmarshal([]byte(text), &nodes) != nil {
 			return
 		}
-		events, err := detect.Test{Name: "fuzz", Events: nodes}.Stream("fuzz.yaml")
+		events, _, err := detect.Test{Name: "fuzz", Events: nodes}.Stream("fuzz.yaml")
 		if err != nil {
 			return
 		}

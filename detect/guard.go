@@ -41,23 +41,35 @@ type exprError struct {
 
 func (e *exprError) Error() string { return e.text }
 
-// compileExpr compiles an expression and adds the names that it uses to named.
-func compileExpr(text string, result expr.Option, named map[string]bool) (*vm.Program, error) {
+// compileExpr compiles an expression and adds the names that it uses to the scope's. A nil result takes any.
+func compileExpr(text string, in scope, result expr.Option, more ...expr.Option) (*vm.Program, error) {
 	if len(text) > maxExprBytes {
 		return nil, fmt.Errorf("%d bytes, an expression has at most %d", len(text), maxExprBytes)
 	}
-	guard := &costGuard{named: named}
-	options := []expr.Option{expr.Env(NewEnv()), result, expr.WarnOnAny(), expr.MaxNodes(maxNodes), expr.Patch(guard), expr.DisableAllBuiltins()}
+	rewrite := &rewriter{scope: in, chains: make(map[ast.Node]int)}
+	guard := &costGuard{named: in.named, tables: in.library.Tables}
+	options := []expr.Option{
+		expr.Env(NewEnv()), expr.MaxNodes(maxNodes), expr.DisableAllBuiltins(),
+		expr.Patch(rewrite), expr.Patch(&keeper{rewrite}), expr.Patch(guard),
+	}
+	if result != nil {
+		options = append(options, result, expr.WarnOnAny())
+	}
 	for _, name := range builtins {
 		options = append(options, expr.EnableBuiltin(name))
 	}
-	program, err := expr.Compile(text, options...)
+	program, err := expr.Compile(text, append(options, more...)...)
+	for _, r := range []refused{rewrite.refused, guard.refused} {
+		if r.why != "" {
+			at := locate(text, r.at.From)
+			return nil, &exprError{at.Line, at.Column + 1, r.why}
+		}
+	}
 	switch {
-	case guard.why != "":
-		at := locate(text, guard.at.From)
-		return nil, &exprError{at.Line, at.Column + 1, guard.why}
 	case err != nil:
-		return nil, explainExpr(err)
+		return nil, explainExpr(err, in)
+	case guard.nodes > maxNodes:
+		return nil, fmt.Errorf("%d nodes with its macros, an expression has at most %d", guard.nodes, maxNodes)
 	case guard.cost > maxCost:
 		return nil, fmt.Errorf("costs %d units, an expression may cost %d: use fewer or shorter patterns", guard.cost, maxCost)
 	}
@@ -73,18 +85,22 @@ func locate(text string, from int) *file.Error {
 // costGuard refuses expressions whose cost an event's content could blow up, and adds up what the rest costs. Collections in
 // Env are short; what is left is to keep loops from nesting, texts from growing, and patterns from being large or unknown.
 type costGuard struct {
-	why   string
-	at    file.Location
-	cost  int
-	named map[string]bool // fields that the expression uses
+	refused
+	cost   int
+	nodes  int
+	named  map[string]bool // fields that the expression uses
+	tables map[string]*Table
 }
 
 // Visit implements ast.Visitor. It changes nothing.
 func (g *costGuard) Visit(node *ast.Node) {
 	at := (*node).Location()
+	g.nodes++
 	switch n := (*node).(type) {
 	case *ast.BinaryNode:
 		g.binary(n, at)
+	case *ast.CallNode:
+		g.call(n, at)
 	case *ast.VariableDeclaratorNode:
 		g.refuse(at, "let is not available: a name used twice can double a text")
 	case *ast.MemberNode:
@@ -113,6 +129,21 @@ func (g *costGuard) Visit(node *ast.Node) {
 		case body.outside != "":
 			g.refuse(at, fmt.Sprintf("a predicate may look at its element and at constants; %s is neither: test it outside, with &&", body.outside))
 		}
+	}
+}
+
+// call checks that a lookup names a table that is there.
+func (g *costGuard) call(n *ast.CallNode, at file.Location) {
+	g.cost++
+	callee, ok := n.Callee.(*ast.IdentifierNode)
+	if !ok || callee.Value != "listed" && callee.Value != "lookup" || len(n.Arguments) == 0 {
+		return
+	}
+	name, constant := n.Arguments[0].(*ast.StringNode)
+	if !constant {
+		g.refuse(at, "the table's name must be one constant text")
+	} else if g.tables[name.Value] == nil {
+		g.refuse(at, fmt.Sprintf("there is no table %q%s", name.Value, strict.Suggest(name.Value, slices.Sorted(maps.Keys(g.tables)))))
 	}
 }
 
@@ -171,12 +202,6 @@ func (v *longVisitor) Visit(node *ast.Node) {
 	}
 }
 
-func (g *costGuard) refuse(at file.Location, why string) {
-	if g.why == "" {
-		g.why, g.at = why, at
-	}
-}
-
 // bodyVisitor looks at the body of a predicate.
 type bodyVisitor struct {
 	nested  bool
@@ -189,7 +214,10 @@ func (v *bodyVisitor) Visit(node *ast.Node) {
 	case *ast.PredicateNode:
 		v.nested = true
 	case *ast.IdentifierNode:
-		v.outside = n.Value
+		// Lookups and kept values cost the same for each element, however long a text the event holds.
+		if n.Value != "listed" && n.Value != "lookup" && !strings.HasPrefix(n.Value, "kept_") {
+			v.outside = n.Value
+		}
 	}
 }
 
@@ -200,7 +228,7 @@ var (
 )
 
 // explainExpr turns the compiler's error into one line with the place, and the nearest right name for a wrong one.
-func explainExpr(err error) error {
+func explainExpr(err error, in scope) error {
 	var at *file.Error
 	if !errors.As(err, &at) {
 		text := strings.TrimSpace(err.Error())
@@ -211,7 +239,7 @@ func explainExpr(err error) error {
 	}
 	text := at.Message
 	if m := unknownName.FindStringSubmatch(text); m != nil {
-		text = fmt.Sprintf("unknown name %q%s", m[1], strict.Suggest(m[1], append(envFields()["Env"], builtins...)))
+		text = fmt.Sprintf("unknown name %q%s", m[1], strict.Suggest(m[1], slices.Concat(envFields()["Env"], builtins, in.earlier, slices.Collect(maps.Keys(in.library.Macros)))))
 		if _, ok := builtin.Index[m[1]]; ok {
 			text = m[1] + " is not available in rules"
 		}
@@ -229,7 +257,9 @@ func explainExpr(err error) error {
 func envFields() map[string][]string {
 	out := make(map[string][]string)
 	walkEnv(reflect.TypeFor[Env](), func(t reflect.Type, f reflect.StructField) {
-		out[t.Name()] = append(out[t.Name()], f.Tag.Get("expr"))
+		if tag := f.Tag.Get("expr"); !strings.HasPrefix(tag, "kept_") {
+			out[t.Name()] = append(out[t.Name()], tag)
+		}
 	})
 	for _, name := range slices.Collect(maps.Keys(out)) {
 		slices.Sort(out[name])

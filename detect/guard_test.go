@@ -9,7 +9,7 @@ import (
 func withWhen(t testing.TB, when string) string {
 	t.Helper()
 	text := edit(t, "  tool.effect == \"egress\" &&\n  tool.name != \"\"\n", "  "+strings.ReplaceAll(when, "\n", "\n  ")+"\n")
-	return strings.Replace(text, "count: {at_least: 3, within: 10s, same: tool.name}\n", "", 1)
+	return strings.Replace(text, "by: tool.name\ncount: {at_least: 3, within: 10s}\n", "", 1)
 }
 
 func TestCostGuard(t *testing.T) {
@@ -43,7 +43,7 @@ func TestCostGuard(t *testing.T) {
 		{"fine", `any(destinations, .kind == "host" && .value matches "^x") && len(filter(tool.commands, .name == "a")) > 1 && number("n") > 3`, ""},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			_, err := load(withWhen(t, tc.when))
+			_, err := load(t, withWhen(t, tc.when))
 			switch {
 			case tc.want == "" && err != nil:
 				t.Error(err)

@@ -40,9 +40,9 @@ type condition struct {
 
 // Condition says by what a rule is found among the others.
 type Condition struct {
-	On    []event.Kind
-	Atoms []string // one of them holds on each event that the rule matches; none where the rule is asked about each event
-	Share float64  // of these kinds' events, estimated or observed
+	On    []event.Kind `json:"on"`
+	Atoms []string     `json:"atoms,omitempty"` // one of them holds on each event that the rule matches; none where the rule is asked about each event
+	Share float64      `json:"share"`           // of these kinds' events, estimated or observed
 }
 
 // String gives the condition on one line.
@@ -627,7 +627,6 @@ func (b *kindBuilder) buildValue(r ref, seen *int) {
 
 func (b *kindBuilder) buildField(name string, v *valueBuilder, seen *int) {
 	k, fields := &b.kind, b.choose.fields
-	_, last, _ := strings.Cut(name, ".")
 	switch {
 	case name == "text":
 		k.text = v.texts(seen)
@@ -635,9 +634,10 @@ func (b *kindBuilder) buildField(name string, v *valueBuilder, seen *int) {
 		k.args = v.texts(seen)
 	case fields.texts[name] != nil:
 		k.fields = append(k.fields, fieldValues{text: fields.texts[name], texts: v.texts(seen)})
+		k.needs |= lazyOf(name)
 	case fields.flags[name] != nil:
 		k.fields = append(k.fields, fieldValues{flag: fields.flags[name], rules: v.rules})
-		k.needs |= lazyFields()[last]
+		k.needs |= lazyOf(name)
 	case fields.floats[name] != nil:
 		k.fields = append(k.fields, fieldValues{number: fields.floats[name], limits: v.numbers()})
 	default:

@@ -76,7 +76,7 @@ func indexedOf(tb testing.TB, w *workload, each func(*vm.Program, lazy)) []index
 	var list []indexed
 	for i, r := range w.rules {
 		named := make(map[string]bool)
-		program, err := compileExpr(r.ours, expr.AsBool(), named)
+		program, err := compileExpr(r.ours, scope{library: &Library{}, named: named}, expr.AsBool())
 		if err != nil {
 			tb.Fatalf("%s: %v", r.ours, err)
 		}

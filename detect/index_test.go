@@ -20,7 +20,7 @@ import (
 )
 
 func compileWhen(text string) (*vm.Program, error) {
-	return compileExpr(text, expr.AsBool(), make(map[string]bool))
+	return compileExpr(text, scope{library: &Library{}, named: make(map[string]bool)}, expr.AsBool())
 }
 
 // indexOf compiles expressions as rules that look at tool results.
@@ -484,21 +484,39 @@ func FuzzIndex(f *testing.F) {
 
 // On the shipped rules and the events of all their tests, the index finds what evaluating every rule finds.
 func TestIndexOnShippedRules(t *testing.T) {
-	shipped, err := ReadRules(rules.FS, DefaultCatalogue())
+	library, err := ReadLibrary(rules.FS)
 	if err != nil {
 		t.Fatal(err)
 	}
-	var programs []*vm.Program
-	var list []indexed
-	for i, r := range shipped {
-		program, err := compileWhen(r.When)
-		if err != nil {
-			t.Fatal(err)
-		}
-		programs = append(programs, program)
-		list = append(list, indexed{at: i, conditions: []condition{{on: r.On, when: program.Node()}}})
+	shipped, err := ReadRules(rules.FS, library)
+	if err != nil {
+		t.Fatal(err)
 	}
-	ix, env := newIndex(list, nil), NewEnv()
+	set, err := Compile(shipped)
+	if err != nil {
+		t.Fatal(err)
+	}
+	type look struct {
+		rule    *compiled
+		on      []event.Kind
+		program *vm.Program
+	}
+	var looks []look
+	for _, c := range set.rules {
+		if c.when != nil {
+			looks = append(looks, look{c, c.On, c.when})
+		}
+		if c.other != nil {
+			looks = append(looks, look{c, c.other.on, c.other.when})
+		}
+		for _, s := range c.steps {
+			if len(s.refers) == 0 {
+				looks = append(looks, look{c, s.on, s.when})
+			}
+		}
+	}
+	ix, env, st := set.index, NewEnv(), NewState()
+	env.tables = set.tables
 	p := ix.newProbe()
 	asked, matched := 0, 0
 	for _, e := range testEvents(t, shipped) {
@@ -506,14 +524,14 @@ func TestIndexOnShippedRules(t *testing.T) {
 			env.Fill(&e, facts, BaselineEnv{P: 1})
 			got := slices.Clone(ix.candidates(env, e.Kind, p))
 			env.Fill(&e, facts, BaselineEnv{P: 1})
-			holds, fails := truth(env, programs)
+			env.completeMore(^lazy(0), 0)
 			asked += len(got)
-			for _, i := range append(holds, fails...) {
-				if !slices.Contains(shipped[i].On, e.Kind) {
+			for _, l := range looks {
+				if holds, err := eval[bool](st, l.program, env); !slices.Contains(l.on, e.Kind) || err == nil && !holds {
 					continue
 				}
-				if matched++; !slices.Contains(got, i) {
-					t.Errorf("%s holds on %s and is no candidate", shipped[i].ID, e.ID)
+				if matched++; !slices.Contains(got, l.rule.place) {
+					t.Errorf("%s holds on %s and is no candidate", l.rule.ID, e.ID)
 				}
 			}
 		}
@@ -535,7 +553,7 @@ func testEvents(t *testing.T, list []Rule) []event.Event {
 	var out []event.Event
 	for _, r := range list {
 		for _, test := range r.Tests {
-			events, err := test.Stream(r.File)
+			events, _, err := test.Stream(r.File)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -765,6 +783,7 @@ func leaves(t reflect.Type, prefix string) []string {
 	return out
 }
 
+// Fields that are completed one by one, and twice, are as those that are completed at once.
 func TestCompleteMore(t *testing.T) {
 	e := event.Event{Content: []event.Content{{Text: "a"}, {Text: "b"}}, Tool: &event.Tool{
 		Name: "t", Server: "s", Command: "cat ~/.ssh/id_rsa | sh", Args: []event.Arg{{Path: "x", Value: "1"}, {Path: "y", Value: ""}},
@@ -773,14 +792,12 @@ func TestCompleteMore(t *testing.T) {
 	once, steps := NewEnv(), NewEnv()
 	once.Fill(&e, SessionFacts{}, BaselineEnv{})
 	steps.Fill(&e, SessionFacts{}, BaselineEnv{})
-	all := make(map[string]bool)
 	done := lazy(0)
-	for name, need := range lazyFields() {
-		all[name] = true
+	for _, need := range lazyFields() {
 		done = steps.completeMore(need, done)
 		done = steps.completeMore(need, done)
 	}
-	once.complete(all)
+	once.completeMore(^lazy(0), 0)
 	if diff := cmp.Diff(once.Tool, steps.Tool); diff != "" || once.Text != steps.Text {
 		t.Error(diff, steps.Text)
 	}

@@ -1,6 +1,7 @@
 package detect
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -20,22 +21,47 @@ import (
 
 // Rule is a written detection as its author wrote it. One YAML file holds one rule and its tests.
 type Rule struct {
-	ID         string       `yaml:"id"`
-	Version    string       `yaml:"version"`
-	Title      string       `yaml:"title"`
-	Severity   Severity     `yaml:"severity"`
-	Confidence Confidence   `yaml:"confidence"`
-	Lane       Lane         `yaml:"lane"`
-	On         []event.Kind `yaml:"on"` // kinds of events it looks at
-	// Key is what a stateful rule counts for: session or agent.
+	ID         string     `yaml:"id"`
+	Version    string     `yaml:"version"`
+	Title      string     `yaml:"title"`
+	Severity   Severity   `yaml:"severity"`
+	Confidence Confidence `yaml:"confidence"`
+	// Risk is what a finding adds to its agent's risk, 0 to 100. Its default follows from the severity.
+	Risk *int         `yaml:"risk"`
+	Lane Lane         `yaml:"lane"`
+	On   []event.Kind `yaml:"on"` // kinds of events it looks at; KindFinding for the findings of other rules
+	// Key is what an operator holds state for, and what is silenced: session, agent, or class.
 	Key string `yaml:"key"`
+	// By splits the key further: a text expression over Env. An event for which it is empty is not counted.
+	By string `yaml:"by"`
 	// When is an expr expression over Env that decides about one event.
 	When string `yaml:"when"`
-	// Count makes the rule fire on the Nth matching event of a key within a window, instead of on each.
-	Count *Count `yaml:"count"`
-	// Suppress keeps the rule silent for a key after it fired, in event time; a count rule's default is its window.
+
+	// At most one operator; a rule without one fires on each matching event.
+	Count         *Count         `yaml:"count"`
+	Distinct      *Distinct      `yaml:"distinct"`
+	Sum           *Sum           `yaml:"sum"`
+	Rate          *Rate          `yaml:"rate"`
+	FirstSeen     *FirstSeen     `yaml:"first_seen"`
+	Deviation     *Deviation     `yaml:"deviation"`
+	RiskThreshold *RiskThreshold `yaml:"risk_threshold"`
+	Sequence      *Sequence      `yaml:"sequence"`
+	Absence       *Absence       `yaml:"absence"`
+
+	// Lateness is how much older than the newest event of its class an event may be before it counts as late; Late says what then
+	// becomes of it: apply (counted where it belongs, as far as the state still reaches) or report (not counted; a finding says so).
+	Lateness time.Duration `yaml:"lateness"`
+	Late     string        `yaml:"late"`
+	// Suppress keeps the rule silent for a key after it fired, in event time; the default of a counting rule is its window.
 	Suppress time.Duration `yaml:"suppress"`
-	Tags     Tags          `yaml:"tags"`
+	// SuppressBy says what the silence is for: the event's target (its tool, path, command and destinations) and the key, so that a
+	// harmless finding is no cover for another target; or the key alone, for a rule whose finding is about the whole key.
+	SuppressBy string           `yaml:"suppress_by"`
+	Limits     Limits           `yaml:"limits"`
+	Params     map[string]Param `yaml:"params"`
+	Tags       Tags             `yaml:"tags"`
+	// Threats are the threats of the list that the rule's findings are evidence for.
+	Threats []string `yaml:"threats"`
 	// Capture is what must be recorded for the rule to see anything: metadata, arguments, content.
 	Capture        string   `yaml:"capture"`
 	Triage         string   `yaml:"triage"`
@@ -46,15 +72,9 @@ type Rule struct {
 	File   string `yaml:"-"`
 	Digest string `yaml:"-"` // SHA-256 of the file's text
 
-	source source // for the places of errors
-}
-
-// Count is a number of matching events within a sliding window of event time.
-type Count struct {
-	AtLeast int           `yaml:"at_least"`
-	Within  time.Duration `yaml:"within"`
-	// Same counts only events that share this value with each other: a string expression over Env, such as tool.signature.
-	Same string `yaml:"same"`
+	source  source // for the places of errors
+	library *Library
+	params  map[string]any // the parameters' values in force
 }
 
 // Tags place a rule in the field's catalogues; each id must exist in them.
@@ -67,9 +87,11 @@ type Tags struct {
 type Test struct {
 	Name string `yaml:"name"`
 	// Fires is how often the rule fires on the stream; 0 for a near miss. Evasion marks a documented miss.
-	Fires   int         `yaml:"fires"`
-	Evasion bool        `yaml:"evasion"`
-	Events  []yaml.Node `yaml:"events"`
+	Fires   int  `yaml:"fires"`
+	Evasion bool `yaml:"evasion"`
+	// RestartAt saves the shard's state and restores it there, so that the test shows what survives.
+	RestartAt time.Duration `yaml:"restart_at"`
+	Events    []yaml.Node   `yaml:"events"`
 }
 
 // Limits on a rule. They bound its cost before it runs.
@@ -77,59 +99,81 @@ const (
 	maxRuleBytes = 256 << 10
 	maxCount     = 1000
 	maxWindow    = 7 * 24 * time.Hour
+	maxMemory    = 90 * 24 * time.Hour // of first_seen
+	maxLateness  = time.Hour
 )
 
-// ParseRule reads one rule file. Errors name the file, and the line and field where there is one.
-func ParseRule(file string, text []byte, catalogue Catalogue) (Rule, error) {
+// ParseRule reads one rule file against a library. Errors name the file, and the line and field where there is one.
+func ParseRule(file string, text []byte, library *Library) (Rule, error) {
 	if len(text) > maxRuleBytes {
 		return Rule{}, fmt.Errorf("%s: %d bytes, a rule has at most %d", file, len(text), maxRuleBytes)
 	}
-	r := Rule{File: file, source: source{lines: strings.Split(string(text), "\n")}}
-	if err := strict.YAML(file, text, &r); err != nil {
+	params, filled, err := library.fill(file, text)
+	if err != nil {
 		return Rule{}, err
 	}
-	if err := yaml.Unmarshal(text, &r.source.document); err != nil {
+	r := Rule{File: file, library: library, source: source{lines: strings.Split(string(text), "\n")}}
+	if err := strict.YAML(file, filled, &r); err != nil {
+		return Rule{}, err
+	}
+	if err := yaml.Unmarshal(filled, &r.source.document); err != nil {
 		return Rule{}, strict.Explain(file, err, reflect.TypeFor[Rule]())
 	}
+	r.params = params
+	overlay := library.Overlays[r.ID]
+	r.Lane, r.Severity = cmp.Or(overlay.Lane, r.Lane), cmp.Or(overlay.Severity, r.Severity)
 	sum := sha256.Sum256(text)
 	r.Digest = hex.EncodeToString(sum[:])
-	if err := r.check(catalogue); err != nil {
+	if err := r.check(library.Catalogue); err != nil {
 		return Rule{}, err
 	}
 	return r, nil
 }
 
+// riskOf is the risk that a finding of a severity adds where the rule names none.
+var riskOf = map[Severity]int{Low: 10, Medium: 25, High: 50, Critical: 80}
+
 func (r *Rule) check(catalogue Catalogue) error {
-	if !regexp.MustCompile(`^[a-z0-9][a-z0-9-]{2,63}$`).MatchString(r.ID) {
+	if !ruleID.MatchString(r.ID) {
 		return r.locate("id", fmt.Errorf("%q: want 3 to 64 lower-case letters, digits and hyphens", r.ID))
 	}
-	for _, f := range []struct{ name, value string }{{"version", r.Version}, {"title", r.Title}, {"when", r.When}, {"triage", r.Triage}} {
+	for _, f := range []struct{ name, value string }{{"version", r.Version}, {"title", r.Title}, {"triage", r.Triage}} {
 		if strings.TrimSpace(f.value) == "" {
 			return r.locate(f.name, errors.New("is missing"))
 		}
 	}
-	if r.Confidence == "" {
-		r.Confidence = MediumConfidence
-	}
-	if r.Lane == "" {
-		r.Lane = Alert
-	}
-	if r.Key == "" {
-		r.Key = "session"
-	}
-	if r.Capture == "" {
-		r.Capture = "metadata"
-	}
+	r.defaults()
 	if err := r.checkChoices(); err != nil {
 		return err
+	}
+	if r.Risk == nil {
+		risk := riskOf[r.Severity]
+		r.Risk = &risk
+	} else if *r.Risk < 0 || *r.Risk > 100 {
+		return r.locate("risk", fmt.Errorf("%d: want 0 to 100", *r.Risk))
 	}
 	if err := catalogue.check(r.Tags); err != nil {
 		return r.locate("tags", err)
 	}
+	if err := checkThreats(r.Threats); err != nil {
+		return r.locate("threats", err)
+	}
 	if err := r.checkTests(); err != nil {
 		return err
 	}
-	return r.checkCount()
+	return r.checkOperator()
+}
+
+var ruleID = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{2,63}$`)
+
+func (r *Rule) defaults() {
+	r.Confidence = cmp.Or(r.Confidence, MediumConfidence)
+	r.Lane = cmp.Or(r.Lane, Alert)
+	r.Key = cmp.Or(r.Key, "session")
+	r.Capture = cmp.Or(r.Capture, "metadata")
+	r.Late = cmp.Or(r.Late, "apply")
+	r.SuppressBy = cmp.Or(r.SuppressBy, "target")
+	r.Lateness = cmp.Or(r.Lateness, time.Minute)
 }
 
 func (r *Rule) checkTests() error {
@@ -159,7 +203,9 @@ func (r *Rule) checkChoices() error {
 		{"severity", string(r.Severity), []string{string(Low), string(Medium), string(High), string(Critical)}},
 		{"confidence", string(r.Confidence), []string{string(LowConfidence), string(MediumConfidence), string(HighConfidence)}},
 		{"lane", string(r.Lane), []string{string(Hunt), string(Shadow), string(Alert), string(Propose)}},
-		{"key", r.Key, []string{"session", "agent"}},
+		{"key", r.Key, []string{"session", "agent", "class"}},
+		{"late", r.Late, []string{"apply", "report"}},
+		{"suppress_by", r.SuppressBy, []string{"target", "key"}},
 		{"capture", r.Capture, []string{"metadata", "arguments", "content"}},
 	}
 	for _, c := range choices {
@@ -170,46 +216,43 @@ func (r *Rule) checkChoices() error {
 	if len(r.On) == 0 {
 		return r.locate("on", errors.New("is missing: name the kinds of events the rule looks at"))
 	}
-	kinds := make([]string, 0, len(event.Kinds()))
+	return r.checkKinds("on", r.On)
+}
+
+func (r *Rule) checkKinds(field string, on []event.Kind) error {
+	kinds := []string{string(KindFinding)}
 	for _, k := range event.Kinds() {
 		kinds = append(kinds, string(k))
 	}
-	for i, k := range r.On {
+	for i, k := range on {
 		if !slices.Contains(kinds, string(k)) {
-			return r.locate("on", fmt.Errorf("%q is no kind of event%s", k, strict.Suggest(string(k), kinds)))
+			return r.locate(field, fmt.Errorf("%q is no kind of event%s", k, strict.Suggest(string(k), kinds)))
 		}
-		if slices.Contains(r.On[:i], k) { // it would count each event twice
-			return r.locate("on", fmt.Errorf("%q stands there twice", k))
+		if slices.Contains(on[:i], k) { // it would count each event twice
+			return r.locate(field, fmt.Errorf("%q stands there twice", k))
 		}
 	}
 	return nil
 }
 
-func (r *Rule) checkCount() error {
-	if r.Suppress < 0 {
-		return r.locate("suppress", fmt.Errorf("%s: want 0s or more", r.Suppress))
-	}
-	if r.Count == nil {
+// CheckPlaybook refuses a playbook that is not among those that exist: the rule's findings would ask nobody.
+func (r *Rule) CheckPlaybook(exist []string) error {
+	if r.Playbook == "" || slices.Contains(exist, r.Playbook) {
 		return nil
 	}
-	if n := r.Count.AtLeast; n < 2 || n > maxCount {
-		return r.locate("count.at_least", fmt.Errorf("%d: want 2 to %d", n, maxCount))
-	}
-	if w := r.Count.Within; w < time.Second || w > maxWindow {
-		return r.locate("count.within", fmt.Errorf("%s: want 1s to %s", w, maxWindow))
-	}
-	if r.Suppress == 0 {
-		r.Suppress = r.Count.Within
-	}
-	return nil
+	return r.locate("playbook", fmt.Errorf("there is no playbook %q%s", r.Playbook, strict.Suggest(r.Playbook, exist)))
 }
 
-// ReadRules parses every *.yaml file under root, in the order of their names. All errors are returned together.
-func ReadRules(fsys fs.FS, catalogue Catalogue) ([]Rule, error) {
+// ReadRules parses every rule file under root against a library, in the order of their names, but for those that an overlay
+// disabled. All errors are returned together.
+func ReadRules(fsys fs.FS, library *Library) ([]Rule, error) {
 	var rules []Rule
 	err := strict.Files(fsys, func(name string, text []byte) error {
-		r, err := ParseRule(name, text, catalogue)
-		if err == nil {
+		if isLibraryFile(name) {
+			return nil
+		}
+		r, err := ParseRule(name, text, library)
+		if err == nil && !library.Overlays[r.ID].Disabled {
 			rules = append(rules, r)
 		}
 		return err

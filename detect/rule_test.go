@@ -7,6 +7,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/tocsin-dr/tocsin/detect"
+	"github.com/tocsin-dr/tocsin/detect/rules"
 )
 
 // ruleText is a good rule. Tests change a line of it.
@@ -18,7 +19,8 @@ on: [tool.result]
 when: |
   tool.effect == "egress" &&
   tool.name != ""
-count: {at_least: 3, within: 10s, same: tool.name}
+by: tool.name
+count: {at_least: 3, within: 10s}
 tags:
   asi: [ASI02]
 triage: Look.
@@ -28,6 +30,25 @@ tests:
     events:
       - {kind: tool.result, tool: send_mail, repeat: 3, every: 1s}
 `
+
+// library is one with nothing but the catalogue.
+func library(t testing.TB) *detect.Library {
+	t.Helper()
+	l, err := detect.ReadLibrary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+func shippedLibrary(t testing.TB) *detect.Library {
+	t.Helper()
+	l, err := detect.ReadLibrary(rules.FS)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
 
 // edit replaces text in ruleText, which must hold it.
 func edit(t testing.TB, old, replacement string) string {
@@ -39,8 +60,9 @@ func edit(t testing.TB, old, replacement string) string {
 }
 
 // load parses and compiles one rule.
-func load(text string) (*detect.Set, error) {
-	r, err := detect.ParseRule("example.yaml", []byte(text), detect.DefaultCatalogue())
+func load(t testing.TB, text string) (*detect.Set, error) {
+	t.Helper()
+	r, err := detect.ParseRule("example.yaml", []byte(text), library(t))
 	if err != nil {
 		return nil, err
 	}
@@ -49,7 +71,7 @@ func load(text string) (*detect.Set, error) {
 
 func mustLoad(t testing.TB, text string) *detect.Set {
 	t.Helper()
-	set, err := load(text)
+	set, err := load(t, text)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -60,28 +82,28 @@ func TestAuthorMistakes(t *testing.T) {
 	for _, tc := range []struct{ name, old, replacement, want string }{
 		{"good rule", "", "", ""},
 		{"unknown key", "severity: high", "sevrity: high", `example.yaml:4: unknown key "sevrity"; did you mean "severity"?`},
-		{"unknown key within", "within: 10s", "wihtin: 10s", `example.yaml:9: unknown key "wihtin"; did you mean "within"?`},
-		{"wrong type", "at_least: 3", "at_least: three", `example.yaml:9: want a whole number, got text (three)`},
+		{"unknown key within", "within: 10s", "wihtin: 10s", `example.yaml:10: unknown key "wihtin"; did you mean "within"?`},
+		{"wrong type", "at_least: 3", "at_least: three", `example.yaml:10: want a whole number, got text (three)`},
 		{"list for text", "title: Example", "title: [a]", `example.yaml:3: want text, got a list`},
-		{"no duration", "within: 10s", "within: ten", `example.yaml:9: want a duration such as 90s, 10m or 24h, got text (ten)`},
+		{"no duration", "within: 10s", "within: ten", `example.yaml:10: want a duration such as 90s, 10m or 24h, got text (ten)`},
 		{"unknown severity", "severity: high", "severity: hihg", `example.yaml:4: severity: "hihg" is not one of low, medium, high, critical; did you mean "high"?`},
 		{"unknown kind", "[tool.result]", "[tool.resutl]", `example.yaml:5: on: "tool.resutl" is no kind of event; did you mean "tool.result"?`},
 		{"kind named twice", "[tool.result]", "[tool.result, tool.result]", `example.yaml:5: on: "tool.result" stands there twice`},
-		{"unknown tag", "ASI02", "ASI20", `example.yaml:11: tags: asi: "ASI20" is not in the catalogue; did you mean "ASI10"?`},
-		{"no triage", "triage: Look.", "triage: ''", `example.yaml:12: triage: is missing`},
-		{"count of one", "at_least: 3", "at_least: 1", `example.yaml:9: count.at_least: 1: want 2 to 1000`},
+		{"unknown tag", "ASI02", "ASI20", `example.yaml:12: tags: asi: "ASI20" is not in the catalogue; did you mean "ASI10"?`},
+		{"no triage", "triage: Look.", "triage: ''", `example.yaml:13: triage: is missing`},
+		{"count of one", "at_least: 3", "at_least: 1", `example.yaml:10: count.at_least: 1: want 2 to 1000`},
 		{"unknown name", "tool.effect ==", "tol.effect ==", `example.yaml:7:3: when: unknown name "tol"; did you mean "tool"?`},
 		{"unknown field", "tool.name !=", "tool.nmae !=", `example.yaml:8:8: when: unknown field "nmae"; did you mean "name"?`},
-		{"field of nothing like it", "tool.name !=", "agent.colour !=", `example.yaml:8:9: when: unknown field "colour"; there are class, framework, id, name, service, version`},
-		{"wrong field in same", "same: tool.name", "same: tool.nam", `example.yaml:9:46: count.same: unknown field "nam"; did you mean "name"?`},
+		{"field of nothing like it", "tool.name !=", "agent.colour !=", `example.yaml:8:9: when: unknown field "colour"; there are class, framework, id, name, parent, service, version`},
+		{"wrong field in by", "by: tool.name", "by: tool.nam", `example.yaml:9:10: by: unknown field "nam"; did you mean "name"?`},
 		{"clock", `tool.name != ""`, `now().Hour() > 3`, `example.yaml:8:3: when: now is not available in rules`},
 		{"text in a condition", `tool.name != ""`, `tool.name`, `example.yaml:7:27: when: invalid operation: && (mismatched types bool and string)`},
 		{"open parenthesis", `tool.name != ""`, `len(tool.name`, `example.yaml:8:16: when: unexpected token EOF`},
 		{"half a string", `tool.name != ""`, `tool.name != "`, `example.yaml:8:17: when: literal not terminated`},
 		{"tab", "severity: high", "severity:\thigh\n\tlane: alert", `example.yaml:4: found a tab character that violates indentation`},
-		{"same without text", "same: tool.name", "same: outcome == error", `example.yaml:9: count.same: the result is bool, want string`},
+		{"by without text", "by: tool.name", "by: outcome == error", `example.yaml:9: by: the result is bool, want string`},
 		{"second document", "triage: Look.", "triage: Look.\n---\nid: other", `example.yaml: holds more than one document`},
-		{"evasion that fires", "fires: 1", "fires: 1\n    evasion: true", `example.yaml:14: tests.0: an evasion is a documented miss, want fires: 0`},
+		{"evasion that fires", "fires: 1", "fires: 1\n    evasion: true", `example.yaml:15: tests.0: an evasion is a documented miss, want fires: 0`},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			text := ruleText
@@ -89,7 +111,7 @@ func TestAuthorMistakes(t *testing.T) {
 				text = edit(t, tc.old, tc.replacement)
 			}
 			got := ""
-			if _, err := load(text); err != nil {
+			if _, err := load(t, text); err != nil {
 				got = err.Error()
 			}
 			if diff := cmp.Diff(tc.want, got); diff != "" {
@@ -101,18 +123,18 @@ func TestAuthorMistakes(t *testing.T) {
 
 func TestTestEventMistakes(t *testing.T) {
 	for _, tc := range []struct{ name, event, want string }{
-		{"unknown key", "{kind: prompt, txt: hi}", `test "three": example.yaml:17: unknown key "txt"; did you mean "text"?`},
-		{"unknown kind", "{kind: promt}", `example.yaml:17: test "three": kind: "promt" is not known, want one of agent.invoke, model.call, tool.request, tool.decision, tool.result, prompt, response, mcp.server, retrieval, memory, guardrail, session, config, auth, other`},
-		{"wrong type", "{kind: prompt, repeat: x}", `test "three": example.yaml:17: want a whole number, got text (x)`},
-		{"no map", "prompt", `test "three": example.yaml:17: want a map of keys to values, got text (prompt)`},
-		{"too many", "{kind: prompt, repeat: 10001}", `example.yaml:17: test "three": repeat is 10001, want 0 or more, and at most 10000 events together`},
+		{"unknown key", "{kind: prompt, txt: hi}", `test "three": example.yaml:18: unknown key "txt"; did you mean "text"?`},
+		{"unknown kind", "{kind: promt}", `example.yaml:18: test "three": kind: "promt" is not known, want one of agent.invoke, model.call, tool.request, tool.decision, tool.result, prompt, response, mcp.server, retrieval, memory, guardrail, session, config, auth, other`},
+		{"wrong type", "{kind: prompt, repeat: x}", `test "three": example.yaml:18: want a whole number, got text (x)`},
+		{"no map", "prompt", `test "three": example.yaml:18: want a map of keys to values, got text (prompt)`},
+		{"too many", "{kind: prompt, repeat: 10001}", `example.yaml:18: test "three": repeat is 10001, want 0 or more, and at most 10000 events together`},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			r, err := detect.ParseRule("example.yaml", []byte(edit(t, "{kind: tool.result, tool: send_mail, repeat: 3, every: 1s}", tc.event)), detect.DefaultCatalogue())
+			r, err := detect.ParseRule("example.yaml", []byte(edit(t, "{kind: tool.result, tool: send_mail, repeat: 3, every: 1s}", tc.event)), library(t))
 			if err != nil {
 				t.Fatal(err)
 			}
-			_, err = r.Tests[0].Stream(r.File)
+			_, _, err = r.Tests[0].Stream(r.File)
 			if err == nil {
 				t.Fatal("got no error")
 			}
@@ -124,7 +146,7 @@ func TestTestEventMistakes(t *testing.T) {
 }
 
 func TestDuplicateID(t *testing.T) {
-	r, err := detect.ParseRule("a.yaml", []byte(ruleText), detect.DefaultCatalogue())
+	r, err := detect.ParseRule("a.yaml", []byte(ruleText), library(t))
 	if err != nil {
 		t.Fatal(err)
 	}

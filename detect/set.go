@@ -6,12 +6,12 @@ package detect
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
 	"reflect"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/expr-lang/expr"
@@ -24,23 +24,51 @@ import (
 type Set struct {
 	rules  []*compiled
 	byKind map[event.Kind][]*compiled
-	named  map[event.Kind]map[string]bool // the fields of Env that a kind's rules use
+	timed  []*compiled // rules that speak when time has passed
+	index  *index
+	tables map[string]*Table
 	digest string
 }
 
 type compiled struct {
 	Rule
-	when  *vm.Program
-	same  *vm.Program
-	named map[string]bool // the fields of Env that it uses
-	// state names the rule's windows in a State. It changes with the operator and the expression, and with nothing else: a new
-	// title keeps the windows, a new threshold starts them afresh.
+	when, by, of *vm.Program
+	steps        []step
+	other        *step // the event whose absence matters
+	kept         []keep
+	exceptions   []exception
+	named        map[string]bool // the fields of Env that it uses
+	needs        lazy            // those among them that are completed for it
+	place        int             // in the set
+
+	n       int           // of count and distinct
+	sum     float64       // of sum, rate and risk_threshold
+	within  time.Duration // how long a matching event matters
+	events  int           // matching events that one key holds
+	maxKeys int
+	version string // digest of the library
+	// state names the rule's part of a State. It changes with the operator and the expressions, and with nothing else: a new title
+	// keeps the windows, a new threshold starts them afresh.
 	state string
 }
 
-// Compile compiles rules. All errors are returned, joined; a set with one bad rule does not compile.
+// step is an event that an operator looks for, beside a rule's own.
+type step struct {
+	on       []event.Kind
+	when, by *vm.Program
+	refers   []int // slots that its expression takes from earlier steps
+}
+
+// exception is one that is for the rule.
+type exception struct {
+	*Exception
+	when *vm.Program
+}
+
+// Compile compiles rules that were read against the same library. All errors are returned, joined; a set with one bad rule does not
+// compile.
 func Compile(rules []Rule) (*Set, error) {
-	s := &Set{byKind: make(map[event.Kind][]*compiled), named: make(map[event.Kind]map[string]bool)}
+	s := &Set{byKind: make(map[event.Kind][]*compiled)}
 	seen := make(map[string]string)
 	sum := sha256.New()
 	var errs []error
@@ -55,18 +83,48 @@ func Compile(rules []Rule) (*Set, error) {
 			errs = append(errs, err)
 			continue
 		}
-		s.rules = append(s.rules, c)
-		for _, k := range r.On {
-			s.byKind[k] = append(s.byKind[k], c)
-			if s.named[k] == nil {
-				s.named[k] = make(map[string]bool)
-			}
-			maps.Copy(s.named[k], c.named)
-		}
-		fmt.Fprintln(sum, r.ID, r.Digest)
+		s.add(c)
+		fmt.Fprintln(sum, r.ID, r.Digest, c.version)
 	}
 	s.digest = hex.EncodeToString(sum.Sum(nil))
+	s.buildIndex(nil)
 	return s, errors.Join(errs...)
+}
+
+// buildIndex files each rule under what must hold of an event that it could match. With a sample of events, what is often seen is not
+// chosen.
+func (s *Set) buildIndex(seen *sample) {
+	var list []indexed
+	for i, c := range s.rules {
+		c.place = i
+		r := indexed{at: i}
+		if c.when != nil {
+			r.conditions = append(r.conditions, condition{c.On, c.when.Node()})
+		}
+		if c.other != nil {
+			r.conditions = append(r.conditions, condition{c.other.on, c.other.when.Node()})
+		}
+		for _, step := range c.steps {
+			r.conditions = append(r.conditions, condition{step.on, step.when.Node()})
+		}
+		list = append(list, r)
+	}
+	s.index = newIndex(list, seen)
+}
+
+func (s *Set) add(c *compiled) {
+	s.rules, s.tables = append(s.rules, c), c.library.Tables
+	for _, k := range c.kinds() {
+		s.byKind[k] = append(s.byKind[k], c)
+	}
+	for name, field := range lazyFields() {
+		if c.named[name] {
+			c.needs |= field
+		}
+	}
+	if c.Absence != nil && c.Absence.After > 0 {
+		s.timed = append(s.timed, c)
+	}
 }
 
 // Rules returns the rules in load order.
@@ -82,175 +140,98 @@ func (s *Set) Rules() []Rule {
 func (s *Set) Digest() string { return s.digest }
 
 func compileRule(r Rule) (*compiled, error) {
-	named := make(map[string]bool)
-	when, err := compileExpr(r.When, expr.AsBool(), named)
+	c := &compiled{Rule: r, named: make(map[string]bool), version: r.library.Digest()}
+	in := scope{library: r.library, params: r.params, named: c.named}
+	var err error
+	compile := func(field, text string, result expr.Option, in scope) (program *vm.Program) {
+		if text == "" || err != nil {
+			return nil
+		}
+		if program, err = compileExpr(text, in, result); err != nil {
+			err = r.locate(field, err)
+		}
+		return program
+	}
+	c.when = compile("when", r.When, expr.AsBool(), in)
+	c.by = compile("by", r.By, expr.AsKind(reflect.String), in)
+	switch {
+	case r.Distinct != nil:
+		c.of = compile("distinct.of", r.Distinct.Of, expr.AsKind(reflect.String), in)
+	case r.FirstSeen != nil:
+		c.of = compile("first_seen.of", r.FirstSeen.Of, expr.AsKind(reflect.String), in)
+	case r.Sum != nil:
+		c.of = compile("sum.of", r.Sum.Of, expr.AsFloat64(), in)
+	case r.Absence != nil:
+		c.other = &step{on: r.Absence.On, when: compile("absence.when", r.Absence.When, expr.AsBool(), in),
+			by: compile("absence.by", r.Absence.By, expr.AsKind(reflect.String), in)}
+	case r.Sequence != nil:
+		for i, s := range r.Sequence.Steps {
+			at := fmt.Sprintf("sequence.steps.%d", i)
+			in.kept, in.refers = &c.kept, make(map[int]bool)
+			when := compile(at+".when", s.When, expr.AsBool(), in)
+			by := compile(at+".by", s.By, expr.AsKind(reflect.String), scope{library: in.library, params: in.params, named: in.named})
+			c.steps = append(c.steps, step{on: s.On, when: when, by: by, refers: slices.Sorted(maps.Keys(in.refers))})
+			in.earlier = append(in.earlier, s.As)
+		}
+	}
 	if err != nil {
-		return nil, r.locate("when", err)
-	}
-	c := &compiled{Rule: r, when: when, named: named}
-	operator := fmt.Sprintf("%v|%s|%s|%s", r.On, r.Key, r.When, r.Suppress)
-	if r.Count != nil {
-		operator += fmt.Sprintf("|%d|%s|%s", r.Count.AtLeast, time.Duration(r.Count.Within), r.Count.Same)
-		if r.Count.Same != "" {
-			if c.same, err = compileExpr(r.Count.Same, expr.AsKind(reflect.String), named); err != nil {
-				return nil, r.locate("count.same", err)
-			}
-		}
-	}
-	sum := sha256.Sum256([]byte(operator))
-	c.state = r.ID + "@" + hex.EncodeToString(sum[:6])
-	return c, nil
-}
-
-// Evaluate runs the rules that look at this kind of event. Each rule sees the event whatever the others do: a rule whose
-// expression fails, or that had to forget keys, raises a finding about itself, at most one an hour of event time.
-func (s *Set) Evaluate(env *Env, e *event.Event, st *State) []Finding {
-	var out []Finding
-	env.complete(s.named[e.Kind])
-	for _, c := range s.byKind[e.Kind] {
-		evicted := st.Evicted[c.state]
-		f, err := c.evaluate(env, e, st)
-		if err != nil {
-			st.Errors[c.ID]++
-			text, _, _ := strings.Cut(err.Error(), "\n")
-			f = c.health(e, st, "error", "fails and is blind to some events",
-				"The rule's expression failed on this event, which it therefore did not judge: "+text)
-		}
-		if f != nil {
-			out = append(out, *f)
-		}
-		if n := st.Evicted[c.state] - evicted; n > 0 {
-			f = c.health(e, st, "evicted", "forgot what it had counted", fmt.Sprintf("The rule reached its limit of keys and forgot the %d stalest.", n))
-			if f != nil {
-				out = append(out, *f)
-			}
-		}
-	}
-	return out
-}
-
-func (c *compiled) evaluate(env *Env, e *event.Event, st *State) (*Finding, error) {
-	matched, err := run[bool](st, c.when, env)
-	if err != nil || !matched {
 		return nil, err
 	}
-	key := c.key(e)
-	if c.Count == nil {
-		return c.fire(e, st, key, []hit{{At: e.Time, Event: e.ID}}), nil
+	if err := c.compileExceptions(in); err != nil {
+		return nil, err
 	}
-	counted := key
-	if c.same != nil {
-		same, err := run[string](st, c.same, env)
-		if err != nil {
-			return nil, err
-		}
-		sum := sha256.Sum256([]byte(same))
-		counted += "\x00" + hex.EncodeToString(sum[:8])
-	}
-	hits := st.hit(c.state, counted, hit{At: e.Time, Event: e.ID}, c.Count.AtLeast, time.Duration(c.Count.Within))
-	if hits == nil {
-		return nil, nil
-	}
-	return c.fire(e, st, counted, hits), nil
+	c.bounds()
+	c.state, err = c.fingerprint()
+	return c, err
 }
 
-// run evaluates a program and insists on the type of its result.
-func run[T any](st *State, program *vm.Program, env *Env) (zero T, err error) {
-	v, err := st.vm.Run(program, env)
-	if err != nil {
-		return zero, err
-	}
-	t, ok := v.(T)
-	if !ok {
-		return zero, fmt.Errorf("result is a %T", v)
-	}
-	return t, nil
-}
-
-func (c *compiled) key(e *event.Event) string {
-	key := e.Tenant + "\x00" + e.Agent.ID
-	if c.Key == "session" {
-		key += "\x00" + e.Session.ID
-	}
-	return key
-}
-
-// fire returns the finding, or nil while the rule is suppressed for the key.
-func (c *compiled) fire(e *event.Event, st *State, key string, hits []hit) *Finding {
-	if !st.Allow(c.state, key, e.Time, c.Suppress) {
-		return nil
-	}
-	ids := make([]string, 0, min(len(hits), MaxEvents))
-	for i, h := range hits {
-		if i < MaxEvents/2 || i >= len(hits)-MaxEvents/2 {
-			ids = append(ids, h.Event)
-		}
-	}
-	reason := describe(e)
-	if c.Count != nil {
-		reason = fmt.Sprintf("%d matching events within %s.", len(hits), time.Duration(c.Count.Within))
-	}
-	f := c.finding(SourceRule, e, ids, reason)
-	f.First = hits[0].At
-	f.Chain = chain(e)
-	return f
-}
-
-// describe says in a sentence of our own which event matched. Names in it may be an agent's text.
-func describe(e *event.Event) string {
-	switch ch := chain(e); {
-	case ch != nil:
-		return fmt.Sprintf("A call of %s, whose argument %s came from a tool's output and not from the user.", e.Tool.Name, ch.Arg)
-	case e.Tool != nil:
-		return fmt.Sprintf("A call of %s.", e.Tool.Name)
-	}
-	return fmt.Sprintf("One event of kind %s.", e.Kind)
-}
-
-func (c *compiled) finding(source Source, e *event.Event, ids []string, reason string) *Finding {
-	f := &Finding{
-		Source: source, Rule: c.ID, Version: c.Version, Digest: c.Digest, Title: c.Title, Severity: c.Severity,
-		Confidence: c.Confidence, Lane: c.Lane, Playbook: c.Playbook, Tags: c.Tags, Triage: c.Triage,
-		Tenant: e.Tenant, Agent: e.Agent, Session: e.Session.ID, First: e.Time, Time: e.Time, Events: ids, Reason: reason,
-	}
-	if e.Tool != nil {
-		f.Tool = e.Tool.Name
-	}
-	f.ID = FindingID(e.Tenant, e.Agent.Class, c.ID, ids)
-	return f
-}
-
-// health returns a finding about the rule itself, or nil if it spoke of the same trouble within the hour.
-func (c *compiled) health(e *event.Event, st *State, trouble, title, reason string) *Finding {
-	if !st.Allow(trouble+"@"+c.ID, "", e.Time, time.Hour) {
-		return nil
-	}
-	f := c.finding(SourceHealth, e, []string{e.ID}, reason)
-	f.Title = "Rule " + c.ID + " " + title
-	f.ID = FindingID(e.Tenant, e.Agent.Class, "rule-"+trouble+"/"+c.ID, f.Events)
-	f.Severity, f.Confidence, f.Lane, f.Playbook = Medium, HighConfidence, Alert, ""
-	return f
-}
-
-// chain picks the argument whose value gave an action away: the first that came from a tool's output, one that says where data goes
-// before any other.
-func chain(e *event.Event) *Chain {
-	if e.Tool == nil {
-		return nil
-	}
-	fromOutput := func(a event.Arg) bool { return a.Provenance == event.ProvenanceToolOutput }
-	i := slices.IndexFunc(e.Tool.Args, func(a event.Arg) bool {
-		return fromOutput(a) && slices.ContainsFunc(e.Destinations, func(d event.Destination) bool { return d.Arg == a.Path })
+// fingerprint names the rule's state after everything that decides what the state means.
+func (c *compiled) fingerprint() (string, error) {
+	text, err := json.Marshal([]any{
+		c.On, c.Key, c.By, c.When, c.Suppress, c.SuppressBy, c.Count, c.Distinct, c.Sum, c.Rate, c.FirstSeen, c.Deviation, c.RiskThreshold, c.Sequence, c.Absence, c.params,
 	})
-	if i < 0 {
-		i = slices.IndexFunc(e.Tool.Args, fromOutput)
+	if err != nil {
+		return "", fmt.Errorf("fingerprint rule %s: %w", c.ID, err)
 	}
-	if i < 0 {
-		return nil
-	}
-	a := e.Tool.Args[i]
-	return &Chain{Origin: a.Origin, Arg: a.Path, Value: a.Value, Provenance: a.Provenance}
+	sum := sha256.Sum256(text)
+	return c.ID + "@" + hex.EncodeToString(sum[:6]), nil
 }
 
-// ChainOf is the chain of an event's most telling argument, or nil. Baselines' findings use it as rules' do.
-func ChainOf(e *event.Event) *Chain { return chain(e) }
+// bounds derives from the operator how long and how much a key is remembered.
+func (c *compiled) bounds() {
+	c.events = maxKeyEvents
+	switch c.Operator() {
+	case "count":
+		c.n, c.within, c.events = c.Count.AtLeast, c.Count.Within, 2*c.Count.AtLeast
+	case "distinct":
+		c.n, c.within, c.events = c.Distinct.AtLeast, c.Distinct.Within, 2*c.Distinct.AtLeast
+	case "sum":
+		c.sum, c.within = c.Sum.AtLeast, c.Sum.Within
+	case "rate":
+		c.sum, c.within = c.Rate.threshold(), c.Rate.Within
+	case "risk_threshold":
+		c.sum, c.within = float64(c.RiskThreshold.AtLeast), c.RiskThreshold.Within
+	case "first_seen":
+		c.within = c.FirstSeen.Within
+	case "sequence":
+		c.within, c.events = c.Sequence.Within, maxStepMatches
+	case "absence":
+		c.within, c.events = c.Absence.span(), maxStepMatches
+	}
+	if c.Limits.Events > 0 {
+		c.events = min(c.events, c.Limits.Events)
+	}
+	c.maxKeys = maxKeys
+	if c.Limits.Keys > 0 {
+		c.maxKeys = min(c.maxKeys, c.Limits.Keys)
+	}
+}
+
+// expired reports whether a group holds nothing that could still matter.
+func (c *compiled) expired(g *group, watermark time.Time) bool {
+	last := c.within
+	if c.Sequence != nil && (len(g.Steps) == 0 || len(g.Steps[0]) == 0) { // waits for a first step that is late
+		last = 0
+	}
+	return g.Last.Add(last + c.Lateness).Before(watermark)
+}

@@ -30,11 +30,11 @@ func evaluate(set *detect.Set, events []event.Event) []detect.Finding {
 func stream(t testing.TB, entries ...string) []event.Event {
 	t.Helper()
 	text := edit(t, "      - {kind: tool.result, tool: send_mail, repeat: 3, every: 1s}\n", "      - {"+strings.Join(entries, "}\n      - {")+"}\n")
-	r, err := detect.ParseRule("example.yaml", []byte(text), detect.DefaultCatalogue())
+	r, err := detect.ParseRule("example.yaml", []byte(text), library(t))
 	if err != nil {
 		t.Fatal(err)
 	}
-	events, err := r.Tests[0].Stream(r.File)
+	events, _, err := r.Tests[0].Stream(r.File)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -56,7 +56,7 @@ func TestEvaluate(t *testing.T) {
 		{"silent for a moment", "tags:", "suppress: 1s\ntags:", []string{send + ", repeat: 5, every: 1s"}, 3},
 		{"late event completes it", "", "", []string{"at: 5s, " + send, "at: 20s, " + send, "at: 1s, " + send, "at: 3s, " + send}, 1},
 		{"same value", "", "", []string{send + ", repeat: 2", "kind: tool.result, tool: post_note, repeat: 2"}, 0},
-		{"any value", ", same: tool.name", "", []string{send + ", repeat: 2", "kind: tool.result, tool: post_note, repeat: 2"}, 1},
+		{"any value", "by: tool.name\n", "", []string{send + ", repeat: 2", "kind: tool.result, tool: post_note, repeat: 2"}, 1},
 		{"other session", "", "", []string{send + ", repeat: 2", send + ", session: s2, repeat: 2"}, 0},
 		{"other session, key agent", "severity:", "key: agent\nseverity:", []string{send + ", repeat: 2", send + ", session: s2, repeat: 2"}, 1},
 		{"other agent, key agent", "severity:", "key: agent\nseverity:", []string{send + ", repeat: 2", send + ", agent: a2, repeat: 2"}, 0},
@@ -91,7 +91,7 @@ func TestFinding(t *testing.T) {
 	ids := []string{events[0].ID, events[1].ID, events[2].ID}
 	want := detect.Finding{
 		ID: detect.FindingID("", got[0].Agent.Class, "example-rule", ids), Source: detect.SourceRule, Rule: "example-rule", Version: "1.0.0", Digest: got[0].Digest,
-		Title: "Example", Severity: detect.High, Confidence: detect.MediumConfidence, Lane: detect.Alert, Tags: detect.Tags{ASI: []string{"ASI02"}},
+		Title: "Example", Severity: detect.High, Confidence: detect.MediumConfidence, Risk: 50, Lane: detect.Alert, Tags: detect.Tags{ASI: []string{"ASI02"}},
 		Triage: "Look.", Agent: events[2].Agent, Session: "session-1", Tool: "send_mail", First: detect.StreamStart,
 		Time: detect.StreamStart.Add(4 * time.Second), Events: ids, Reason: "3 matching events within 10s.",
 	}
@@ -138,7 +138,7 @@ var drawn = []string{
 
 // Adding a rule never changes what another rule finds, be it one that fails.
 func TestRulesDoNotInterfere(t *testing.T) {
-	shipped, err := detect.ReadRules(rules.FS, detect.DefaultCatalogue())
+	shipped, err := detect.ReadRules(rules.FS, shippedLibrary(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -176,3 +176,5 @@ func findingsOf(t *rapid.T, id string, events []event.Event, list ...detect.Rule
 	}
 	return out
 }
+
+func seconds(n int) time.Duration { return time.Duration(n) * time.Second }

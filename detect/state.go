@@ -2,6 +2,8 @@ package detect
 
 import (
 	"cmp"
+	"crypto/sha256"
+	"encoding/base64"
 	"maps"
 	"slices"
 	"strings"
@@ -10,92 +12,246 @@ import (
 	"github.com/expr-lang/expr/vm"
 )
 
-// maxKeys bounds the keys of one rule, over windows and suppressions each, and maxHits the matching events that its windows may
-// hold together. At a bound, the eighth of the keys that was silent longest is evicted, and a finding says so, because a full
-// table is a way to blind a rule.
+// maxKeys bounds the keys of one rule, over windows and suppressions each, and maxHits the matching events, values and steps that
+// they hold together. At a bound, keys that hold nothing any more are dropped, and if there are none, the eighth that was silent longest
+// is evicted; a finding says so, because a full table is a way to blind a rule.
 const (
 	maxKeys = 50_000
-	maxHits = 1 << 21
+	maxHits = 1 << 19
 )
 
-// State is what the rules of one shard remember: windows and suppressions by rule and key. It is saved in the shard's snapshot
-// as JSON. Not safe for concurrent use.
+// State is what the rules of one class of agents remember. It is saved in the shard's snapshot. Not safe for concurrent use.
 type State struct {
-	Windows map[string]map[string]window    `json:"windows"`
-	Silent  map[string]map[string]time.Time `json:"silent"` // until when a rule stays silent for a key
-	Errors  map[string]int                  `json:"errors"` // run-time errors by rule
-	Evicted map[string]int                  `json:"evicted"`
-	Clock   int                             `json:"clock"` // matching events counted, the order of window.Touched
+	Rules    map[string]*memory            `json:"rules"`  // by rule and operator
+	Silent   map[string]map[string]silence `json:"silent"` // by rule and operator, and key
+	Stats    map[string]*Stats             `json:"stats"`  // by rule
+	Excepted map[string]int                `json:"excepted,omitempty"`
+	Clock    int                           `json:"clock"` // matching events counted, the order of group.Touched
+	Events   int                           `json:"events"`
+	// Watermark is the newest event time seen.
+	Watermark time.Time `json:"watermark"`
 
 	vm vm.VM
 }
 
-// window holds the matching events of one key. Touched, and no event's time, says how stale it is: a sender chooses times.
-type window struct {
-	Hits    []hit `json:"hits"` // ascending by time
-	Touched int   `json:"touched"`
+// Stats count what became of a rule's work.
+type Stats struct {
+	Judged     int       `json:"judged"`     // events on which its expression ran
+	Matched    int       `json:"matched"`    // events on which it held
+	Fired      int       `json:"fired"`      // findings
+	Suppressed int       `json:"suppressed"` // findings that suppression swallowed
+	Errors     int       `json:"errors"`     // run-time errors
+	Evicted    int       `json:"evicted"`    // keys and events given up for want of room
+	Late       int       `json:"late"`       // events older than the rule's lateness allows
+	Missed     int       `json:"missed"`     // matches that the index alone would have missed; anything but 0 is a defect
+	LastFired  time.Time `json:"last_fired,omitzero"`
+}
+
+// Add adds another's counts.
+func (s *Stats) Add(o *Stats) {
+	s.Judged, s.Matched, s.Fired, s.Suppressed = s.Judged+o.Judged, s.Matched+o.Matched, s.Fired+o.Fired, s.Suppressed+o.Suppressed
+	s.Errors, s.Evicted, s.Late, s.Missed = s.Errors+o.Errors, s.Evicted+o.Evicted, s.Late+o.Late, s.Missed+o.Missed
+	if o.LastFired.After(s.LastFired) {
+		s.LastFired = o.LastFired
+	}
+}
+
+// memory is what one rule's operator holds.
+type memory struct {
+	Groups map[string]*group `json:"groups"`
+	Held   int               `json:"held"`          // what the groups hold together
+	Due    []due             `json:"due,omitempty"` // absences that wait for their end, soonest first
+}
+
+// group is what an operator holds for one key. Touched, and no event's time, says how stale it is: a sender chooses times.
+type group struct {
+	Hits    []hit            `json:"hits,omitempty"`  // ascending by time
+	Seen    map[string]int64 `json:"seen,omitempty"`  // value: when it was last seen, in ns since 1970
+	Steps   [][]match        `json:"steps,omitempty"` // of each step of a sequence, ascending by time
+	Events  int              `json:"events,omitempty"`
+	Merged  bool             `json:"merged,omitempty"` // hits were merged for want of room
+	Last    time.Time        `json:"last"`
+	Touched int              `json:"touched"`
+	Size    int              `json:"size"` // as memory.Held counts it
 }
 
 // hit is one matching event.
 type hit struct {
-	At    time.Time `json:"at"`
-	Event string    `json:"event"`
+	At      time.Time `json:"at"`
+	Event   string    `json:"event"`
+	Session string    `json:"session,omitempty"`
+	N       float64   `json:"n,omitempty"`     // what it adds to a sum
+	Value   string    `json:"value,omitempty"` // what must differ, or the rule of a finding
+}
+
+// match is one event that a step of a sequence matched.
+type match struct {
+	hit
+	Kept []value `json:"kept,omitempty"` // what later steps name of it
+	// Fixed are the matches of earlier steps that it was judged with, where its expression names any; nil entries are free.
+	Fixed []*match `json:"fixed,omitempty"`
+}
+
+// value is what a sequence keeps of an event. A truth value is a number.
+type value struct {
+	Text   string  `json:"text,omitempty"`
+	Number float64 `json:"number,omitempty"`
+}
+
+// due is an absence that becomes a finding unless the other event comes.
+type due struct {
+	Deadline time.Time `json:"deadline"`
+	Key      string    `json:"key"`
+	Finding  Finding   `json:"finding"`
+}
+
+// silence says until when a rule stays silent for a key, and for findings of which severity.
+type silence struct {
+	Until time.Time `json:"until"`
+	Rank  int       `json:"rank"`
 }
 
 // NewState returns an empty state.
 func NewState() *State {
 	return &State{
-		Windows: make(map[string]map[string]window), Silent: make(map[string]map[string]time.Time),
-		Errors: make(map[string]int), Evicted: make(map[string]int),
+		Rules: make(map[string]*memory), Silent: make(map[string]map[string]silence),
+		Stats: make(map[string]*Stats), Excepted: make(map[string]int),
 	}
+}
+
+// Keys counts the keys that the rules hold something for.
+func (st *State) Keys() (n int) {
+	for _, m := range st.Rules {
+		n += len(m.Groups) + len(m.Due)
+	}
+	return n
+}
+
+func (st *State) stats(rule string) *Stats {
+	s := st.Stats[rule]
+	if s == nil {
+		s = &Stats{}
+		st.Stats[rule] = s
+	}
+	return s
 }
 
 // Prune drops the state of rules that are gone or whose operator changed, and returns the names of what it dropped.
 func (st *State) Prune(s *Set) []string {
 	known := make(map[string]bool)
 	for _, c := range s.rules {
-		known[c.state], known["error@"+c.ID], known["evicted@"+c.ID] = true, true, true
+		known[c.state] = true
+		for _, trouble := range []string{"error", "evicted", "late", "missed"} {
+			known[trouble+"@"+c.ID] = true
+		}
 	}
 	gone := make(map[string]bool)
-	for _, name := range slices.Concat(slices.Collect(maps.Keys(st.Windows)), slices.Collect(maps.Keys(st.Silent))) {
+	for _, name := range slices.Concat(slices.Collect(maps.Keys(st.Rules)), slices.Collect(maps.Keys(st.Silent))) {
 		if !known[name] && !strings.HasPrefix(name, "baseline-") {
 			gone[name] = true
-			delete(st.Windows, name)
+			delete(st.Rules, name)
 			delete(st.Silent, name)
 		}
 	}
 	return slices.Sorted(maps.Keys(gone))
 }
 
-// hit adds a matching event to a key's window. It returns n events that lie within the span and include the new one, or nil if
-// there are none. Event time alone decides, so a late event counts where it belongs. A key keeps its 2n last events, and drops
-// the one farthest from the new event, so that an event with a false time pushes out no others.
-func (st *State) hit(rule, key string, h hit, n int, within time.Duration) []hit {
-	windows := st.Windows[rule]
-	if windows == nil {
-		windows = make(map[string]window)
-		st.Windows[rule] = windows
+// hashKey makes a key short, whatever senders put into its parts.
+func hashKey(parts ...string) string {
+	sum := sha256.Sum256([]byte(strings.Join(parts, "\x00")))
+	return base64.RawStdEncoding.EncodeToString(sum[:12])
+}
+
+func (st *State) memory(c *compiled) *memory {
+	m := st.Rules[c.state]
+	if m == nil {
+		m = &memory{Groups: make(map[string]*group)}
+		st.Rules[c.state] = m
 	}
-	w, ok := windows[key]
-	if !ok && len(windows) >= min(maxKeys, maxHits/(2*n)) {
-		st.Evicted[rule] += evict(windows, func(a, b window) int { return cmp.Compare(a.Touched, b.Touched) })
-	}
-	i, _ := slices.BinarySearchFunc(w.Hits, h.At, func(a hit, at time.Time) int { return a.At.Compare(at) })
-	for ; i < len(w.Hits) && w.Hits[i].At.Equal(h.At); i++ {
-		if w.Hits[i].Event == h.Event {
-			return nil
+	return m
+}
+
+// group returns a key's group, making room for a new one.
+func (st *State) group(c *compiled, key string, at time.Time) *group {
+	m := st.memory(c)
+	g := m.Groups[key]
+	if g == nil {
+		if len(m.Groups) >= c.maxKeys || m.Held >= maxHits {
+			st.stats(c.ID).Evicted += m.evict(func(g *group) bool { return c.expired(g, st.Watermark) })
 		}
-	}
-	hits := slices.Insert(w.Hits, i, h)
-	if last := len(hits) - 1; last >= 2*n {
-		if h.At.Sub(hits[0].At) >= hits[last].At.Sub(h.At) {
-			hits, i = slices.Delete(hits, 0, 1), i-1
-		} else {
-			hits = hits[:last]
-		}
+		g = &group{}
+		m.Groups[key] = g
 	}
 	st.Clock++
-	windows[key] = window{Hits: hits, Touched: st.Clock}
+	g.Touched = st.Clock
+	if at.After(g.Last) {
+		g.Last = at
+	}
+	return g
+}
+
+// settle counts what a group holds after it changed.
+func (m *memory) settle(g *group) {
+	size := len(g.Hits) + len(g.Seen)
+	for _, list := range g.Steps {
+		size += len(list)
+	}
+	m.Held, g.Size = m.Held+size-g.Size, size
+}
+
+// evict drops the groups that hold nothing any more. If there are none, it drops an eighth, stalest first, keys breaking ties so that
+// a replay drops the same ones, and returns how many: only these are a loss.
+func (m *memory) evict(expired func(*group) bool) int {
+	before := len(m.Groups)
+	maps.DeleteFunc(m.Groups, func(_ string, g *group) bool {
+		if !expired(g) {
+			return false
+		}
+		m.Held -= g.Size
+		return true
+	})
+	if len(m.Groups) < before {
+		return 0
+	}
+	type aged struct {
+		key     string
+		touched int
+	}
+	all := make([]aged, 0, len(m.Groups))
+	for key, g := range m.Groups {
+		all = append(all, aged{key, g.Touched})
+	}
+	slices.SortFunc(all, func(a, b aged) int { return cmp.Or(cmp.Compare(a.touched, b.touched), cmp.Compare(a.key, b.key)) })
+	n := min(len(all), max(1, len(all)/8))
+	for _, a := range all[:n] {
+		m.Held -= m.Groups[a.key].Size
+		delete(m.Groups, a.key)
+	}
+	return n
+}
+
+// insert adds a hit where its time belongs and returns its place, or -1 if the event is there already. Over the bound, the hit
+// farthest in time from the new one goes, so that an event with a false time pushes out no others.
+func (g *group) insert(h hit, bound int) int {
+	i, _ := slices.BinarySearchFunc(g.Hits, h.At, func(a hit, at time.Time) int { return a.At.Compare(at) })
+	for ; i < len(g.Hits) && g.Hits[i].At.Equal(h.At); i++ {
+		if g.Hits[i].Event == h.Event && g.Hits[i].Value == h.Value {
+			return -1
+		}
+	}
+	g.Hits = slices.Insert(g.Hits, i, h)
+	if last := len(g.Hits) - 1; last >= bound {
+		if h.At.Sub(g.Hits[0].At) >= g.Hits[last].At.Sub(h.At) {
+			g.Hits, i = slices.Delete(g.Hits, 0, 1), i-1
+		} else {
+			g.Hits = g.Hits[:last]
+		}
+	}
+	return i
+}
+
+// run returns n hits in a row that lie within a span and include the one at i, or nil.
+func run(hits []hit, i, n int, within time.Duration) []hit {
 	for from := max(0, i-n+1); from <= i && from+n <= len(hits); from++ {
 		if hits[from+n-1].At.Sub(hits[from].At) < within {
 			return hits[from : from+n]
@@ -104,34 +260,42 @@ func (st *State) hit(rule, key string, h hit, n int, within time.Duration) []hit
 	return nil
 }
 
+// enough returns the shortest row of hits within a span that includes the one at i and is enough, or nil.
+func enough(hits []hit, i int, within time.Duration, is func([]hit) bool) []hit {
+	for from := i; from >= 0 && hits[i].At.Sub(hits[from].At) < within; from-- {
+		to := i + 1
+		for to < len(hits) && hits[to].At.Sub(hits[from].At) < within {
+			to++
+		}
+		if is(hits[from:to]) {
+			return hits[from:to]
+		}
+	}
+	return nil
+}
+
 // Allow reports whether a rule may speak for a key at an event time, and if so silences it for a while. The silence reaches as far
-// back as forward: late events are covered, and an event dated to next year silences nothing of today.
-func (st *State) Allow(rule, key string, at time.Time, silence time.Duration) bool {
-	if silence <= 0 {
+// back as forward: late events are covered, and an event dated to next year silences nothing of today. A higher severity pierces
+// it. Where there is no room for another silence the rule speaks each time: no silence in force is ever given up.
+func (st *State) Allow(rule, key string, at time.Time, severity Severity, last time.Duration) bool {
+	if last <= 0 {
 		return true
 	}
 	silent := st.Silent[rule]
 	if silent == nil {
-		silent = make(map[string]time.Time)
+		silent = make(map[string]silence)
 		st.Silent[rule] = silent
 	}
-	until, ok := silent[key]
-	if ok && at.Before(until) && at.After(until.Add(-2*silence)) {
+	s, ok := silent[key]
+	if ok && s.Rank >= severity.Rank() && at.Before(s.Until) && at.After(s.Until.Add(-2*last)) {
 		return false
 	}
 	if !ok && len(silent) >= maxKeys {
-		st.Evicted[rule] += evict(silent, time.Time.Compare)
+		maps.DeleteFunc(silent, func(_ string, s silence) bool { return s.Until.Before(st.Watermark.Add(-maxLateness)) })
+		if len(silent) >= maxKeys {
+			return true
+		}
 	}
-	silent[key] = at.Add(silence)
+	silent[key] = silence{Until: at.Add(last), Rank: severity.Rank()}
 	return true
-}
-
-// evict drops an eighth of the entries, stalest first, keys breaking ties so that a replay drops the same ones.
-func evict[V any](m map[string]V, compare func(a, b V) int) int {
-	keys := slices.SortedFunc(maps.Keys(m), func(a, b string) int { return cmp.Or(compare(m[a], m[b]), cmp.Compare(a, b)) })
-	n := max(1, len(keys)/8)
-	for _, k := range keys[:n] {
-		delete(m, k)
-	}
-	return n
 }

@@ -13,15 +13,21 @@ import (
 )
 
 // hitsAt feeds matching events at the given seconds and returns at which of them, counted from 0, the window was full.
-func hitsAt(st *State, n int, within time.Duration, seconds ...int) []int {
+func hitsAt(n int, within time.Duration, seconds ...int) []int {
 	var full []int
+	c, g := counting(n, within), &group{}
 	for i, s := range seconds {
-		at := StreamStart.Add(time.Duration(s) * time.Second)
-		if st.hit("rule", "key", hit{At: at, Event: fmt.Sprint(i)}, n, within) != nil {
+		if c.full(g, hit{At: StreamStart.Add(time.Duration(s) * time.Second), Event: fmt.Sprint(i)}) != nil {
 			full = append(full, i)
 		}
 	}
 	return full
+}
+
+func counting(n int, within time.Duration) *compiled {
+	c := &compiled{Rule: Rule{ID: "rule", Count: &Count{AtLeast: n, Within: within}}, state: "rule"}
+	c.bounds()
+	return c
 }
 
 func TestWindow(t *testing.T) {
@@ -43,7 +49,7 @@ func TestWindow(t *testing.T) {
 		{"false times fill the window", []int{farFuture, 2 * farFuture, 3 * farFuture, 4 * farFuture, 5 * farFuture, 6 * farFuture, 0, 1, 2}, []int{8}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			if diff := cmp.Diff(tc.want, hitsAt(NewState(), 3, 10*time.Second, tc.seconds...)); diff != "" {
+			if diff := cmp.Diff(tc.want, hitsAt(3, 10*time.Second, tc.seconds...)); diff != "" {
 				t.Error(diff)
 			}
 		})
@@ -51,20 +57,20 @@ func TestWindow(t *testing.T) {
 }
 
 func TestWindowCountsAnEventOnce(t *testing.T) {
-	st := NewState()
+	c, g := counting(2, time.Minute), &group{}
 	for range 5 {
-		if st.hit("rule", "key", hit{At: StreamStart, Event: "same"}, 2, time.Minute) != nil {
+		if c.full(g, hit{At: StreamStart, Event: "same"}) != nil {
 			t.Fatal("one event filled a window of two")
 		}
 	}
 }
 
 func TestWindowKeepsBound(t *testing.T) {
-	st := NewState()
+	c, g := counting(5, time.Second), &group{}
 	for i := range 1000 {
-		st.hit("rule", "key", hit{At: StreamStart.Add(time.Duration(i*7919%1000) * time.Second), Event: fmt.Sprint(i)}, 5, time.Second)
+		c.full(g, hit{At: StreamStart.Add(time.Duration(i*7919%1000) * time.Second), Event: fmt.Sprint(i)})
 	}
-	if n := len(st.Windows["rule"]["key"].Hits); n > 10 {
+	if n := len(g.Hits); n > 10 {
 		t.Errorf("a window of 5 keeps %d events, want at most 10", n)
 	}
 }
@@ -77,7 +83,7 @@ func TestShuffledBurst(t *testing.T) {
 		noise := rapid.SliceOfN(rapid.IntRange(-100_000, -61), 0, n).Draw(t, "noise")
 		seconds := append(burst, noise...)
 		rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "seed"), 0)).Shuffle(len(seconds), func(i, j int) { seconds[i], seconds[j] = seconds[j], seconds[i] })
-		if hitsAt(NewState(), n, time.Minute, seconds...) == nil {
+		if hitsAt(n, time.Minute, seconds...) == nil {
 			t.Fatalf("no full window in %v", seconds)
 		}
 	})
@@ -99,7 +105,7 @@ func TestAllow(t *testing.T) {
 			st := NewState()
 			var got []bool
 			for _, m := range tc.minutes {
-				got = append(got, st.Allow("rule", "key", StreamStart.Add(time.Duration(m)*time.Minute), 10*time.Minute))
+				got = append(got, st.Allow("rule", "key", StreamStart.Add(time.Duration(m)*time.Minute), High, 10*time.Minute))
 			}
 			if diff := cmp.Diff(tc.want, got); diff != "" {
 				t.Error(diff)
@@ -108,68 +114,126 @@ func TestAllow(t *testing.T) {
 	}
 }
 
+// A higher severity speaks through the silence that a lower one left, and leaves one of its own.
+func TestSeverityPiercesSilence(t *testing.T) {
+	st := NewState()
+	var got []bool
+	for _, s := range []Severity{Low, Low, High, Medium, Critical, Critical} {
+		got = append(got, st.Allow("rule", "key", StreamStart, s, time.Hour))
+	}
+	if diff := cmp.Diff([]bool{true, false, true, false, true, false}, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
 func TestEviction(t *testing.T) {
 	st := NewState()
-	// A window of 1000 may keep 2000 events, so the bound on events allows fewer keys than maxKeys.
-	const n = 1000
-	limit := maxHits / (2 * n)
-	for i := range limit {
+	c := counting(1000, time.Hour)
+	for i := range c.maxKeys {
 		// Times run backwards: what was touched first has the newest time, and must go all the same.
-		st.hit("rule", fmt.Sprint(i), hit{At: StreamStart.Add(-time.Duration(i) * time.Hour), Event: "e"}, n, time.Second)
+		st.group(c, fmt.Sprint(i), StreamStart.Add(-time.Duration(i)*time.Second))
 	}
-	if got := st.Evicted["rule"]; got != 0 {
+	if got := st.stats("rule").Evicted; got != 0 {
 		t.Fatalf("evicted %d keys below the limit", got)
 	}
-	st.hit("rule", "one more", hit{At: StreamStart, Event: "e"}, n, time.Second)
-	if got, want := st.Evicted["rule"], limit/8; got != want {
+	st.group(c, "one more", StreamStart)
+	if got, want := st.stats("rule").Evicted, c.maxKeys/8; got != want {
 		t.Errorf("evicted %d keys, want %d", got, want)
 	}
-	if _, ok := st.Windows["rule"]["0"]; ok {
+	groups := st.Rules["rule"].Groups
+	if groups["0"] != nil {
 		t.Error("the stalest key is still there")
 	}
-	if _, ok := st.Windows["rule"][fmt.Sprint(limit-1)]; !ok {
+	if groups[fmt.Sprint(c.maxKeys-1)] == nil {
 		t.Error("the freshest key is gone")
 	}
-	for i := range maxKeys + 1 {
-		st.Allow("rule", fmt.Sprint(i), StreamStart.Add(time.Duration(i)*time.Second), time.Hour)
+}
+
+// What the keys of a rule hold together is bounded, and the count of it is right after every change.
+func TestHeldIsBounded(t *testing.T) {
+	st, c := NewState(), counting(1000, time.Hour)
+	for i := range maxHits + maxHits/4 {
+		g := st.group(c, fmt.Sprint(i/500), StreamStart)
+		c.full(g, hit{At: StreamStart.Add(time.Duration(i) * time.Millisecond), Event: fmt.Sprint(i)})
+		st.memory(c).settle(g)
 	}
-	if got, want := len(st.Silent["rule"]), maxKeys-maxKeys/8+1; got != want {
-		t.Errorf("%d keys are silent, want %d", got, want)
+	held := 0
+	for _, g := range st.Rules["rule"].Groups {
+		held += len(g.Hits)
+	}
+	if m := st.Rules["rule"]; m.Held != held || held > maxHits+1000 || st.stats("rule").Evicted == 0 {
+		t.Errorf("%d hits are held, counted as %d, want at most %d; %d keys were evicted", held, m.Held, maxHits, st.stats("rule").Evicted)
+	}
+}
+
+// Keys that hold nothing any more make room before any that does, and are no loss.
+func TestExpiredKeysGoFirst(t *testing.T) {
+	st, c := NewState(), counting(1000, time.Hour)
+	for i := range c.maxKeys {
+		at := StreamStart
+		if i%2 == 1 {
+			at = at.Add(-2 * time.Hour)
+		}
+		st.group(c, fmt.Sprint(i), at)
+	}
+	st.Watermark = StreamStart
+	st.group(c, "one more", StreamStart)
+	if got, want := len(st.Rules["rule"].Groups), c.maxKeys/2+2; st.stats("rule").Evicted != 0 || got < want-1 || got > want {
+		t.Errorf("%d keys are left and %d were evicted, want about %d and none", got, st.stats("rule").Evicted, want)
+	}
+}
+
+// A full table of silences gives none up: what finds no room speaks.
+func TestSilenceIsNeverEvicted(t *testing.T) {
+	st := NewState()
+	for i := range maxKeys {
+		st.Allow("rule", fmt.Sprint(i), StreamStart, High, time.Hour)
+	}
+	for range 2 {
+		if !st.Allow("rule", "no room", StreamStart, High, time.Hour) {
+			t.Error("a silence was found where there was no room for it")
+		}
+	}
+	for i := range maxKeys {
+		if st.Allow("rule", fmt.Sprint(i), StreamStart, High, time.Hour) {
+			t.Fatal("a silence in force was given up")
+		}
+	}
+	st.Watermark = StreamStart.Add(3 * time.Hour)
+	if st.Allow("rule", "room", st.Watermark, High, time.Hour); st.Allow("rule", "room", st.Watermark, High, time.Hour) {
+		t.Error("silences that are over made no room")
 	}
 }
 
 func TestEvictionIsAFinding(t *testing.T) {
-	set, err := Compile([]Rule{{
-		ID: "many", On: []event.Kind{event.KindPrompt}, Key: "session", When: "true",
-		Count: &Count{AtLeast: 1000, Within: time.Hour},
-	}})
-	if err != nil {
-		t.Fatal(err)
-	}
+	set := mustCompile(t, rule(func(r *Rule) { r.Count.AtLeast, r.Count.Within = 1000, time.Hour }))
 	st, env := NewState(), NewEnv()
 	var got []Finding
-	for i := range maxHits/2000 + 300 {
-		e := event.Event{ID: fmt.Sprint(i), Kind: event.KindPrompt, Time: StreamStart.Add(time.Duration(i) * time.Second), Session: event.Session{ID: fmt.Sprint(i)}}
+	for i := range maxKeys + 300 {
+		e := event.Event{ID: fmt.Sprint(i), Kind: event.KindPrompt, Time: StreamStart.Add(time.Duration(i) * time.Millisecond), Session: event.Session{ID: fmt.Sprint(i)}}
 		env.Fill(&e, SessionFacts{}, BaselineEnv{})
 		got = append(got, set.Evaluate(env, &e, st)...)
 	}
-	if len(got) != 1 || got[0].Source != SourceHealth || got[0].Reason != "The rule reached its limit of keys and forgot the 131 stalest." {
+	want := "The rule's table of keys was full, and it gave up the 6250 that were silent longest."
+	if len(got) != 1 || got[0].Source != SourceHealth || got[0].Reason != want {
 		t.Errorf("got %+v, want one finding within the hour", got)
 	}
 }
 
+// rule is a rule on prompts that counts two within a minute, changed by edit.
+func rule(edit func(*Rule)) Rule {
+	risk := 10
+	r := Rule{
+		ID: "example-rule", Title: "Before", Risk: &risk, On: []event.Kind{event.KindPrompt}, Key: "session", When: "true",
+		Count: &Count{AtLeast: 2, Within: time.Minute}, Suppress: time.Minute, Lateness: time.Minute, Late: "apply", library: &Library{},
+	}
+	edit(&r)
+	return r
+}
+
 func TestPrune(t *testing.T) {
-	base := Rule{
-		ID: "example-rule", Title: "Before", On: []event.Kind{event.KindPrompt}, Key: "session", When: "true",
-		Count: &Count{AtLeast: 2, Within: time.Minute}, Suppress: time.Minute,
-	}
-	change := func(edit func(*Rule)) Rule {
-		r := base
-		count := *base.Count
-		r.Count = &count
-		edit(&r)
-		return r
-	}
+	base := rule(func(*Rule) {})
+	change := rule
 	for _, tc := range []struct {
 		name string
 		rule Rule
@@ -180,7 +244,7 @@ func TestPrune(t *testing.T) {
 		{"severity, lane and version", change(func(r *Rule) { r.Severity, r.Lane, r.Version = High, Hunt, "2.0.0" }), true},
 		{"threshold", change(func(r *Rule) { r.Count.AtLeast = 3 }), false},
 		{"window", change(func(r *Rule) { r.Count.Within++ }), false},
-		{"same", change(func(r *Rule) { r.Count.Same = "tool.name" }), false},
+		{"by", change(func(r *Rule) { r.By = "tool.name" }), false},
 		{"suppression", change(func(r *Rule) { r.Suppress++ }), false},
 		{"key", change(func(r *Rule) { r.Key = "agent" }), false},
 		{"expression", change(func(r *Rule) { r.When = "outcome == \"\"" }), false},
@@ -194,9 +258,9 @@ func TestPrune(t *testing.T) {
 				env.Fill(&e, SessionFacts{}, BaselineEnv{})
 				mustCompile(t, base).Evaluate(env, &e, st)
 			}
-			st.Allow("baseline-tool", "key", StreamStart, time.Hour)
+			st.Allow("baseline-tool", "key", StreamStart, Medium, time.Hour)
 			dropped := st.Prune(mustCompile(t, tc.rule))
-			if kept := len(st.Windows) == 1 && len(st.Silent) == 2 && len(dropped) == 0; kept != tc.keep {
+			if kept := len(st.Rules) == 1 && len(st.Silent) == 2 && len(dropped) == 0; kept != tc.keep {
 				t.Errorf("kept: %v, want %v; dropped %v", kept, tc.keep, dropped)
 			}
 			if len(st.Silent["baseline-tool"]) != 1 {

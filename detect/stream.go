@@ -1,12 +1,10 @@
 package detect
 
 import (
+	"cmp"
 	"fmt"
-	"reflect"
 	"slices"
 	"time"
-
-	"go.yaml.in/yaml/v3"
 
 	"github.com/tocsin-dr/tocsin/internal/event"
 	"github.com/tocsin-dr/tocsin/internal/strict"
@@ -15,23 +13,31 @@ import (
 // testEvent is the short form in which a rule's tests write an event. What is left out has a default that is the same for all
 // events of the stream: one agent, one session.
 type testEvent struct {
-	At       time.Duration     `yaml:"at"`       // offset from the start of the stream
-	Repeat   int               `yaml:"repeat"`   // how many such events there are; 0 is one
-	Every    time.Duration     `yaml:"every"`    // time between them
-	Kind     event.Kind        `yaml:"kind"`     // must be there
-	Agent    string            `yaml:"agent"`    // id; agent-1 where it is left out
-	Session  string            `yaml:"session"`  // id; session-1 where it is left out
-	Tool     string            `yaml:"tool"`     // name, from which the effect follows
-	Server   string            `yaml:"server"`   // tool server
-	Args     map[string]any    `yaml:"args"`     // the tool's arguments
-	Result   string            `yaml:"result"`   // the tool's output
-	Text     string            `yaml:"text"`     // of a prompt or response
-	Outcome  event.Outcome     `yaml:"outcome"`  // success, failure, denied
-	Error    string            `yaml:"error"`    // the error's text
-	Decision *testDecision     `yaml:"decision"` // a map of effect, by and mode
-	Model    string            `yaml:"model"`    // name
-	Tokens   int64             `yaml:"tokens"`   // input tokens of the model call
-	Attrs    map[string]string `yaml:"attrs"`    // attributes that no field takes
+	At     time.Duration `yaml:"at"`      // offset from the start of the stream
+	LateBy time.Duration `yaml:"late_by"` // it arrives that much later than it happened
+	Repeat int           `yaml:"repeat"`  // how many such events there are; 0 is one
+	Every  time.Duration `yaml:"every"`   // time between them
+	Kind   event.Kind    `yaml:"kind"`    // must be there
+	Agent  string        `yaml:"agent"`   // id; agent-1 where it is left out
+	Parent string        `yaml:"parent"`  // id of the agent that delegated to it
+	// Class is that of the agent; test where it is left out.
+	Class string `yaml:"class"`
+	// Principal is on whose behalf it acts.
+	Principal string            `yaml:"principal"`
+	Session   string            `yaml:"session"`  // id; session-1 where it is left out
+	Tool      string            `yaml:"tool"`     // name, from which the effect follows
+	Server    string            `yaml:"server"`   // tool server
+	Call      string            `yaml:"call"`     // the client's id of the call
+	Args      map[string]any    `yaml:"args"`     // the tool's arguments
+	Result    string            `yaml:"result"`   // the tool's output
+	Text      string            `yaml:"text"`     // of a prompt, response or document
+	Outcome   event.Outcome     `yaml:"outcome"`  // success, failure, denied
+	Error     string            `yaml:"error"`    // the error's text
+	Decision  *testDecision     `yaml:"decision"` // a map of effect, by and mode
+	Model     string            `yaml:"model"`    // name
+	Provider  string            `yaml:"provider"` // of the model
+	Tokens    int64             `yaml:"tokens"`   // input tokens of the model call
+	Attrs     map[string]string `yaml:"attrs"`    // attributes that no field takes
 }
 
 type testDecision struct {
@@ -46,44 +52,49 @@ var StreamStart = time.Date(2026, time.January, 5, 9, 0, 0, 0, time.UTC)
 // maxStream bounds the events of one test.
 const maxStream = 10_000
 
-// Stream returns the events of a test, checked. Errors name the line.
-func (t Test) Stream(file string) ([]event.Event, error) {
-	var out []event.Event
+// Stream returns the events of a test, checked and in the order in which they arrive: that of the list, but for those that come late.
+// Restart is the number of events before the restart that the test asks for, 0 for none. Errors name the line.
+func (t Test) Stream(file string) (events []event.Event, restart int, err error) {
+	type arrival struct {
+		at    time.Duration
+		event event.Event
+	}
+	var all []arrival
+	var now time.Duration
 	for i := range t.Events {
 		node := &t.Events[i]
-		te, err := decodeEvent(node)
-		if err != nil {
-			return nil, fmt.Errorf("test %q: %w", t.Name, strict.Explain(file, err, reflect.TypeFor[testEvent]()))
+		var te testEvent
+		if err := strict.Node(file, node, &te); err != nil {
+			return nil, 0, fmt.Errorf("test %q: %w", t.Name, err)
 		}
-		if te.Repeat < 0 || len(out)+max(1, te.Repeat) > maxStream {
-			return nil, fmt.Errorf("%s:%d: test %q: repeat is %d, want 0 or more, and at most %d events together", file, node.Line, t.Name, te.Repeat, maxStream)
+		if te.Repeat < 0 || len(all)+max(1, te.Repeat) > maxStream {
+			return nil, 0, fmt.Errorf("%s:%d: test %q: repeat is %d, want 0 or more, and at most %d events together", file, node.Line, t.Name, te.Repeat, maxStream)
 		}
 		for n := range max(1, te.Repeat) {
-			e := te.event(len(out))
-			e.Time = e.Time.Add(time.Duration(n) * te.Every)
+			e := te.event(len(all))
+			happened := te.At + time.Duration(n)*te.Every
+			e.Time = StreamStart.Add(happened)
 			if err := e.Check(); err != nil {
-				return nil, fmt.Errorf("%s:%d: test %q: %w", file, node.Line, t.Name, err)
+				return nil, 0, fmt.Errorf("%s:%d: test %q: %w", file, node.Line, t.Name, err)
 			}
-			out = append(out, e)
+			now = max(now, happened)
+			all = append(all, arrival{now + te.LateBy, e})
 		}
 	}
-	return out, nil
-}
-
-// decodeEvent decodes an entry and refuses unknown keys, which yaml.Node.Decode alone does not.
-func decodeEvent(node *yaml.Node) (te testEvent, err error) {
-	for i := 0; i+1 < len(node.Content) && node.Kind == yaml.MappingNode; i += 2 {
-		if key := node.Content[i]; !slices.Contains(strict.Keys(reflect.TypeFor[testEvent]()), key.Value) {
-			return te, fmt.Errorf("line %d: field %s not found in type detect.testEvent", key.Line, key.Value)
+	slices.SortStableFunc(all, func(a, b arrival) int { return cmp.Compare(a.at, b.at) })
+	for i, a := range all {
+		events = append(events, a.event)
+		if t.RestartAt > 0 && a.at <= t.RestartAt {
+			restart = i + 1
 		}
 	}
-	return te, node.Decode(&te)
+	return events, restart, nil
 }
 
 func (te testEvent) event(i int) event.Event {
 	e := event.Event{
-		Kind: te.Kind, Time: StreamStart.Add(te.At), Seq: int64(i + 1), Outcome: te.Outcome, Error: te.Error, Attrs: te.Attrs,
-		Agent: event.Agent{ID: te.Agent, Basis: "client"}, Session: event.Session{ID: te.Session},
+		Kind: te.Kind, Seq: int64(i + 1), Outcome: te.Outcome, Error: te.Error, Attrs: te.Attrs,
+		Agent: event.Agent{ID: te.Agent, Parent: te.Parent, Class: cmp.Or(te.Class, "test"), Basis: "client"}, Session: event.Session{ID: te.Session},
 		Source: event.Source{Dialect: "test"},
 	}
 	if e.Agent.ID == "" {
@@ -95,20 +106,24 @@ func (te testEvent) event(i int) event.Event {
 	e.ID = event.NewID("", e.Kind, e.Agent.ID, e.Session.ID, fmt.Sprint(i))
 	if te.Tool != "" {
 		args, state := event.FlattenArgs(normalise(te.Args))
-		e.Tool = &event.Tool{Name: te.Tool, Server: te.Server, Args: args, ArgsState: state, Result: event.Content{Text: te.Result}}
+		e.Tool = &event.Tool{Name: te.Tool, Server: te.Server, CallID: te.Call, Args: args, ArgsState: state, Result: event.Content{Text: te.Result}}
 	}
 	if te.Text != "" {
 		role := event.RolePrompt
-		if te.Kind == event.KindResponse {
+		switch te.Kind {
+		case event.KindResponse:
 			role = event.RoleResponse
+		case event.KindRetrieval, event.KindMemory:
+			role = event.RoleDocument
 		}
 		e.Content = []event.Content{{Role: role, Text: te.Text}}
 	}
 	if te.Decision != nil {
 		e.Decision = &event.Decision{Effect: te.Decision.Effect, By: te.Decision.By, Mode: te.Decision.Mode}
 	}
+	e.Principal.ID = te.Principal
 	if te.Model != "" {
-		e.Model = &event.Model{Name: te.Model, InputTokens: te.Tokens}
+		e.Model = &event.Model{Provider: te.Provider, Name: te.Model, InputTokens: te.Tokens}
 	}
 	return e
 }

@@ -130,7 +130,7 @@ func TestShots(t *testing.T) {
 	light, dark := b.serve(t, "light"), b.serve(t, "dark")
 	for name, path := range map[string]string{
 		"overview": "/", "approvals": "/approvals", "approval": "/approvals/" + reqID, "incidents": "/incidents", "incident": "/incidents/" + incID,
-		"contained": "/incidents/INC-139bbbbb", "agents": "/agents", "agent": "/agents?id=" + bot, "audit": "/audit", "health": "/health", "sign-in": "/sign-in?refused=wrong",
+		"contained": "/incidents/INC-139bbbbb", "agents": "/agents", "agent": "/agents?id=" + bot, "rules": "/rules", "audit": "/audit", "health": "/health", "sign-in": "/sign-in?refused=wrong",
 	} {
 		shot := func(suffix, url, size string) {
 			browser(t, "--window-size="+size, "--screenshot="+filepath.Join(dir, name+suffix+".png"), url+path)

@@ -70,7 +70,7 @@ func New(o Options) *Console {
 	for pattern, h := range map[string]handler{
 		"GET /{$}": c.overview, "GET /approvals": c.approvals, "GET /approvals/{id}": c.approval,
 		"GET /incidents": c.incidents, "GET /incidents/{id}": c.incident, "GET /incidents/{id}/evidence/{sha256}": c.evidence,
-		"GET /agents": c.agents, "GET /audit": c.audit, "GET /health": c.health, "GET /live": c.live, "GET /": c.missing,
+		"GET /agents": c.agents, "GET /rules": c.rules, "GET /audit": c.audit, "GET /health": c.health, "GET /live": c.live, "GET /": c.missing,
 	} {
 		c.mux.Handle(pattern, c.require(approval.Viewer, h))
 	}
@@ -80,6 +80,7 @@ func New(o Options) *Console {
 	} {
 		c.mux.Handle(pattern, c.require(approval.Responder, h))
 	}
+	c.mux.Handle("POST /rules/reload", c.require(approval.Lead, c.reload))
 	c.mux.Handle("POST /incidents/{id}/close", c.require(approval.Lead, c.close))
 	c.mux.Handle("POST /incidents/{id}/leases/{lease}/lift", c.require(approval.Lead, c.lift))
 	return c
@@ -217,7 +218,7 @@ func (c *Console) signIn(w http.ResponseWriter, r *http.Request) {
 	case "wrong":
 		status, text = http.StatusUnauthorized, "Wrong name or password."
 	case "busy":
-		status, text = http.StatusTooManyRequests, "Too many wrong passwords. Try again in 15 minutes."
+		status, text = http.StatusTooManyRequests, "Too many wrong passwords at once. Try again in some seconds."
 	case "oidc":
 		status, text = http.StatusUnauthorized, "The identity provider did not vouch for you. Try again."
 	case "role":
@@ -299,7 +300,7 @@ func (c *Console) static(w http.ResponseWriter, r *http.Request) {
 // loadPages parses each page with the layout and the parts. The templates are part of the program, and a test renders them all.
 func (c *Console) loadPages(urls map[string]string) {
 	shared := template.Must(template.New("").Funcs(words(urls)).ParseFS(files, "templates/layout.html", "templates/parts.html"))
-	for _, name := range []string{"overview", "approvals", "approval", "incidents", "incident", "agents", "agent", "audit", "health", "sign-in", "error"} {
+	for _, name := range []string{"overview", "approvals", "approval", "incidents", "incident", "agents", "agent", "rules", "audit", "health", "sign-in", "error"} {
 		c.pages[name] = template.Must(template.Must(shared.Clone()).ParseFS(files, "templates/"+name+".html"))
 	}
 }

@@ -11,10 +11,14 @@ import (
 	"net/url"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/tocsin-dr/tocsin/detect"
 	"github.com/tocsin-dr/tocsin/internal/approval"
 	"github.com/tocsin-dr/tocsin/internal/incident"
 	"github.com/tocsin-dr/tocsin/internal/store"
@@ -52,8 +56,9 @@ func TestPages(t *testing.T) {
 		"/incidents/" + incID:               {"3 min 41 s", "nobody has noticed", "I have seen this", `data-notice="/incidents/` + incID + `/notice"`, "Output of read_file", `US133000000121212121212</mark>.\u{202E}`, "Speaks against it:", "This track failed", "Draft, machine-written", `name="verb" value="approve"`, "ingest 400 ms"},
 		"/incidents/INC-139bbbbb":           {"Lift early", "800 ms after it was applied", "until max noticed by slack"},
 		"/incidents/INC-138ccccc":           {"Expected", "Load test, announced."},
-		"/agents":                           {"3 agents", "Learning"},
-		"/agents?id=payments%2Fbilling-bot": {"payments/billing-bot has 1 open incident", "239 · 58 %", "send_money recipient", "61 · 95 %", `action="/agents/ask"`},
+		"/agents":                           {"3 agents", "Learning", `<td class="right num wide">3</td>`, "(2 min ago)"},
+		"/agents?id=payments%2Fbilling-bot": {"payments/billing-bot has 1 open incident", "5210 events", "239 · 58 %", "send_money recipient", "61 · 95 %", `action="/agents/ask"`},
+		"/rules":                            {"2 rules", "untrusted-value-egress", "25 % of 8", "0 judged", "Read the rules again"},
 		"/audit":                            {"What happened", "Sign in"},
 		"/audit?subject=" + incID:           {"What happened to " + incID},
 		"/health":                           {"1 part needs attention", "rule agent-loop failed"},
@@ -359,5 +364,36 @@ func TestWords(t *testing.T) {
 		if got := share(x); got != want {
 			t.Errorf("share(%g) = %q, want %q", x, got, want)
 		}
+	}
+}
+
+// A rule's author ends lines where the editor does; a page ends them where they fill it. Paragraphs and lists stay.
+func TestProse(t *testing.T) {
+	for in, want := range map[string]string{
+		"Look at the output\n  in which it appears.\n": "Look at the output in which it appears.",
+		"One.\nTwo.\n\nNext\nparagraph.":               "One. Two.\n\nNext paragraph.",
+		"Check:\n- the one\n  thing\n- the other\n":    "Check:\n- the one thing\n- the other",
+		"": "",
+	} {
+		if got := prose(in); got != want {
+			t.Errorf("prose(%q) = %q, want %q", in, got, want)
+		}
+	}
+}
+
+// TestTimelineKeepsTellingEvents: an agent that makes thousands of calls hides none that a finding names.
+func TestTimelineKeepsTellingEvents(t *testing.T) {
+	entries := make([]incident.Entry, 2000)
+	for i := range entries {
+		entries[i] = incident.Entry{Kind: "event", Ref: strconv.Itoa(i)}
+	}
+	alerts := []store.Alert{{Finding: detect.Finding{Events: []string{"1000"}, Chain: &detect.Chain{Origin: "500"}}}}
+	shown, left := timeline(entries, told(alerts))
+	var middle []string
+	for _, l := range shown[headEntries : len(shown)-tailEntries] {
+		middle = append(middle, l.Ref)
+	}
+	if diff := cmp.Diff([]string{"500", "1000"}, middle); diff != "" || left != len(entries)-headEntries-tailEntries-2 {
+		t.Errorf("%d entries are left out; of the middle there are (-want +got):\n%s", left, diff)
 	}
 }

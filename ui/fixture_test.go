@@ -43,12 +43,14 @@ var (
 // facts are canned answers.
 type facts struct {
 	learned []baselines.Learned
+	rules   []measure.RuleReport
 	summary measure.Summary
 	health  []Health
 	changes chan Change
 }
 
 func (f *facts) Agents(context.Context) ([]baselines.Learned, error) { return f.learned, nil }
+func (f *facts) Rules(context.Context) ([]measure.RuleReport, error) { return f.rules, nil }
 func (f *facts) Summary(context.Context, time.Duration) (measure.Summary, error) {
 	return f.summary, nil
 }
@@ -98,6 +100,10 @@ func (a *actor) Close(_ context.Context, by approval.Principal, id string, v inc
 
 func (a *actor) Lift(_ context.Context, by approval.Principal, id, reason string) error {
 	return a.note("lift", by.ID, id, reason)
+}
+
+func (a *actor) ReloadRules(_ context.Context, by approval.Principal) error {
+	return a.note("reload", by.ID)
 }
 
 // bench is a console on a real store that holds a hijacked billing-bot.
@@ -266,7 +272,7 @@ func (b *bench) request(t *testing.T, say func(string) string) approval.Request 
 	return approval.Request{
 		ID: reqID, Incident: incID, Revision: 1, Plan: plan, Digest: digest, Requester: "playbook:stop-and-look", Agents: []string{say(bot), say("billing-bot")},
 		Asked: b.at("14:02:12.000"), Deadline: b.at("14:12:12.000"), OnExpiry: "escalate", State: approval.Pending,
-		Question: say("Quarantine billing-bot for 1 h?"), Effect: "Every tool call of the session is denied at the gate", Undo: "By itself after 1 h, or by any lead", DoesNotStop: "The payment that was already made",
+		Question: plan.Question(), Effect: "Every tool call of the session is denied at the gate", Undo: "By itself after 1 h, or by any lead", DoesNotStop: "The payment that was already made",
 	}
 }
 
@@ -282,12 +288,17 @@ func cannedFacts(now time.Time, say func(string) string) *facts {
 		changes: make(chan Change, 1),
 		learned: []baselines.Learned{
 			{
-				Agent: say(bot), Class: say("payments"), Life: baselines.Active, Why: say("412 calls in 64 sessions taught it; the class has 17 other agents."), Sessions: 64, Peers: 17, Version: "b1",
+				Agent: say(bot), Class: say("payments"), Life: baselines.Active, Why: say("412 calls in 64 sessions taught it; the class has 17 other agents."), Sessions: 64, Peers: 17, Version: "b1", Events: 5210, LastSeen: now.Add(-40 * time.Second),
 				Tools: count("get_balance", 239, "send_money", 64, "read_file", 61, "get_iban", 48), Destinations: count("CH93 0076 2011 6238 5295 7", 39, "GB29 NWBK 6016 1331 9268 19", 23, "SE35 5000 0000 0549 1000 0003", 2),
 				Provenance: map[string][]baselines.Count{say("send_money recipient"): count("prompt", 61, "history", 3), say("send_money amount"): count("prompt", 50, "tool_output", 14)},
 			},
-			{Agent: say("research/crew"), Class: say("research"), Life: baselines.Learning, Why: "9 of 30 sessions seen.", Sessions: 9},
+			{Agent: say("research/crew"), Class: say("research"), Life: baselines.Learning, Why: "0 of 10 sessions learned", Events: 3, LastSeen: now.Add(-2 * time.Minute)},
 			{Agent: say("platform/deploy-agent"), Class: say("platform"), Life: baselines.Active, Why: "It is stable.", Sessions: 830, Peers: 2, Tools: count("kubectl", 5100)},
+		},
+		rules: []measure.RuleReport{
+			{ID: "untrusted-value-egress", Title: "Data or money sent to a recipient that came out of a tool", Lane: detect.Propose, Operator: "match", Tests: 3,
+				Stats: detect.Stats{Judged: 5210, Matched: 4, Fired: 3, Suppressed: 1, LastFired: now.Add(-7 * time.Minute)}, Verdicts: map[incident.Verdict]int{incident.TruePositive: 6, incident.FalsePositive: 2}},
+			{ID: "repeated-call", Title: "Same tool call over and over", Lane: detect.Alert, Operator: "count", Tests: 4, Stats: detect.Stats{Judged: 9120}},
 		},
 		summary: measure.Summary{
 			At: now, Window: month, Unnoticed: 2, OldestUnnoticed: 12*time.Minute + 28*time.Second, OldestIncident: "INC-141aaaaa", ApprovalsPending: 1, Contained: 1,
@@ -320,7 +331,7 @@ func (b *bench) post(path string, form url.Values) (*http.Response, string) {
 func pages(agent string) []string {
 	return []string{
 		"/", "/approvals", "/approvals/" + reqID, "/approvals/REQ-past", "/incidents", "/incidents?status=closed&severity=low", "/incidents/" + incID, "/incidents/INC-139bbbbb",
-		"/incidents/INC-138ccccc", "/incidents/INC-141aaaaa", "/agents", "/agents?id=" + url.QueryEscape(agent), "/audit", "/audit?subject=" + incID, "/health", "/sign-in", "/sign-in?refused=wrong", "/nothing",
+		"/incidents/INC-138ccccc", "/incidents/INC-141aaaaa", "/agents", "/agents?id=" + url.QueryEscape(agent), "/rules", "/audit", "/audit?subject=" + incID, "/health", "/sign-in", "/sign-in?refused=wrong", "/nothing",
 	}
 }
 

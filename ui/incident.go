@@ -118,7 +118,7 @@ func (c *Console) gather(r *http.Request, by approval.Principal, now time.Time) 
 		d.Dwell = now.Sub(d.Times.FirstBad)
 	}
 	d.explain(alerts, entries)
-	d.Timeline, d.Left = timeline(entries)
+	d.Timeline, d.Left = timeline(entries, told(alerts))
 	for _, q := range requests {
 		if q.State == approval.Pending && !now.After(q.Deadline) {
 			d.Questions = append(d.Questions, ask(q, by, now))
@@ -162,10 +162,27 @@ func picture(f detect.Finding, entries []incident.Entry) *chain {
 	return c
 }
 
-// timeline puts the entries in their lanes, and leaves out the middle of a very long one.
-func timeline(entries []incident.Entry) (shown []line, left int) {
-	if left = len(entries) - headEntries - tailEntries; left > 0 {
-		entries = slices.Concat(entries[:headEntries], entries[len(entries)-tailEntries:])
+// told names the events that the findings are made of.
+func told(alerts []store.Alert) map[string]bool {
+	refs := make(map[string]bool)
+	for _, a := range alerts {
+		for _, id := range a.Finding.Events {
+			refs[id] = true
+		}
+		if a.Finding.Chain != nil {
+			refs[a.Finding.Chain.Origin] = true
+		}
+	}
+	return refs
+}
+
+// timeline puts the entries in their lanes. Of the middle of a very long one only the events that findings name are left, so that no
+// number of others hides them.
+func timeline(entries []incident.Entry, told map[string]bool) (shown []line, left int) {
+	if all := len(entries); all > headEntries+tailEntries {
+		middle := slices.DeleteFunc(slices.Clone(entries[headEntries:all-tailEntries]), func(e incident.Entry) bool { return e.Kind != "event" || !told[e.Ref] })
+		entries = slices.Concat(entries[:headEntries], middle[:min(len(middle), headEntries)], entries[all-tailEntries:])
+		left = all - len(entries)
 	}
 	day := ""
 	for _, e := range entries {
@@ -175,7 +192,7 @@ func timeline(entries []incident.Entry) (shown []line, left int) {
 		}
 		shown = append(shown, l)
 	}
-	return shown, max(0, left)
+	return shown, left
 }
 
 // lane says whose act an entry is: the agent's, a detection's, Tocsin's or a person's.

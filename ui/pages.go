@@ -184,6 +184,37 @@ func (c *Console) incidents(w http.ResponseWriter, r *http.Request, by approval.
 	return c.show(w, r, http.StatusOK, "incidents", page{Title: "Incidents", Nav: "incidents", Live: "incident", Who: by, Data: data})
 }
 
+// rules shows each rule's report card, those that fired most first.
+func (c *Console) rules(w http.ResponseWriter, r *http.Request, by approval.Principal) error {
+	return c.showRules(w, r, by, http.StatusOK, "")
+}
+
+func (c *Console) showRules(w http.ResponseWriter, r *http.Request, by approval.Principal, status int, alert string) error {
+	all, err := c.o.Facts.Rules(r.Context())
+	if err != nil {
+		return err
+	}
+	slices.SortStableFunc(all, func(a, b measure.RuleReport) int { return cmp.Compare(b.Stats.Fired, a.Stats.Fired) })
+	data := struct {
+		Rules  []measure.RuleReport
+		Reload bool
+	}{all, by.Role.AtLeast(approval.Lead)}
+	return c.show(w, r, status, "rules", page{Title: "Rules", Nav: "rules", Here: "/rules", Who: by, Alert: alert, Data: data})
+}
+
+// reload reads the rules again and says what is wrong with them, if anything is.
+func (c *Console) reload(w http.ResponseWriter, r *http.Request, by approval.Principal) error {
+	err := c.o.Actor.ReloadRules(r.Context(), by)
+	if approval.Kind(err) != "" {
+		return c.showRules(w, r, by, http.StatusConflict, err.Error())
+	}
+	if err != nil {
+		return err
+	}
+	http.Redirect(w, r, "/rules", http.StatusSeeOther)
+	return nil
+}
+
 // agentRow is an agent in the list.
 type agentRow struct {
 	baselines.Learned
@@ -218,7 +249,7 @@ func (c *Console) agents(w http.ResponseWriter, r *http.Request, by approval.Pri
 			}
 		}
 		for _, lease := range leases {
-			if lease.Plan.Target.Agent == l.Agent && lease.Ends.After(row.Until) {
+			if lease.Plan.Target.Agent == l.Agent && lease.Contains(now) && lease.Ends.After(row.Until) {
 				row.Until = lease.Ends
 			}
 		}

@@ -36,6 +36,8 @@ type Reader interface {
 type Facts interface {
 	// Agents returns what every agent's baseline holds.
 	Agents(ctx context.Context) ([]baselines.Learned, error)
+	// Rules returns a report card for each rule in force.
+	Rules(ctx context.Context) ([]measure.RuleReport, error)
 	// Summary returns the measures over a window that ends now.
 	Summary(ctx context.Context, window time.Duration) (measure.Summary, error)
 	// Health returns one line for each part: ingest, log, detectors, workflows, store.
@@ -69,4 +71,6 @@ type Actor interface {
 	Close(ctx context.Context, by approval.Principal, incidentID string, verdict incident.Verdict, reason string) error
 	// Lift ends a lease before its time; leads and above may.
 	Lift(ctx context.Context, by approval.Principal, leaseID, reason string) error
+	// ReloadRules reads the rules again; leads and above may. Rules that can't be read leave those in force.
+	ReloadRules(ctx context.Context, by approval.Principal) error
 }

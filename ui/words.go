@@ -5,12 +5,14 @@ import (
 	"html/template"
 	"math"
 	"net/url"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/tocsin-dr/tocsin/internal/action"
 	"github.com/tocsin-dr/tocsin/internal/incident"
+	"github.com/tocsin-dr/tocsin/internal/measure"
 )
 
 // The most characters of hostile text that a line and a block show.
@@ -26,6 +28,7 @@ func words(urls map[string]string) template.FuncMap {
 		"line":    func(v any) string { return incident.Visible(fmt.Sprint(v), lineLimit) },
 		"name":    func(v any) string { return incident.Visible(fmt.Sprint(v), 60) },
 		"quote":   func(v any) string { return incident.VisibleBlock(fmt.Sprint(v), blockLimit) },
+		"prose":   func(v any) string { return incident.VisibleBlock(prose(fmt.Sprint(v)), blockLimit) },
 		"text":    func(v any) string { return incident.VisibleBlock(fmt.Sprint(v), 40_000) },
 		"segment": url.PathEscape,
 		"span":    span,
@@ -35,17 +38,33 @@ func words(urls map[string]string) template.FuncMap {
 		"ago":     ago,
 		"inforce": func(l action.Lease, now time.Time) bool { return l.InForce(now) },
 		"since":   func(from, to time.Time) time.Duration { return to.Sub(from) },
-		"count":   count,
-		"share":   share,
-		"size":    size,
-		"human":   func(v any) string { return strings.ReplaceAll(fmt.Sprint(v), "_", " ") },
-		"upper":   func(v any) string { return capital(strings.ReplaceAll(fmt.Sprint(v), "_", " ")) },
-		"status":  statusWords,
-		"short":   func(s string) string { return s[:min(8, len(s))] },
-		"seq":     func(v ...any) []any { return v },
-		"bars":    bars,
-		"p":       probability,
+		"falsePositives": func(r measure.RuleReport) string {
+			if part, known := r.FalsePositives(); known {
+				return fmt.Sprintf("%.0f %% of %d", 100*part, r.Judged())
+			}
+			return fmt.Sprintf("%d judged", r.Judged())
+		},
+		"count":  count,
+		"share":  share,
+		"size":   size,
+		"human":  func(v any) string { return strings.ReplaceAll(fmt.Sprint(v), "_", " ") },
+		"upper":  func(v any) string { return capital(strings.ReplaceAll(fmt.Sprint(v), "_", " ")) },
+		"status": statusWords,
+		"short":  func(s string) string { return s[:min(8, len(s))] },
+		"brief":  brief,
+		"seq":    func(v ...any) []any { return v },
+		"bars":   bars,
+		"p":      probability,
 	}
+}
+
+// brief writes as much of an incident's id as people need to tell it from others.
+func brief(id string) string {
+	const enough = len("INC-12345678")
+	if len(id) <= enough {
+		return incident.Visible(id, enough)
+	}
+	return incident.Visible(id[:enough], enough) + "…"
 }
 
 // span writes a length of time as people say it; the static module does it alike.
@@ -77,6 +96,25 @@ func two(n int64, unit string, rest int64, small string) string {
 	}
 	return fmt.Sprintf("%d %s %d %s", n, unit, rest, small)
 }
+
+// prose joins the lines of a paragraph, which end where the YAML's author ended them, and keeps paragraphs and the items of lists.
+func prose(text string) string {
+	var b strings.Builder
+	for i, line := range strings.Split(strings.TrimSpace(text), "\n") {
+		line = strings.TrimSpace(line)
+		switch {
+		case i == 0:
+		case line == "" || listItem.MatchString(line) || strings.HasSuffix(b.String(), "\n"):
+			b.WriteByte('\n')
+		default:
+			b.WriteByte(' ')
+		}
+		b.WriteString(line)
+	}
+	return b.String()
+}
+
+var listItem = regexp.MustCompile(`^([-*•]|\d+[.)]) `)
 
 // ago says when something was or will be, seen from now.
 func ago(t, now time.Time) string {

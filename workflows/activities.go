@@ -38,8 +38,20 @@ type Vault interface {
 
 // SessionReader reads a session's events back from the log.
 type SessionReader interface {
-	SessionEvents(ctx context.Context, raised []pipeline.Raised) ([]event.Event, error)
+	// SessionEvents calls take with each event of the findings' sessions, once and in the order of the log, and says what of the log
+	// it could not read. It holds no more than one message of the log at a time.
+	SessionEvents(ctx context.Context, raised []pipeline.Raised, take func(*event.Event) error) (Unread, error)
 }
+
+// Unread counts the messages of the log that findings point at and that were not read.
+type Unread struct {
+	Gone    int `json:"gone"`    // retention took them
+	Damaged int `json:"damaged"` // they are not what was written
+	Skipped int `json:"skipped"` // they were over what is read of one session
+}
+
+// All is how many they are.
+func (u Unread) All() int { return u.Gone + u.Damaged + u.Skipped }
 
 // Teller tells the running process what changed: pages that are open, metrics. It must not block and can't fail.
 type Teller interface {
@@ -53,6 +65,8 @@ type RecordInput struct {
 	Incident    incident.Incident
 	Raised      pipeline.Raised
 	Disposition incident.Disposition
+	// Unknown: the playbook that the finding's rule names does not exist.
+	Unknown bool `json:",omitempty"`
 }
 
 // SealInput names what evidence is collected of.
@@ -94,7 +108,8 @@ type RevertInput struct {
 	Lift  Lift
 }
 
-// Record writes a finding, its place in the timeline, and the incident.
+// Record writes a finding, its place in the timeline, and the incident. That nobody is asked, because the playbook is unknown here,
+// is a line of the timeline too.
 func (a *Activities) Record(ctx context.Context, in RecordInput) error {
 	f := in.Raised.Finding
 	raised := in.Incident.Times.Detected
@@ -110,6 +125,12 @@ func (a *Activities) Record(ctx context.Context, in RecordInput) error {
 	entry := incident.Entry{At: f.Time, Actor: "tocsin", Source: string(f.Source), Kind: "finding", Text: f.Title, Ref: f.ID}
 	if err := a.Store.AddEntry(ctx, in.Incident.ID, entry); err != nil {
 		return err
+	}
+	if in.Unknown {
+		entry.Source, entry.Kind, entry.Text = "workflow", "note", fmt.Sprintf("There is no playbook %q, which rule %s names: look runs in its place, and nobody is asked.", f.Playbook, f.Rule)
+		if err := a.Store.AddEntry(ctx, in.Incident.ID, entry); err != nil {
+			return err
+		}
 	}
 	return a.Save(ctx, in.Incident)
 }
@@ -144,7 +165,7 @@ func (a *Activities) delivered(ctx context.Context, i *incident.Incident) error 
 	return nil
 }
 
-// Uncontained writes down that a containment was approved and is not proved.
+// Uncontained writes down that a containment is not in force: it was approved and is not proved, or it can't be asked for.
 func (a *Activities) Uncontained(ctx context.Context, in NoteInput) error {
 	err := a.append(ctx, ledger.KindContainment, in.Entry.Actor, in.Entry.Ref, "uncontained/"+in.Entry.Ref, map[string]string{"why": in.Entry.Text})
 	if err != nil {
@@ -234,7 +255,7 @@ func via(r approval.Request) string {
 // retry brings a grant.
 func (a *Activities) Contain(ctx context.Context, in action.Input) (action.Lease, error) {
 	lease, err := a.Actions.Apply(ctx, in)
-	if err != nil && (in.Grant == nil || a.Now().After(in.Grant.NotAfter)) {
+	if err != nil && (in.Grant == nil || a.Now().After(in.Grant.NotAfter) || errors.Is(err, action.ErrLifted)) {
 		return action.Lease{}, temporal.NewNonRetryableApplicationError(err.Error(), "contain", err)
 	}
 	if err != nil {
@@ -252,7 +273,15 @@ func (a *Activities) Verify(ctx context.Context, l action.Lease) (action.Lease, 
 	if l, err = a.stored(ctx, l); err != nil { // a retry keeps the time of the first proof
 		return l, err
 	}
-	if l, err = act.Verify(ctx, l); err != nil {
+	if l.Lifted.IsZero() {
+		l, err = act.Verify(ctx, l)
+	} else {
+		err = action.ErrLifted
+	}
+	if errors.Is(err, action.ErrLifted) {
+		return l, temporal.NewNonRetryableApplicationError(err.Error(), "verify", err)
+	}
+	if err != nil {
 		return l, err
 	}
 	if l.Verified.IsZero() {

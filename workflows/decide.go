@@ -81,7 +81,7 @@ func (r *run) request(id string) *approval.Request {
 
 func (r *run) checkAsk(ctx workflow.Context, a HumanAsk) error {
 	switch {
-	case r.state.Incident.ID == "" || r.closing != nil:
+	case r.state.Incident.ID == "" || r.closing != nil || a.Incident != r.state.Incident.ID:
 		return refusal(approval.RefusedUnknown, "the incident is not open")
 	case a.By == "":
 		return refusal(approval.RefusedRole, "nobody asks")
@@ -103,9 +103,10 @@ func (r *run) ask(ctx workflow.Context, a HumanAsk) error {
 	return nil
 }
 
-func (r *run) checkClose(ctx workflow.Context, d incident.Disposition) error {
+func (r *run) checkClose(ctx workflow.Context, c Closing) error {
+	d := c.Disposition
 	switch {
-	case r.closing != nil || r.state.Incident.ID == "":
+	case r.closing != nil || r.state.Incident.ID == "" || c.Incident != r.state.Incident.ID:
 		return refusal(approval.RefusedDecided, "the incident is closed")
 	case r.state.Incident.Status == incident.Waiting || len(r.state.Asked) > 0:
 		return refusal(approval.RefusedWaiting, "a request is waiting for a decision; decide it first")
@@ -117,8 +118,8 @@ func (r *run) checkClose(ctx workflow.Context, d incident.Disposition) error {
 
 // close asks the main loop to end the incident and waits, so that the closer knows that it is written. The main loop writes it,
 // because nothing that it wrote before may land after, and because a run that is under way must stop.
-func (r *run) close(ctx workflow.Context, d incident.Disposition) error {
-	r.closing = &d
+func (r *run) close(ctx workflow.Context, c Closing) error {
+	r.closing = &c.Disposition
 	return workflow.Await(ctx, func() bool { return r.done })
 }
 
@@ -147,7 +148,7 @@ func (r *run) askStep(ctx workflow.Context, p playbooks.Playbook, s playbooks.St
 		target.Tool = current.Tool
 	}
 	plan := approval.Plan{Action: s.Do, Class: s.Class, Target: target, Lease: s.Lease, Playbook: p.Ref(), Evidence: r.state.Evidence}
-	request, err := r.put(ctx, plan, "playbook:"+p.Name, time.Duration(s.Ask.Deadline), s.Ask.OnExpiry)
+	request, err := r.put(ctx, question{plan: plan, requester: "playbook:" + p.Name, deadline: time.Duration(s.Ask.Deadline), onExpiry: s.Ask.OnExpiry})
 	if err != nil {
 		return playbooks.Failed, err
 	}
@@ -157,25 +158,28 @@ func (r *run) askStep(ctx workflow.Context, p playbooks.Playbook, s playbooks.St
 	return playbooks.Refused, nil
 }
 
-// humanAsked puts a person's request to the others and carries it out if one of them approves.
-func (r *run) humanAsked(ctx workflow.Context, a HumanAsk) error {
-	if err := r.seal(ctx); err != nil {
-		return err
+// humanAsked puts a person's request to the others and carries it out if one of them approves. It reports whether that is done,
+// or to be tried again.
+func (r *run) humanAsked(ctx workflow.Context, a HumanAsk) (done bool, err error) {
+	if r.state.Asking == nil {
+		if sealed, err := r.seal(ctx); err != nil || sealed != playbooks.Done {
+			return sealed == playbooks.Failed, err
+		}
 	}
 	plan := approval.Plan{Action: "quarantine", Class: approval.Contain, Target: a.Target, Lease: a.Lease, Playbook: "asked by a person", Evidence: r.state.Evidence}
-	request, err := r.put(ctx, plan, a.By, askDeadline, "deny")
+	request, err := r.put(ctx, question{plan: plan, requester: a.By, deadline: askDeadline, onExpiry: "deny", person: true})
 	if err != nil {
-		return err
+		return false, err
 	}
 	if request.State == approval.Approved {
 		if _, err := r.contain(ctx, request); err != nil {
-			return err
+			return false, err
 		}
 	}
 	if err := r.draft(ctx); err != nil {
-		return err
+		return false, err
 	}
-	return r.settle(ctx)
+	return true, r.settle(ctx)
 }
 
 // escalations is how often an unanswered request is put again before silence means no.
@@ -197,53 +201,75 @@ func (r *run) agent(id string) event.Agent {
 	return event.Agent{}
 }
 
-// put opens the gate for a decision, then tells people, then waits. The order matters: a click that is faster than the card still
-// counts. A request whose agent got its name meanwhile is put anew, because the gate knows the agent by that name.
-func (r *run) put(ctx workflow.Context, plan approval.Plan, requester string, deadline time.Duration, onExpiry string) (*approval.Request, error) {
-	for attempt := 0; ; {
-		plan.Target.Agent = r.name(plan.Target.Agent)
-		digest, err := approval.DigestOf(plan)
-		if err != nil {
+// question is what is to be put to people.
+type question struct {
+	plan      approval.Plan
+	requester string
+	deadline  time.Duration
+	onExpiry  string
+	person    bool // a person asks
+}
+
+// put asks people and returns the request with what became of it. A run that continued as new while it waited goes on waiting. A
+// request whose agent got its name meanwhile is put anew, because the gate knows the agent by that name.
+func (r *run) put(ctx workflow.Context, q question) (*approval.Request, error) {
+	for {
+		if r.state.Asking == nil {
+			if err := r.open(ctx, q, 0); err != nil {
+				return nil, err
+			}
+		}
+		asking := r.state.Asking
+		if err := r.wait(ctx, asking.Request); err != nil {
 			return nil, err
 		}
-		request := r.newRequest(ctx, plan, digest, requester, deadline, onExpiry)
-		r.state.Requests = append(r.state.Requests, request)
-		r.move(incident.Waiting)
-		if err := r.publish(ctx, request.ID); err != nil {
-			return nil, err
-		}
-		if err := r.wait(ctx, request.ID); err != nil {
-			return nil, err
-		}
-		answered := r.request(request.ID)
-		again := answered.State == approval.Superseded
-		if answered.State == approval.Expired && onExpiry == "escalate" && attempt < escalations {
+		answered := r.request(asking.Request)
+		again, attempt := answered.State == approval.Superseded, asking.Attempt
+		if answered.State == approval.Expired && q.onExpiry == "escalate" && attempt < escalations {
 			again = true
 			attempt++
 		}
 		if !again && answered.State != approval.Approved && len(r.state.Leases) > 0 {
 			r.move(incident.Contained)
 		}
-		if err := r.publish(ctx, request.ID); err != nil || !again {
+		if err := r.publish(ctx, answered.ID); err != nil {
 			return answered, err
+		}
+		r.state.Asking = nil
+		if !again {
+			return answered, nil
+		}
+		if err := r.open(ctx, q, attempt); err != nil {
+			return nil, err
 		}
 	}
 }
 
-func (r *run) newRequest(ctx workflow.Context, plan approval.Plan, digest, requester string, deadline time.Duration, onExpiry string) approval.Request {
-	now, agent := workflow.Now(ctx), r.agent(plan.Target.Agent)
-	n := len(r.state.Requests) + 1
+// open opens the gate for a decision, and then tells people. The order matters: a click that is faster than the card still counts.
+func (r *run) open(ctx workflow.Context, q question, attempt int) error {
+	q.plan.Target.Agent = r.name(q.plan.Target.Agent)
+	digest, err := approval.DigestOf(q.plan)
+	if err != nil {
+		return err
+	}
+	request := r.newRequest(ctx, q, digest)
+	r.state.Requests = append(r.state.Requests, request)
+	r.state.Asking = &Asking{Request: request.ID, Attempt: attempt, Person: q.person}
+	r.move(incident.Waiting)
+	return r.publish(ctx, request.ID)
+}
+
+func (r *run) newRequest(ctx workflow.Context, q question, digest string) approval.Request {
+	now, agent, n := workflow.Now(ctx), r.agent(q.plan.Target.Agent), len(r.state.Requests)+1
 	request := approval.Request{
-		ID: fmt.Sprintf("%s-R%d", r.state.Incident.ID, n), Incident: r.state.Incident.ID, Revision: n, Plan: plan, Digest: digest, Requester: requester,
-		Asked: now, Deadline: now.Add(deadline), OnExpiry: onExpiry, State: approval.Pending,
+		ID: fmt.Sprintf("%s-R%d", r.state.Incident.ID, n), Incident: r.state.Incident.ID, Revision: n, Plan: q.plan, Digest: digest, Requester: q.requester,
+		Asked: now, Deadline: now.Add(q.deadline), OnExpiry: q.onExpiry, State: approval.Pending, Question: q.plan.Question(),
 	}
 	for _, identity := range []string{agent.ID, agent.Name, agent.Service} {
 		if identity != "" {
 			request.Agents = append(request.Agents, identity)
 		}
 	}
-	name := incident.Visible(plan.Target.String(), 160)
-	request.Question = fmt.Sprintf("Quarantine %s for %d minutes?", name, int(plan.Lease.Minutes()))
 	return request
 }
 
@@ -286,10 +312,12 @@ func (r *run) wait(ctx workflow.Context, id string) error {
 			return err
 		}
 		noticed = r.state.Incident.Times.Noticed
-		if !r.dirty {
-			continue
+		if r.dirty {
+			if err := r.save(ctx); err != nil {
+				return err
+			}
 		}
-		if err := r.save(ctx); err != nil {
+		if err := r.carryOn(ctx); err != nil {
 			return err
 		}
 	}

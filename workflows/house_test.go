@@ -66,8 +66,13 @@ func (told) Contained(action.Lease, time.Time) {}
 // session is what the log holds of the incident's session.
 type session []event.Event
 
-func (s session) SessionEvents(context.Context, []pipeline.Raised) ([]event.Event, error) {
-	return slices.Clone(s), nil
+func (s session) SessionEvents(_ context.Context, _ []pipeline.Raised, take func(*event.Event) error) (Unread, error) {
+	for i := range s {
+		if err := take(&s[i]); err != nil {
+			return Unread{}, err
+		}
+	}
+	return Unread{}, nil
 }
 
 func newHouse(t *testing.T) *house {
@@ -78,6 +83,7 @@ func newHouse(t *testing.T) *house {
 	h := &house{T: t, env: suite.NewTestWorkflowEnvironment(), signer: approval.NewSigner(ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize)))}
 	// The race detector makes a busy workflow task slower than the SDK's second.
 	h.env.SetWorkerOptions(worker.Options{DeadlockDetectionTimeout: time.Minute})
+	h.env.SetTestTimeout(time.Minute) // of waiting for an activity in real time, on a machine that does other work too
 	h.env.SetStartTime(time.Date(2026, 3, 2, 9, 0, 0, 0, time.UTC))
 	var err error
 	if h.store, err = store.Open(ctx, t.TempDir()+"/store.db"); err != nil {
@@ -199,13 +205,25 @@ func (h *house) update(after time.Duration, name string, arg func() any) *answer
 
 func (h *house) close(after time.Duration) *answer {
 	return h.update(after, UpdateClose, func() any {
-		return incident.Disposition{Verdict: incident.TruePositive, Reasoning: "seen it", By: "lea", At: h.env.Now()}
+		d := incident.Disposition{Verdict: incident.TruePositive, Reasoning: "seen it", By: "lea", At: h.env.Now()}
+		return Closing{Incident: h.latest(), Disposition: d}
 	})
+}
+
+// latest is the id of the incident that is open, or of the last one.
+func (h *house) latest() (id string) {
+	h.Helper()
+	for _, i := range h.incidents() {
+		if id == "" || i.Status != incident.Closed {
+			id = i.ID
+		}
+	}
+	return id
 }
 
 func (h *house) ask(after time.Duration, by string) *answer {
 	return h.update(after, UpdateAsk, func() any {
-		return HumanAsk{By: by, Target: approval.Target{Agent: bot.ID}, Lease: hour, Reason: "it goes on"}
+		return HumanAsk{Incident: h.latest(), By: by, Target: approval.Target{Agent: bot.ID}, Lease: hour, Reason: "it goes on"}
 	})
 }
 

@@ -6,6 +6,8 @@ package workflows
 
 import (
 	"crypto/ed25519"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -28,7 +30,7 @@ const (
 	SignalNotice = "notice"  // Notice
 	UpdateDecide = "decide"  // approval.Decision
 	UpdateAsk    = "ask"     // HumanAsk
-	UpdateClose  = "close"   // incident.Disposition
+	UpdateClose  = "close"   // Closing
 	SignalLift   = "lift"    // Lift, to a lease
 	SignalEnded  = "ended"   // the id of a lease that was undone, from its workflow
 )
@@ -53,7 +55,7 @@ type State struct {
 	Incident incident.Incident  `json:"incident"`
 	Raised   []pipeline.Raised  `json:"raised"` // bounded by maxRaised and maxBytes; the store has all. Each position stands once
 	Bytes    int                `json:"bytes"`  // size of Raised
-	Seen     []string           `json:"seen"`   // ids of the latest findings taken in, with their agent
+	Seen     []string           `json:"seen"`   // the latest findings taken in; see seenKey
 	Runs     []Run              `json:"runs"`
 	Tracks   []incident.Track   `json:"tracks"`
 	Evidence []string           `json:"evidence"`
@@ -62,6 +64,16 @@ type State struct {
 	Asked    []HumanAsk         `json:"asked"`  // containments that people asked for and others have not answered
 	Leases   []string           `json:"leases"` // verified containments that have not ended
 	Names    map[string]string  `json:"names"`  // what agents that were known by their service are called
+	// Unsealed counts the tries to seal evidence that failed in a row. Asking is the question that the main loop waits for.
+	Unsealed int     `json:"unsealed,omitempty"`
+	Asking   *Asking `json:"asking,omitempty"`
+}
+
+// Asking is a question under way, so that a run that continues as new waits on instead of asking again.
+type Asking struct {
+	Request string `json:"request"`
+	Attempt int    `json:"attempt"` // how often it was put anew, because nobody answered
+	Person  bool   `json:"person"`  // a person asks, and no playbook
 }
 
 // Run is one playbook's progress.
@@ -76,17 +88,26 @@ type Run struct {
 
 // Notice says that a human became aware of the incident.
 type Notice struct {
-	By  string    `json:"by"`
-	Via string    `json:"via"`
-	At  time.Time `json:"at"`
+	Incident string    `json:"incident"`
+	By       string    `json:"by"`
+	Via      string    `json:"via"`
+	At       time.Time `json:"at"`
+}
+
+// Closing is a person's end of an incident. Like all that people send it names the incident: the workflow is that of a session, which
+// can have another incident by the time that somebody uses an old page.
+type Closing struct {
+	Incident    string               `json:"incident"`
+	Disposition incident.Disposition `json:"disposition"`
 }
 
 // HumanAsk is a containment that a person asks for; somebody else decides.
 type HumanAsk struct {
-	By     string          `json:"by"`
-	Target approval.Target `json:"target"`
-	Lease  time.Duration   `json:"lease_ns"`
-	Reason string          `json:"reason"`
+	Incident string          `json:"incident"`
+	By       string          `json:"by"`
+	Target   approval.Target `json:"target"`
+	Lease    time.Duration   `json:"lease_ns"`
+	Reason   string          `json:"reason"`
 }
 
 // Lift ends a lease before its time.
@@ -96,13 +117,19 @@ type Lift struct {
 }
 
 const (
-	maxRaised      = 50        // findings that an incident works with; later ones are recorded only
-	maxBytes       = 512 << 10 // their size: it goes into several activities, and Temporal ends a workflow that sends one more than 2 MiB
-	maxSeen        = 2_000     // findings recognised when a detector repeats them after a crash
-	maxRuns        = 8         // playbooks that an incident runs, over all its agents
-	maxAsked       = 3         // containments that people asked for and that wait to be put to others
-	askDeadline    = 15 * time.Minute
-	continueEvents = 4_000 // history length at which an incident continues as new, if the server does not suggest it before
+	maxRaised   = 50        // findings that an incident works with; later ones are recorded only
+	maxBytes    = 512 << 10 // their size: it goes into several activities, and Temporal ends a workflow that sends one more than 2 MiB
+	maxSeen     = 2_000     // findings recognised when a detector repeats them after a crash
+	maxRuns     = 8         // playbooks that an incident runs, over all its agents
+	maxAsked    = 3         // containments that people asked for and that wait to be put to others
+	askDeadline = 15 * time.Minute
+	// A run continues as new before its history holds this much, of which Temporal allows 51,200 events, 10,000 signals (each is an
+	// event too) and 50 MB, and when the server suggests it.
+	continueEvents = 4_000
+	continueBytes  = 4 << 20
+	maxCarried     = 20 // findings that the next run starts with unrecorded; Temporal allows 2 MiB for all that it starts with
+	maxUnsealed    = 30 // tries to seal, of sealTime each
+	sealTime       = 2 * time.Minute
 )
 
 // run is the incident in flight.
@@ -137,11 +164,8 @@ func Incident(ctx workflow.Context, in IncidentInput) error {
 		if r.done {
 			return r.end(ctx)
 		}
-		if r.idle() && full(ctx) {
-			if err := r.handled(ctx); err != nil {
-				return err
-			}
-			return r.carryOn(ctx, r.state)
+		if err := r.carryOn(ctx); err != nil {
+			return err
 		}
 		// Draining inside the condition is safe: it blocks on nothing, and taking in what arrived twice takes in nothing more.
 		if err := workflow.Await(ctx, func() bool { r.drain(ctx); return !r.idle() || r.done }); err != nil {
@@ -152,7 +176,7 @@ func Incident(ctx workflow.Context, in IncidentInput) error {
 
 func full(ctx workflow.Context) bool {
 	info := workflow.GetInfo(ctx)
-	return info.GetContinueAsNewSuggested() || info.GetCurrentHistoryLength() > continueEvents
+	return info.GetContinueAsNewSuggested() || info.GetCurrentHistoryLength() > continueEvents || info.GetCurrentHistorySize() > continueBytes
 }
 
 // handled waits for the updates under way, so that each sender gets an answer, and takes in what arrived meanwhile.
@@ -164,7 +188,34 @@ func (r *run) handled(ctx workflow.Context) error {
 	return nil
 }
 
-func (r *run) carryOn(ctx workflow.Context, s *State) error {
+// carryOn returns the error by which a run whose history is full continues as new, and nil for any other. It may be called between
+// steps and while a question waits, where the state has everything.
+func (r *run) carryOn(ctx workflow.Context) error {
+	if !full(ctx) || r.closing != nil {
+		return nil
+	}
+	if r.dirty {
+		if err := r.save(ctx); err != nil {
+			return err
+		}
+	}
+	for {
+		if err := r.handled(ctx); err != nil {
+			return err
+		}
+		if r.closing != nil || r.dirty {
+			return nil // the main loop writes that first, and comes back
+		}
+		if len(r.state.Fresh) <= maxCarried {
+			return r.next(ctx, r.state)
+		}
+		if err := r.record(ctx); err != nil {
+			return err
+		}
+	}
+}
+
+func (r *run) next(ctx workflow.Context, s *State) error {
 	in := r.in
 	in.State = s
 	return workflow.NewContinueAsNewError(ctx, Incident, in)
@@ -175,7 +226,7 @@ func (r *run) end(ctx workflow.Context) error {
 	if err := r.handled(ctx); err != nil || len(r.state.Fresh) == 0 {
 		return err
 	}
-	return r.carryOn(ctx, &State{Seen: r.state.Seen, Fresh: r.state.Fresh})
+	return r.next(ctx, &State{Seen: r.state.Seen, Fresh: r.state.Fresh})
 }
 
 // idle reports whether there is nothing to do but wait.
@@ -192,15 +243,16 @@ func (r *run) step(ctx workflow.Context) error {
 	if r.closing != nil {
 		return r.finish(ctx)
 	}
-	if next := r.nextRun(); next != nil {
+	person := r.state.Asking != nil && r.state.Asking.Person // a question under way goes before a run that began meanwhile
+	if next := r.nextRun(); next != nil && !person {
 		return r.advance(ctx, next)
 	}
 	if len(r.state.Asked) > 0 {
-		if err := r.humanAsked(ctx, r.state.Asked[0]); err != nil {
-			return err
+		done, err := r.humanAsked(ctx, r.state.Asked[0])
+		if done {
+			r.state.Asked = r.state.Asked[1:]
 		}
-		r.state.Asked = r.state.Asked[1:]
-		return nil
+		return err
 	}
 	if r.dirty {
 		return r.save(ctx)
@@ -216,10 +268,9 @@ func (r *run) drain(ctx workflow.Context) {
 		if !found.ReceiveAsync(&raised) {
 			break
 		}
-		key := raised.Finding.ID + " " + raised.Finding.Agent.ID
-		if !slices.Contains(r.state.Seen, key) {
+		if key := seenKey(raised); !slices.Contains(r.state.Seen, key) {
 			r.state.Seen = append(r.state.Seen, key)
-			r.state.Fresh = append(r.state.Fresh, raised)
+			r.state.Fresh = append(r.state.Fresh, r.lighten(raised))
 		}
 		r.state.Seen = r.state.Seen[max(0, len(r.state.Seen)-maxSeen):]
 	}
@@ -229,7 +280,9 @@ func (r *run) drain(ctx workflow.Context) {
 		if !notices.ReceiveAsync(&n) {
 			break
 		}
-		r.noticed(n)
+		if n.Incident == r.state.Incident.ID {
+			r.noticed(n)
+		}
 	}
 	ended := workflow.GetSignalChannel(ctx, SignalEnded)
 	for {
@@ -244,6 +297,21 @@ func (r *run) drain(ctx workflow.Context) {
 			r.dirty = true
 		}
 	}
+}
+
+// seenKey tells reports of findings apart: a finding is reported again when its agent's name arrives. It is short whatever names
+// agents give themselves, because the state is carried whole.
+func seenKey(raised pipeline.Raised) string {
+	sum := sha256.Sum256([]byte(raised.Finding.ID + " " + raised.Finding.Agent.ID))
+	return hex.EncodeToString(sum[:8])
+}
+
+// lighten takes away what only evidence needs of a finding for which the incident has no room any more.
+func (r *run) lighten(raised pipeline.Raised) pipeline.Raised {
+	if len(r.state.Raised)+len(r.state.Fresh) < maxRaised && r.state.Bytes < maxBytes {
+		return raised
+	}
+	return pipeline.Raised{Finding: raised.Finding, Ingested: raised.Ingested}
 }
 
 func (r *run) noticed(n Notice) {
@@ -271,7 +339,7 @@ func (r *run) record(ctx workflow.Context) error {
 func (r *run) write(ctx workflow.Context, raised pipeline.Raised) error {
 	in := RecordInput{
 		Incident: r.state.Incident, Raised: pipeline.Raised{Finding: raised.Finding, Ingested: raised.Ingested},
-		Disposition: incident.FirstPass(raised.Finding, r.state.Tracks, workflow.Now(ctx)),
+		Disposition: incident.FirstPass(raised.Finding, r.state.Tracks, workflow.Now(ctx)), Unknown: !r.knows(raised.Finding),
 	}
 	return workflow.ExecuteActivity(ctx, r.acts.Record, in).Get(ctx, nil)
 }
@@ -287,8 +355,6 @@ func (r *run) take(ctx workflow.Context, raised pipeline.Raised) {
 	}
 	if f.Severity.Rank() > i.Severity.Rank() {
 		i.Severity, i.Title = f.Severity, incident.Title(f)
-	} else if f.Severity == i.Severity && f.Lane == detect.Propose && f.Chain != nil {
-		i.Title = incident.Title(f) // says most of why
 	}
 	if f.First.Before(i.Times.FirstBad) {
 		i.Times.FirstBad = f.First
@@ -299,11 +365,44 @@ func (r *run) take(ctx workflow.Context, raised pipeline.Raised) {
 	}
 	i.Findings++
 	r.keep(raised)
+	r.title()
 	name := "look"
-	if f.Lane == detect.Propose && f.Playbook != "" {
+	if f.Lane == detect.Propose && f.Playbook != "" && r.knows(f) {
 		name = f.Playbook
 	}
 	r.start(name, f)
+}
+
+// title names the incident after that of its gravest findings that says most of what happened, the first one where several do.
+func (r *run) title() {
+	var best *detect.Finding
+	for n := range r.state.Raised {
+		f := &r.state.Raised[n].Finding
+		if f.Severity == r.state.Incident.Severity && (best == nil || says(f) > says(best)) {
+			best = f
+		}
+	}
+	if best != nil { // else the gravest is one for which there was no room, and was taken for the title when it came
+		r.state.Incident.Title = incident.Title(*best)
+	}
+}
+
+// says ranks what a finding's title tells: where a value came from that a person is asked about, and, before a baseline's surprise, a
+// rule's words for it.
+func says(f *detect.Finding) (rank int) {
+	if f.Lane == detect.Propose && f.Chain != nil {
+		rank += 2
+	}
+	if f.Source == detect.SourceRule {
+		rank++
+	}
+	return rank
+}
+
+// knows reports whether the playbook that a finding wants exists. A finding may be older than the configuration.
+func (r *run) knows(f detect.Finding) bool {
+	_, ok := r.in.Playbooks[f.Playbook]
+	return ok || f.Playbook == "" || f.Lane != detect.Propose
 }
 
 // keep adds a finding to those that the incident works with, as far as there is room. The findings of one session repeat the
@@ -329,7 +428,8 @@ func (r *run) keep(raised pipeline.Raised) {
 // are about that agent.
 func (r *run) named(raised pipeline.Raised) {
 	f := raised.Finding
-	r.state.Incident.Agent, r.state.Incident.Title = f.Agent, incident.Title(f)
+	r.state.Incident.Agent = f.Agent
+	defer r.title()
 	for i := range r.state.Raised {
 		known := &r.state.Raised[i]
 		if known.Finding.ID != f.ID {
@@ -346,16 +446,16 @@ func (r *run) named(raised pipeline.Raised) {
 			}
 			r.state.Names[old] = f.Agent.ID
 		}
-		known.Finding, known.Baseline = f, raised.Baseline
+		known.Finding = f
+		if raised.Baseline.Agent != "" {
+			known.Baseline = raised.Baseline
+		}
 	}
 }
 
 // start queues a playbook's run, unless the incident ran it already, or runs one that does all that looking does.
 func (r *run) start(name string, f detect.Finding) {
-	p, ok := r.in.Playbooks[name]
-	if !ok {
-		p = r.in.Playbooks["look"]
-	}
+	p := r.in.Playbooks[name]
 	for _, known := range r.state.Runs {
 		if known.Playbook == p.Name && known.Agent == f.Agent.ID || p.Name == "look" || len(r.state.Runs) >= maxRuns {
 			return
@@ -388,17 +488,18 @@ func (r *run) advance(ctx workflow.Context, current *Run) error {
 	case playbooks.Do:
 		result, err = r.do(ctx, command.Step)
 	}
-	if err != nil {
+	if err != nil || result == "" {
 		return err
 	}
 	current.Results[command.Step.ID] = result
 	return nil
 }
 
+// do does a step that needs no decision, or one that was approved. An empty result means that it is to be tried again.
 func (r *run) do(ctx workflow.Context, s playbooks.Step) (playbooks.Result, error) {
 	switch s.Do {
 	case playbooks.DoSeal:
-		return playbooks.Done, r.seal(ctx)
+		return r.seal(ctx)
 	case playbooks.DoInvestigate:
 		return playbooks.Done, r.investigate(ctx, s.Tracks)
 	case playbooks.DoTriage:
@@ -437,23 +538,35 @@ func (r *run) move(to incident.Status) {
 	}
 }
 
-func (r *run) seal(ctx workflow.Context) error {
-	ctx = workflow.WithActivityOptions(ctx, workflow.ActivityOptions{
-		// A long session takes a while to read; the heartbeat tells that from a process that was killed.
-		StartToCloseTimeout: 10 * time.Minute, HeartbeatTimeout: 10 * time.Second,
+// seal secures the evidence. One try has an end, so that the incident takes in what arrived and its history does not fill; an empty
+// result means that the next try is due. Without evidence nothing is asked of anybody, and people are told so.
+func (r *run) seal(ctx workflow.Context) (playbooks.Result, error) {
+	limited := workflow.WithActivityOptions(ctx, workflow.ActivityOptions{
+		// The heartbeat tells a long session from a process that was killed.
+		StartToCloseTimeout: sealTime, ScheduleToCloseTimeout: sealTime, HeartbeatTimeout: 10 * time.Second,
 		RetryPolicy: &temporal.RetryPolicy{InitialInterval: 200 * time.Millisecond, BackoffCoefficient: 2, MaximumInterval: 30 * time.Second},
 	})
 	in := SealInput{Incident: r.state.Incident, Raised: r.state.Raised, At: workflow.Now(ctx)}
 	var items []incident.EvidenceItem
-	if err := workflow.ExecuteActivity(ctx, r.acts.Seal, in).Get(ctx, &items); err != nil {
-		return fmt.Errorf("seal evidence: %w", err)
+	err := workflow.ExecuteActivity(limited, r.acts.Seal, in).Get(ctx, &items)
+	switch {
+	case err == nil:
+	case ctx.Err() != nil:
+		return playbooks.Failed, fmt.Errorf("seal evidence: %w", err)
+	case r.state.Unsealed < maxUnsealed:
+		r.state.Unsealed++
+		return "", nil
+	default:
+		r.state.Unsealed = 0
+		return playbooks.Failed, r.uncontained(ctx, "The evidence can't be sealed, so no containment is asked for: "+rootCause(err), r.state.Incident.ID)
 	}
+	r.state.Unsealed = 0
 	for _, item := range items {
 		if !slices.Contains(r.state.Evidence, item.SHA256) {
 			r.state.Evidence = append(r.state.Evidence, item.SHA256)
 		}
 	}
-	return nil
+	return playbooks.Done, nil
 }
 
 // investigate runs the tracks in parallel. Each settles on its own: one that fails or hangs takes nothing from the others.

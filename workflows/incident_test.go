@@ -169,7 +169,6 @@ func TestSilence(t *testing.T) {
 }
 
 func TestRefused(t *testing.T) {
-	forged := approval.NewSigner(ed25519.NewKeyFromSeed([]byte(strings.Repeat("x", ed25519.SeedSize))))
 	tests := []struct {
 		name, kind string
 		after      time.Duration
@@ -186,8 +185,10 @@ func TestRefused(t *testing.T) {
 		{"no reason", approval.RefusedReason, time.Minute, func(d *approval.Decision) { d.Reason = " " }},
 		{"neither yes nor no", approval.RefusedUnknown, time.Minute, func(d *approval.Decision) { d.Verb = "maybe" }},
 		{"no grant", approval.RefusedGrant, time.Minute, func(d *approval.Decision) { d.Grant = nil }},
-		{"grant of another key", approval.RefusedGrant, time.Minute, func(d *approval.Decision) {
-			d.Grant, _ = forged.Sign(approval.Request{ID: d.Request}, *d)
+		{"grant that the control plane did not sign", approval.RefusedGrant, time.Minute, func(d *approval.Decision) {
+			g := *d.Grant
+			g.Signature = make([]byte, ed25519.SignatureSize)
+			d.Grant = &g
 		}},
 		{"grant for another approver", approval.RefusedGrant, time.Minute, func(d *approval.Decision) { d.By.ID = "bob"; g := *d.Grant; d.Grant = &g }},
 		{"grant that ran out", approval.RefusedGrant, 10 * time.Minute, func(d *approval.Decision) { d.At = d.At.Add(-16 * time.Minute) }},
@@ -253,8 +254,9 @@ func TestFastDecision(t *testing.T) {
 func TestNotice(t *testing.T) {
 	h := newHouse(t)
 	later, first := h.env.Now().Add(3*time.Minute), h.env.Now().Add(time.Minute)
-	h.signal(2*time.Minute, SignalNotice, Notice{By: "bob", Via: "console", At: later})
-	h.signal(3*time.Minute, SignalNotice, Notice{By: ana, Via: "cli", At: first})
+	for after, n := range map[time.Duration]Notice{2 * time.Minute: {By: "bob", Via: "console", At: later}, 3 * time.Minute: {By: ana, Via: "cli", At: first}} {
+		h.at(after, func() { n.Incident = h.latest(); h.env.SignalWorkflow(SignalNotice, n) })
+	}
 	h.at(4*time.Minute, func() {
 		if i := h.incident(); i.NoticedBy != ana || !i.Times.Noticed.Equal(first) {
 			t.Errorf("noticed by %s at %s, want %s at %s", i.NoticedBy, i.Times.Noticed, ana, first)
@@ -286,12 +288,12 @@ func TestAskRefused(t *testing.T) {
 	for name, change := range map[string]func(*HumanAsk){
 		"another agent": func(a *HumanAsk) { a.Target.Agent = "crm/helper" }, "seconds": func(a *HumanAsk) { a.Lease = time.Second },
 		"a month": func(a *HumanAsk) { a.Lease = 30 * 24 * hour }, "no reason": func(a *HumanAsk) { a.Reason = "" }, "nobody": func(a *HumanAsk) { a.By = "" },
+		"another incident": func(a *HumanAsk) { a.Incident = "INC-0" }, "no incident": func(a *HumanAsk) { a.Incident = "" },
 	} {
 		t.Run(name, func(t *testing.T) {
 			h := newHouse(t)
 			bad := good
-			change(&bad)
-			refused := h.update(5*time.Minute, UpdateAsk, func() any { return bad })
+			refused := h.update(5*time.Minute, UpdateAsk, func() any { bad.Incident = h.latest(); change(&bad); return bad })
 			h.run()
 			if refused.kind() == "" || len(h.states()) != 2 {
 				t.Errorf("answered with %v, requests are %v", refused.err, h.states())
@@ -352,6 +354,27 @@ func TestCloseStopsRun(t *testing.T) {
 	}
 	if i := h.incident(); i.Status != incident.Closed || len(h.states()) > 0 {
 		t.Errorf("the incident is %s, requests are %v", i.Status, h.states())
+	}
+}
+
+// TestOldPage: what people send from the page of an incident that was closed is not taken for the session's next one.
+func TestOldPage(t *testing.T) {
+	h := newHouse(t)
+	old := incident.NewID(h.finding("f0").Finding)
+	d := incident.Disposition{Verdict: incident.FalsePositive, Reasoning: "an old page", By: "lea"}
+	closed := h.update(40*time.Minute, UpdateClose, func() any { return Closing{Incident: old, Disposition: d} })
+	asked := h.update(41*time.Minute, UpdateAsk, func() any {
+		return HumanAsk{Incident: old, By: ana, Target: approval.Target{Agent: bot.ID}, Lease: hour, Reason: "an old page"}
+	})
+	h.signal(42*time.Minute, SignalNotice, Notice{Incident: old, By: "bob", Via: "console", At: h.env.Now()})
+	h.at(43*time.Minute, func() {
+		if i := h.incident(); i.NoticedBy != "" || i.Status != incident.Open {
+			t.Errorf("the incident is %s and noticed by %q", i.Status, i.NoticedBy)
+		}
+	})
+	h.run()
+	if closed.kind() != approval.RefusedDecided || asked.kind() != approval.RefusedUnknown {
+		t.Errorf("closing was answered with %v, asking with %v", closed.err, asked.err)
 	}
 }
 
@@ -425,6 +448,49 @@ func TestNamed(t *testing.T) {
 	}
 }
 
+// The incident is named after the gravest finding, and among equals after the one that says most: a rule's before a baseline's.
+func TestTitledByWhatSaysMost(t *testing.T) {
+	h := newHouse(t)
+	found := func(id, title string, severity detect.Severity, source detect.Source, chain *detect.Chain) pipeline.Raised {
+		f := h.finding(id)
+		f.Finding.Title, f.Finding.Severity, f.Finding.Source, f.Finding.Chain = title, severity, source, chain
+		if source == detect.SourceBaseline {
+			f.Finding.Digest = ""
+		}
+		return f
+	}
+	chain := &detect.Chain{Arg: "recipient"}
+	for n, f := range []pipeline.Raised{
+		found("f1", "a surprise", detect.Medium, detect.SourceBaseline, chain), found("f2", "a read", detect.High, detect.SourceRule, nil),
+		found("f3", "a payment", detect.High, detect.SourceRule, chain), found("f4", "another surprise", detect.High, detect.SourceBaseline, chain),
+		found("f5", "a second payment", detect.High, detect.SourceRule, chain), found("f6", "a trifle", detect.Low, detect.SourceRule, chain),
+	} {
+		h.signal(time.Duration(n)*time.Second, SignalFound, f)
+	}
+	h.close(hour)
+	h.execute(IncidentInput{Playbooks: library(t), GrantKey: h.signer.Public()})
+	if got, want := h.incident().Title, "billing-bot, calling send_money: a payment"; got != want {
+		t.Errorf("title %q, want %q", got, want)
+	}
+}
+
+// A finding may name a playbook that the configuration no longer has. The incident is looked at, and says that nobody is asked.
+func TestUnknownPlaybook(t *testing.T) {
+	h := newHouse(t)
+	f := h.finding("f2")
+	f.Finding.Playbook = "nosuch"
+	h.signal(0, SignalFound, f)
+	h.close(hour)
+	h.execute(IncidentInput{Playbooks: library(t), GrantKey: h.signer.Public()})
+	if got := h.incident().Playbook; !strings.HasPrefix(got, "look@") {
+		t.Errorf("ran %s", got)
+	}
+	got := h.entries("note")
+	if len(got) != 1 || got[0].Text != `There is no playbook "nosuch", which rule rule names: look runs in its place, and nobody is asked.` {
+		t.Errorf("the timeline has %+v", got)
+	}
+}
+
 // TestTwoAgents: each agent of the incident is asked about by itself.
 func TestTwoAgents(t *testing.T) {
 	h := newHouse(t)
@@ -491,6 +557,24 @@ func TestContainFails(t *testing.T) {
 	}
 }
 
+// TestLiftedBeforeProof: a lead lifts the lease before its proof; it is not taken for contained and does not come back.
+func TestLiftedBeforeProof(t *testing.T) {
+	h := newHouse(t)
+	h.decide(time.Minute, approval.Approve, nil)
+	h.env.OnActivity("Verify", anything, anything).Return(func(ctx context.Context, l action.Lease) (action.Lease, error) {
+		if err := action.NewQuarantine(h.gate, h.env.Now).Undo(ctx, l, "lea"); err != nil {
+			return l, err
+		}
+		return h.acts.Verify(ctx, l)
+	})
+	h.denied(2*time.Minute, false)
+	h.status(2*time.Minute, incident.Open)
+	h.run()
+	if notes := h.entries("note"); len(notes) != 1 || !strings.Contains(notes[0].Text, "the lease was lifted") {
+		t.Errorf("the timeline has the notes %+v", notes)
+	}
+}
+
 // TestContainAgain: an error of the store is no refusal; the effect is tried again.
 func TestContainAgain(t *testing.T) {
 	h := newHouse(t)
@@ -507,7 +591,8 @@ func TestContinueAsNew(t *testing.T) {
 	h := newHouse(t)
 	h.decide(time.Minute, approval.Approve, nil)
 	h.at(10*time.Minute, func() { h.env.SetContinueAsNewSuggested(true) })
-	h.signal(10*time.Minute, SignalNotice, Notice{By: ana, Via: "cli", At: h.env.Now().Add(time.Second)})
+	at := h.env.Now().Add(time.Second)
+	h.at(10*time.Minute, func() { h.env.SignalWorkflow(SignalNotice, Notice{Incident: h.latest(), By: ana, Via: "cli", At: at}) })
 	h.signal(0, SignalFound, h.finding("f1"))
 	h.execute(IncidentInput{Playbooks: library(t), GrantKey: h.signer.Public()})
 	carried := h.next()

@@ -48,19 +48,22 @@ func (s *server) call(ctx context.Context, method, path string, body, v any) err
 	}
 	request.Header.Set("Authorization", "Bearer "+token)
 	request.Header.Set("Content-Type", "application/json")
-	return send(request, v)
+	return send(request, door{"set --server or TOCSIN_SERVER", "sign in with tocsin sign-in"}, v)
 }
+
+// door is what to do about a request that does not come through: nobody answers, or the sender is not known.
+type door struct{ address, credential string }
 
 // forbidden is what the person's role does not allow.
 type forbidden struct{ text string }
 
 func (f *forbidden) Error() string { return f.text }
 
-func send(request *http.Request, v any) error {
+func send(request *http.Request, d door, v any) error {
 	client := &http.Client{Timeout: clientTimeout}
 	response, err := client.Do(request)
 	if err != nil {
-		return fmt.Errorf("reach Tocsin: %w (is it running? set --server or TOCSIN_SERVER)", err)
+		return fmt.Errorf("reach Tocsin: %w (is it running? %s)", err, d.address)
 	}
 	defer response.Body.Close()
 	text, err := io.ReadAll(io.LimitReader(response.Body, 64<<20))
@@ -72,8 +75,8 @@ func send(request *http.Request, v any) error {
 		if json.Unmarshal(text, &failure) != nil || failure.Error == "" {
 			failure.Error = response.Status
 		}
-		if response.StatusCode == http.StatusUnauthorized {
-			return errors.New(failure.Error + ": sign in with tocsin sign-in")
+		if response.StatusCode == http.StatusUnauthorized && d.credential != "" {
+			return errors.New(failure.Error + ": " + d.credential)
 		}
 		if response.StatusCode == http.StatusForbidden {
 			return &forbidden{failure.Error}
@@ -163,7 +166,7 @@ func signIn(ctx context.Context, server, user, password string) (token string, e
 		Token   string    `json:"token"`
 		Expires time.Time `json:"expires"`
 	}
-	err = send(request, &answer)
+	err = send(request, door{address: "set --server or TOCSIN_SERVER"}, &answer) // the answer says that the password is wrong
 	return answer.Token, answer.Expires, err
 }
 

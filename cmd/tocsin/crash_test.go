@@ -172,7 +172,9 @@ func (c *crash) kill() {
 	}
 	c.cmd.Process.Kill()
 	c.cmd.Wait() // says that it was killed
-	c.client.CloseIdleConnections()
+	if c.client != nil {
+		c.client.CloseIdleConnections()
+	}
 	c.cmd = nil
 }
 

@@ -26,8 +26,8 @@ func (c *demoCmd) Run(ctx context.Context, std *stdio) error {
 		if err != nil {
 			return fmt.Errorf("make data directory: %w", err)
 		}
-		dir = filepath.Join(fresh, "data") // the draft is left beside it
-		defer os.RemoveAll(dir)
+		dir = filepath.Join(fresh, "data")
+		defer tidy(fresh, dir)
 	}
 	demo, err := app.NewDemo(ctx, app.DemoOptions{Data: dir, Port: c.Port, Out: std.err, Logger: slog.New(slog.NewTextHandler(std.err, &slog.HandlerOptions{Level: slog.LevelError}))})
 	if err != nil {
@@ -41,4 +41,10 @@ func (c *demoCmd) Run(ctx context.Context, std *stdio) error {
 		return err
 	}
 	return json.NewEncoder(std.out).Encode(summary)
+}
+
+// tidy removes the data, and the directory around it unless a draft was left there.
+func tidy(around, data string) {
+	_ = os.RemoveAll(data) // a temporary directory that stays is a nuisance, and no reason to fail
+	_ = os.Remove(around)  // fails where there is a draft
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -13,7 +14,6 @@ import (
 	"time"
 
 	"github.com/tocsin-dr/tocsin/internal/api"
-	"github.com/tocsin-dr/tocsin/internal/event"
 	"github.com/tocsin-dr/tocsin/internal/gate"
 	"github.com/tocsin-dr/tocsin/internal/incident"
 )
@@ -23,15 +23,14 @@ type asker struct {
 	Gate  string        `help:"Address of the gate." default:"http://127.0.0.1:4318" env:"TOCSIN_GATE"`
 	Token string        `help:"Bearer token of the configuration's tokens, where it has any." env:"TOCSIN_GATE_TOKEN"`
 	Wait  time.Duration `help:"How long to wait for the answer." default:"2s"`
-	Agent string        `required:"" help:"Agent id: service/name, or the service alone." env:"TOCSIN_AGENT"`
 	Class string        `help:"The agent's class, if its behaviour without the gate differs." env:"TOCSIN_CLASS"`
 }
 
-func (a *asker) ask(ctx context.Context, session, tool string) (api.GateAnswer, error) {
+func (a *asker) ask(ctx context.Context, agent, session, tool string) (api.GateAnswer, error) {
 	var answer api.GateAnswer
 	ctx, cancel := context.WithTimeout(ctx, a.Wait)
 	defer cancel()
-	body, err := json.Marshal(api.GateQuery{Query: gate.Query{Agent: a.Agent, Session: session, Tool: tool}, Class: a.Class})
+	body, err := json.Marshal(api.GateQuery{Query: gate.Query{Agent: agent, Session: session, Tool: tool}, Class: a.Class})
 	if err != nil {
 		return answer, fmt.Errorf("encode query: %w", err)
 	}
@@ -43,7 +42,7 @@ func (a *asker) ask(ctx context.Context, session, tool string) (api.GateAnswer, 
 	if a.Token != "" {
 		request.Header.Set("Authorization", "Bearer "+a.Token)
 	}
-	return answer, send(request, &answer)
+	return answer, send(request, door{"set --gate or TOCSIN_GATE", "set --token or TOCSIN_GATE_TOKEN"}, &answer)
 }
 
 type gateCmd struct {
@@ -52,6 +51,7 @@ type gateCmd struct {
 
 type gateCheckCmd struct {
 	asker
+	Agent   string `required:"" help:"Agent id: service/name, or the service alone." env:"TOCSIN_AGENT"`
 	Session string `help:"Session."`
 	Tool    string `help:"Tool."`
 	JSON    bool   `help:"Print JSON."`
@@ -62,7 +62,7 @@ const exitDenied = 3
 
 // Run implements the command.
 func (c *gateCheckCmd) Run(ctx context.Context, std *stdio) error {
-	answer, err := c.ask(ctx, c.Session, c.Tool)
+	answer, err := c.ask(ctx, c.Agent, c.Session, c.Tool)
 	if err != nil {
 		return err
 	}
@@ -85,6 +85,7 @@ func (c *gateCheckCmd) Run(ctx context.Context, std *stdio) error {
 
 type hookCmd struct {
 	asker
+	Agent   string `help:"Agent id: service/name, or the service alone. Without one the gate can't be asked." env:"TOCSIN_AGENT"`
 	OnError string `enum:"open,closed,server" default:"server" help:"What to answer when the gate can't: open (let it pass), closed (deny), or server (what the gate last declared for this class; open before it ever answered)."`
 }
 
@@ -98,15 +99,15 @@ type hookInput struct {
 // maxHook bounds the hook's input, in bytes.
 const maxHook = 16 << 20
 
-// Run implements the command: it prints the hook's answer and always exits with 0, because the format carries the verdict and
-// another code lets the call pass. For another event than PreToolUse it says nothing.
+// Run implements the command: it prints the hook's answer and always exits with 0, because the format carries the verdict and another
+// code means something else to each agent. That no agent is named is as if the gate did not answer. For another event than PreToolUse
+// it says nothing.
 func (c *hookCmd) Run(ctx context.Context, std *stdio) error {
 	in, unread := readHook(std.in)
 	if unread == nil && in.Event != "PreToolUse" {
 		return nil
 	}
-	_, tool := event.SplitToolName(in.ToolName)
-	answer, err := c.ask(ctx, in.SessionID, tool)
+	answer, err := c.askAbout(ctx, in.SessionID, in.ToolName)
 	if err == nil {
 		c.remember(answer.OnError)
 	}
@@ -116,7 +117,7 @@ func (c *hookCmd) Run(ctx context.Context, std *stdio) error {
 		err = unread
 	}
 	if err != nil {
-		fmt.Fprintln(std.err, "tocsin hook:", err)
+		fmt.Fprintln(std.err, "tocsin hook:", visible(err.Error()))
 		answer = c.withoutGate(err)
 	}
 	if answer.Allow {
@@ -125,6 +126,13 @@ func (c *hookCmd) Run(ctx context.Context, std *stdio) error {
 	return json.NewEncoder(std.out).Encode(map[string]any{"hookSpecificOutput": map[string]string{
 		"hookEventName": "PreToolUse", "permissionDecision": "deny", "permissionDecisionReason": "Tocsin: " + incident.Visible(answer.Reason, 300),
 	}})
+}
+
+func (c *hookCmd) askAbout(ctx context.Context, session, tool string) (api.GateAnswer, error) {
+	if c.Agent == "" {
+		return api.GateAnswer{}, errors.New("no agent is named: set --agent or TOCSIN_AGENT")
+	}
+	return c.ask(ctx, c.Agent, session, tool)
 }
 
 // readHook reads a hook's input.

@@ -32,7 +32,7 @@ func TestUnreadableHook(t *testing.T) {
 				server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, tt.gate) }))
 				defer server.Close()
 				var out bytes.Buffer
-				hook := &hookCmd{asker: asker{Gate: server.URL, Wait: 5 * time.Second, Agent: "coder"}, OnError: tt.onError}
+				hook := &hookCmd{asker: asker{Gate: server.URL, Wait: 5 * time.Second}, Agent: "coder", OnError: tt.onError}
 				if err := hook.Run(context.Background(), &stdio{in: strings.NewReader(input), out: &out, err: io.Discard}); err != nil {
 					t.Fatalf("error %v: the exit code would let the call pass", err)
 				}

@@ -10,12 +10,14 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strings"
 	"text/tabwriter"
 	"time"
+	"unicode/utf16"
 
 	"github.com/tocsin-dr/tocsin/baselines"
 	"github.com/tocsin-dr/tocsin/internal/api"
-	"github.com/tocsin-dr/tocsin/internal/approval"
+	"github.com/tocsin-dr/tocsin/internal/event"
 	"github.com/tocsin-dr/tocsin/internal/incident"
 )
 
@@ -48,12 +50,16 @@ func (c *incidentsListCmd) Run(ctx context.Context, std *stdio) error {
 
 type incidentsShowCmd struct {
 	server
-	ID string `arg:"" help:"Incident, as incidents list names it."`
+	ID string `arg:"" help:"Incident, as incidents list names it, or as much of its id as tells it from others."`
 }
 
 // Run implements the command. Showing an incident to a person who may act on it is their notice of it; a viewer's look is none.
 func (c *incidentsShowCmd) Run(ctx context.Context, std *stdio) error {
-	path := "/api/v1/incidents/" + url.PathEscape(c.ID)
+	id, err := c.incident(ctx, c.ID)
+	if err != nil {
+		return err
+	}
+	path := "/api/v1/incidents/" + url.PathEscape(id)
 	var file api.Case
 	if err := c.call(ctx, http.MethodGet, path, nil, &file); err != nil {
 		return err
@@ -65,21 +71,50 @@ func (c *incidentsShowCmd) Run(ctx context.Context, std *stdio) error {
 	if file.Incident.Status == incident.Closed {
 		return nil
 	}
-	err := c.call(ctx, http.MethodPost, path+"/notice", struct{}{}, nil)
+	err = c.call(ctx, http.MethodPost, path+"/notice", struct{}{}, nil)
 	if viewer := (*forbidden)(nil); errors.As(err, &viewer) {
 		return nil
 	}
 	return err
 }
 
+// incident returns the id of an incident of which the latest ones' list knows only one that begins so. Any other is taken as it is.
+func (s *server) incident(ctx context.Context, id string) (string, error) {
+	var list []incident.Incident
+	if err := s.call(ctx, http.MethodGet, "/api/v1/incidents", nil, &list); err != nil {
+		return "", err
+	}
+	found := slices.DeleteFunc(list, func(i incident.Incident) bool { return !abbreviates(id, i.ID) })
+	switch len(found) {
+	case 0:
+		return id, nil
+	case 1:
+		return found[0].ID, nil
+	}
+	return "", fmt.Errorf("%q begins several incidents; give more of it", id)
+}
+
+// minID is how much of an id must be given: INC- and 8 digits.
+const minID = 12
+
+// abbreviates reports whether text is the beginning of an incident's id, with the number of one of its requests if the id has one.
+func abbreviates(text, id string) bool {
+	of, n, _ := strings.Cut(text, "-R")
+	full, request, _ := strings.Cut(id, "-R")
+	return len(of) >= minID && strings.HasPrefix(full, of) && n == request
+}
+
 func showCase(w io.Writer, c api.Case) {
-	i := c.Incident
-	fmt.Fprintf(w, "%s  %s, %s\n%s\nagent %s, session %s, playbook %s\n", i.ID, i.Severity, i.Status, visible(i.Title), visible(i.Agent.ID), visible(i.Session), i.Playbook)
+	i, status := c.Incident, string(c.Incident.Status)
+	if c.Contained && i.Status != incident.Contained {
+		status += ", contained"
+	}
+	fmt.Fprintf(w, "%s  %s, %s\n%s\nagent %s, session %s, playbook %s\n", visible(i.ID), i.Severity, status, visible(i.Title), visible(i.Agent.ID), visible(i.Session), visible(i.Playbook))
 	fmt.Fprintln(w, "\nWhy")
 	for _, a := range c.Alerts {
-		fmt.Fprintf(w, "  %s %s (%s): %s\n", a.Finding.Source, a.Finding.Rule, a.Finding.Severity, visible(a.Finding.Reason))
+		fmt.Fprintf(w, "  %s %s (%s): %s\n", a.Finding.Source, visible(a.Finding.Rule), a.Finding.Severity, visible(a.Finding.Reason))
 		if ch := a.Finding.Chain; ch != nil {
-			fmt.Fprintf(w, "    argument %s = %s came from the output of event %s\n", visible(ch.Arg), visible(ch.Value), ch.Origin)
+			fmt.Fprintf(w, "    argument %s = %s came from the output of event %s\n", visible(ch.Arg), visible(ch.Value), visible(ch.Origin))
 		}
 		if a.Disposition != nil {
 			fmt.Fprintf(w, "    first pass: %s, %s confidence. %s\n", a.Disposition.Verdict, a.Disposition.Confidence, visible(a.Disposition.Reasoning))
@@ -89,21 +124,21 @@ func showCase(w io.Writer, c api.Case) {
 	for _, e := range c.Timeline {
 		fmt.Fprintf(w, "  %s  %-11s %s: %s\n", e.At.UTC().Format("15:04:05.000"), e.Kind, visible(e.Actor), visible(e.Text))
 		if e.Quote != "" {
-			fmt.Fprintf(w, "      | %s\n", incident.Visible(e.Quote, 160))
+			fmt.Fprintf(w, "      | %s\n", e.QuoteLine(160))
 		}
 	}
 	fmt.Fprintln(w, "\nEvidence")
 	for _, e := range c.Evidence {
-		fmt.Fprintf(w, "  %s  %s, %d bytes\n", e.SHA256, visible(e.Name), e.Size)
+		fmt.Fprintf(w, "  %s  %s, %d bytes\n", visible(e.SHA256), visible(e.Name), e.Size)
 	}
 	for _, r := range c.Requests {
-		fmt.Fprintf(w, "\nRequest %s: %s\n  %s; digest %s; decide by %s\n", r.ID, visible(r.Question), r.State, r.Digest[:12], r.Deadline.Format(time.RFC3339))
+		fmt.Fprintf(w, "\nRequest %s: %s\n  %s; digest %s; decide by %s\n", visible(r.ID), visible(r.Question), r.State, brief(r.Digest), r.Deadline.Format(time.RFC3339))
 	}
 }
 
 type incidentsEndCmd struct {
 	server
-	ID      string `arg:"" help:"Incident."`
+	ID      string `arg:"" help:"Incident, or as much of its id as tells it from others."`
 	Verdict string `required:"" enum:"true_positive,false_positive,expected,unclear" help:"true_positive, false_positive, expected or unclear."`
 	Reason  string `required:"" help:"Why."`
 }
@@ -111,89 +146,16 @@ type incidentsEndCmd struct {
 // Run implements the command.
 func (c *incidentsEndCmd) Run(ctx context.Context, std *stdio) error {
 	body := api.CloseBody{Verdict: incident.Verdict(c.Verdict), Reason: c.Reason}
-	if err := c.call(ctx, http.MethodPost, "/api/v1/incidents/"+url.PathEscape(c.ID)+"/close", body, nil); err != nil {
-		return err
-	}
-	fmt.Fprintf(std.out, "Closed %s.\n", c.ID)
-	return nil
-}
-
-type approvalsCmd struct {
-	List    approvalsListCmd `cmd:"" default:"1" help:"List requests that wait for a decision."`
-	Approve approveCmd       `cmd:"" help:"Approve a request."`
-	Deny    denyCmd          `cmd:"" help:"Deny a request."`
-}
-
-type approvalsListCmd struct {
-	server
-	All bool `help:"Also those that were decided or expired."`
-}
-
-// Run implements the command.
-func (c *approvalsListCmd) Run(ctx context.Context, std *stdio) error {
-	path := "/api/v1/approvals?state=pending"
-	if c.All {
-		path = "/api/v1/approvals"
-	}
-	var list []approval.Request
-	if err := c.call(ctx, http.MethodGet, path, nil, &list); err != nil {
-		return err
-	}
-	if c.JSON {
-		return printJSON(std.out, list)
-	}
-	return table(std.out, "REQUEST\tSTATE\tDECIDE BY\tASKED BY\tDIGEST\tQUESTION", len(list), "nothing waits for a decision", func(w io.Writer, n int) {
-		r := list[n]
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", r.ID, r.State, r.Deadline.Format(time.RFC3339), visible(r.Requester), r.Digest[:12], visible(r.Question))
-	})
-}
-
-// decision is what approve and deny share.
-type decision struct {
-	server
-	ID     string `arg:"" help:"Request, as approvals list names it."`
-	Reason string `required:"" help:"What you saw. It is recorded."`
-	Digest string `help:"The digest of the plan that you looked at, or its first 8 digits or more; a changed plan is then refused. Without it the plan is shown and taken as it is now."`
-}
-
-func (d *decision) send(ctx context.Context, std *stdio, verb approval.Verb) error {
-	var list []approval.Request
-	if err := d.call(ctx, http.MethodGet, "/api/v1/approvals", nil, &list); err != nil {
-		return err
-	}
-	digest := d.Digest
-	for _, r := range list {
-		if r.ID != d.ID {
-			continue
-		}
-		if digest == "" || len(digest) >= 8 && len(digest) < len(r.Digest) && r.Digest[:len(digest)] == digest {
-			digest = r.Digest
-		}
-		fmt.Fprintf(std.err, "%s\n  effect: %s\n  undo: %s\n  does not stop: %s\n", visible(r.Question), visible(r.Effect), visible(r.Undo), visible(r.DoesNotStop))
-	}
-	var decided approval.Request
-	err := d.call(ctx, http.MethodPost, "/api/v1/approvals/"+url.PathEscape(d.ID)+"/decide", api.DecideBody{Verb: verb, Digest: digest, Reason: d.Reason}, &decided)
+	id, err := c.incident(ctx, c.ID)
 	if err != nil {
 		return err
 	}
-	if d.JSON {
-		return printJSON(std.out, decided)
+	if err := c.call(ctx, http.MethodPost, "/api/v1/incidents/"+url.PathEscape(id)+"/close", body, nil); err != nil {
+		return err
 	}
-	fmt.Fprintf(std.out, "Recorded: %s %s.\n", verb, d.ID)
+	fmt.Fprintf(std.out, "Closed %s.\n", visible(id))
 	return nil
 }
-
-type approveCmd struct{ decision }
-
-// Run implements the command.
-func (c *approveCmd) Run(ctx context.Context, std *stdio) error {
-	return c.send(ctx, std, approval.Approve)
-}
-
-type denyCmd struct{ decision }
-
-// Run implements the command.
-func (c *denyCmd) Run(ctx context.Context, std *stdio) error { return c.send(ctx, std, approval.Deny) }
 
 type agentsCmd struct {
 	List agentsListCmd `cmd:"" default:"1" help:"List agents and the stage of their baselines."`
@@ -211,9 +173,9 @@ func (c *agentsListCmd) Run(ctx context.Context, std *stdio) error {
 	if c.JSON {
 		return printJSON(std.out, list)
 	}
-	return table(std.out, "AGENT\tCLASS\tBASELINE\tWHY\tTOOLS", len(list), "no agent was seen yet", func(w io.Writer, n int) {
+	return table(std.out, "AGENT\tCLASS\tBASELINE\tWHY\tTOOLS\tEVENTS", len(list), "no agent was seen yet", func(w io.Writer, n int) {
 		l := list[n]
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\n", visible(l.Agent), visible(l.Class), l.Life, l.Why, len(l.Tools))
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%d\n", visible(l.Agent), visible(l.Class), l.Life, visible(l.Why), len(l.Tools), l.Events)
 	})
 }
 
@@ -242,7 +204,7 @@ func (c *agentsShowCmd) Run(ctx context.Context, std *stdio) error {
 }
 
 func showLearned(w io.Writer, l baselines.Learned) {
-	fmt.Fprintf(w, "%s of class %s: %s, %s; %d peers\n", visible(l.Agent), visible(l.Class), l.Life, l.Why, l.Peers)
+	fmt.Fprintf(w, "%s of class %s: %s, %s; %d peers\n", visible(l.Agent), visible(l.Class), l.Life, visible(l.Why), l.Peers)
 	section := func(title string, counts []baselines.Count) {
 		fmt.Fprintln(w, title)
 		for _, c := range counts {
@@ -256,10 +218,24 @@ func showLearned(w io.Writer, l baselines.Learned) {
 	}
 }
 
+// printJSON prints JSON that a terminal may show: what it would interpret stands as its code point, which JSON reads as the same.
 func printJSON(w io.Writer, v any) error {
-	encoder := json.NewEncoder(w)
-	encoder.SetIndent("", "  ")
-	return encoder.Encode(v)
+	text, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		return err
+	}
+	var b strings.Builder
+	for _, r := range string(text) {
+		if r == '\n' || !event.Hidden(r) {
+			b.WriteRune(r)
+			continue
+		}
+		for _, unit := range utf16.Encode([]rune{r}) {
+			fmt.Fprintf(&b, `\u%04x`, unit)
+		}
+	}
+	_, err = fmt.Fprintln(w, b.String())
+	return err
 }
 
 // table prints rows under a header, or a sentence where there are none.

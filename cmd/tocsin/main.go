@@ -42,6 +42,8 @@ type commands struct {
 type stdio struct {
 	in       io.Reader
 	out, err io.Writer
+	// interactive says that a person sits at in.
+	interactive bool
 }
 
 // exitError makes a command end with a code of its own after it has said everything.
@@ -59,7 +61,7 @@ func run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer
 	exit := -1
 	parser, err := kong.New(&c, kong.Name("tocsin"), kong.Description("Detection and response for AI agents."),
 		kong.Writers(out, errOut), kong.Exit(func(code int) { exit = code }), kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
-		kong.BindTo(ctx, (*context.Context)(nil)), kong.Bind(&stdio{in: in, out: out, err: errOut}))
+		kong.BindTo(ctx, (*context.Context)(nil)), kong.Bind(&stdio{in: in, out: out, err: errOut, interactive: terminal(in)}))
 	if err != nil {
 		fmt.Fprintln(errOut, "tocsin:", err)
 		return 1

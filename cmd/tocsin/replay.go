@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/tocsin-dr/tocsin/internal/app"
@@ -27,7 +28,11 @@ type replayCmd struct {
 
 // Run implements the command.
 func (c *replayCmd) Run(ctx context.Context, std *stdio) error {
-	r, err := app.NewReplay(c.Rules)
+	set, err := (&ruleSource{Dir: c.Rules}).read()
+	if err != nil {
+		return err
+	}
+	r, err := app.NewReplay(set, pipeline.Options{})
 	if err != nil {
 		return err
 	}
@@ -42,7 +47,10 @@ func (c *replayCmd) Run(ctx context.Context, std *stdio) error {
 		return err
 	}
 	if !c.JSON && !c.Events {
-		fmt.Fprintf(std.out, "events %d, agents %d, findings %d\n", r.Events, r.Agents(), r.Findings)
+		fmt.Fprintf(std.out, "events %d, agents %d, findings %d\n", r.Events, r.Agents(), r.Findings())
+	}
+	if unread := r.Unread(); len(unread) > 0 {
+		return fmt.Errorf("replay %s: not one item can be read", strings.Join(unread, ", "))
 	}
 	return nil
 }
@@ -52,17 +60,24 @@ func (c *replayCmd) read(std *stdio, r *app.Replay) ([]ingest.Request, error) {
 	if c.Events {
 		r.OnEvent = func(line []byte) error { _, err := fmt.Fprintf(std.out, "%s\n", line); return err }
 	}
-	r.OnRejected = func(item, reason string) { fmt.Fprintf(std.err, "tocsin: rejected %s: %s\n", item, visible(reason)) }
+	r.OnRejected = func(item, reason string) {
+		fmt.Fprintf(std.err, "tocsin: rejected %s: %s\n", visible(item), visible(reason))
+	}
+	return readFiles(c.Files, c.Spread)
+}
+
+// readFiles reads captures and files of events, and lays captures' sessions out in time at a distance, if there is one.
+func readFiles(files []string, spread time.Duration) ([]ingest.Request, error) {
 	var all []ingest.Request
-	for _, name := range c.Files {
+	for _, name := range files {
 		requests, err := readFile(name)
 		if err != nil {
 			return nil, fmt.Errorf("replay %s: %w", name, err)
 		}
 		all = append(all, requests...)
 	}
-	if c.Spread > 0 {
-		return app.Spread(all, time.Time{}, c.Spread)
+	if spread > 0 {
+		return app.Spread(all, time.Time{}, spread)
 	}
 	return all, nil
 }
@@ -84,10 +99,10 @@ func readFile(name string) ([]ingest.Request, error) {
 	}
 	if !looksLikeCapture(head[:n]) {
 		body, err := io.ReadAll(f)
-		return []ingest.Request{{Path: "/v1/events", ContentType: "application/x-ndjson", Body: body}}, err
+		return []ingest.Request{{Path: "/v1/events", ContentType: "application/x-ndjson", Body: body, File: name}}, err
 	}
 	var out []ingest.Request
-	err = ingest.ReadCapture(f, func(r ingest.Request) error { out = append(out, r); return nil })
+	err = ingest.ReadCapture(f, func(r ingest.Request) error { r.File = name; out = append(out, r); return nil })
 	return out, err
 }
 

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"time"
 
 	"github.com/tocsin-dr/tocsin/detect"
 	"github.com/tocsin-dr/tocsin/internal/app"
@@ -11,9 +12,18 @@ import (
 )
 
 type rulesCmd struct {
-	Check rulesCheckCmd `cmd:"" help:"Check that every rule loads."`
-	Test  rulesTestCmd  `cmd:"" help:"Run the tests inside the rules."`
-	List  rulesListCmd  `cmd:"" default:"1" help:"List the rules."`
+	Check    rulesCheckCmd    `cmd:"" help:"Check that every rule loads, and warn of rules that can never fire."`
+	Test     rulesTestCmd     `cmd:"" help:"Run the tests inside the rules."`
+	List     rulesListCmd     `cmd:"" default:"1" help:"List the rules."`
+	Explain  rulesExplainCmd  `cmd:"" help:"Say why a rule fires on an event or does not, part by part."`
+	Backtest rulesBacktestCmd `cmd:"" help:"Run rules over the past and compare them with those in force."`
+	Coverage rulesCoverageCmd `cmd:"" help:"Show which techniques rules cover, and what they can't see in what the sources send."`
+	Report   rulesReportCmd   `cmd:"" help:"Show what became of each rule's work in a running Tocsin."`
+	Reload   rulesReloadCmd   `cmd:"" help:"Make a running Tocsin read its rules again."`
+	Bench    rulesBenchCmd    `cmd:"" help:"Measure what rules cost on recorded events, and show by what each is found."`
+	Schema   rulesSchemaCmd   `cmd:"" help:"Print the JSON schema of rule files, for editors."`
+	New      rulesNewCmd      `cmd:"" help:"Write a rule for an event of a session, with its tests filled in."`
+	Import   rulesImportCmd   `cmd:"" help:"Turn Sigma rules and correlation rules into rule files to review."`
 }
 
 // ruleSource names where rules come from.
@@ -22,42 +32,89 @@ type ruleSource struct {
 	JSON bool   `help:"Print JSON."`
 }
 
-func (s *ruleSource) read() ([]detect.Rule, error) {
+func (s *ruleSource) read() (*detect.Set, error) {
 	read, err := app.ReadRules(s.Dir)
 	if err != nil {
 		return nil, err
 	}
-	_, err = detect.Compile(read.Rules)
-	return read.Rules, err
+	return detect.Compile(read.Rules)
 }
 
-type rulesCheckCmd struct{ ruleSource }
+type rulesCheckCmd struct {
+	ruleSource
+	Strict    bool          `help:"Take warnings for errors, as continuous integration should."`
+	Retention time.Duration `default:"720h" help:"How long the event log keeps events."`
+	Playbooks string        `type:"existingdir" help:"Directory with playbooks beside the shipped ones."`
+}
 
-// Run implements the command.
+// Run implements the command. Rules may name the playbooks that exist alone.
 func (c *rulesCheckCmd) Run(std *stdio) error {
-	rules, err := c.read()
+	set, err := c.read()
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(std.out, "%d rules load\n", len(rules))
+	rules := set.Rules()
+	library, err := app.ReadPlaybooks(c.Playbooks)
+	if err == nil {
+		err = app.CheckPlaybooks(rules, library)
+	}
+	if err != nil {
+		return err
+	}
+	out := checked{Rules: len(rules), Warnings: append(set.Lint(c.Retention, time.Now()), swallowed(set)...)}
+	if c.JSON {
+		if err := printJSON(std.out, out); err != nil {
+			return err
+		}
+	} else {
+		for _, w := range out.Warnings {
+			fmt.Fprintf(std.out, "warning  %s: %s\n", w.Rule, w.Text)
+		}
+		fmt.Fprintf(std.out, "%d rules load\n", len(rules))
+	}
+	if c.Strict && len(out.Warnings) > 0 {
+		return exitError{1}
+	}
 	return nil
+}
+
+// swallowed warns of exceptions that keep a rule from finding what its own tests say it must.
+func swallowed(set *detect.Set) (out []detect.Warning) {
+	without := set.WithoutExceptions()
+	for _, r := range set.Excepted() {
+		bare := pipeline.TestRule(without, r)
+		for i, res := range pipeline.TestRule(set, r) {
+			if !res.OK && bare[i].OK {
+				out = append(out, detect.Warning{Rule: r.ID, Text: fmt.Sprintf("an exception swallows its test %q", res.Test)})
+			}
+		}
+	}
+	return out
+}
+
+// checked is the outcome of a check.
+type checked struct {
+	Rules    int              `json:"rules"`
+	Warnings []detect.Warning `json:"warnings"`
 }
 
 type rulesTestCmd struct {
 	ruleSource
-	Only string `help:"Test this rule alone."`
+	Only  string `help:"Test this rule alone."`
+	JUnit string `name:"junit" type:"path" help:"Write the results to this file as JUnit XML too."`
 }
 
 // Run implements the command. Exit code 1 if a test fails or a rule lacks a test that fires or one that does not.
 func (c *rulesTestCmd) Run(std *stdio) error {
-	rules, err := c.read()
+	set, err := c.read()
 	if err != nil {
 		return err
 	}
+	rules := set.Rules()
 	var all []pipeline.TestResult
 	for _, r := range rules {
 		if c.Only == "" || c.Only == r.ID {
-			all = append(all, pipeline.TestRule(r)...)
+			all = append(all, pipeline.TestRule(set, r)...)
 			all = append(all, completeness(r)...)
 		}
 	}
@@ -68,6 +125,11 @@ func (c *rulesTestCmd) Run(std *stdio) error {
 	for _, res := range all {
 		if !res.OK {
 			failed++
+		}
+	}
+	if c.JUnit != "" {
+		if err := writeJUnit(c.JUnit, all, failed); err != nil {
+			return err
 		}
 	}
 	if c.JSON {
@@ -108,10 +170,11 @@ type rulesListCmd struct{ ruleSource }
 
 // Run implements the command.
 func (c *rulesListCmd) Run(std *stdio) error {
-	rules, err := c.read()
+	set, err := c.read()
 	if err != nil {
 		return err
 	}
+	rules := set.Rules()
 	if c.JSON {
 		return printJSON(std.out, rules)
 	}

@@ -5,6 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
 
 	"github.com/tocsin-dr/tocsin/internal/app"
 )
@@ -26,7 +29,23 @@ func (c *runCmd) Run(ctx context.Context, std *stdio) error {
 		return err
 	}
 	announce(std, a)
+	go reloadOnHangup(ctx, a)
 	return errors.Join(a.Run(ctx), a.Close())
+}
+
+// reloadOnHangup reads the rules again on each SIGHUP, as services do.
+func reloadOnHangup(ctx context.Context, a *app.App) {
+	hangups := make(chan os.Signal, 1)
+	signal.Notify(hangups, syscall.SIGHUP)
+	defer signal.Stop(hangups)
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-hangups:
+			a.ReloadRules(ctx)
+		}
+	}
 }
 
 func announce(std *stdio, a *app.App) {

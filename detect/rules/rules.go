@@ -5,5 +5,5 @@ import "embed"
 
 // FS holds the rule files.
 //
-//go:embed *.yaml
+//go:embed *.yaml tables
 var FS embed.FS

@@ -5,6 +5,7 @@ package action
 import (
 	"context"
 	"crypto/ed25519"
+	"errors"
 	"fmt"
 	"time"
 
@@ -27,6 +28,12 @@ type Lease struct {
 
 // InForce reports whether the lease holds at a time.
 func (l *Lease) InForce(now time.Time) bool { return l.Lifted.IsZero() && now.Before(l.Ends) }
+
+// Contains reports whether the lease holds at a time and its effect was proved: only then is its target contained.
+func (l *Lease) Contains(now time.Time) bool { return l.InForce(now) && !l.Verified.IsZero() }
+
+// ErrLifted says that a lease was undone, which is final.
+var ErrLifted = errors.New("the lease was lifted")
 
 // Action is one kind of effect. An error from Apply or Undo means that the effect is unknown: verify, or ask.
 type Action interface {

@@ -8,8 +8,10 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"time"
 
+	"github.com/tocsin-dr/tocsin/internal/action"
 	"github.com/tocsin-dr/tocsin/internal/approval"
 	"github.com/tocsin-dr/tocsin/internal/auth"
 	"github.com/tocsin-dr/tocsin/internal/incident"
@@ -23,6 +25,7 @@ type Options struct {
 	Facts  ui.Facts
 	Actor  ui.Actor
 	Auth   *auth.Auth
+	Now    func() time.Time
 }
 
 // maxBody bounds the body of an API request, in bytes.
@@ -55,6 +58,8 @@ func Routes(mux *http.ServeMux, o Options) {
 	handle("POST /api/v1/approvals/{id}/decide", approval.Viewer, a.decide)
 	handle("POST /api/v1/leases/{id}/lift", approval.Lead, a.lift)
 	handle("GET /api/v1/agents", approval.Viewer, a.agents)
+	handle("GET /api/v1/rules", approval.Viewer, a.rules)
+	handle("POST /api/v1/rules/reload", approval.Lead, a.reload)
 	handle("GET /api/v1/findings", approval.Viewer, a.findings)
 	handle("GET /api/v1/ledger", approval.Viewer, a.ledger)
 }
@@ -70,11 +75,15 @@ type Case struct {
 	Evidence  []incident.EvidenceItem `json:"evidence"`
 	Requests  []approval.Request      `json:"requests"`
 	Drafts    []store.Draft           `json:"drafts"`
-	Contained bool                    `json:"contained"`
+	Contained bool                    `json:"contained"` // a verified lease is in force
 }
 
 func (a *api) summary(_ http.ResponseWriter, r *http.Request) (any, error) {
 	return a.Facts.Summary(r.Context(), 30*24*time.Hour)
+}
+
+func (a *api) rules(_ http.ResponseWriter, r *http.Request) (any, error) {
+	return a.Facts.Rules(r.Context())
 }
 
 func (a *api) incidents(_ http.ResponseWriter, r *http.Request) (any, error) {
@@ -106,7 +115,12 @@ func (a *api) incident(_ http.ResponseWriter, r *http.Request) (any, error) {
 	if c.Drafts, err = a.Reader.Drafts(ctx, id); err != nil {
 		return nil, err
 	}
-	c.Contained = c.Incident.Status == incident.Contained
+	leases, err := a.Reader.IncidentLeases(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	// The status says what is awaited: it is waiting while a second request is open, though the first one's lease still holds.
+	c.Contained = slices.ContainsFunc(leases, func(l action.Lease) bool { return l.Contains(a.Now()) })
 	return c, nil
 }
 
@@ -193,6 +207,11 @@ func (a *api) lift(_ http.ResponseWriter, r *http.Request) (any, error) {
 	}
 	by, _ := a.Auth.Principal(r)
 	return struct{}{}, a.Actor.Lift(r.Context(), by, r.PathValue("id"), body.Reason)
+}
+
+func (a *api) reload(_ http.ResponseWriter, r *http.Request) (any, error) {
+	by, _ := a.Auth.Principal(r)
+	return struct{}{}, a.Actor.ReloadRules(r.Context(), by)
 }
 
 // badRequest is a request that can't be read.

@@ -19,7 +19,12 @@ type leases []action.Lease
 
 func (leases) SaveLease(context.Context, action.Lease) error    { return nil }
 func (l leases) Leases(context.Context) ([]action.Lease, error) { return l, nil }
-func authenticate(token string) (name string, ok bool)          { return "gateway", token == "secret" }
+
+func (leases) Lease(context.Context, string) (action.Lease, bool, error) {
+	return action.Lease{}, false, nil
+}
+
+func authenticate(token string) (name string, ok bool) { return "gateway", token == "secret" }
 
 func onError(class string) string { return map[string]string{"payments": "closed"}[class] }
 

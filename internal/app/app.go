@@ -10,7 +10,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
@@ -23,8 +22,6 @@ import (
 	"go.temporal.io/sdk/worker"
 	"golang.org/x/sync/errgroup"
 
-	"github.com/tocsin-dr/tocsin/detect"
-	"github.com/tocsin-dr/tocsin/detect/rules"
 	"github.com/tocsin-dr/tocsin/internal/action"
 	"github.com/tocsin-dr/tocsin/internal/approval"
 	"github.com/tocsin-dr/tocsin/internal/auth"
@@ -32,7 +29,6 @@ import (
 	"github.com/tocsin-dr/tocsin/internal/evidence"
 	"github.com/tocsin-dr/tocsin/internal/gate"
 	"github.com/tocsin-dr/tocsin/internal/ingest"
-	"github.com/tocsin-dr/tocsin/internal/ledger"
 	"github.com/tocsin-dr/tocsin/internal/measure"
 	"github.com/tocsin-dr/tocsin/internal/pipeline"
 	"github.com/tocsin-dr/tocsin/internal/store"
@@ -59,7 +55,7 @@ type App struct {
 	writer    *stream.Writer
 	codec     *event.Codec
 	hasher    *event.Hasher
-	rules     *detect.Set
+	rules     *rulebook
 	library   map[string]playbooks.Playbook
 	gate      *gate.Gate
 	actions   *action.Catalogue
@@ -164,44 +160,13 @@ func (a *App) openStores(ctx context.Context) (err error) {
 	return nil
 }
 
-// loadDetections reads rules and playbooks, keeps each rule's text in the vault under the digest that findings carry, and records
-// at every start which set is in force, so that the way back to an older set shows too.
-func (a *App) loadDetections(ctx context.Context) error {
-	read, err := ReadRules(a.cfg.Rules.Dir)
-	if err != nil {
+// loadDetections reads playbooks and rules.
+func (a *App) loadDetections(ctx context.Context) (err error) {
+	if a.library, err = ReadPlaybooks(a.cfg.Playbooks.Dir); err != nil {
 		return err
 	}
-	set, err := detect.Compile(read.Rules)
-	if err != nil {
-		return err
-	}
-	for _, text := range read.Texts {
-		if _, err := a.vault.Put(ctx, text); err != nil {
-			return fmt.Errorf("keep rule: %w", err)
-		}
-	}
-	a.rules = set
-	err = a.store.AppendLedger(ctx, ledger.Record{At: a.now(), Kind: ledger.KindRules, Actor: "tocsin", Subject: set.Digest()})
-	if err != nil {
-		return err
-	}
-	return a.loadPlaybooks()
-}
-
-func (a *App) loadPlaybooks() (err error) {
-	classes := map[string]approval.Class{"quarantine": approval.Contain}
-	library, err := fs.Sub(playbooks.Library, "library")
-	if err != nil {
-		return err
-	}
-	if a.library, err = playbooks.Read(library, classes); err != nil || a.cfg.Playbooks.Dir == "" {
-		return err
-	}
-	own, err := playbooks.Read(os.DirFS(a.cfg.Playbooks.Dir), classes)
-	for name, p := range own {
-		a.library[name] = p
-	}
-	return err
+	a.rules = &rulebook{dir: a.cfg.Rules.Dir, playbooks: a.library, vault: a.vault, store: a.store, metrics: a.metrics, logger: a.logger, now: a.now}
+	return a.rules.load(ctx, "tocsin")
 }
 
 func (a *App) openLog(ctx context.Context) (err error) {
@@ -290,12 +255,20 @@ func (a *App) openDetectors(context.Context) error {
 	for p := range a.cfg.NATS.Partitions {
 		a.detectors = append(a.detectors, &detector{
 			partition: p, log: a.log, codec: a.codec, metrics: a.metrics, logger: a.logger, errs: make(map[string]int),
-			shard: pipeline.New(a.rules, a.hasher, pipeline.Options{Alpha: a.cfg.Baselines.Alpha}),
+			shard: pipeline.New(a.rules.inForce(), a.hasher, pipeline.Options{Alpha: a.cfg.Baselines.Alpha}),
 		})
 	}
-	a.facts = &facts{store: a.store, log: a.log, workflows: a.workflows, vault: a.vault, gate: a.gate, detectors: a.detectors, hub: a.hub, sla: a.cfg.SLA, now: a.now}
-	a.control = &control{workflows: a.workflows, store: a.store, signer: a.signer, gate: a.gate, metrics: a.metrics, hub: a.hub, logger: a.logger, now: a.now}
+	a.rules.detectors = a.detectors
+	a.facts = &facts{rules: a.rules, store: a.store, log: a.log, workflows: a.workflows, vault: a.vault, gate: a.gate, detectors: a.detectors, hub: a.hub, sla: a.cfg.SLA, now: a.now}
+	a.control = &control{rules: a.rules, workflows: a.workflows, store: a.store, signer: a.signer, gate: a.gate, metrics: a.metrics, hub: a.hub, logger: a.logger, now: a.now}
 	return nil
+}
+
+// ReloadRules reads the rules again and puts them in force. Rules that can't be read leave those in force as they are.
+func (a *App) ReloadRules(ctx context.Context) {
+	if err := a.rules.load(ctx, "tocsin"); err != nil {
+		a.logger.Error("the rules can't be read; those in force stay", "error", err)
+	}
 }
 
 // Run serves until the context ends, then stops taking requests, and returns when everything under way is finished.
@@ -308,10 +281,10 @@ func (a *App) Run(ctx context.Context) error {
 	for _, d := range a.detectors {
 		group.Go(func() error { return d.run(ctx) })
 	}
-	responder := newResponder(a.workflows, a.store, a.library, a.signer.Public())
+	responder := newResponder(a.workflows, a.store, a.library, a.signer.Public(), a.now)
 	group.Go(func() error {
 		insist(ctx, a.logger, "follow the findings", func() error {
-			return a.log.HandleFindings(ctx, responder.handle, func(err error) { a.logger.Error("a finding waits to be handled", "error", err) })
+			return a.log.HandleFindings(ctx, responder.handle, a.unhandled)
 		})
 		return nil
 	})
@@ -321,6 +294,16 @@ func (a *App) Run(ctx context.Context) error {
 		return err
 	}
 	return nil
+}
+
+// unhandled tells of a finding that could not be handed to its incident.
+func (a *App) unhandled(err error) {
+	if permanent := (*stream.Permanent)(nil); errors.As(err, &permanent) {
+		a.metrics.Unhandled()
+		a.logger.Error("a finding can't be handled and is given up", "error", err)
+		return
+	}
+	a.logger.Error("a finding waits to be handled", "error", err)
 }
 
 // sweepEvery is how often leases without an owner are looked for.
@@ -360,7 +343,7 @@ func (a *App) authenticate() func(string) (string, bool) {
 
 // ingestOptions are the receiver's, with its metrics.
 func (a *App) ingestOptions() ingest.ReceiverOptions {
-	return ingest.ReceiverOptions{Authenticate: a.authenticate(), Now: a.now, Observe: a.metrics.IngestItems}
+	return ingest.ReceiverOptions{Authenticate: a.authenticate(), Now: a.now, Observe: a.metrics.IngestItems, Answered: a.metrics.IngestAnswer}
 }
 
 // timedLog measures appends and counts events on their way to the log.
@@ -377,50 +360,6 @@ func (t timedLog) Append(ctx context.Context, events []event.Event) error {
 		t.app.metrics.Event(events[i].Source.Dialect, events[i].Kind)
 	}
 	return nil
-}
-
-// RuleFiles are rules with the texts that they were read from.
-type RuleFiles struct {
-	Rules []detect.Rule
-	Texts [][]byte
-}
-
-// ReadRules reads the shipped rules and those of a directory, if one is named. A rule of the directory takes the place of a
-// shipped one with the same id.
-func ReadRules(dir string) (RuleFiles, error) {
-	catalogue := detect.DefaultCatalogue()
-	shipped, err := detect.ReadRules(rules.FS, catalogue)
-	if err != nil {
-		return RuleFiles{}, err
-	}
-	sources := make(map[string]fs.FS)
-	byID := make(map[string]detect.Rule)
-	var order []string
-	take := func(list []detect.Rule, from fs.FS) {
-		for _, r := range list {
-			if _, known := byID[r.ID]; !known {
-				order = append(order, r.ID)
-			}
-			byID[r.ID], sources[r.ID] = r, from
-		}
-	}
-	take(shipped, rules.FS)
-	if dir != "" {
-		own, err := detect.ReadRules(os.DirFS(dir), catalogue)
-		if err != nil {
-			return RuleFiles{}, err
-		}
-		take(own, os.DirFS(dir))
-	}
-	var out RuleFiles
-	for _, id := range order {
-		text, err := fs.ReadFile(sources[id], byID[id].File)
-		if err != nil {
-			return RuleFiles{}, fmt.Errorf("read rule %s: %w", id, err)
-		}
-		out.Rules, out.Texts = append(out.Rules, byID[id]), append(out.Texts, text)
-	}
-	return out, nil
 }
 
 // server returns an HTTP server with the timeouts that a hostile client can't outlast. Live pages and large uploads need the long ones.

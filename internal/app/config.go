@@ -76,7 +76,7 @@ type Config struct {
 	SLA time.Duration `yaml:"sla"`
 }
 
-// Token is a sender's credential, by the SHA-256 of its text in hex.
+// Token is a sender's credential, by the SHA-256 of its text in hex. Tokens of one name are one sender.
 type Token struct {
 	Name   string `yaml:"name"`
 	SHA256 string `yaml:"sha256"`
@@ -107,9 +107,10 @@ type OIDCConfig struct {
 // the file's data directory. Unknown keys are errors that name the line.
 func ReadConfig(file, data string) (Config, error) {
 	var c Config
+	var text []byte
 	if file != "" {
-		text, err := os.ReadFile(file)
-		if err != nil {
+		var err error
+		if text, err = os.ReadFile(file); err != nil {
 			return Config{}, fmt.Errorf("read configuration: %w", err)
 		}
 		if err := strict.YAML(file, text, &c); err != nil && !errors.Is(err, strict.ErrEmpty) {
@@ -121,9 +122,22 @@ func ReadConfig(file, data string) (Config, error) {
 	}
 	c.defaults()
 	if err := c.check(); err != nil {
+		var value *badValue
+		if file != "" && errors.As(err, &value) {
+			err = fmt.Errorf("%s: %w", strict.Place(file, text, value.field), err)
+		}
 		return Config{}, fmt.Errorf("check configuration: %w", err)
 	}
 	return c, nil
+}
+
+// badValue is a value that can't be right, by the path of its key.
+type badValue struct{ field, why string }
+
+func (b *badValue) Error() string { return b.field + ": " + b.why }
+
+func bad(field, format string, args ...any) error {
+	return &badValue{field, fmt.Sprintf(format, args...)}
 }
 
 func (c *Config) defaults() {
@@ -152,34 +166,50 @@ func set[T comparable](field *T, value T) {
 
 func (c *Config) check() error {
 	if c.Content != ingest.ContentFull && c.Content != ingest.ContentHashed {
-		return fmt.Errorf("content: %q is neither full nor hashed", c.Content)
+		return bad("content", "%q is neither full nor hashed", c.Content)
 	}
 	for class, word := range c.Gate.Classes {
 		if word != "open" && word != "closed" {
-			return fmt.Errorf("gate.classes.%s: %q is neither open nor closed", class, word)
+			return bad("gate.classes."+class, "%q is neither open nor closed", word)
 		}
 	}
 	if c.Gate.OnError != "open" && c.Gate.OnError != "closed" {
-		return fmt.Errorf("gate.on_error: %q is neither open nor closed", c.Gate.OnError)
+		return bad("gate.on_error", "%q is neither open nor closed", c.Gate.OnError)
 	}
 	if c.NATS.Partitions < 1 || c.NATS.Partitions > 1024 {
-		return fmt.Errorf("nats.partitions: %d, want 1 to 1024", c.NATS.Partitions)
+		return bad("nats.partitions", "%d, want 1 to 1024", c.NATS.Partitions)
 	}
-	for _, t := range c.Tokens {
-		if digest, err := hex.DecodeString(t.SHA256); t.Name == "" || err != nil || len(digest) != sha256.Size {
-			return fmt.Errorf("tokens: %q needs a name and the SHA-256 of the token in 64 hex digits", t.Name)
-		}
+	if err := c.checkTokens(); err != nil {
+		return err
 	}
 	if a := c.Baselines.Alpha; !(a >= 0 && a < 1) { // not a number is refused too
-		return fmt.Errorf("baselines.alpha: %g, want more than 0 and less than 1; 0 is the default", a)
+		return bad("baselines.alpha", "%g, want more than 0 and less than 1; 0 is the default", a)
 	}
 	if c.SLA < 0 {
-		return fmt.Errorf("sla: %s, want more than 0", c.SLA)
+		return bad("sla", "%s, want more than 0", c.SLA)
 	}
 	if (c.TLS.Cert == "") != (c.TLS.Key == "") {
-		return errors.New("tls: want both cert and key, or neither")
+		return bad("tls", "want both cert and key, or neither")
 	}
 	return c.checkExposure()
+}
+
+// checkTokens refuses a token that can't be checked, and one that shares the name of another with other bounds: a name is one sender,
+// whose events are stitched together whichever of its tokens brought them.
+func (c *Config) checkTokens() error {
+	byName := make(map[string]Token)
+	for i, t := range c.Tokens {
+		field := fmt.Sprintf("tokens.%d", i)
+		if digest, err := hex.DecodeString(t.SHA256); t.Name == "" || err != nil || len(digest) != sha256.Size {
+			return bad(field, "%q needs a name and the SHA-256 of the token in 64 hex digits", t.Name)
+		}
+		first, ok := byName[t.Name]
+		if ok && !(slices.Equal(first.Services, t.Services) && slices.Equal(first.Classes, t.Classes)) {
+			return bad(field, "two of the name %q have other services or classes; a name is one sender", t.Name)
+		}
+		byName[t.Name] = t
+	}
+	return nil
 }
 
 // checkExposure refuses to listen beyond this machine without TLS and authentication.
@@ -196,14 +226,14 @@ func (c *Config) checkExposure() error {
 	} {
 		host, _, err := net.SplitHostPort(l.address)
 		if err != nil {
-			return fmt.Errorf("%s: %w", l.field, err)
+			return bad(l.field, "%s", err)
 		}
 		ip := net.ParseIP(host)
 		if host == "localhost" || ip != nil && ip.IsLoopback() {
 			continue
 		}
 		if !secure || !l.authenticated {
-			return fmt.Errorf("%s: %s can be reached from other machines; set tls (cert and key, or proxy) and %s first", l.field, l.address, l.how)
+			return bad(l.field, "%s can be reached from other machines; set tls (cert and key, or proxy) and %s first", l.address, l.how)
 		}
 	}
 	return nil

@@ -77,13 +77,16 @@ func TestConfigRefuses(t *testing.T) {
 		{"wrong type", "nats: {partitions: many}", ":1: "},
 		{"two documents", "data: x\n---\ndata: y\n", "more than one document"},
 		{"content", "content: hashd", `content: "hashd" is neither full nor hashed`},
+		{"line of a value", "data: x\n\ngate:\n  classes:\n    chat: ajar\n", `tocsin.yaml:5: gate.classes.chat: "ajar"`},
+		{"line of a list's item", "tokens:\n  - {name: a, sha256: " + digest + "}\n  - {name: b}\n", `tocsin.yaml:3: tokens.1: "b" needs`},
 		{"class", "gate: {classes: {chat: ajar}}", `gate.classes.chat: "ajar" is neither open nor closed`},
 		{"on error", "gate: {on_error: ajar}", `gate.on_error: "ajar" is neither open nor closed`},
 		{"partitions", "nats: {partitions: 1025}", "nats.partitions: 1025, want 1 to 1024"},
 		{"negative partitions", "nats: {partitions: -1}", "nats.partitions: -1, want 1 to 1024"},
-		{"token without a name", "tokens: [{sha256: " + digest + "}]", `tokens: "" needs a name`},
-		{"token in clear", "tokens: [{name: a, sha256: hunter2}]", `tokens: "a" needs a name and the SHA-256 of the token in 64 hex digits`},
-		{"token that is no hex", "tokens: [{name: a, sha256: " + strings.Repeat("x", 64) + "}]", `tokens: "a" needs a name`},
+		{"token without a name", "tokens: [{sha256: " + digest + "}]", `tokens.0: "" needs a name`},
+		{"token in clear", "tokens: [{name: a, sha256: hunter2}]", `tokens.0: "a" needs a name and the SHA-256 of the token in 64 hex digits`},
+		{"token that is no hex", "tokens: [{name: a, sha256: " + strings.Repeat("x", 64) + "}]", `tokens.0: "a" needs a name`},
+		{"one name, two senders", "tokens: [{name: a, sha256: " + digest + "}, {name: a, sha256: " + digest + ", classes: [x]}]", `tokens.1: two of the name "a" have other services or classes; a name is one sender`},
 		{"alpha of everything", "baselines: {alpha: 1}", "baselines.alpha: 1, want more than 0 and less than 1"},
 		{"alpha of nothing", "baselines: {alpha: -0.1}", "baselines.alpha: -0.1, want"},
 		{"alpha is no number", "baselines: {alpha: .nan}", "baselines.alpha: NaN, want"},
@@ -108,6 +111,7 @@ func TestConfigRefuses(t *testing.T) {
 	}
 	for _, text := range []string{
 		"listen: {otlp_http: 'localhost:1', otlp_grpc: '[::1]:1', console: '127.9.9.9:1'}",
+		"tokens: [{name: a, sha256: " + digest + ", services: [s]}, {name: a, sha256: " + digest + ", services: [s]}]",
 		tls + tokens + users + "listen: {otlp_http: ':1', otlp_grpc: ':2', console: ':3'}",
 		"tls: {cert: c.pem, key: k.pem}\n" + tokens + "oidc: {issuer: 'https://id.example'}\nlisten: {otlp_http: ':1', otlp_grpc: ':2', console: ':3'}",
 	} {

@@ -25,6 +25,7 @@ import (
 // control carries out what authenticated people do: it is the control plane. The console and the CLI are two equal ways to reach
 // it, and every way sends the same Updates. It implements ui.Actor.
 type control struct {
+	rules     *rulebook
 	workflows client.Client
 	store     *store.Store
 	signer    *approval.Signer
@@ -59,10 +60,6 @@ func (c *control) Decide(ctx context.Context, by approval.Principal, requestID, 
 		}
 	}
 	err = c.update(ctx, request.Incident, workflows.UpdateDecide, d)
-	var gone *serviceerror.NotFound
-	if errors.As(err, &gone) {
-		err = &approval.Refusal{Kind: approval.RefusedLate, Text: "the incident is closed"}
-	}
 	if approval.Kind(err) != "" {
 		return c.refused(ctx, request, d, err)
 	}
@@ -89,11 +86,16 @@ func (c *control) refused(ctx context.Context, r approval.Request, d approval.De
 	return refusal
 }
 
-// update sends an Update to an incident's workflow and waits for its answer.
+// update sends an Update to an incident's workflow and waits for its answer. A closed incident takes none: its session's workflow may
+// by now be another incident's.
 func (c *control) update(ctx context.Context, incidentID, name string, arg any) error {
 	i, err := c.store.Incident(ctx, incidentID)
 	if err != nil {
 		return err
+	}
+	closed := &approval.Refusal{Kind: approval.RefusedLate, Text: "the incident is closed"}
+	if i.Status == incident.Closed {
+		return closed
 	}
 	ctx, cancel := context.WithTimeout(ctx, updateTimeout)
 	defer cancel()
@@ -107,6 +109,9 @@ func (c *control) update(ctx context.Context, incidentID, name string, arg any) 
 	if errors.As(err, &refusal) {
 		return &approval.Refusal{Kind: refusal.Type(), Text: refusal.Message()}
 	}
+	if gone := (*serviceerror.NotFound)(nil); errors.As(err, &gone) {
+		return closed
+	}
 	if err != nil {
 		return fmt.Errorf("%s incident %s: %w", name, incidentID, err)
 	}
@@ -118,7 +123,7 @@ func (c *control) Ask(ctx context.Context, by approval.Principal, incidentID str
 	if !by.Role.AtLeast(approval.Responder) {
 		return c.turnedAway(ctx, by, "ask", incidentID, reason, c.denied(by, approval.Responder))
 	}
-	err := c.update(ctx, incidentID, workflows.UpdateAsk, workflows.HumanAsk{By: by.ID, Target: target, Lease: lease, Reason: reason})
+	err := c.update(ctx, incidentID, workflows.UpdateAsk, workflows.HumanAsk{Incident: incidentID, By: by.ID, Target: target, Lease: lease, Reason: reason})
 	return c.turnedAway(ctx, by, "ask", incidentID, reason, err)
 }
 
@@ -149,11 +154,11 @@ func (c *control) Notice(ctx context.Context, by approval.Principal, incidentID 
 	if err != nil {
 		return err
 	}
-	if !i.Times.Noticed.IsZero() {
+	if !i.Times.Noticed.IsZero() || i.Status == incident.Closed {
 		return nil
 	}
 	at := c.now().UTC()
-	err = c.workflows.SignalWorkflow(ctx, workflows.IncidentID(i.Key), "", workflows.SignalNotice, workflows.Notice{By: by.ID, Via: by.Via, At: at})
+	err = c.workflows.SignalWorkflow(ctx, workflows.IncidentID(i.Key), "", workflows.SignalNotice, workflows.Notice{Incident: i.ID, By: by.ID, Via: by.Via, At: at})
 	if err != nil {
 		return fmt.Errorf("notice incident %s: %w", incidentID, err)
 	}
@@ -191,7 +196,7 @@ func (c *control) Close(ctx context.Context, by approval.Principal, incidentID s
 		return &approval.Refusal{Kind: approval.RefusedUnknown, Text: fmt.Sprintf("%q is no verdict", verdict)}
 	}
 	d := incident.Disposition{Verdict: verdict, Confidence: detect.HighConfidence, Reasoning: reason, By: by.ID, At: c.now().UTC()}
-	return c.turnedAway(ctx, by, "close", incidentID, reason, c.update(ctx, incidentID, workflows.UpdateClose, d))
+	return c.turnedAway(ctx, by, "close", incidentID, reason, c.update(ctx, incidentID, workflows.UpdateClose, workflows.Closing{Incident: incidentID, Disposition: d}))
 }
 
 // Lift ends a lease before its time.

@@ -269,6 +269,12 @@ func (h *running) closeAll() {
 		if now, err := h.store.Incident(h.Context(), i.ID); err != nil || now.Status != incident.Closed {
 			h.Errorf("the closed incident is %s: %v", now.Status, err)
 		}
+		for act, body := range map[string]any{"close": body, "ask": api.AskBody{Target: approval.Target{Agent: i.Agent.ID}, Minutes: 5, Reason: "it goes on"}} {
+			status, answer := h.call("bob", http.MethodPost, "/api/v1/incidents/"+i.ID+"/"+act, body)
+			if status != http.StatusConflict || !strings.Contains(string(answer), "the incident is closed") {
+				h.Errorf("%s on the closed incident was answered with %d %s", act, status, answer)
+			}
+		}
 	}
 	h.verify()
 }

@@ -217,11 +217,12 @@ func (d *Demo) Watch(ctx context.Context) error {
 	for _, a := range alerts {
 		d.say("  %-8s %s: %s", a.Finding.Source, a.Finding.Rule, incident.Visible(a.Finding.Reason, 300))
 	}
-	d.say("\nWaiting for you: %s (plan digest %s)", r.Question, r.Digest[:12])
+	d.say("\nWaiting for you: %s (plan digest %s)", incident.Visible(r.Question, 300), r.Digest[:12])
 	d.say("  in the console       %s/incidents/%s   (user %s, password %s)", console, i.ID, d.user, d.password)
 	d.say("  on the command line  tocsin sign-in --server %s --user %s", console, d.user)
-	d.say("                       tocsin approvals approve %s --server %s --reason \"not what the user asked for\"", r.ID, console)
-	d.say("  ask the gate         tocsin gate check --gate http://%s --agent %s", d.app.Addresses.OTLPHTTP, r.Plan.Target.Agent)
+	d.say("                       tocsin approvals show %s --server %s", r.ID, console)
+	d.say("                       tocsin approvals approve %s --server %s --digest %s --reason \"not what the user asked for\"", r.ID, console, r.Digest[:12])
+	d.say("  ask the gate         tocsin gate check --gate http://%s --agent %s", d.app.Addresses.OTLPHTTP, incident.Visible(r.Plan.Target.Agent, 300))
 	d.say("Stop with Ctrl-C.\n")
 	return d.watchDecision(ctx, r)
 }
@@ -390,7 +391,7 @@ func (d *Demo) checkEvidence(ctx context.Context, file api.Case) (manifest strin
 		if _, err := d.app.vault.Get(ctx, item.SHA256); err != nil {
 			return "", err
 		}
-		if item.Name == "manifest.json" {
+		if item.Name == "manifest.json" { // the last one is the newest
 			manifest = item.SHA256
 		}
 	}

@@ -6,10 +6,12 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime/debug"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/tocsin-dr/tocsin/baselines"
+	"github.com/tocsin-dr/tocsin/detect"
 	"github.com/tocsin-dr/tocsin/internal/event"
 	"github.com/tocsin-dr/tocsin/internal/measure"
 	"github.com/tocsin-dr/tocsin/internal/pipeline"
@@ -33,11 +35,17 @@ type detector struct {
 	saved uint64 // sequence of the last snapshot
 	torn  bool   // the shard has seen a message whose findings are not all published: no state to save
 	when  time.Time
+	every time.Duration  // between snapshots
 	errs  map[string]int // rule errors reported to metrics so far
+	gone  map[string]int // evictions reported to metrics so far
 }
 
-// snapshotEvery bounds what a restart replays under load; an idle log is saved at once.
-const snapshotEvery = 5 * time.Second
+// snapshotEvery bounds what a restart replays under load; an idle log is saved at once. A large state is saved less often, so that
+// saving takes a twentieth of the time at most.
+const (
+	snapshotEvery  = 5 * time.Second
+	snapshotsShare = 20
+)
 
 func (d *detector) name() string { return fmt.Sprintf("shard-%d", d.partition) }
 
@@ -55,9 +63,7 @@ func (d *detector) run(ctx context.Context) error {
 			// Nothing is lost but what was learned before the log's oldest event: the log is read from its start.
 			d.logger.Error("the detector's snapshot can't be used; reading the whole log", "partition", d.partition, "error", err)
 		}
-		for _, rule := range dropped {
-			d.logger.Warn("a rule's operator changed; its windows start afresh", "rule", rule)
-		}
+		d.reset(ctx, dropped)
 		d.last, d.saved = last, last
 	}
 	d.when = time.Now()
@@ -68,6 +74,34 @@ func (d *detector) run(ctx context.Context) error {
 	final, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
 	return d.save(final)
+}
+
+// setRules puts another set in force between two batches.
+func (d *detector) setRules(ctx context.Context, set *detect.Set) {
+	d.mu.Lock()
+	dropped := d.shard.SetRules(set)
+	d.mu.Unlock()
+	d.reset(ctx, dropped)
+}
+
+// reset says of rules whose operator changed that they begin anew: until their windows fill they see less than people think.
+func (d *detector) reset(ctx context.Context, dropped []string) {
+	for _, state := range dropped {
+		d.logger.Warn("a rule's operator changed; its windows start afresh", "rule", state, "partition", d.partition)
+		rule, _, _ := strings.Cut(state, "@")
+		raised := pipeline.Raised{Finding: detect.Finding{
+			ID: detect.FindingID("", d.name(), "rule-reset/"+rule, []string{state}), Source: detect.SourceHealth, Rule: rule,
+			Title: "Rule " + rule + " starts afresh", Severity: detect.Low, Confidence: detect.HighConfidence, Lane: detect.Alert,
+			Reason: "The rule is gone or its operator changed, and what it held in this partition was dropped.", First: time.Now().UTC(), Time: time.Now().UTC(),
+		}}
+		text, err := json.Marshal(raised)
+		if err == nil {
+			err = d.log.PublishFinding(ctx, raised.Finding.ID, text)
+		}
+		if err != nil {
+			d.logger.Error("a finding about a rule can't be published", "rule", rule, "error", err)
+		}
+	}
 }
 
 func (d *detector) process(ctx context.Context, m stream.Message) error {
@@ -104,7 +138,8 @@ func (d *detector) process(ctx context.Context, m stream.Message) error {
 	d.last, d.torn = m.Sequence, false
 	d.metrics.DetectorLag(d.partition, time.Since(m.Stored))
 	d.countRuleErrors()
-	if time.Since(d.when) >= snapshotEvery {
+	d.countEvicted()
+	if time.Since(d.when) >= max(snapshotEvery, d.every) {
 		return d.save(ctx)
 	}
 	return nil
@@ -141,12 +176,20 @@ func insist(ctx context.Context, logger *slog.Logger, doing string, fn func() er
 }
 
 func (d *detector) countRuleErrors() {
-	for rule, n := range d.shard.RuleErrors() {
-		for range n - d.errs[rule] {
+	for rule, stats := range d.shard.RuleStats() {
+		for range stats.Errors - d.errs[rule] {
 			d.metrics.RuleError(rule)
 		}
-		d.errs[rule] = n
+		d.errs[rule] = stats.Errors
 	}
+}
+
+func (d *detector) countEvicted() {
+	gone := d.shard.Evicted()
+	for what, n := range gone {
+		d.metrics.Evicted(what, n-d.gone[what])
+	}
+	d.gone = gone
 }
 
 func (d *detector) idle(ctx context.Context) error {
@@ -158,6 +201,7 @@ func (d *detector) save(ctx context.Context) error {
 	if d.last == d.saved || d.torn {
 		return nil
 	}
+	start := time.Now()
 	d.mu.Lock()
 	data, err := d.shard.Snapshot(d.last)
 	d.mu.Unlock()
@@ -169,8 +213,14 @@ func (d *detector) save(ctx context.Context) error {
 		d.when = time.Now() // the next one is tried later
 		return nil
 	}
-	d.saved, d.when = d.last, time.Now()
+	d.saved, d.when, d.every = d.last, time.Now(), snapshotsShare*time.Since(start)
 	return nil
+}
+
+func (d *detector) ruleStats() map[string]detect.Stats {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.shard.RuleStats()
 }
 
 func (d *detector) agents() []baselines.Learned {

@@ -11,7 +11,6 @@ import (
 	"github.com/tocsin-dr/tocsin/internal/approval"
 	"github.com/tocsin-dr/tocsin/internal/evidence"
 	"github.com/tocsin-dr/tocsin/internal/gate"
-	"github.com/tocsin-dr/tocsin/internal/incident"
 	"github.com/tocsin-dr/tocsin/internal/ledger"
 	"github.com/tocsin-dr/tocsin/internal/measure"
 	"github.com/tocsin-dr/tocsin/internal/store"
@@ -21,6 +20,7 @@ import (
 
 // facts answers what pages, the API and metrics ask beyond the store. It implements ui.Facts.
 type facts struct {
+	rules     *rulebook
 	store     *store.Store
 	log       *stream.Log
 	workflows client.Client
@@ -63,27 +63,20 @@ func (f *facts) Summary(ctx context.Context, window time.Duration) (measure.Summ
 	if in.Requests, err = f.store.Requests(ctx, approval.Pending, maxOpen); err != nil {
 		return measure.Summary{}, err
 	}
-	alerts, err := f.store.AlertsSince(ctx, now.Add(-window))
+	groups, err := f.store.AlertGroups(ctx, now.Add(-window), now.Add(-f.sla))
 	if err != nil {
 		return measure.Summary{}, err
 	}
-	byID := make(map[string]incident.Incident)
+	disposed := make(map[string]bool)
 	for _, i := range in.Incidents {
-		byID[i.ID] = i
+		disposed[i.ID] = i.Disposition != nil
 	}
-	acts := make(map[string][]time.Time)
-	for _, a := range alerts {
-		if _, ok := acts[a.Incident]; !ok && a.Incident != "" {
-			timeline, err := f.store.Timeline(ctx, a.Incident)
-			if err != nil {
-				return measure.Summary{}, err
-			}
-			acts[a.Incident] = measure.ActsOf(timeline)
+	for _, g := range groups {
+		alerted := measure.Alerted{Rule: g.Rule, Incident: g.Incident, Raised: g.Raised, Disposed: disposed[g.Incident], Triaged: g.Triaged}
+		if !g.Looked.IsZero() {
+			alerted.Acts = []time.Time{g.Looked} // the last look decides whether any came after the alert
 		}
-		in.Alerts = append(in.Alerts, measure.Alerted{
-			ID: a.Finding.ID, Rule: a.Finding.Rule, Incident: a.Incident, Lane: a.Finding.Lane, Raised: a.Raised,
-			Acts: acts[a.Incident], Disposed: byID[a.Incident].Disposition != nil, Triaged: a.Disposition != nil,
-		})
+		in.Alerts = append(in.Alerts, measure.Group{Alerted: alerted, Repeated: !g.First, N: g.N})
 	}
 	return measure.Summarise(in, now, window, f.sla), nil
 }

@@ -16,27 +16,48 @@ import (
 type hub struct {
 	metrics *measure.Metrics
 
-	mu   sync.Mutex
-	subs map[chan ui.Change]bool
+	mu    sync.Mutex
+	subs  map[chan ui.Change]bool
+	ended bool
 }
 
 func newHub(metrics *measure.Metrics) *hub {
 	return &hub{metrics: metrics, subs: make(map[chan ui.Change]bool)}
 }
 
-// subscribe returns a channel that closes with the context.
+// subscribe returns a channel that closes with the context, or with the hub.
 func (h *hub) subscribe(ctx context.Context) <-chan ui.Change {
 	c := make(chan ui.Change, 16)
 	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.ended {
+		close(c)
+		return c
+	}
 	h.subs[c] = true
-	h.mu.Unlock()
 	context.AfterFunc(ctx, func() {
 		h.mu.Lock()
 		defer h.mu.Unlock()
-		delete(h.subs, c)
-		close(c)
+		h.leave(c)
 	})
 	return c
+}
+
+func (h *hub) leave(c chan ui.Change) {
+	if h.subs[c] {
+		delete(h.subs, c)
+		close(c)
+	}
+}
+
+// end closes every channel: nothing more will be told.
+func (h *hub) end() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.ended = true
+	for c := range h.subs {
+		h.leave(c)
+	}
 }
 
 // Changed implements workflows.Teller.

@@ -10,8 +10,7 @@ import (
 	"path/filepath"
 )
 
-// secret reads a file of random bytes in the data directory, or makes it. It is written under another name first, so that a start
-// that was killed leaves no short secret.
+// secret reads a file of random bytes in the data directory, or makes it.
 func secret(dir, name string, size int) ([]byte, error) {
 	file := filepath.Join(dir, name)
 	data, err := os.ReadFile(file)
@@ -26,13 +25,30 @@ func secret(dir, name string, size int) ([]byte, error) {
 	}
 	data = make([]byte, size)
 	rand.Read(data) // never fails; see crypto/rand
-	if err := os.WriteFile(file+".new", data, 0o600); err != nil {
-		return nil, fmt.Errorf("write secret: %w", err)
-	}
-	if err := os.Rename(file+".new", file); err != nil {
+	if err := writeWhole(file, data); err != nil {
 		return nil, fmt.Errorf("write secret: %w", err)
 	}
 	return data, nil
+}
+
+// writeWhole writes a file that is there whole or not at all, whatever ends the process or the power. Only its owner may read it.
+func writeWhole(file string, data []byte) error {
+	fresh, err := os.OpenFile(file+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = fresh.Write(data)
+	if err = errors.Join(err, fresh.Sync(), fresh.Close()); err != nil {
+		return err
+	}
+	if err := os.Rename(fresh.Name(), file); err != nil {
+		return err
+	}
+	dir, err := os.Open(filepath.Dir(file))
+	if err != nil {
+		return err
+	}
+	return errors.Join(dir.Sync(), dir.Close())
 }
 
 // grantKey is the control plane's key, which signs grants.

@@ -5,7 +5,10 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"regexp"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/tocsin-dr/tocsin/detect"
@@ -25,20 +28,16 @@ type Replay struct {
 	OnRejected func(item, reason string)
 	OnProgress func(done, all int)
 	Events     int
-	Findings   int
 	agents     map[string]bool
+	findings   map[string]bool
+	files      map[string]*recording
 }
 
-// NewReplay returns a replay with the shipped rules and those of a directory, if one is named.
-func NewReplay(rulesDir string) (*Replay, error) {
-	read, err := ReadRules(rulesDir)
-	if err != nil {
-		return nil, err
-	}
-	set, err := detect.Compile(read.Rules)
-	if err != nil {
-		return nil, err
-	}
+// recording is what became of the requests of one file.
+type recording struct{ requests, read, rejected int }
+
+// NewReplay returns a replay through a shard with a set of rules.
+func NewReplay(set *detect.Set, options pipeline.Options) (*Replay, error) {
 	codec, err := event.NewCodec()
 	if err != nil {
 		return nil, err
@@ -46,23 +45,29 @@ func NewReplay(rulesDir string) (*Replay, error) {
 	// The salt makes hashes of one deployment useless in another. A replay stores nothing, and findings don't depend on it.
 	hasher := event.NewHasher(nil)
 	return &Replay{
-		mapper: ingest.NewMapper(ingest.Options{Hasher: hasher}), shard: pipeline.New(set, hasher, pipeline.Options{}), codec: codec,
-		OnRejected: func(string, string) {}, OnProgress: func(int, int) {}, agents: make(map[string]bool),
+		mapper: ingest.NewMapper(ingest.Options{Hasher: hasher}), shard: pipeline.New(set, hasher, options), codec: codec,
+		OnRejected: func(string, string) {}, OnProgress: func(int, int) {},
+		agents: make(map[string]bool), findings: make(map[string]bool), files: make(map[string]*recording),
 	}, nil
 }
 
 // Requests replays recorded requests in order and hands over what each raised.
 func (r *Replay) Requests(ctx context.Context, requests []ingest.Request, raised func([]pipeline.Raised) error) error {
+	return r.Decode(ctx, requests, func(e *event.Event) error { return r.event(e, raised) })
+}
+
+// Decode hands over the events of recorded requests in order, without judging them.
+func (r *Replay) Decode(ctx context.Context, requests []ingest.Request, fn func(*event.Event) error) error {
 	for i, request := range requests {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
 		events, err := r.decode(request)
 		if err != nil {
-			return fmt.Errorf("request %d: %w", i+1, err)
+			return fmt.Errorf("replay %s: %w", r.place(request), err)
 		}
 		for j := range events {
-			if err := r.event(&events[j], raised); err != nil {
+			if err := fn(&events[j]); err != nil {
 				return err
 			}
 		}
@@ -71,19 +76,48 @@ func (r *Replay) Requests(ctx context.Context, requests []ingest.Request, raised
 	return nil
 }
 
+// eventsPath is where events in their JSON form are sent to.
+const eventsPath = "/v1/events"
+
 func (r *Replay) decode(request ingest.Request) ([]event.Event, error) {
+	f := r.files[request.File]
+	if f == nil {
+		f = &recording{}
+		r.files[request.File] = f
+	}
+	f.requests++
 	var events []event.Event
 	var rejected []ingest.Rejection
 	var err error
-	if request.Path == "/v1/events" {
+	if request.Path == eventsPath {
 		events, rejected, err = r.mapper.JSON(bytes.NewReader(request.Body), ingest.Receipt{})
 	} else {
 		events, rejected, err = r.mapper.Capture(request, ingest.Receipt{})
 	}
+	f.read, f.rejected = f.read+len(events), f.rejected+len(rejected)
 	for _, x := range rejected {
-		r.OnRejected(x.Item, x.Reason)
+		r.OnRejected(r.place(request)+": "+x.Item, x.Reason)
 	}
 	return events, err
+}
+
+// place names a request for messages by its file and its number there. A file of events is one request.
+func (r *Replay) place(request ingest.Request) string {
+	if request.Path == eventsPath && request.File != "" {
+		return request.File
+	}
+	return strings.TrimSpace(fmt.Sprintf("%s request %d", request.File, r.files[request.File].requests))
+}
+
+// Unread returns the files of which every item was rejected.
+func (r *Replay) Unread() []string {
+	var out []string
+	for _, name := range slices.Sorted(maps.Keys(r.files)) {
+		if f := r.files[name]; f.read == 0 && f.rejected > 0 {
+			out = append(out, name)
+		}
+	}
+	return out
 }
 
 func (r *Replay) event(e *event.Event, raised func([]pipeline.Raised) error) error {
@@ -98,10 +132,15 @@ func (r *Replay) event(e *event.Event, raised func([]pipeline.Raised) error) err
 		}
 	}
 	out := r.shard.Process(e, pipeline.Position{Sequence: uint64(r.Events)})
-	r.Findings += len(out)
+	for _, raised := range out {
+		r.findings[raised.Finding.ID] = true
+	}
 	r.agents[e.Agent.ID] = true
 	return raised(out)
 }
+
+// Findings is the number of findings so far. One that is judged again under its agent is one.
+func (r *Replay) Findings() int { return len(r.findings) }
 
 // Agents is the number of agents that acted so far, each under the best name known at the time.
 func (r *Replay) Agents() int { return len(r.agents) }
@@ -121,7 +160,7 @@ func Spread(requests []ingest.Request, end time.Time, distance time.Duration) ([
 		keys[i] = sessionKey(r, i)
 		at, err := startOf(r)
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("spread %s request %d: %w", r.File, i+1, err)
 		}
 		if at.IsZero() { // it names no time that could be moved
 			continue
@@ -148,7 +187,7 @@ func Spread(requests []ingest.Request, end time.Time, distance time.Duration) ([
 	for i, r := range requests {
 		shifted, err := ingest.Shift(r, shifts[keys[i]])
 		if err != nil {
-			return nil, fmt.Errorf("request %d: %w", i+1, err)
+			return nil, fmt.Errorf("spread %s request %d: %w", r.File, i+1, err)
 		}
 		out = append(out, shifted)
 	}

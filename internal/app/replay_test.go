@@ -13,6 +13,7 @@ import (
 
 	"github.com/tocsin-dr/tocsin/detect"
 	"github.com/tocsin-dr/tocsin/internal/api"
+	"github.com/tocsin-dr/tocsin/internal/approval"
 	"github.com/tocsin-dr/tocsin/internal/incident"
 	"github.com/tocsin-dr/tocsin/internal/ingest"
 	"github.com/tocsin-dr/tocsin/internal/pipeline"
@@ -37,6 +38,7 @@ func TestLiveIsReplay(t *testing.T) {
 	if diff := cmp.Diff(want, h.findings()); diff != "" {
 		t.Fatalf("live findings differ from the replay's (-replay +live):\n%s", diff)
 	}
+	h.until("the question about the hijacked session", func() bool { return len(h.requests(approval.Pending)) > 0 })
 	before := h.census()
 
 	h.send(regrouped(t, requests)...)
@@ -94,7 +96,15 @@ func encoded(t *testing.T, f detect.Finding) string {
 // replayed are the findings of an offline run. A finding that is reported again under its agent's name takes the place of the first.
 func replayed(t *testing.T, rules string, requests []ingest.Request) []string {
 	t.Helper()
-	r, err := NewReplay(rules)
+	read, err := ReadRules(rules)
+	if err != nil {
+		t.Fatal(err)
+	}
+	set, err := detect.Compile(read.Rules)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := NewReplay(set, pipeline.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -136,6 +146,7 @@ func (h *running) census() string {
 // settled closes the incident whose request waits. That it can be closed proves that its workflow took in all that it was sent.
 func (h *running) settled() {
 	h.Helper()
+	h.until("the question about the hijacked session", func() bool { return len(h.requests(approval.Pending)) > 0 })
 	before := h.census()
 	r := h.requests("pending")
 	if len(r) != 1 {

@@ -1,7 +1,6 @@
 package app
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -9,13 +8,13 @@ import (
 	"slices"
 	"time"
 
-	"github.com/nats-io/nats.go/jetstream"
 	enums "go.temporal.io/api/enums/v1"
+	"go.temporal.io/api/serviceerror"
 	"go.temporal.io/sdk/client"
 	"golang.org/x/time/rate"
 
+	"github.com/tocsin-dr/tocsin/baselines"
 	"github.com/tocsin-dr/tocsin/detect"
-	"github.com/tocsin-dr/tocsin/internal/event"
 	"github.com/tocsin-dr/tocsin/internal/incident"
 	"github.com/tocsin-dr/tocsin/internal/pipeline"
 	"github.com/tocsin-dr/tocsin/internal/store"
@@ -36,11 +35,13 @@ type responder struct {
 	store     *store.Store
 	input     workflows.IncidentInput
 	limit     *rate.Limiter
+	sent      sent
+	now       func() time.Time
 }
 
-func newResponder(c client.Client, s *store.Store, library map[string]playbooks.Playbook, key []byte) *responder {
+func newResponder(c client.Client, s *store.Store, library map[string]playbooks.Playbook, key []byte, now func() time.Time) *responder {
 	return &responder{
-		workflows: c, store: s, limit: rate.NewLimiter(signalsPerSecond, signalBurst),
+		workflows: c, store: s, limit: rate.NewLimiter(signalsPerSecond, signalBurst), sent: make(sent), now: now,
 		input: workflows.IncidentInput{Playbooks: library, GrantKey: key},
 	}
 }
@@ -48,7 +49,7 @@ func newResponder(c client.Client, s *store.Store, library map[string]playbooks.
 func (r *responder) handle(ctx context.Context, m stream.Message) error {
 	var raised pipeline.Raised
 	if err := json.Unmarshal(m.Data, &raised); err != nil {
-		return fmt.Errorf("decode finding: %w", err)
+		return &stream.Permanent{Err: fmt.Errorf("decode finding %d of the stream: %w", m.Sequence, err)}
 	}
 	f := raised.Finding
 	if f.Source == detect.SourceHealth || f.Lane == detect.Hunt || f.Lane == detect.Shadow {
@@ -65,81 +66,74 @@ func (r *responder) handle(ctx context.Context, m stream.Message) error {
 	if err := r.limit.Wait(ctx); err != nil {
 		return err
 	}
-	_, err = r.workflows.SignalWithStartWorkflow(ctx, workflows.IncidentID(incident.Key(f)), workflows.SignalFound, raised, client.StartWorkflowOptions{
+	key, now := incident.Key(f), r.now()
+	_, err = r.workflows.SignalWithStartWorkflow(ctx, workflows.IncidentID(key), workflows.SignalFound, r.sent.lighten(key, raised, now), client.StartWorkflowOptions{
 		TaskQueue: workflows.TaskQueue, WorkflowIDReusePolicy: enums.WORKFLOW_ID_REUSE_POLICY_ALLOW_DUPLICATE,
 	}, workflows.Incident, r.input)
-	if err != nil {
+	var refused *serviceerror.InvalidArgument
+	switch {
+	case errors.As(err, &refused): // no retry makes it one that the workflow server takes; people see it without an incident
+		err = &stream.Permanent{Err: fmt.Errorf("hand finding %s to its incident: %w", f.ID, err)}
+		return errors.Join(r.store.SaveAlert(ctx, store.Alert{Finding: f, Raised: m.Stored, Ingested: raised.Ingested}), err)
+	case err != nil:
 		return fmt.Errorf("hand finding %s to its incident: %w", f.ID, err)
 	}
+	r.sent.note(key, raised, now)
 	return nil
 }
 
-// sessionReader reads a session's events back from the log.
-type sessionReader struct {
-	log   *stream.Log
-	codec *event.Codec
+// A finding is small; the places of its session's events and the baseline are not, and a flood of them would fill the history of
+// the incident's workflow faster than it can continue as new.
+const (
+	wholeEvery     = time.Minute // how often one incident is sent all of it
+	leastPositions = 64          // always sent: the finding's own events are among the latest
+	maxAgents      = 8           // whose baselines are told apart
+	maxSent        = 4096        // incidents that are remembered; forgetting one costs a large message
+)
+
+// sent remembers what the incident of a key was sent lately.
+type sent map[string]delivery
+
+type delivery struct {
+	at     time.Time // of what was sent whole
+	last   uint64    // sequence in the log
+	agents []string
 }
 
-// SessionEvents implements workflows.SessionReader: it reads the messages that findings point at, and keeps the events of their
-// sessions and traces, once each, in order.
-func (s *sessionReader) SessionEvents(ctx context.Context, raised []pipeline.Raised) ([]event.Event, error) {
-	var all []event.Event
-	seen := make(map[uint64]bool)
-	for _, r := range raised {
-		for _, at := range r.Positions {
-			if seen[at.Sequence] {
-				continue
-			}
-			seen[at.Sequence] = true
-			m, err := s.log.Read(ctx, at.Sequence)
-			if errors.Is(err, jetstream.ErrMsgNotFound) {
-				continue // retention took it; the evidence says what is missing, and the response must go on without
-			}
-			if err != nil {
-				return nil, err
-			}
-			events, err := stream.DecodeBatch(s.codec, m.Data)
-			if err != nil {
-				return nil, err
-			}
-			all = append(all, events...)
-		}
+// lighten leaves out of a finding what its incident was sent before. It comes whole again after a while, because the incident may
+// be another one by then.
+func (s sent) lighten(key string, raised pipeline.Raised, now time.Time) pipeline.Raised {
+	known, ok := s[key]
+	if !ok || now.Sub(known.at) >= wholeEvery {
+		return raised
 	}
-	return ofSessions(all, raised), nil
+	fresh := slices.IndexFunc(raised.Positions, func(at pipeline.Position) bool { return at.Sequence > known.last })
+	if fresh < 0 {
+		fresh = len(raised.Positions)
+	}
+	raised.Positions = raised.Positions[max(0, min(fresh, len(raised.Positions)-leastPositions)):]
+	if slices.Contains(known.agents, raised.Finding.Agent.ID) || len(known.agents) >= maxAgents {
+		raised.Baseline = baselines.Learned{}
+	}
+	return raised
 }
 
-// ofSessions keeps the events that belong to the findings' sessions by id, or share a trace with an event that does. A batch holds
-// events of several classes, whose senders choose their ids, so ids count only within the tenant and class of a finding.
-func ofSessions(all []event.Event, raised []pipeline.Raised) []event.Event {
-	type scoped struct{ tenant, class, id string }
-	sessions, causes, traces := make(map[scoped]bool), make(map[scoped]bool), make(map[scoped]bool)
-	for _, r := range raised {
-		f := r.Finding
-		sessions[scoped{f.Tenant, f.Agent.Class, f.Session}] = true
-		for _, id := range f.Events {
-			causes[scoped{f.Tenant, f.Agent.Class, id}] = true
+// note remembers a finding that was sent.
+func (s sent) note(key string, raised pipeline.Raised, now time.Time) {
+	known, ok := s[key]
+	if !ok || now.Sub(known.at) >= wholeEvery {
+		if len(s) >= maxSent {
+			clear(s)
 		}
+		known = delivery{at: now}
 	}
-	in := func(set map[scoped]bool, e *event.Event, id string) bool {
-		return set[scoped{e.Tenant, e.Agent.Class, id}]
+	for _, at := range raised.Positions {
+		known.last = max(known.last, at.Sequence)
 	}
-	for i := range all {
-		e := &all[i]
-		if e.Trace.TraceID != "" && (in(sessions, e, e.Session.ID) || in(causes, e, e.ID)) {
-			traces[scoped{e.Tenant, e.Agent.Class, e.Trace.TraceID}] = true
-		}
+	if !slices.Contains(known.agents, raised.Finding.Agent.ID) && len(known.agents) < maxAgents {
+		known.agents = append(known.agents, raised.Finding.Agent.ID)
 	}
-	seen := make(map[string]bool)
-	out := slices.DeleteFunc(all, func(e event.Event) bool {
-		mine := in(sessions, &e, e.Session.ID) || in(causes, &e, e.ID) || in(traces, &e, e.Trace.TraceID)
-		if !mine || seen[e.ID] {
-			return true
-		}
-		seen[e.ID] = true
-		return false
-	})
-	slices.SortStableFunc(out, func(a, b event.Event) int { return cmp.Or(a.Time.Compare(b.Time), cmp.Compare(a.Seq, b.Seq)) })
-	return out
+	s[key] = known
 }
 
 // window is how far back the measures look by default.

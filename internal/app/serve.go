@@ -74,7 +74,9 @@ func stopGRPC(s *grpc.Server) {
 
 func (a *App) serveHTTP(ctx context.Context, group *errgroup.Group, listener net.Listener, handler http.Handler) {
 	s := server(handler)
-	s.BaseContext = func(net.Listener) context.Context { return ctx }
+	// A request under way is finished: only the end of its connection ends it, and pages that wait for changes are told to go.
+	s.BaseContext = func(net.Listener) context.Context { return context.WithoutCancel(ctx) }
+	s.RegisterOnShutdown(a.hub.end)
 	group.Go(func() error {
 		var err error
 		if a.cfg.TLS.Cert != "" {
@@ -103,7 +105,7 @@ func (a *App) serveHTTP(ctx context.Context, group *errgroup.Group, listener net
 func (a *App) consoleHandler() http.Handler {
 	mux := http.NewServeMux()
 	a.auth.Routes(mux)
-	api.Routes(mux, api.Options{Reader: a.store, Facts: a.facts, Actor: a.control, Auth: a.auth})
+	api.Routes(mux, api.Options{Reader: a.store, Facts: a.facts, Actor: a.control, Auth: a.auth, Now: a.now})
 	mux.Handle("GET /metrics", promhttp.HandlerFor(a.metrics.Registry(), promhttp.HandlerOpts{}))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
 	mux.Handle("/", ui.New(ui.Options{
@@ -127,7 +129,7 @@ func (a *App) openAuth(ctx context.Context) (err error) {
 		users = append(users, first)
 	}
 	options := auth.Options{
-		Users: users, Sessions: a.store, Now: a.now, TLS: a.cfg.TLS.Proxy || a.cfg.TLS.Cert != "",
+		Users: users, Sessions: a.store, Now: a.now, TLS: a.cfg.TLS.Proxy || a.cfg.TLS.Cert != "", Proxy: a.cfg.TLS.Proxy,
 		Record: func(ctx context.Context, kind, actor, subject string, body any) error {
 			return appendLedger(ctx, a.store, a.now(), kind, actor, subject, body)
 		},

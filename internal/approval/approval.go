@@ -13,6 +13,8 @@ import (
 	"strings"
 	"time"
 	"unicode/utf8"
+
+	"github.com/tocsin-dr/tocsin/internal/incident"
 )
 
 // Class is what an action does; it decides whether a human must be asked. It is a type and not a habit: a contain, destroy or
@@ -40,6 +42,15 @@ type Plan struct {
 	Lease    time.Duration     `json:"lease_ns"`
 	Playbook string            `json:"playbook"` // name@digest
 	Evidence []string          `json:"evidence"` // SHA-256 of what was sealed before asking
+}
+
+// Question is what people are asked, made of nothing but the plan itself.
+func (p Plan) Question() string {
+	action := incident.Visible(p.Action, 40)
+	if action != "" {
+		action = strings.ToUpper(action[:1]) + action[1:]
+	}
+	return fmt.Sprintf("%s %s for %d minutes?", action, incident.Visible(p.Target.String(), 160), int(p.Lease.Minutes()))
 }
 
 // Target is what an action works on: an agent, and optionally one of its sessions or tools.
@@ -70,7 +81,7 @@ type Request struct {
 	Digest   string `json:"digest"`
 	// Requester asked: "playbook:<name>" or a person. Nobody approves what they asked for.
 	Requester string `json:"requester"`
-	// Agents are the identities of the agent concerned, none of which may decide: its id, name, service and workload.
+	// Agents are the identities of the agent concerned, none of which may decide: its id, name and service.
 	Agents   []string  `json:"agents"`
 	Asked    time.Time `json:"asked"`
 	Deadline time.Time `json:"deadline"`
@@ -183,6 +194,7 @@ const (
 	RefusedGrant     = "grant"     // the approval carries no valid grant
 	RefusedWaiting   = "waiting"   // a request must be decided first
 	RefusedUnknown   = "unknown"   // there is no such request
+	RefusedRules     = "rules"     // the rules can't be read, and those in force stay
 )
 
 // Kind returns the refusal's kind, or "" for another error.
@@ -217,6 +229,8 @@ func Check(r *Request, d Decision, now time.Time) error {
 		return refuse(RefusedRequester, "%s asked for this action and may not approve it", d.By.ID)
 	case slices.Contains(r.Agents, d.By.ID):
 		return refuse(RefusedAgent, "%s is the agent's own identity and may not decide about it", d.By.ID)
+	case !r.Sound():
+		return refuse(RefusedDigest, "the question and the digest of the request are not its plan's: somebody changed the record")
 	case d.Digest != r.Digest:
 		return refuse(RefusedDigest, "the decision is about plan %s, the request is about plan %s", short(d.Digest), short(r.Digest))
 	case len([]rune(strings.TrimSpace(d.Reason))) < MinReason:
@@ -225,6 +239,12 @@ func Check(r *Request, d Decision, now time.Time) error {
 		return refuse(RefusedUnknown, "%q is no decision, want approve or deny", d.Verb)
 	}
 	return nil
+}
+
+// Sound reports whether people are shown the plan that their answer is bound to.
+func (r *Request) Sound() bool {
+	digest, err := DigestOf(r.Plan)
+	return err == nil && digest == r.Digest && r.Question == r.Plan.Question()
 }
 
 func refuse(kind, format string, args ...any) error {

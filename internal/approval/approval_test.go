@@ -22,7 +22,7 @@ func asked(t *testing.T) (Request, Decision) {
 		t.Fatal(err)
 	}
 	r := Request{
-		ID: "INC-1/quarantine/1", Incident: "INC-1", Plan: plan(), Digest: digest, Requester: "playbook:contain",
+		ID: "INC-1/quarantine/1", Incident: "INC-1", Plan: plan(), Digest: digest, Requester: "playbook:contain", Question: plan().Question(),
 		Agents: []string{"support/helper", "helper"}, Deadline: clock().Add(time.Hour), State: Pending,
 	}
 	d := Decision{Request: r.ID, Verb: Approve, Digest: digest, By: Principal{ID: "ada", Role: Responder, Via: "console"}, Reason: "it leaks", At: clock()}
@@ -45,6 +45,8 @@ func TestCheck(t *testing.T) {
 		{"expired early", func(r *Request, _ *Decision) { r.State = Expired }, RefusedLate},
 		{"replaced", func(r *Request, _ *Decision) { r.State = Superseded }, RefusedDigest},
 		{"another plan", func(_ *Request, d *Decision) { d.Digest = "0123456789" }, RefusedDigest},
+		{"shown another plan than the digest's", func(r *Request, _ *Decision) { r.Plan.Target.Agent = "support/other"; r.Question = r.Plan.Question() }, RefusedDigest},
+		{"asked about another plan", func(r *Request, _ *Decision) { r.Question = "Quarantine agent support/other for 60 minutes?" }, RefusedDigest},
 		{"no plan", func(_ *Request, d *Decision) { d.Digest = "" }, RefusedDigest},
 		{"decided by another", func(r *Request, _ *Decision) {
 			r.State, r.Decision = Approved, &Decision{By: Principal{ID: "bob"}}

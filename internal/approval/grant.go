@@ -33,13 +33,21 @@ func NewSigner(key ed25519.PrivateKey) *Signer { return &Signer{key: key} }
 // Public returns the key that verifies this signer's grants.
 func (s *Signer) Public() ed25519.PublicKey { return s.key.Public().(ed25519.PublicKey) }
 
-// Sign issues the grant for a decision that approves a request.
+// Sign issues the grant for a decision that approves a request. It signs for the plan itself, and takes no record's word for what the
+// plan's digest is.
 func (s *Signer) Sign(r Request, d Decision) (*Grant, error) {
 	if d.Verb != Approve {
 		return nil, errors.New("sign grant: the decision does not approve")
 	}
+	digest, err := DigestOf(r.Plan)
+	if err != nil {
+		return nil, err
+	}
+	if digest != r.Digest || digest != d.Digest {
+		return nil, errors.New("sign grant: the plan is not the one that the request and the decision name")
+	}
 	g := Grant{
-		Request: r.ID, Incident: r.Incident, Digest: d.Digest, Approver: d.By.ID, Via: d.By.Via,
+		Request: r.ID, Incident: r.Incident, Digest: digest, Approver: d.By.ID, Via: d.By.Via,
 		Issued: d.At.UTC(), NotAfter: d.At.UTC().Add(grantLife),
 	}
 	text, err := g.signed()

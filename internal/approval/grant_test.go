@@ -48,6 +48,17 @@ func TestGrant(t *testing.T) {
 	if g, err := signer().Sign(r, d); err == nil {
 		t.Errorf("a denial was granted: %v", g)
 	}
+	for name, change := range map[string]func(*Request, *Decision){
+		"a plan that is not the digest's": func(r *Request, _ *Decision) { r.Plan.Target.Agent = "support/other" },
+		"a digest of another plan":        func(r *Request, _ *Decision) { r.Digest = strings.Repeat("0", 64) },
+		"a decision about another plan":   func(_ *Request, d *Decision) { d.Digest = strings.Repeat("0", 64) },
+	} {
+		r, d := asked(t)
+		change(&r, &d)
+		if g, err := signer().Sign(r, d); err == nil {
+			t.Errorf("%s was granted: %v", name, g)
+		}
+	}
 	g.Signature = ed25519.Sign(ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize)), mustJSON(t, g))
 	if err := g.Verify(signer().Public(), plan(), clock()); err == nil {
 		t.Error("a signature of the key in another context verifies")

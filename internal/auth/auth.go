@@ -44,6 +44,8 @@ type Options struct {
 	Now    func() time.Time
 	// TLS says that people reach the console by https, directly or through a proxy: the cookies are then bound to the host.
 	TLS bool
+	// Proxy says that every request comes through a proxy that adds to X-Forwarded-For whom it serves.
+	Proxy bool
 	// Client talks to the OpenID provider; nil is a client that gives up after ten seconds.
 	Client *http.Client
 }
@@ -55,7 +57,8 @@ type Auth struct {
 	dummy     []byte // compared with where the user is unknown, so that the answer takes as long
 	csrf      *http.CrossOriginProtection
 	attempts  window
-	addresses window
+	refusals  tallies
+	wait      func(context.Context, time.Duration) error
 	comparing chan struct{} // bounds the passwords compared at once, so that sign-ins leave processors to the gate and the detectors
 
 	mu       sync.Mutex
@@ -70,7 +73,7 @@ func New(o Options) (*Auth, error) {
 	if o.Client == nil {
 		o.Client = &http.Client{Timeout: 10 * time.Second}
 	}
-	a := &Auth{o: o, csrf: http.NewCrossOriginProtection(), comparing: make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2))}
+	a := &Auth{o: o, csrf: http.NewCrossOriginProtection(), wait: sleep, comparing: make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2))}
 	var err error
 	if a.users, a.dummy, err = checkUsers(o.Users); err != nil {
 		return nil, fmt.Errorf("configure sign-in: %w", err)
@@ -247,10 +250,14 @@ func (a *Auth) openCookie(w http.ResponseWriter, r *http.Request, user string, r
 
 // record tells the ledger of a sign-in, a sign-out or a refusal.
 func (a *Auth) record(r *http.Request, actor, outcome, via string) error {
+	return a.recordFrom(r.Context(), a.address(r), actor, outcome, via)
+}
+
+func (a *Auth) recordFrom(ctx context.Context, address, actor, outcome, via string) error {
 	if actor = shorten(actor); actor == "" {
 		actor = "unknown"
 	}
-	if err := a.o.Record(r.Context(), ledger.KindSignIn, actor, actor, map[string]string{"outcome": outcome, "via": via, "address": address(r)}); err != nil {
+	if err := a.o.Record(ctx, ledger.KindSignIn, actor, actor, map[string]string{"outcome": outcome, "via": via, "address": address}); err != nil {
 		return fmt.Errorf("record sign-in: %w", err)
 	}
 	return nil

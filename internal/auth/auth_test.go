@@ -9,11 +9,14 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"golang.org/x/crypto/bcrypt"
+	"pgregory.net/rapid"
 
 	"github.com/tocsin-dr/tocsin/internal/approval"
 	"github.com/tocsin-dr/tocsin/internal/store"
@@ -217,20 +220,100 @@ func TestBearer(t *testing.T) {
 	}
 }
 
-func TestTooManyWrongPasswords(t *testing.T) {
+// Wrong passwords make the next ones wait, ever longer, and lock nobody out.
+func TestWrongPasswordsDelay(t *testing.T) {
 	b := newBench(t, nil)
-	for range maxFailures {
+	var waited []time.Duration
+	b.wait = func(_ context.Context, d time.Duration) error { waited = append(waited, d); return nil }
+	sign := func(user, pass string) string { return b.form(user, pass, "/").Header.Get("Location") }
+	for range freeFailures + 6 {
+		sign("ana", "wrong")
+	}
+	if got := sign("ana", password); got != "/" {
+		t.Errorf("the right password after wrong ones: sent to %q", got)
+	}
+	sign("vera", "wrong")
+	b.now = b.now.Add(limitWindow)
+	sign("ana", "wrong")
+	want := []time.Duration{0, 0, 0, 0, 0, 1, 2, 4, 8, 10, 10, 10, 0, 0}
+	for i := range want {
+		want[i] *= time.Second
+	}
+	if diff := cmp.Diff(want, waited); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// Behind a proxy a guesser and the person guessed at come from two addresses, whatever the guesser writes into the header.
+func TestAddress(t *testing.T) {
+	tests := []struct {
+		name  string
+		proxy bool
+		said  []string
+		want  string
+	}{
+		{"no proxy", false, []string{"198.51.100.7"}, "192.0.2.1"},
+		{"the proxy's client", true, []string{"198.51.100.7"}, "198.51.100.7"},
+		{"what the client claimed", true, []string{"10.0.0.1, 203.0.113.9,198.51.100.7 "}, "198.51.100.7"},
+		{"two headers", true, []string{"203.0.113.9", "198.51.100.7"}, "198.51.100.7"},
+		{"with a port", true, []string{"[2001:db8::1]:443"}, "2001:db8::1"},
+		{"no address", true, []string{"198.51.100.7, unknown"}, "192.0.2.1"},
+		{"no header", true, nil, "192.0.2.1"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			r := httptest.NewRequest("POST", "/sign-in", nil)
+			r.Header["X-Forwarded-For"] = tt.said
+			if got := (&Auth{o: Options{Proxy: tt.proxy}}).address(r); got != tt.want {
+				t.Errorf("from %s, want %s", got, tt.want)
+			}
+		})
+	}
+}
+
+// However many sign-ins are refused, the ledger ends up with their number in few rows.
+func TestRefusalsAreCounted(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		var all tallies
+		now, refused, told, rows := time.Unix(1<<30, 0), make(map[string]int), make(map[string]int), 0
+		add := func(address string) {
+			refused[address]++
+			for _, d := range all.add(address, now) {
+				told[d.address] += d.n
+				rows++
+			}
+		}
+		for range rapid.IntRange(1, 5).Draw(t, "bursts") {
+			address := rapid.SampledFrom([]string{"a", "b"}).Draw(t, "address")
+			for range rapid.IntRange(1, 2000).Draw(t, "refusals") {
+				add(address)
+			}
+			now = now.Add(time.Duration(rapid.IntRange(0, 20).Draw(t, "minutes")) * time.Minute)
+		}
+		for address, n := range refused {
+			if told[address] > n || 2*told[address] < n {
+				t.Fatalf("%s: told of %d refusals of %d", address, told[address], n)
+			}
+		}
+		now = now.Add(limitWindow + time.Minute)
+		add("c")
+		if diff := cmp.Diff(refused, told); diff != "" || rows > 5*(maxRecorded+8)+1 {
+			t.Fatalf("%d rows: %s", rows, diff)
+		}
+	})
+}
+
+// A refusal is recorded whether the password was looked at or not.
+func TestEveryRefusalIsRecorded(t *testing.T) {
+	b := newBench(t, nil)
+	b.wait = func(context.Context, time.Duration) error { return nil }
+	for range maxRecorded + maxRecorded/2 {
 		b.form("ana", "wrong", "/")
 	}
-	if got := b.form("ana", password, "/").Header.Get("Location"); !strings.Contains(got, "refused=busy") {
-		t.Errorf("after %d wrong passwords: sent to %q", maxFailures, got)
-	}
-	if got := b.form("vera", password, "/").Header.Get("Location"); got != "/" {
-		t.Errorf("another user: sent to %q", got)
-	}
-	b.now = b.now.Add(limitWindow)
-	if got := b.form("ana", password, "/").Header.Get("Location"); got != "/" {
-		t.Errorf("after the window: sent to %q", got)
+	b.now = b.now.Add(limitWindow + time.Minute)
+	b.form("vera", "wrong", "/")
+	if n := len(b.recorded); n != maxRecorded+2 || b.recorded[maxRecorded] != "sign_in unknown refused: 50 sign-ins" {
+		t.Errorf("%d records, the last %q", n, b.recorded[maxRecorded:])
 	}
 }
 
@@ -256,10 +339,17 @@ func TestWindowIsBounded(t *testing.T) {
 	var w window
 	now := time.Now()
 	for i := range maxRemembers + 10 {
-		w.add(strings.Repeat("x", i%7)+string(rune(i)), now)
+		w.enter(strings.Repeat("x", i%7)+string(rune(i)), now)
 	}
-	if len(w.seen) > maxRemembers {
-		t.Errorf("remembers %d keys, want at most %d", len(w.seen), maxRemembers)
+	var all tallies
+	told := 0
+	for i := range maxRemembers + 10 {
+		for _, d := range all.add(strconv.Itoa(i), now) {
+			told += d.n
+		}
+	}
+	if len(w.seen) > maxRemembers || len(all.seen) > maxRemembers || told != maxRemembers+10 {
+		t.Errorf("remembers %d and %d keys, want at most %d; told of %d", len(w.seen), len(all.seen), maxRemembers, told)
 	}
 }
 

@@ -101,10 +101,8 @@ func (a *Auth) finishOIDC(w http.ResponseWriter, r *http.Request) {
 	http.SetCookie(w, a.cookie("tocsin-flow", "", 0))
 	w.Header().Set("Cache-Control", "no-store")
 	refuse := func(who, why, shown string) {
-		if a.addresses.add(address(r), a.o.Now()) <= maxRecorded {
-			if err := a.record(r, who, "refused: "+why, viaOIDC); err != nil {
-				shown = refusedError
-			}
+		if err := a.refuse(r, who, why, viaOIDC); err != nil {
+			shown = refusedError
 		}
 		http.Redirect(w, r, "/sign-in?refused="+shown, http.StatusSeeOther)
 	}

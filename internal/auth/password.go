@@ -1,14 +1,12 @@
 package auth
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"net/url"
-	"sync"
-	"time"
 
 	"golang.org/x/crypto/bcrypt"
 
@@ -56,14 +54,6 @@ func checkUsers(users []User) (map[string]User, []byte, error) {
 	return byName, dummy, err
 }
 
-// Limits on wrong passwords, in a window of time.
-const (
-	limitWindow  = 15 * time.Minute
-	maxFailures  = 5   // per user and address; then the password isn't even looked at
-	maxRecorded  = 100 // per address; then the ledger, which can't be emptied, takes no more of them
-	maxRemembers = 10_000
-)
-
 // The outcomes of a password sign-in that the page names.
 const (
 	refusedWrong = "wrong"
@@ -73,14 +63,34 @@ const (
 	refusedRole  = "role"
 )
 
-// check compares a password. The refusal is "" if it fits.
+// check compares a password, after a wait where there were wrong ones before. The refusal is "" if it fits.
 func (a *Auth) check(r *http.Request, name, password, via string) (user User, refusal string) {
-	now, from := a.o.Now(), address(r)
-	// Counted before the password is compared: guesses that come at once must not all pass the limit. A user's name is never longer.
-	key := shorten(name) + "\x00" + from
-	if a.attempts.add(key, now) > maxFailures {
+	key := shorten(name) + "\x00" + a.address(r) // a user's name is never longer
+	wait, ok := a.attempts.enter(key, a.o.Now())
+	if !ok {
+		if err := a.refuse(r, name, "too many at once", via); err != nil {
+			return User{}, refusedError
+		}
 		return User{}, refusedBusy
 	}
+	fits, err := false, a.wait(r.Context(), wait)
+	if err == nil {
+		user, fits, err = a.compare(r.Context(), name, password)
+	}
+	a.attempts.leave(key, !fits)
+	switch {
+	case fits:
+		return user, ""
+	case err != nil: // the client is gone
+		return User{}, refusedBusy
+	case a.refuse(r, name, "wrong name or password", via) != nil:
+		return User{}, refusedError
+	}
+	return User{}, refusedWrong
+}
+
+// compare compares a password with a user's, or with a dummy's, so that it takes as long where there is no such user.
+func (a *Auth) compare(ctx context.Context, name, password string) (User, bool, error) {
 	user, known := a.users[name]
 	against := a.dummy
 	if known {
@@ -88,22 +98,12 @@ func (a *Auth) check(r *http.Request, name, password, via string) (user User, re
 	}
 	select {
 	case a.comparing <- struct{}{}:
-	case <-r.Context().Done():
-		return User{}, refusedBusy
+	case <-ctx.Done():
+		return User{}, false, ctx.Err()
 	}
 	err := bcrypt.CompareHashAndPassword(against, []byte(password))
 	<-a.comparing
-	if known && err == nil {
-		a.attempts.takeBack(key)
-		return user, ""
-	}
-	if n := a.addresses.add(from, now); n > maxRecorded {
-		return User{}, refusedWrong
-	}
-	if err := a.record(r, name, "refused: wrong name or password", via); err != nil {
-		return User{}, refusedError
-	}
-	return User{}, refusedWrong
+	return user, known && err == nil, nil
 }
 
 // maxForm is the most bytes that a sign-in sends.
@@ -144,8 +144,8 @@ func (a *Auth) signInAPI(w http.ResponseWriter, r *http.Request) {
 	switch refusal {
 	case "":
 	case refusedBusy:
-		w.Header().Set("Retry-After", fmt.Sprint(int(limitWindow.Seconds())))
-		answer(w, http.StatusTooManyRequests, map[string]string{"error": "too many wrong passwords; try again in 15 minutes"})
+		w.Header().Set("Retry-After", fmt.Sprint(int(maxDelay.Seconds())))
+		answer(w, http.StatusTooManyRequests, map[string]string{"error": "too many wrong passwords at once; try again in some seconds"})
 		return
 	case refusedWrong:
 		answer(w, http.StatusUnauthorized, map[string]string{"error": "wrong name or password"})
@@ -190,67 +190,4 @@ func (a *Auth) close(r *http.Request) error {
 		return err
 	}
 	return a.record(r, p.ID, "signed out", p.Via)
-}
-
-// address is where a connection comes from. Headers that claim another origin are the sender's word and are not heard.
-func address(r *http.Request) string {
-	host, _, err := net.SplitHostPort(r.RemoteAddr)
-	if err != nil {
-		return r.RemoteAddr
-	}
-	return host
-}
-
-// window counts failures by key in fixed windows of time. Its zero value is ready; it is safe for concurrent use.
-type window struct {
-	mu   sync.Mutex
-	seen map[string]failures
-}
-
-type failures struct {
-	n     int
-	until time.Time
-}
-
-// takeBack uncounts one attempt that was no failure.
-func (w *window) takeBack(key string) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if f, known := w.seen[key]; known && f.n > 0 {
-		f.n--
-		w.seen[key] = f
-	}
-}
-
-func (w *window) add(key string, now time.Time) int {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.seen == nil {
-		w.seen = make(map[string]failures)
-	}
-	f, known := w.seen[key]
-	if !now.Before(f.until) {
-		f = failures{until: now.Add(limitWindow)}
-	}
-	if !known && len(w.seen) >= maxRemembers {
-		w.forget(now)
-	}
-	f.n++
-	w.seen[key] = f
-	return f.n
-}
-
-// forget makes room: ended windows go, and if there are none, any one does.
-func (w *window) forget(now time.Time) {
-	for key, f := range w.seen {
-		if !now.Before(f.until) {
-			delete(w.seen, key)
-		}
-	}
-	for key := range w.seen {
-		if len(w.seen) < maxRemembers {
-			return
-		}
-		delete(w.seen, key)
-	}
 }

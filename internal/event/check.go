@@ -23,7 +23,7 @@ const (
 
 // Check makes an event fit to be logged: it normalises the tool, cuts texts to their limits (their state says so) and to valid
 // UTF-8, because one bad byte would make the log's whole batch unreadable, and returns an error that names the field for an event
-// that can't be kept: without a time, a kind or an agent. It never fails for the size of a text.
+// that can't be kept: without an id, a time, a kind or an agent. It never fails for the size of a text, or for what an id holds.
 func (e *Event) Check() error {
 	if e.Schema == 0 {
 		e.Schema = Schema
@@ -33,10 +33,6 @@ func (e *Event) Check() error {
 		return fmt.Errorf("schema: version %d is not known, want %d", e.Schema, Schema)
 	case e.ID == "":
 		return errors.New("id: is empty")
-	case !utf8.ValidString(e.ID):
-		return errors.New("id: is not UTF-8")
-	case len(e.ID) > MaxIDBytes:
-		return fmt.Errorf("id: %d bytes, at most %d", len(e.ID), MaxIDBytes)
 	case e.Kind == "":
 		return errors.New("kind: is empty")
 	case !known(e.Kind):
@@ -49,6 +45,9 @@ func (e *Event) Check() error {
 	}
 	if err := e.Agent.check(); err != nil {
 		return err
+	}
+	for _, id := range []*string{&e.ID, &e.Trace.TraceID, &e.Trace.SpanID, &e.Trace.ParentID} {
+		*id = plainID(*id)
 	}
 	e.clipStrings()
 	e.clipLists()
@@ -64,6 +63,19 @@ func (e *Event) Check() error {
 
 // MaxEventTokens bounds the token hashes of one event, over all its texts, so that an event fits into one message of the log.
 const MaxEventTokens = 1 << 16
+
+// plainID returns an id that can be shown, logged and put into a path wherever ids are, as people trust them to be harmless. One that
+// holds anything else, or is too long, becomes its hash: the same id is still the same, and the event is kept.
+func plainID(id string) string {
+	if len(id) <= MaxIDBytes && strings.IndexFunc(id, func(r rune) bool { return !idRune(r) }) < 0 {
+		return id
+	}
+	return NewID("", "", "id", id)
+}
+
+func idRune(r rune) bool {
+	return 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || strings.ContainsRune("._:/@+=-", r)
+}
 
 // clipTokens keeps hashes within the bound of the event: the arguments' first, because they are what is looked for.
 func (e *Event) clipTokens() {
@@ -122,7 +134,7 @@ func (e *Event) clipStrings() {
 	for _, s := range []*string{
 		&e.Tenant, &e.Source.Dialect, &e.Source.Scope, &e.Source.Product, &e.Source.ProductVersion,
 		&e.Source.Instance, &e.Source.Authn, &e.Agent.Version, &e.Agent.Framework, &e.Agent.Parent, &e.Agent.Basis,
-		&e.Session.ID, &e.Session.Turn, &e.Principal.ID, &e.Principal.Email, &e.Principal.Org, &e.Trace.TraceID,
+		&e.Session.ID, &e.Session.Turn, &e.Session.Basis, &e.Principal.ID, &e.Principal.Email, &e.Principal.Org, &e.Trace.TraceID,
 		&e.Trace.SpanID, &e.Trace.ParentID, &e.Trace.Name,
 	} {
 		*s = clip(*s, MaxNameBytes)
@@ -176,6 +188,9 @@ func (c *Content) clip() {
 	}
 	c.Tokens = c.Tokens[:min(len(c.Tokens), MaxTokens)]
 }
+
+// ClipName cuts an id or a name as Check does, for whoever compares one with what events say.
+func ClipName(s string) string { return clip(s, MaxNameBytes) }
 
 // clip cuts s to at most n bytes at a rune boundary and makes it valid UTF-8.
 func clip[S ~string](s S, n int) S {

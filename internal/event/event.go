@@ -119,9 +119,18 @@ type Agent struct {
 type Session struct {
 	ID   string `json:"id,omitempty"`
 	Turn string `json:"turn,omitempty"`
+	// Basis says what stands in for the ID where the client named none: trace or agent. The agent itself does not know such an id,
+	// so it will not name it when it asks the gate.
+	Basis string `json:"basis,omitempty"`
 	// Root is set on the event that opens or closes the whole run: the root of its trace.
 	Root bool `json:"root,omitempty"`
 }
+
+// What stands in for a session's id.
+const (
+	SessionOfTrace = "trace"
+	SessionOfAgent = "agent"
+)
 
 // Principal is on whose behalf the agent acted, as claimed by the sender.
 type Principal struct {
@@ -155,6 +164,8 @@ type Tool struct {
 	Command string `json:"command,omitempty"`
 	Path    string `json:"path,omitempty"`
 	URL     string `json:"url,omitempty"`
+	// PrivatePath: the path, or a path in the command, was a well-known place of credentials before policy removed it.
+	PrivatePath bool `json:"private_path,omitempty"`
 	// Redacted: the client hid the tool's name, so that rules on names are blind here.
 	Redacted bool `json:"redacted,omitempty"`
 }
@@ -236,6 +247,15 @@ type Content struct {
 	Text   string `json:"text,omitempty"`
 	Size   int    `json:"size,omitempty"` // bytes before truncation
 	Tokens Hashes `json:"tokens,omitempty"`
+	// Signs are what a text that was not stored showed. A sender that keeps its texts to itself may set them too.
+	Signs Signs `json:"signs,omitzero"`
+}
+
+// Signs are what detections look for in a whole text and could not find in its hashes.
+type Signs struct {
+	Hidden    bool `json:"hidden,omitempty"`    // see HasHidden
+	Instructs bool `json:"instructs,omitempty"` // see Instructs
+	Private   bool `json:"private,omitempty"`   // see Private
 }
 
 // Arg returns the text of the argument at path, or "".
@@ -260,6 +280,17 @@ func AgentID(service, name string) string {
 		return name
 	}
 	return service + "/" + name
+}
+
+// Clone copies the parts of an event that a detector shard changes. The rest is shared.
+func (e *Event) Clone() Event {
+	out := *e
+	if e.Tool != nil {
+		tool := *e.Tool
+		tool.Args = append([]Arg(nil), tool.Args...)
+		out.Tool = &tool
+	}
+	return out
 }
 
 // MarshalLine returns the event as one line of JSON, without a trailing newline.

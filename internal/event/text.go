@@ -56,3 +56,17 @@ func Private(text string) bool { return private.MatchString(text) }
 
 // PrivatePath reports whether a path is a well-known place of credentials.
 func PrivatePath(path string) bool { return privatePath.MatchString(path) }
+
+// HasHidden reports whether the text holds hidden characters, or did before its hashes took its place.
+func (c *Content) HasHidden() bool { return c.Signs.Hidden || HasHidden(c.Text) }
+
+// Instructs reports whether the text addresses an agent as an instruction, or did before its hashes took its place.
+func (c *Content) Instructs() bool { return c.Signs.Instructs || Instructs(c.Text) }
+
+// Private reports whether the text holds a secret or personal data, or did before its hashes took its place.
+func (c *Content) Private() bool { return c.Signs.Private || Private(c.Text) }
+
+// NamesPrivatePath reports whether the path, or a word of the command, is a well-known place of credentials.
+func (t *Tool) NamesPrivatePath() bool {
+	return t.PrivatePath || PrivatePath(t.Path) || slices.ContainsFunc(strings.Fields(t.Command), PrivatePath)
+}

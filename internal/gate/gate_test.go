@@ -6,14 +6,17 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
 
 	"github.com/tocsin-dr/tocsin/internal/action"
 	"github.com/tocsin-dr/tocsin/internal/approval"
+	"github.com/tocsin-dr/tocsin/internal/event"
 )
 
 var noon = time.Date(2026, time.March, 1, 12, 0, 0, 0, time.UTC)
@@ -33,6 +36,13 @@ func (m *memory) SaveLease(_ context.Context, l action.Lease) error {
 	}
 	m.leases[l.ID] = l
 	return nil
+}
+
+func (m *memory) Lease(_ context.Context, id string) (action.Lease, bool, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	l, found := m.leases[id]
+	return l, found, m.err
 }
 
 func (m *memory) Leases(context.Context) ([]action.Lease, error) {
@@ -74,6 +84,7 @@ func lease(id string, target approval.Target) action.Lease {
 }
 
 func TestCheck(t *testing.T) {
+	long := strings.Repeat("a", 300)
 	tests := []struct {
 		name   string
 		target approval.Target
@@ -90,6 +101,21 @@ func TestCheck(t *testing.T) {
 		{"tool not named", approval.Target{Agent: "a", Tool: "t"}, Query{Agent: "a", Session: "s"}, false},
 		{"tool", approval.Target{Agent: "a", Tool: "t"}, Query{Agent: "a", Session: "s", Tool: "t"}, false},
 		{"other tool", approval.Target{Agent: "a", Tool: "t"}, Query{Agent: "a", Tool: "t2"}, true},
+		{"an agent of the service", approval.Target{Agent: "bank"}, Query{Agent: "bank/payer", Tool: "t"}, false},
+		{"the service of the agent", approval.Target{Agent: "claude-code/reviewer"}, Query{Agent: "claude-code", Tool: "t"}, false},
+		{"the service of the agent's tool", approval.Target{Agent: "bank/payer", Tool: "t"}, Query{Agent: "bank", Tool: "t"}, false},
+		{"other tool of the service", approval.Target{Agent: "bank/payer", Tool: "t"}, Query{Agent: "bank", Tool: "t2"}, true},
+		{"other session of the service", approval.Target{Agent: "bank/payer", Session: "s"}, Query{Agent: "bank", Session: "s2"}, true},
+		{"other agent of the service", approval.Target{Agent: "bank/payer"}, Query{Agent: "bank/teller"}, true},
+		{"a service that begins alike", approval.Target{Agent: "bank"}, Query{Agent: "banking/payer"}, true},
+		{"an agent that begins alike", approval.Target{Agent: "bank/payer"}, Query{Agent: "bank/pay"}, true},
+		{"a service with a path", approval.Target{Agent: "eu/bank/payer"}, Query{Agent: "eu/bank"}, false},
+		{"a tool as its server spells it", approval.Target{Agent: "a", Tool: "export"}, Query{Agent: "a", Tool: "mcp__crm__export"}, false},
+		{"a server's tool, bare", approval.Target{Agent: "a", Tool: "mcp__crm__export"}, Query{Agent: "a", Tool: "export"}, false},
+		{"a server's tool", approval.Target{Agent: "a", Tool: "mcp__crm__export"}, Query{Agent: "a", Tool: "mcp__crm__export"}, false},
+		{"another server's tool", approval.Target{Agent: "a", Tool: "mcp__crm__export"}, Query{Agent: "a", Tool: "mcp__files__export"}, true},
+		{"another tool of the server", approval.Target{Agent: "a", Tool: "mcp__crm__export"}, Query{Agent: "a", Tool: "mcp__crm__list"}, true},
+		{"ids as long as events hold them", approval.Target{Agent: long[:256], Session: long[:256], Tool: long[:256]}, Query{Agent: long, Session: long, Tool: "mcp__crm__" + long}, false},
 		{"tool of a session", approval.Target{Agent: "a", Session: "s", Tool: "t"}, Query{Agent: "a", Session: "s2", Tool: "t"}, true},
 	}
 	for _, tt := range tests {
@@ -102,6 +128,63 @@ func TestCheck(t *testing.T) {
 	want := Answer{Reason: "agent a, tool t is quarantined until 2026-03-01T13:00:00Z by decision of ada (incident INC-1)", Lease: "r1", Until: noon.Add(time.Hour)}
 	if diff := cmp.Diff(want, newFixture(t, lease("r1", approval.Target{Agent: "a", Tool: "t"})).Check(Query{Agent: "a", Tool: "t"})); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// Whoever asks for a service whose other agent is held must learn whose lease it is.
+func TestReasonNamesTheAgent(t *testing.T) {
+	f := newFixture(t, lease("r1", approval.Target{Agent: "claude-code/reviewer"}))
+	want := "agent claude-code/reviewer is quarantined until 2026-03-01T13:00:00Z by decision of ada (incident INC-1), and the question names its service alone"
+	if diff := cmp.Diff(want, f.Check(Query{Agent: "claude-code"}).Reason); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// What an agent is called in a lease and how it asks are two things; a lease that is proved holds for every way to ask.
+func TestProvedMeansDenied(t *testing.T) {
+	part := func(label string) *rapid.Generator[string] { return rapid.SampledFrom([]string{"", "a", "b", label}) }
+	rapid.Check(t, func(rt *rapid.T) {
+		service, name, tool := rapid.SampledFrom([]string{"s", "t"}).Draw(rt, "service"), part("n").Draw(rt, "name"), part("x").Draw(rt, "tool")
+		target := approval.Target{Agent: event.AgentID(service, name), Session: part("c").Draw(rt, "session"), Tool: tool}
+		f := newFixture(t, lease("r1", target))
+		if !f.Denies(target, "r1") {
+			rt.Fatal("a lease in force does not deny")
+		}
+		q := Query{Agent: rapid.SampledFrom([]string{target.Agent, service}).Draw(rt, "asks as"), Session: rapid.SampledFrom([]string{"", target.Session}).Draw(rt, "in"), Tool: tool}
+		if tool != "" && rapid.Bool().Draw(rt, "by server") {
+			q.Tool = "mcp__crm__" + tool
+		}
+		if got := f.Check(q); got.Allow {
+			rt.Fatalf("a lease on %s lets %+v pass", target, q)
+		}
+	})
+}
+
+// TestLiftIsFinal: neither a proof that is written late nor the grant, while it lasts, puts a lifted lease in force again.
+func TestLiftIsFinal(t *testing.T) {
+	for _, restarted := range []bool{false, true} {
+		f := newFixture(t, lease("r1", approval.Target{Agent: "a"}))
+		proved, lifted := lease("r1", approval.Target{Agent: "a"}), lease("r1", approval.Target{Agent: "a"})
+		proved.Verified, lifted.Lifted, lifted.LiftedBy = noon, noon, "lea"
+		if err := f.Update(t.Context(), lifted); err != nil {
+			t.Fatal(err)
+		}
+		if restarted {
+			f.open(t)
+		}
+		if err := f.Update(t.Context(), proved); !errors.Is(err, action.ErrLifted) {
+			t.Errorf("restarted %v: the late proof was answered with %v", restarted, err)
+		}
+		if _, err := f.Apply(t.Context(), lease("r1", approval.Target{Agent: "a"})); !errors.Is(err, action.ErrLifted) {
+			t.Errorf("restarted %v: applying again was answered with %v", restarted, err)
+		}
+		if !f.Check(Query{Agent: "a"}).Allow || f.store.leases["r1"].LiftedBy != "lea" {
+			t.Errorf("restarted %v: the lease is in force again: %+v", restarted, f.store.leases["r1"])
+		}
+		lifted.LiftedBy = "tocsin"
+		if err := f.Update(t.Context(), lifted); err != nil {
+			t.Errorf("lifting twice: %v", err)
+		}
 	}
 }
 

@@ -29,6 +29,13 @@ type Disposition struct {
 	At         time.Time         `json:"at"`
 }
 
+// What a disposition quotes of the tracks' facts. All of them count; it is written for every finding, and an agent decides how many
+// facts there are.
+const (
+	maxReasons = 12
+	maxRefs    = 20
+)
+
 // FirstPass triages a finding by what rules, baselines and the investigation's tracks say, without a model. It is a proposal:
 // only a human's disposition closes an incident.
 func FirstPass(f detect.Finding, tracks []Track, at time.Time) Disposition {
@@ -69,7 +76,10 @@ func FirstPass(f detect.Finding, tracks []Track, at time.Time) Disposition {
 			add(0, "the "+t.Name+" track failed and says nothing")
 		}
 	}
-	d := Disposition{Verdict: Unclear, Confidence: detect.LowConfidence, By: "tocsin", At: at, Refs: append(refs, f.ID)}
+	if more := len(reasons) - maxReasons; more > 0 {
+		reasons = append(reasons[:maxReasons], fmt.Sprintf("and %d more facts", more))
+	}
+	d := Disposition{Verdict: Unclear, Confidence: detect.LowConfidence, By: "tocsin", At: at, Refs: append(refs[:min(len(refs), maxRefs)], f.ID)}
 	switch {
 	case for_ >= against+4:
 		d.Verdict, d.Confidence = TruePositive, detect.HighConfidence

@@ -84,20 +84,20 @@ func (c *cited) end(f CaseFile) string {
 func describeRef(ref string, f CaseFile) string {
 	for _, e := range f.Evidence {
 		if e.SHA256 == ref {
-			return fmt.Sprintf("artefact `%s`, sha256 `%s`, sealed %s", e.Name, e.SHA256, stamp(e.At))
+			return fmt.Sprintf("artefact %s, sha256 %s, sealed %s", code(e.Name), code(e.SHA256), stamp(e.At))
 		}
 	}
 	for _, t := range f.Findings {
 		if t.Finding.ID == ref {
-			return fmt.Sprintf("finding `%s` of %s %s, version %s", ref, t.Finding.Source, t.Finding.Rule, t.Finding.Version)
+			return fmt.Sprintf("finding %s of %s %s, version %s", code(ref), t.Finding.Source, markdown(t.Finding.Rule), markdown(t.Finding.Version))
 		}
 	}
 	for _, e := range f.Timeline {
 		if e.Ref == ref {
-			return fmt.Sprintf("%s `%s`, recorded %s, source %s", e.Kind, ref, stamp(e.At), e.Source)
+			return fmt.Sprintf("%s %s, recorded %s, source %s", e.Kind, code(ref), stamp(e.At), markdown(e.Source))
 		}
 	}
-	return "event `" + ref + "` in the sealed events"
+	return "event " + code(ref) + " in the sealed events"
 }
 
 func postMortem(f CaseFile) string {
@@ -203,5 +203,19 @@ var special = regexp.MustCompile("[\\\\`*_{}\\[\\]()<>#+!|~&@:]")
 
 // markdown escapes text so that a renderer shows it as it is: no link, no markup, no HTML.
 func markdown(text string) string {
-	return special.ReplaceAllString(Visible(text, 600), `\$0`)
+	return www.ReplaceAllString(special.ReplaceAllString(Visible(text, 600), `\$0`), `$1\.`)
+}
+
+// www is what some renderers make a link of without any sign.
+var www = regexp.MustCompile(`(?i)\b(www)\.`)
+
+// plain are the ids that mean nothing to a renderer within a code span.
+var plain = regexp.MustCompile(`^[\w.:/@-]+$`)
+
+// code shows an id. Senders choose the ids of events, and a backtick would end the code span.
+func code(id string) string {
+	if plain.MatchString(id) {
+		return "`" + id + "`"
+	}
+	return markdown(id)
 }

@@ -58,14 +58,14 @@ type Times struct {
 // of it, because the name of an agent can arrive after its first findings.
 func Key(f detect.Finding) string {
 	sum := sha256.Sum256([]byte(f.Tenant + "\x00" + f.Agent.Class + "\x00" + f.Session))
-	return hex.EncodeToString(sum[:8])
+	return hex.EncodeToString(sum[:16])
 }
 
 // NewID names the incident that a finding opens. The first finding is part of it, so that a session whose incident was closed
-// can have another one.
+// can have another one. Senders choose what the hash is made of, so it is long enough that nobody finds two that are alike.
 func NewID(f detect.Finding) string {
 	sum := sha256.Sum256([]byte(Key(f) + "\x00" + f.ID))
-	return "INC-" + hex.EncodeToString(sum[:4])
+	return "INC-" + hex.EncodeToString(sum[:16])
 }
 
 // Title makes a sentence from facts of our own and neutralised names; an agent's free text never enters it.
@@ -110,8 +110,17 @@ type Entry struct {
 	Text   string `json:"text"`
 	// Quote is hostile text that belongs to the entry; it is only shown where nothing interprets it.
 	Quote string `json:"quote,omitempty"`
+	// QuoteSize is the characters of the whole text, if the quote leaves out its middle.
+	QuoteSize int `json:"quote_size,omitempty"`
 	// Ref is the event, finding, evidence or request that the entry speaks of.
 	Ref string `json:"ref,omitempty"`
+}
+
+// Looked reports whether the entry shows that a human looked at the incident: a notice, a note or a decision. A disposition is none of
+// these, so that closing in bulk investigates nothing.
+func (e *Entry) Looked() bool {
+	human := e.Actor != "tocsin" && (e.Source == "console" || e.Source == "cli" || e.Source == "slack")
+	return human && (e.Kind == "notice" || e.Kind == "note" || e.Kind == "decision")
 }
 
 // EvidenceItem is a hashed artefact with its custody.

@@ -70,6 +70,9 @@ func TestKeyAndID(t *testing.T) {
 	if Key(a) != Key(same) || NewID(a) == NewID(same) {
 		t.Error("findings of one session need one key, and each its own incident id")
 	}
+	if len(Key(a)) < 32 || len(NewID(a)) < len("INC-")+32 {
+		t.Errorf("%s and %s have fewer than 128 bits", Key(a), NewID(a))
+	}
 	shifted := detect.Finding{Tenant: "ta", Session: "s"}
 	for name, f := range map[string]detect.Finding{"tenant": {Agent: a.Agent, Session: "s"}, "session": {Tenant: "t", Agent: a.Agent}, "shifted": shifted} {
 		if Key(f) == Key(a) {
@@ -105,6 +108,35 @@ func TestVisible(t *testing.T) {
 	long := "rm " + strings.Repeat("a", 500) + " -rf /"
 	if got, want := Visible(long, 9), "rm aaa… 500 characters hidden …f /"; got != want {
 		t.Errorf("Visible of a long text = %q, want %q", got, want)
+	}
+}
+
+// What is only a little longer than its limit stays whole: the words in the place of what is left out would be longer.
+func TestVisibleCutsWhatIsClearlyLonger(t *testing.T) {
+	for n, whole := range map[int]bool{60: true, 63: true, 68: true, 60 + slack: true, 60 + slack + 1: false, 500: false} {
+		text := strings.Repeat("a", n)
+		if got := Visible(text, 60); (got == text) != whole || utf8.RuneCountInString(got) > n {
+			t.Errorf("%d characters become %q", n, got)
+		}
+		if got := VisibleBlock(text, 60); (got == text) != whole || utf8.RuneCountInString(got) > n {
+			t.Errorf("%d characters become the block %q", n, got)
+		}
+	}
+}
+
+// A quote that is cut for the timeline, and again for a narrower display, counts what is hidden of the whole text.
+func TestQuote(t *testing.T) {
+	long := "pay " + strings.Repeat("x", 9988) + " US1331"
+	quote, size := Quote(long, 400)
+	if want := "pay " + strings.Repeat("x", 262) + "\n… 9600 characters hidden …\n" + strings.Repeat("x", 126) + " US1331"; quote != want || size != 9999 {
+		t.Errorf("quote of %d characters:\n%s", size, quote)
+	}
+	e := Entry{Quote: quote, QuoteSize: size}
+	if got, want := e.QuoteLine(30), "pay "+strings.Repeat("x", 16)+"… 9969 characters hidden …xxx US1331"; got != want {
+		t.Errorf("line %q, want %q", got, want)
+	}
+	if quote, size := Quote("a\nb\u202E", 400); quote != "a\nb\\u{202E}" || size != 0 {
+		t.Errorf("short quote %q of %d", quote, size)
 	}
 }
 

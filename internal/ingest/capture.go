@@ -23,6 +23,7 @@ type Request struct {
 	Path        string
 	ContentType string
 	Body        []byte
+	File        string // where it was read from, for messages; may be empty
 }
 
 // The paths of the OTLP signals.
@@ -117,13 +118,13 @@ func (m *Mapper) Capture(req Request, rc Receipt) ([]event.Event, []Rejection, e
 	var b batch
 	switch req.Path {
 	case pathTraces:
-		in, err := decodeTraces(req.Body, req.ContentType)
+		in, _, err := decodeTraces(req.Body, req.ContentType)
 		if err != nil {
 			return nil, nil, err
 		}
 		b = m.traces(in.Traces(), rc)
 	case pathLogs:
-		in, err := decodeLogs(req.Body, req.ContentType)
+		in, _, err := decodeLogs(req.Body, req.ContentType)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -135,33 +136,34 @@ func (m *Mapper) Capture(req Request, rc Receipt) ([]event.Event, []Rejection, e
 	return b.events, b.rejected, nil
 }
 
-func decodeTraces(body []byte, contentType string) (ptraceotlp.ExportRequest, error) {
-	in := ptraceotlp.NewExportRequest()
-	return in, decode(body, contentType, in.UnmarshalProto, in.UnmarshalJSON)
+func decodeTraces(body []byte, contentType string) (in ptraceotlp.ExportRequest, cut bool, err error) {
+	in = ptraceotlp.NewExportRequest()
+	cut, err = decode(body, contentType, in.UnmarshalProto, in.UnmarshalJSON)
+	return in, cut, err
 }
 
-func decodeLogs(body []byte, contentType string) (plogotlp.ExportRequest, error) {
-	in := plogotlp.NewExportRequest()
-	return in, decode(body, contentType, in.UnmarshalProto, in.UnmarshalJSON)
+func decodeLogs(body []byte, contentType string) (in plogotlp.ExportRequest, cut bool, err error) {
+	in = plogotlp.NewExportRequest()
+	cut, err = decode(body, contentType, in.UnmarshalProto, in.UnmarshalJSON)
+	return in, cut, err
 }
 
-// decode decodes a body whose depth is harmless.
-func decode(body []byte, contentType string, asProto, asJSON func([]byte) error) error {
-	var err error
-	switch {
-	case contentType == typeJSON && jsonDepth(body) > maxJSONDepth, contentType == typeProto && protoTooDeep(body, maxProtoDepth):
-		err = errors.New("nested too deep")
-	case contentType == typeJSON:
+// decode decodes a body, without what is nested so deep that it does harm; the body is changed where there is such a thing.
+func decode(body []byte, contentType string, asProto, asJSON func([]byte) error) (cut bool, err error) {
+	switch contentType {
+	case typeJSON:
+		cut = cutJSON(body, maxJSONDepth)
 		err = asJSON(body)
-	case contentType == typeProto:
+	case typeProto:
+		cut = cutProto(body, maxProtoDepth)
 		err = asProto(body)
 	default:
 		err = fmt.Errorf("content type %.80q is not known", contentType)
 	}
 	if err != nil {
-		return fmt.Errorf("decode OTLP: %w", err)
+		return cut, fmt.Errorf("decode OTLP: %w", err)
 	}
-	return nil
+	return cut, nil
 }
 
 // Shift moves every timestamp of a recorded request of traces or logs by a duration, so that a history can be replayed as if it
@@ -182,7 +184,8 @@ func Shift(req Request, by time.Duration) (Request, error) {
 	if err = errors.Join(err, s.err); err != nil {
 		return Request{}, fmt.Errorf("shift request: %w", err)
 	}
-	return Request{Path: req.Path, ContentType: req.ContentType, Body: body}, nil
+	req.Body = body
+	return req, nil
 }
 
 type shifter struct {
@@ -191,7 +194,7 @@ type shifter struct {
 }
 
 func (s *shifter) traces(req Request) ([]byte, error) {
-	in, err := decodeTraces(req.Body, req.ContentType)
+	in, _, err := decodeTraces(req.Body, req.ContentType)
 	if err != nil {
 		return nil, err
 	}
@@ -210,7 +213,7 @@ func (s *shifter) traces(req Request) ([]byte, error) {
 }
 
 func (s *shifter) logs(req Request) ([]byte, error) {
-	in, err := decodeLogs(req.Body, req.ContentType)
+	in, _, err := decodeLogs(req.Body, req.ContentType)
 	if err != nil {
 		return nil, err
 	}

@@ -135,9 +135,7 @@ func claudeLog(d *draft, rec plog.LogRecord) {
 		d.Agent.Basis = "attr"
 	}
 	d.claudeID(sequenced)
-	if d.Session.ID == "" {
-		d.Session.ID = d.Trace.TraceID
-	}
+	d.sessionOfTrace()
 }
 
 // claudeID makes the reports of one tool call one event, and of everything else one event for each sequence number. The time is

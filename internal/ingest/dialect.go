@@ -66,7 +66,8 @@ type draft struct {
 	attrs   map[string]pcommon.Value // what no field took
 	span    ptrace.Span
 	isSpan  bool
-	op      string // the dialect's own word for the kind
+	deep    []string // attributes that are nested too deep to be read
+	op      string   // the dialect's own word for the kind
 	failed  bool
 	errType string
 	// fallback names the agent where neither the span nor an ancestor does.
@@ -88,6 +89,7 @@ func newDraft(base event.Event, scope pcommon.InstrumentationScope, attrs pcommo
 	}
 	for k, v := range attrs.All() {
 		if !shallow(v, maxValueDepth) {
+			d.deep = append(d.deep, k)
 			continue
 		}
 		if !isLabel(k) {

@@ -53,7 +53,7 @@ func spanSeeds(f *testing.F) []ptraceotlp.ExportRequest {
 			if req.Path != pathTraces {
 				continue
 			}
-			in, err := decodeTraces(req.Body, req.ContentType)
+			in, _, err := decodeTraces(req.Body, req.ContentType)
 			if err != nil {
 				f.Fatal(err)
 			}
@@ -79,7 +79,7 @@ func logSeeds(f *testing.F) []plogotlp.ExportRequest {
 		if req.Path != pathLogs {
 			continue
 		}
-		in, err := decodeLogs(req.Body, req.ContentType)
+		in, _, err := decodeLogs(req.Body, req.ContentType)
 		if err != nil {
 			f.Fatal(err)
 		}

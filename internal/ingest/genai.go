@@ -20,7 +20,7 @@ func genAI() dialect {
 		meta: []string{
 			"error.type", "gen_ai.operation.name", "gen_ai.response.id", "gen_ai.response.model", "gen_ai.response.finish_reasons",
 			"gen_ai.tool.type", "gen_ai.output.type", "gen_ai.agent.id", "gen_ai.data_source.id", "gen_ai.workflow.name",
-			"gen_ai.guardrail.verdict.type", "gen_ai.guardrail.action.type", "gen_ai.memory.store.id", "mcp.method.name",
+			"gen_ai.guardrail.verdict.type", "gen_ai.guardrail.action.type", "gen_ai.memory.store.id", "gen_ai.memory.record.id", "mcp.method.name",
 			"mcp.protocol.version", "jsonrpc.", "rpc.", "network.",
 		},
 	}
@@ -84,6 +84,9 @@ func genAISpan(d *draft) {
 	}
 	if d.Kind == "" {
 		d.Kind = event.KindOther
+	}
+	// These kinds have more than one operation.
+	if d.Kind == event.KindOther || d.Kind == event.KindMemory || d.Kind == event.KindConfig {
 		d.attrs["gen_ai.operation.name"] = pcommon.NewValueStr(d.op)
 	}
 	// Releases before 1.37 flattened the messages.

@@ -30,9 +30,10 @@ type traceService struct {
 func (s *traceService) Export(ctx context.Context, in ptraceotlp.ExportRequest) (ptraceotlp.ExportResponse, error) {
 	rc, err := s.r.receipt(ctx)
 	if err != nil {
-		return ptraceotlp.NewExportResponse(), err
+		return ptraceotlp.NewExportResponse(), s.r.told("traces", err)
 	}
-	return s.r.exportTraces(ctx, in, rc)
+	out, err := s.r.exportTraces(ctx, in, false, rc)
+	return out, s.r.told("traces", err)
 }
 
 type logService struct {
@@ -44,9 +45,10 @@ type logService struct {
 func (s *logService) Export(ctx context.Context, in plogotlp.ExportRequest) (plogotlp.ExportResponse, error) {
 	rc, err := s.r.receipt(ctx)
 	if err != nil {
-		return plogotlp.NewExportResponse(), err
+		return plogotlp.NewExportResponse(), s.r.told("logs", err)
 	}
-	return s.r.exportLogs(ctx, in, rc)
+	out, err := s.r.exportLogs(ctx, in, false, rc)
+	return out, s.r.told("logs", err)
 }
 
 type metricService struct {
@@ -57,10 +59,16 @@ type metricService struct {
 // Export implements pmetricotlp.GRPCServer.
 func (s *metricService) Export(ctx context.Context, in pmetricotlp.ExportRequest) (pmetricotlp.ExportResponse, error) {
 	if _, err := s.r.receipt(ctx); err != nil {
-		return pmetricotlp.NewExportResponse(), err
+		return pmetricotlp.NewExportResponse(), s.r.told("metrics", err)
 	}
 	s.r.opts.Observe("metrics", 0, 0, in.Metrics().DataPointCount())
-	return pmetricotlp.NewExportResponse(), nil
+	return pmetricotlp.NewExportResponse(), s.r.told("metrics", nil)
+}
+
+// told counts an answer and returns its error.
+func (r *Receiver) told(signal string, err error) error {
+	r.opts.Answered(signal, httpStatus(status.Code(err)))
+	return err
 }
 
 func (r *Receiver) receipt(ctx context.Context) (Receipt, error) {

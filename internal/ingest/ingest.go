@@ -95,6 +95,7 @@ func (m *Mapper) Logs(ld plog.Logs, r Receipt) ([]event.Event, []Rejection) {
 type batch struct {
 	events   []event.Event
 	rejected []Rejection
+	left     []Rejection // what items that were kept are without
 	ignored  int
 }
 
@@ -193,6 +194,9 @@ func (m *Mapper) finish(b *batch, d *draft, r Receipt) {
 		d.Tool.Result.State = event.StateAbsent
 	}
 	d.Attrs = d.text(m.hasher != nil)
+	for _, key := range d.deep {
+		b.left = append(b.left, Rejection{Item: fmt.Sprintf("%s %.80q", d.item, d.Trace.Name), Reason: fmt.Sprintf("attribute %.80q: nested deeper than %d, left out", key, maxValueDepth)})
+	}
 	events := append([]event.Event{d.Event}, d.more...)
 	for i := range events {
 		e := &events[i]
@@ -243,10 +247,11 @@ func (m *Mapper) seal(e *event.Event, r Receipt) error {
 	return nil
 }
 
-// contentID identifies an event that has no join key by all that it says. When and by whom it was delivered is no part of that.
+// contentID identifies an event that has no join key by all that it says. When and by whom it was delivered is no part of that, nor is
+// what stands in for a session.
 func contentID(e *event.Event) string {
 	c := *e
-	c.ID, c.Ingested, c.Source.Authn = "", time.Time{}, ""
+	c.ID, c.Ingested, c.Source.Authn, c.Session.Basis = "", time.Time{}, "", ""
 	line, err := c.MarshalLine()
 	if err != nil { // an Event holds nothing that JSON can't; the time and kind still tell most apart
 		line = []byte(e.Time.String())

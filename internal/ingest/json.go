@@ -38,7 +38,7 @@ func EventSchema() string { return eventSchema }
 // have rejects the item, because a misspelt field would be a detection that never fires. An error says that nothing could be read.
 //
 // Differences to the form in which events are logged: the id is derived from the content where it is left out, tool.args may be a
-// plain object, and source.dialect, source.authn, agent.basis and ingested are set here.
+// plain object, and source.dialect, source.authn, agent.basis, session.basis and ingested are set here.
 func (m *Mapper) JSON(r io.Reader, rc Receipt) ([]event.Event, []Rejection, error) {
 	body, err := io.ReadAll(io.LimitReader(r, MaxJSONBytes+1))
 	if err != nil {
@@ -55,7 +55,7 @@ func (m *Mapper) JSON(r io.Reader, rc Receipt) ([]event.Event, []Rejection, erro
 	for _, it := range items {
 		e, err := decodeEvent(it.text)
 		if err == nil {
-			e.Source.Dialect, e.Agent.Basis = "json", "client"
+			e.Source.Dialect, e.Agent.Basis, e.Session.Basis = "json", "client", ""
 			if m.hasher != nil {
 				e.Attrs = nil // nobody said which of them hold content
 			}
@@ -106,29 +106,51 @@ func splitEvents(body []byte) ([]jsonItem, error) {
 	return items, nil
 }
 
+// splitArray takes an array apart by its brackets alone, so that an item which is too deep, or no JSON, costs no other.
 func splitArray(body []byte) ([]jsonItem, error) {
-	if jsonDepth(body) > maxEventDepth+1 {
-		return nil, fmt.Errorf("decode events: nested deeper than %d", maxEventDepth)
-	}
-	decoder := json.NewDecoder(bytes.NewReader(body))
-	if _, err := decoder.Token(); err != nil {
+	ends, err := itemEnds(body)
+	if err != nil {
 		return nil, fmt.Errorf("decode events: %w", err)
 	}
 	var items []jsonItem
-	for decoder.More() {
-		var raw json.RawMessage
-		if err := decoder.Decode(&raw); err != nil {
-			return nil, fmt.Errorf("decode events: item %d: %w", len(items), err)
+	start := 1
+	for n, end := range ends {
+		text := bytes.TrimSpace(body[start:end])
+		if start = end + 1; len(ends) == 1 && len(text) == 0 {
+			break // an empty array
 		}
-		if len(items) == MaxJSONEvents {
-			return nil, fmt.Errorf("decode events: more than %d items: %w", MaxJSONEvents, ErrTooLarge)
-		}
-		items = append(items, jsonItem{fmt.Sprintf("item %d", len(items)), raw})
-	}
-	if _, err := decoder.Token(); err != nil {
-		return nil, fmt.Errorf("decode events: %w", err)
+		items = append(items, jsonItem{fmt.Sprintf("item %d", n), text})
 	}
 	return items, nil
+}
+
+// itemEnds returns where the items of an array end: at its commas, and at its own bracket.
+func itemEnds(body []byte) (ends []int, err error) {
+	depth, inString := 0, false
+	for i := 0; i < len(body); i++ {
+		switch c := body[i]; {
+		case inString && c == '\\':
+			i++
+		case c == '"':
+			inString = !inString
+		case inString:
+		case c == '{' || c == '[':
+			depth++
+		case c == '}' || c == ']':
+			if depth--; depth > 0 {
+				continue
+			}
+			if i+1 < len(body) {
+				return nil, errors.New("text after the array")
+			}
+			return append(ends, i), nil
+		case c == ',' && depth == 1:
+			if ends = append(ends, i); len(ends) == MaxJSONEvents {
+				return nil, fmt.Errorf("more than %d items: %w", MaxJSONEvents, ErrTooLarge)
+			}
+		}
+	}
+	return nil, errors.New("the array does not end")
 }
 
 func decodeEvent(text []byte) (*event.Event, error) {

@@ -38,10 +38,18 @@ func TestJSON(t *testing.T) {
 		{"nested list", `{"kind":"prompt","time":"2026-11-23T07:00:00Z","agent":{"name":"a"},"content":[{"txt":"x"}]}`, 0, []Rejection{{"event", `content.0.txt: unknown key; did you mean "text"?`}}, ""},
 		{"two on a line", minimal + minimal + "\n" + minimal, 1, []Rejection{{"line 1", "decode event: text after the object"}}, ""},
 		{"deep", `{"attrs":` + strings.Repeat(`{"a":`, 40) + "1" + strings.Repeat("}", 40) + "}", 0, []Rejection{{"line 1", "nested deeper than 32"}}, ""},
-		{"deep array", strings.Repeat("[", 1000), 0, nil, "decode events: nested deeper than 32"},
+		{"deep item", "[" + minimal + "," + strings.Repeat(`{"a":`, 40) + "1" + strings.Repeat("}", 40) + "," + minimal + "]", 2, []Rejection{{"item 1", "nested deeper than 32"}}, ""},
+		{"very deep item", "[" + minimal + "," + strings.Repeat("[", 200_000) + strings.Repeat("]", 200_000) + "]", 1, []Rejection{{"item 1", "nested deeper than 32"}}, ""},
+		{"item that is no JSON", "[" + minimal + `,{"kind":}, "],[" ,` + minimal + "]", 2, []Rejection{
+			{"item 1", `decode event: want one JSON object, got "{\"kind\":}"`}, {"item 2", `decode event: want one JSON object, got "\"],[\""`},
+		}, ""},
+		{"comma at the end", "[" + minimal + ",]", 1, []Rejection{{"item 1", `decode event: want one JSON object, got ""`}}, ""},
+		{"empty array", "[ ]", 0, nil, ""},
+		{"array without an end", strings.Repeat("[", 1000), 0, nil, "decode events: the array does not end"},
+		{"text after the array", "[" + minimal + "] x", 0, nil, "decode events: text after the array"},
 		{"empty", " \n", 0, nil, "decode events: the body is empty"},
 		{"text", "hello", 0, nil, "decode events: want a JSON object, an array of them, or one on each line"},
-		{"cut array", "[" + minimal, 0, nil, "decode events: EOF"},
+		{"cut array", "[" + minimal, 0, nil, "decode events: the array does not end"},
 		{"too many", strings.Repeat(minimal+"\n", MaxJSONEvents+1), 0, nil, "decode events: more than 10000 items: too large"},
 		{"too many in an array", "[" + strings.Repeat("1,", MaxJSONEvents) + "1]", 0, nil, "decode events: more than 10000 items: too large"},
 	}
@@ -74,7 +82,7 @@ func kinds() string {
 
 func TestJSONFields(t *testing.T) {
 	const body = `{"kind":"tool.result","time":"2026-11-23T07:00:00Z","ingested":"2020-01-01T00:00:00Z","duration_ns":5,
-		"source":{"authn":"root","product":"p"},"agent":{"service":"s","basis":"attr"},
+		"source":{"authn":"root","product":"p"},"agent":{"service":"s","basis":"attr"},"session":{"id":"c","basis":"trace"},
 		"tool":{"name":"send_money","args":{"amount":12345678901234567890,"to":{"iban":"DE00"},"note":"sk-ant-api03-abcdefghijklmnopqrstu"}}}`
 	at := time.Date(2026, 11, 23, 8, 0, 0, 0, time.UTC)
 	events, rejected, err := NewMapper(Options{}).JSON(strings.NewReader(body), Receipt{Authn: "gateway", At: at})
@@ -84,7 +92,7 @@ func TestJSONFields(t *testing.T) {
 	want := event.Event{
 		ID: events[0].ID, Schema: 1, Kind: event.KindToolResult, Time: at.Add(-time.Hour), Ingested: at, Duration: 5,
 		Source: event.Source{Dialect: "json", Product: "p", Authn: "gateway"},
-		Agent:  event.Agent{ID: "s", Service: "s", Class: "s", Basis: "client"},
+		Agent:  event.Agent{ID: "s", Service: "s", Class: "s", Basis: "client"}, Session: event.Session{ID: "c"},
 		Tool: &event.Tool{Name: "send_money", Effect: event.EffectEgress, ArgsState: event.StateRedacted, Args: []event.Arg{
 			{Path: "amount", Value: "12345678901234567890"}, {Path: "note", Value: "[redacted:anthropic_key]"}, {Path: "to.iban", Value: "DE00"},
 		}},

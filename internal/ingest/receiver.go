@@ -58,6 +58,8 @@ type ReceiverOptions struct {
 	// Observe is told of each request: events accepted, items rejected, and items that concern no agent. Signal is traces, logs,
 	// metrics or events. It is called concurrently.
 	Observe func(signal string, accepted, rejected, ignored int)
+	// Answered is told the HTTP status of each answer; for gRPC the one that means the same. It is called concurrently.
+	Answered func(signal string, code int)
 	// Now is the clock of Event.Ingested; nil is time.Now.
 	Now func() time.Time
 }
@@ -81,6 +83,9 @@ func NewReceiver(m *Mapper, log Appender, opts ReceiverOptions) *Receiver {
 	if opts.Observe == nil {
 		opts.Observe = func(string, int, int, int) {}
 	}
+	if opts.Answered == nil {
+		opts.Answered = func(string, int) {}
+	}
 	if opts.Now == nil {
 		opts.Now = time.Now
 	}
@@ -89,14 +94,35 @@ func NewReceiver(m *Mapper, log Appender, opts ReceiverOptions) *Receiver {
 
 // Routes adds the HTTP endpoints: OTLP's three, and POST /v1/events for JSON events.
 func (r *Receiver) Routes(mux *http.ServeMux) {
-	mux.HandleFunc("POST "+pathTraces, r.otlp(r.traces))
-	mux.HandleFunc("POST "+pathLogs, r.otlp(r.logs))
-	mux.HandleFunc("POST "+pathMetrics, r.otlp(r.metrics))
-	mux.HandleFunc("POST /v1/events", r.events)
+	mux.HandleFunc("POST "+pathTraces, r.counted("traces", r.otlp(r.traces)))
+	mux.HandleFunc("POST "+pathLogs, r.counted("logs", r.otlp(r.logs)))
+	mux.HandleFunc("POST "+pathMetrics, r.counted("metrics", r.otlp(r.metrics)))
+	mux.HandleFunc("POST /v1/events", r.counted("events", r.events))
 	mux.HandleFunc("GET /v1/events/schema.json", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/schema+json")
 		_, _ = io.WriteString(w, EventSchema())
 	})
+}
+
+// counted serves a signal and tells with which status it was answered.
+func (r *Receiver) counted(signal string, handle http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, req *http.Request) {
+		a := &answered{w, http.StatusOK}
+		handle(a, req)
+		r.opts.Answered(signal, a.code)
+	}
+}
+
+// answered keeps the status of an answer.
+type answered struct {
+	http.ResponseWriter
+	code int
+}
+
+// WriteHeader implements http.ResponseWriter.
+func (a *answered) WriteHeader(code int) {
+	a.code = code
+	a.ResponseWriter.WriteHeader(code)
 }
 
 // answer is what both OTLP transports answer to one request.
@@ -163,6 +189,9 @@ func (r *Receiver) authenticate(header string) (string, bool) {
 // read returns the decompressed body with what to call when it is no longer used, or the HTTP status that tells what is wrong with
 // it. A large body waits for its place only when all of it has come, so that slow senders take none.
 func (r *Receiver) read(w http.ResponseWriter, req *http.Request) (body []byte, done func(), code int, err error) {
+	if a, ok := w.(*answered); ok {
+		w = a.ResponseWriter // the server's own closes the connection of a body that is too large
+	}
 	wire, err := io.ReadAll(http.MaxBytesReader(w, req.Body, r.opts.MaxWire))
 	if err != nil {
 		return nil, nil, readStatus(err), fmt.Errorf("read body: %w", err)
@@ -213,45 +242,54 @@ func readStatus(err error) int {
 }
 
 func (r *Receiver) traces(ctx context.Context, body []byte, contentType string, rc Receipt) (answer, error) {
-	in, err := decodeTraces(body, contentType)
+	in, cut, err := decodeTraces(body, contentType)
 	if err != nil {
 		return nil, status.Error(codes.InvalidArgument, err.Error())
 	}
-	return r.exportTraces(ctx, in, rc)
+	return r.exportTraces(ctx, in, cut, rc)
 }
 
-func (r *Receiver) exportTraces(ctx context.Context, in ptraceotlp.ExportRequest, rc Receipt) (ptraceotlp.ExportResponse, error) {
+func (r *Receiver) exportTraces(ctx context.Context, in ptraceotlp.ExportRequest, cut bool, rc Receipt) (ptraceotlp.ExportResponse, error) {
 	out := ptraceotlp.NewExportResponse()
 	b := r.mapper.traces(in.Traces(), rc)
-	if n := len(b.rejected); n > 0 {
-		out.PartialSuccess().SetRejectedSpans(int64(n))
-		out.PartialSuccess().SetErrorMessage(reasons(b.rejected))
+	if told := b.told(cut); len(told) > 0 {
+		out.PartialSuccess().SetRejectedSpans(int64(len(b.rejected)))
+		out.PartialSuccess().SetErrorMessage(reasons(told))
 	}
 	return out, r.keep(ctx, "traces", b)
 }
 
 func (r *Receiver) logs(ctx context.Context, body []byte, contentType string, rc Receipt) (answer, error) {
-	in, err := decodeLogs(body, contentType)
+	in, cut, err := decodeLogs(body, contentType)
 	if err != nil {
 		return nil, status.Error(codes.InvalidArgument, err.Error())
 	}
-	return r.exportLogs(ctx, in, rc)
+	return r.exportLogs(ctx, in, cut, rc)
 }
 
-func (r *Receiver) exportLogs(ctx context.Context, in plogotlp.ExportRequest, rc Receipt) (plogotlp.ExportResponse, error) {
+func (r *Receiver) exportLogs(ctx context.Context, in plogotlp.ExportRequest, cut bool, rc Receipt) (plogotlp.ExportResponse, error) {
 	out := plogotlp.NewExportResponse()
 	b := r.mapper.logs(in.Logs(), rc)
-	if n := len(b.rejected); n > 0 {
-		out.PartialSuccess().SetRejectedLogRecords(int64(n))
-		out.PartialSuccess().SetErrorMessage(reasons(b.rejected))
+	if told := b.told(cut); len(told) > 0 {
+		out.PartialSuccess().SetRejectedLogRecords(int64(len(b.rejected)))
+		out.PartialSuccess().SetErrorMessage(reasons(told))
 	}
 	return out, r.keep(ctx, "logs", b)
+}
+
+// told is what the sender must know: the items that were rejected, and what the others were kept without.
+func (b *batch) told(cut bool) []Rejection {
+	out := append(b.rejected[:len(b.rejected):len(b.rejected)], b.left...)
+	if cut {
+		out = append(out, Rejection{Item: "request", Reason: "values nested too deep were cut out before it was read"})
+	}
+	return out
 }
 
 // metrics answers success so that clients that send all signals to one place don't retry; metrics hold no events.
 func (r *Receiver) metrics(_ context.Context, body []byte, contentType string, _ Receipt) (answer, error) {
 	in := pmetricotlp.NewExportRequest()
-	if err := decode(body, contentType, in.UnmarshalProto, in.UnmarshalJSON); err != nil {
+	if _, err := decode(body, contentType, in.UnmarshalProto, in.UnmarshalJSON); err != nil {
 		return nil, status.Error(codes.InvalidArgument, err.Error())
 	}
 	r.opts.Observe("metrics", 0, 0, in.Metrics().DataPointCount())
@@ -339,8 +377,12 @@ func mediaType(req *http.Request) string {
 
 func httpStatus(code codes.Code) int {
 	switch code {
+	case codes.OK:
+		return http.StatusOK
 	case codes.InvalidArgument:
 		return http.StatusBadRequest
+	case codes.Unauthenticated:
+		return http.StatusUnauthorized
 	case codes.Unavailable:
 		return http.StatusServiceUnavailable
 	}

@@ -27,6 +27,7 @@ import (
 	grpcgzip "google.golang.org/grpc/encoding/gzip"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
+	"pgregory.net/rapid"
 
 	"github.com/tocsin-dr/tocsin/internal/event"
 )
@@ -101,7 +102,7 @@ func TestHTTP(t *testing.T) {
 		{name: "metrics", path: pathMetrics, contentType: typeJSON, body: []byte(`{"resourceMetrics":[]}`), code: 200},
 		{name: "undecodable", path: pathTraces, contentType: typeJSON, body: []byte("{"), code: 400},
 		{name: "undecodable protobuf", path: pathLogs, contentType: typeProto, body: []byte("\x0a\xff"), code: 400},
-		{name: "too deep", path: pathTraces, contentType: typeJSON, body: deep(200_000), code: 400, want: `"decode OTLP: nested too deep"`},
+		{name: "too deep", path: pathTraces, contentType: typeJSON, body: deep(200_000), code: 200, want: `"errorMessage":"request: values nested too deep were cut out before it was read"`},
 		{name: "not too deep", path: pathTraces, contentType: typeJSON, body: deep(20), code: 200},
 		{name: "not gzip", path: pathTraces, contentType: typeJSON, encoding: "gzip", body: asJSON, code: 400},
 		{name: "bomb", path: pathTraces, contentType: typeJSON, encoding: "gzip", body: compressed(t, make([]byte, 1<<20)), code: 413},
@@ -121,11 +122,13 @@ func TestHTTP(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			log := &memory{err: tt.fail}
+			var counted []string
+			count := func(signal string, code int) { counted = append(counted, fmt.Sprintf("/v1/%s %d", signal, code)) }
 			mux := http.NewServeMux()
-			NewReceiver(NewMapper(Options{}), log, ReceiverOptions{MaxWire: 128 << 10, MaxInflated: 512 << 10, Authenticate: authenticate}).Routes(mux)
+			NewReceiver(NewMapper(Options{}), log, ReceiverOptions{MaxWire: 128 << 10, MaxInflated: 512 << 10, Authenticate: authenticate, Answered: count}).Routes(mux)
 			if tt.name == "too deep" { // larger than the other limits here
 				mux = http.NewServeMux()
-				NewReceiver(NewMapper(Options{}), log, ReceiverOptions{Authenticate: authenticate}).Routes(mux)
+				NewReceiver(NewMapper(Options{}), log, ReceiverOptions{Authenticate: authenticate, Answered: count}).Routes(mux)
 			}
 			req := httptest.NewRequest(http.MethodPost, tt.path, bytes.NewReader(tt.body))
 			req.Header.Set("Content-Type", tt.contentType)
@@ -141,6 +144,9 @@ func TestHTTP(t *testing.T) {
 			mux.ServeHTTP(w, req)
 			if w.Code != tt.code {
 				t.Fatalf("status = %d (%s), want %d", w.Code, w.Body, tt.code)
+			}
+			if want := fmt.Sprintf("%s %d", tt.path, tt.code); len(counted) != 1 || counted[0] != want {
+				t.Errorf("counted %v, want %s", counted, want)
 			}
 			if len(log.events) != tt.kept {
 				t.Errorf("kept %d events, want %d", len(log.events), tt.kept)
@@ -163,6 +169,70 @@ func TestHTTP(t *testing.T) {
 	}
 }
 
+// One deep value costs neither its span nor the batch, in neither encoding, however deep it is; the sender is told.
+func TestDeepValueCostsNoOther(t *testing.T) {
+	request := func(depth int) ptraceotlp.ExportRequest {
+		in := mixed()
+		spans := in.Traces().ResourceSpans().At(0).ScopeSpans().At(0).Spans()
+		spans.At(0).Attributes().PutStr("kept", "yes")
+		deep := spans.At(0).Attributes().PutEmptySlice("deep")
+		for range depth {
+			deep = deep.AppendEmpty().SetEmptySlice()
+		}
+		return in
+	}
+	for _, depth := range []int{1, maxValueDepth, maxValueDepth + 1, 41, 42, 43, 60, 61, 62, 63, 64, 65, 1000, 20_000} {
+		for _, contentType := range []string{typeJSON, typeProto} {
+			in := request(depth)
+			body, err := encode(contentType, in.MarshalProto, in.MarshalJSON)
+			if err != nil {
+				t.Fatal(err)
+			}
+			log := &memory{}
+			mux := http.NewServeMux()
+			NewReceiver(NewMapper(Options{}), log, ReceiverOptions{}).Routes(mux)
+			req := httptest.NewRequest(http.MethodPost, pathTraces, bytes.NewReader(body))
+			req.Header.Set("Content-Type", contentType)
+			w := httptest.NewRecorder()
+			mux.ServeHTTP(w, req)
+			if w.Code != 200 || len(log.events) != 1 || log.events[0].Attrs["kept"] != "yes" {
+				t.Fatalf("%s, %d deep: %d %s, kept %d", contentType, depth, w.Code, w.Body, len(log.events))
+			}
+			if told := strings.Contains(w.Body.String(), `attribute \"deep\": nested deeper than 32, left out`) || strings.Contains(w.Body.String(), `attribute "deep": nested deeper than 32, left out`); told != (depth > maxValueDepth) {
+				t.Errorf("%s, %d deep: the sender is told %s", contentType, depth, w.Body)
+			}
+			if cut := strings.Contains(w.Body.String(), "cut out"); cut && depth < 40 || !cut && depth > 64 {
+				t.Errorf("%s, %d deep: cut %v", contentType, depth, cut)
+			}
+		}
+	}
+}
+
+// Whatever a text holds, what is left of it is as long as before, has nothing more to cut, and is as it was where nothing is cut.
+func TestCut(t *testing.T) {
+	cuts := []struct {
+		name  string
+		cut   func([]byte, int) bool
+		parts []string
+	}{
+		{"JSON", cutJSON, []string{"{", "[", "}", "]", `"`, "\\", ",", `{"a":`, "1"}},
+		{"protobuf", cutProto, []string{"\x0a", "\x12", "\x02", "\x04", "\x08", "\x10", "\x01", "\x0b", "\x0c", "\x0d", "\x80", "\x00"}},
+	}
+	for _, tt := range cuts {
+		rapid.Check(t, func(t *rapid.T) {
+			text := strings.Join(rapid.SliceOfN(rapid.SampledFrom(tt.parts), 0, 80).Draw(t, tt.name), "")
+			limit := rapid.IntRange(1, 4).Draw(t, "limit")
+			got := []byte(text)
+			cut := tt.cut(got, limit)
+			again := bytes.Clone(got)
+			tt.cut(again, limit)
+			if len(got) != len(text) || cut == (string(got) == text) && tt.name == "JSON" || !cut && string(got) != text || string(again) != string(got) {
+				t.Fatalf("%q became %q, cut %v", text, got, cut)
+			}
+		})
+	}
+}
+
 // TestProtoDepth holds that no protobuf is decoded that could overflow the stack.
 func TestProtoDepth(t *testing.T) {
 	value := []byte{0x18, 1} // int_value: 1
@@ -179,15 +249,17 @@ func TestProtoDepth(t *testing.T) {
 	}
 	attr := wrap(0x0a, append([]byte{0x0a, 1, 'a'}, wrap(0x12, value)...))
 	body := wrap(0x0a, wrap(0x0a, attr))
-	if _, err := decodeTraces(body, typeProto); err == nil || !strings.Contains(err.Error(), "too deep") {
-		t.Errorf("error = %v, want too deep", err)
+	asSent := bytes.Clone(body)
+	if _, cut, err := decodeTraces(body, typeProto); err != nil || !cut || len(body) != len(asSent) {
+		t.Errorf("error %v, cut %v", err, cut)
 	}
-	if protoTooDeep([]byte(strings.Repeat("\n\x12\"*2:BJRZbjrz", 10_000)), maxProtoDepth) {
+	text := []byte(strings.Repeat("\n\x12\"*2:BJRZbjrz", 10_000))
+	if as := string(text); cutProto(text, maxProtoDepth) || string(text) != as {
 		t.Error("a text is taken for nested messages")
 	}
 	// Over gRPC the decoder has run before anything can be checked: mapping must not recurse without bound either.
 	in := ptraceotlp.NewExportRequest()
-	if err := in.UnmarshalProto(body); err != nil {
+	if err := in.UnmarshalProto(asSent); err != nil {
 		t.Fatal(err)
 	}
 	NewMapper(Options{}).Traces(in.Traces(), Receipt{})
@@ -226,14 +298,14 @@ func TestReasonsAreBounded(t *testing.T) {
 	}
 }
 
-func dial(t *testing.T, log Appender) *grpc.ClientConn {
+func dial(t *testing.T, log Appender, answered func(string, int)) *grpc.ClientConn {
 	t.Helper()
 	listener, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	server := grpc.NewServer(grpc.MaxRecvMsgSize(64 << 10))
-	NewReceiver(NewMapper(Options{}), log, ReceiverOptions{Authenticate: authenticate}).Register(server)
+	NewReceiver(NewMapper(Options{}), log, ReceiverOptions{Authenticate: authenticate, Answered: answered}).Register(server)
 	done := make(chan error, 1)
 	go func() { done <- server.Serve(listener) }()
 	conn, err := grpc.NewClient(listener.Addr().String(), grpc.WithTransportCredentials(insecure.NewCredentials()))
@@ -252,7 +324,8 @@ func dial(t *testing.T, log Appender) *grpc.ClientConn {
 
 func TestGRPC(t *testing.T) {
 	log := &memory{}
-	conn := dial(t, log)
+	counted := make(chan string, 10)
+	conn := dial(t, log, func(signal string, code int) { counted <- fmt.Sprint(signal, code) })
 	ctx := metadata.AppendToOutgoingContext(t.Context(), "authorization", "Bearer right")
 	client := ptraceotlp.NewGRPCClient(conn)
 
@@ -291,6 +364,11 @@ func TestGRPC(t *testing.T) {
 	} {
 		if _, err := client.Export(tt.ctx, tt.in); status.Code(err) != tt.want {
 			t.Errorf("%s: %v, want %s", tt.name, err, tt.want)
+		}
+	}
+	for _, want := range []string{"traces200", "logs200", "metrics200", "traces503", "traces401"} { // what is too large never comes so far
+		if got := <-counted; got != want {
+			t.Errorf("counted %s, want %s", got, want)
 		}
 	}
 }

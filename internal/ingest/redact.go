@@ -154,7 +154,7 @@ func bound(e *event.Event) {
 	}
 }
 
-// hash puts token hashes in the place of texts. Tool names, sizes and numbers stay.
+// hash puts token hashes in the place of texts. Tool names, sizes, numbers, and what a text as a whole shows stay.
 func (m *Mapper) hash(e *event.Event) {
 	for i := range e.Content {
 		m.hashContent(&e.Content[i])
@@ -169,6 +169,7 @@ func (m *Mapper) hash(e *event.Event) {
 		if len(t.Args) > 0 {
 			t.ArgsState = event.StateHashed
 		}
+		t.PrivatePath = t.NamesPrivatePath()
 		t.Command, t.Path, t.URL = "", "", ""
 	}
 	for i := range e.Destinations {
@@ -189,6 +190,7 @@ func (m *Mapper) hash(e *event.Event) {
 
 func (m *Mapper) hashContent(c *event.Content) {
 	if c.Text != "" {
+		c.Signs = event.Signs{Hidden: c.HasHidden(), Instructs: c.Instructs(), Private: c.Private()}
 		c.Tokens, c.Text, c.State = m.hasher.Hash(c.Text), "", event.StateHashed
 	}
 }

@@ -98,8 +98,13 @@ func (f *forest) resolve(d *draft) {
 	if d.Session.ID = f.convs[d]; d.Session.ID == "" {
 		f.walk(d, func(a *draft) bool { d.Session.ID = f.convs[a]; return d.Session.ID != "" })
 	}
-	if d.Session.ID == "" {
-		d.Session.ID = d.Trace.TraceID
-	}
+	d.sessionOfTrace()
 	d.Session.Root = d.Kind == event.KindAgentInvoke && d.span.ParentSpanID().IsEmpty()
+}
+
+// sessionOfTrace takes the trace for the session of an event that names none.
+func (d *draft) sessionOfTrace() {
+	if d.Session.ID == "" && d.Trace.TraceID != "" {
+		d.Session.ID, d.Session.Basis = d.Trace.TraceID, event.SessionOfTrace
+	}
 }

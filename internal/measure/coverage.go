@@ -26,34 +26,48 @@ type Alerted struct {
 	ByRule Band
 }
 
-// ActsOf returns when humans looked at an incident: noticed it, wrote a note or decided. A disposition is none of these, so that
-// closing in bulk investigates nothing.
+// ActsOf returns when humans looked at an incident.
 func ActsOf(timeline []incident.Entry) []time.Time {
 	var acts []time.Time
 	for _, e := range timeline {
-		human := e.Actor != "tocsin" && (e.Source == "console" || e.Source == "cli" || e.Source == "slack")
-		if human && (e.Kind == "notice" || e.Kind == "note" || e.Kind == "decision") {
+		if e.Looked() {
 			acts = append(acts, e.At)
 		}
 	}
 	return acts
 }
 
+// Group is a number of alerts that all fall into one band: Alerted describes any of them.
+type Group struct {
+	Alerted
+	Repeated bool // an earlier alert of the same rule is in the incident
+	N        int
+}
+
+// Groups returns each alert as a group of its own.
+func Groups(alerts []Alerted) []Group {
+	firsts := firstOfRule(alerts)
+	groups := make([]Group, 0, len(alerts))
+	for _, a := range alerts {
+		groups = append(groups, Group{Alerted: a, Repeated: firsts[a.thread()] != a.ID, N: 1})
+	}
+	return groups
+}
+
 // CoverageOf puts each alert in exactly one band. Findings of the lanes hunt and shadow never reach a human and are left out.
 // An act investigates what was raised before it; a later alert is covered only as a repetition: of the same rule, in an incident
 // that was investigated. The order of the alerts doesn't matter.
-func CoverageOf(alerts []Alerted, now time.Time, sla time.Duration) Coverage {
+func CoverageOf(groups []Group, now time.Time, sla time.Duration) Coverage {
 	c := Coverage{Counts: make(map[Band]int)}
 	for _, b := range Bands() {
 		c.Counts[b] = 0
 	}
-	firsts := firstOfRule(alerts)
-	for _, a := range alerts {
-		if a.Lane == detect.Hunt || a.Lane == detect.Shadow {
+	for _, g := range groups {
+		if g.Lane == detect.Hunt || g.Lane == detect.Shadow {
 			continue
 		}
-		c.N++
-		c.Counts[a.band(firsts[a.thread()] != a.ID, now, sla)]++
+		c.N += g.N
+		c.Counts[g.band(g.Repeated, now, sla)] += g.N
 	}
 	if matured := float64(c.N - c.Counts[Pending]); matured > 0 {
 		c.Known = true

@@ -36,14 +36,14 @@ func TestCoverageOf(t *testing.T) {
 		{ID: "hunt", Rule: "a", Raised: ago(90), Lane: detect.Hunt},
 		{ID: "shadow", Rule: "a", Raised: ago(90), Lane: detect.Shadow, Acts: looked},
 	}
-	got := CoverageOf(alerts, clock(), sla)
+	got := CoverageOf(Groups(alerts), clock(), sla)
 	want := Coverage{N: 12, Ratio: 0.3, Strict: 0.1, Known: true, Counts: map[Band]int{
 		Investigated: 1, Dispositioned: 1, Machine: 3, AutoClosed: 1, Suppressed: 1, Duplicate: 2, Pending: 2, Untouched: 1,
 	}}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("coverage (want -, got +):\n%s", diff)
 	}
-	if c := CoverageOf([]Alerted{{ID: "new", Raised: clock()}}, clock(), sla); c.Known || c.Ratio != 0 {
+	if c := CoverageOf(Groups([]Alerted{{ID: "new", Raised: clock()}}), clock(), sla); c.Known || c.Ratio != 0 {
 		t.Errorf("with nothing but a pending alert coverage is %+v, want unknown", c)
 	}
 }
@@ -70,7 +70,7 @@ func drawAlerts(t *rapid.T) []Alerted {
 func TestCoverageProperties(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		alerts := drawAlerts(t)
-		c := CoverageOf(alerts, clock(), sla)
+		c := CoverageOf(Groups(alerts), clock(), sla)
 		sum := 0
 		for _, b := range Bands() {
 			sum += c.Counts[b]
@@ -81,10 +81,10 @@ func TestCoverageProperties(t *testing.T) {
 		if c.Strict > c.Ratio || c.Ratio > 1 || c.Strict < 0 {
 			t.Fatalf("strict %v, ratio %v", c.Strict, c.Ratio)
 		}
-		if diff := cmp.Diff(c, CoverageOf(rapid.Permutation(alerts).Draw(t, "shuffled"), clock(), sla)); diff != "" {
+		if diff := cmp.Diff(c, CoverageOf(Groups(rapid.Permutation(alerts).Draw(t, "shuffled")), clock(), sla)); diff != "" {
 			t.Fatalf("the order of the alerts matters:\n%s", diff)
 		}
-		later := CoverageOf(alerts, clock().Add(time.Duration(rapid.IntRange(0, 180).Draw(t, "later"))*time.Minute), sla)
+		later := CoverageOf(Groups(alerts), clock().Add(time.Duration(rapid.IntRange(0, 180).Draw(t, "later"))*time.Minute), sla)
 		want := Coverage{N: c.N, Counts: map[Band]int{}}
 		for b, n := range c.Counts {
 			want.Counts[b] = n
@@ -104,11 +104,11 @@ func TestCoverageProperties(t *testing.T) {
 func TestClosingCoversNothing(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		alerts := drawAlerts(t)
-		before := CoverageOf(alerts, clock(), sla)
+		before := CoverageOf(Groups(alerts), clock(), sla)
 		for i := range alerts {
 			alerts[i].Disposed = true
 		}
-		after := CoverageOf(alerts, clock(), sla)
+		after := CoverageOf(Groups(alerts), clock(), sla)
 		if after.Counts[Investigated] != before.Counts[Investigated] || after.Counts[Duplicate] != before.Counts[Duplicate] || before.Known && after.Ratio > before.Ratio {
 			t.Fatalf("closing moved coverage from %+v to %+v", before, after)
 		}
@@ -138,7 +138,7 @@ func TestSummarise(t *testing.T) {
 			{ID: "seen", Status: incident.Open, Times: incident.Times{FirstBad: ago(40), Noticed: ago(35)}},
 			{ID: "closed", Status: incident.Closed, Times: incident.Times{FirstBad: ago(50), Closed: ago(45)}},
 		},
-		Alerts:   []Alerted{{ID: "in", Raised: ago(90)}, {ID: "out", Raised: ago(130)}},
+		Alerts:   Groups([]Alerted{{ID: "in", Raised: ago(90)}}),
 		Requests: []approval.Request{{State: approval.Pending, Deadline: ago(-9)}, {State: approval.Pending, Deadline: ago(-5)}, {State: approval.Denied, Deadline: ago(-1)}},
 		Leases:   []action.Lease{{Ends: ago(-5)}, {Ends: ago(5)}, {Ends: ago(-5), Lifted: ago(1)}},
 	}

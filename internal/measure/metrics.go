@@ -27,12 +27,16 @@ type Metrics struct {
 
 	events         *prometheus.CounterVec
 	ingestItems    *prometheus.CounterVec
+	ingestAnswers  *prometheus.CounterVec
 	ingestRequest  prometheus.Histogram
 	logAppend      prometheus.Histogram
 	detectorLag    *prometheus.GaugeVec
 	detectorEvent  prometheus.Histogram
+	evicted        *prometheus.CounterVec
 	findings       *prometheus.CounterVec
+	unhandled      prometheus.Counter
 	ruleErrors     *prometheus.CounterVec
+	ruleLoads      *prometheus.CounterVec
 	approvals      *prometheus.CounterVec
 	refusals       *prometheus.CounterVec
 	approvalTook   prometheus.Histogram
@@ -50,12 +54,16 @@ func NewMetrics() *Metrics {
 	m.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	m.events = m.counters("tocsin_events_total", "Events that reached the log.", "dialect", "kind")
 	m.ingestItems = m.counters("tocsin_ingest_items_total", "Spans, log records and events received, by what became of them.", "signal", "outcome")
+	m.ingestAnswers = m.counters("tocsin_ingest_requests_total", "Requests that bring telemetry, by the HTTP status of the answer; for gRPC the one that means the same.", "signal", "code")
 	m.ingestRequest = m.seconds("tocsin_ingest_request_seconds", "Time to answer a request that brings telemetry.", prometheus.DefBuckets)
 	m.logAppend = m.seconds("tocsin_log_append_seconds", "Time until the log had a batch.", prometheus.ExponentialBuckets(0.0002, 2, 15))
 	m.detectorLag = m.gauges("tocsin_detector_lag_seconds", "How far the detector is behind the log.", "partition")
 	m.detectorEvent = m.seconds("tocsin_detector_event_seconds", "Time to judge one event.", prometheus.ExponentialBuckets(1e-6, 2, 18))
+	m.evicted = m.counters("tocsin_detector_evicted_total", "What detectors forgot for want of room, since their state began: whoever fills the room blinds them.", "what")
 	m.findings = m.counters("tocsin_findings_total", "Findings raised, all lanes.", "source", "rule", "severity")
+	m.unhandled = prometheus.NewCounter(prometheus.CounterOpts{Name: "tocsin_findings_unhandled_total", Help: "Findings that were given up, because no incident could take them."})
 	m.ruleErrors = m.counters("tocsin_rule_errors_total", "Events that a rule could not judge, because its expression failed.", "rule")
+	m.ruleLoads = m.counters("tocsin_rules_loads_total", "Loads of the rules; refused ones left the set in force as it was.", "outcome")
 	m.approvals = m.counters("tocsin_approvals_total", "Outcomes of approval requests; refused counts decisions that did not count.", "outcome")
 	m.refusals = m.counters("tocsin_refusals_total", "Decisions that did not count, by why.", "kind")
 	m.approvalTook = m.seconds("tocsin_approval_seconds", "Time from an approval request to its decision.", humanBuckets())
@@ -65,18 +73,32 @@ func NewMetrics() *Metrics {
 	m.notice = m.seconds("tocsin_notice_seconds", "Dwell time of noticed incidents alone; tocsin_dwell_seconds counts the others too.", humanBuckets())
 	m.build = m.gauges("tocsin_build_info", "The version that runs, as a label.", "version")
 	m.summaryFailure = prometheus.NewCounter(prometheus.CounterOpts{Name: "tocsin_summary_errors_total", Help: "Scrapes without a summary, because it could not be computed."})
-	m.registry.MustRegister(m.summaryFailure)
+	m.registry.MustRegister(m.unhandled, m.summaryFailure)
 	m.zero()
 	return m
 }
 
+// RulesLoaded counts a load of the rules.
+func (m *Metrics) RulesLoaded(ok bool) {
+	if ok {
+		m.ruleLoads.WithLabelValues("loaded").Inc()
+	} else {
+		m.ruleLoads.WithLabelValues("refused").Inc()
+	}
+}
+
 // zero makes the series of the short lists exist, so that a rate sees the first count.
 func (m *Metrics) zero() {
+	m.ruleLoads.WithLabelValues("loaded")
+	m.ruleLoads.WithLabelValues("refused")
 	for _, outcome := range outcomes() {
 		m.approvals.WithLabelValues(outcome)
 	}
 	for _, kind := range refusals() {
 		m.refusals.WithLabelValues(kind)
+	}
+	for _, what := range evicted() {
+		m.evicted.WithLabelValues(what)
 	}
 	for _, verdict := range verdicts() {
 		m.gateChecks.WithLabelValues(verdict)
@@ -84,6 +106,9 @@ func (m *Metrics) zero() {
 	for _, signal := range signals() {
 		for _, outcome := range []string{"accepted", "rejected", "ignored"} {
 			m.ingestItems.WithLabelValues(signal, outcome)
+		}
+		for _, code := range codes() {
+			m.ingestAnswers.WithLabelValues(signal, code)
 		}
 	}
 }
@@ -110,6 +135,11 @@ func (m *Metrics) IngestItems(signal string, accepted, rejected, ignored int) {
 	m.ingestItems.WithLabelValues(signal, "ignored").Add(float64(ignored))
 }
 
+// IngestAnswer counts a request that brought telemetry by the status of its answer.
+func (m *Metrics) IngestAnswer(signal string, code int) {
+	m.ingestAnswers.WithLabelValues(among(signals(), signal), among(codes(), strconv.Itoa(code))).Inc()
+}
+
 // IngestRequest records the time to answer a request that brought telemetry.
 func (m *Metrics) IngestRequest(took time.Duration) { m.ingestRequest.Observe(took.Seconds()) }
 
@@ -124,10 +154,25 @@ func (m *Metrics) DetectorLag(partition int, lag time.Duration) {
 // DetectorEvent records the time to judge one event.
 func (m *Metrics) DetectorEvent(took time.Duration) { m.detectorEvent.Observe(took.Seconds()) }
 
+// Evicted counts what a detector forgot for want of room.
+func (m *Metrics) Evicted(what string, n int) {
+	m.evicted.WithLabelValues(among(evicted(), what)).Add(float64(n))
+}
+
 // Finding counts a finding.
 func (m *Metrics) Finding(f *detect.Finding) {
 	m.findings.WithLabelValues(among(sources(), f.Source), m.rules.value(f.Rule), among(severities(), f.Severity)).Inc()
 }
+
+// Rules makes the series of each rule's errors exist, so that an alert sees the first one.
+func (m *Metrics) Rules(rules []detect.Rule) {
+	for _, r := range rules {
+		m.ruleErrors.WithLabelValues(m.rules.value(r.ID))
+	}
+}
+
+// Unhandled counts a finding that was given up.
+func (m *Metrics) Unhandled() { m.unhandled.Inc() }
 
 // RuleError counts an event that a rule could not judge.
 func (m *Metrics) RuleError(rule string) { m.ruleErrors.WithLabelValues(m.rules.value(rule)).Inc() }
@@ -194,7 +239,12 @@ func dialects() []string {
 	return []string{"gen_ai", "openinference", "claude_code", "otel_generic", "json"}
 }
 func signals() []string  { return []string{"traces", "logs", "metrics", "events"} }
+func codes() []string    { return []string{"200", "400", "401", "413", "415", "500", "503"} }
 func verdicts() []string { return []string{"allow", "deny"} }
+
+func evicted() []string {
+	return []string{"sessions", "traces", "orphans", "ids", "services", "agents", "baselines", "classes"}
+}
 
 func outcomes() []string {
 	return []string{string(approval.Approved), string(approval.Denied), string(approval.Expired), "refused"}

@@ -30,12 +30,14 @@ func everyMetric(t *testing.T) *Metrics {
 	m.Version("v0.0.0")
 	m.Event("gen_ai", event.KindPrompt)
 	m.IngestItems("traces", 1, 2, 3)
+	m.IngestAnswer("traces", 415)
 	m.IngestRequest(time.Second)
 	m.LogAppend(time.Second)
 	m.DetectorLag(3, time.Second)
 	m.DetectorEvent(time.Microsecond)
 	m.Finding(&detect.Finding{Source: detect.SourceRule, Rule: "shell", Severity: detect.High})
 	m.RuleError("shell")
+	m.Evicted("sessions", 2)
 	m.Decided(approval.Approve, time.Minute)
 	m.Expired()
 	m.Refused(approval.RefusedLate)
@@ -101,6 +103,7 @@ func TestLabelsAreBounded(t *testing.T) {
 		n := strconv.Itoa(i)
 		m.Event("dialect"+n, event.Kind("kind"+n))
 		m.IngestItems("signal"+n, 1, 0, 0)
+		m.IngestAnswer("signal"+n, i)
 		m.Finding(&detect.Finding{Source: detect.Source(n), Rule: "rule" + n, Severity: detect.Severity(n)})
 		m.RuleError("rule" + n)
 		m.Refused(n)
@@ -111,12 +114,30 @@ func TestLabelsAreBounded(t *testing.T) {
 		got[f.GetName()] = len(f.GetMetric())
 	}
 	for name, want := range map[string]int{
-		"tocsin_events_total": 1, "tocsin_ingest_items_total": 15, "tocsin_findings_total": maxRules + 1,
+		"tocsin_events_total": 1, "tocsin_ingest_items_total": 15, "tocsin_ingest_requests_total": 36, "tocsin_findings_total": maxRules + 1,
 		"tocsin_rule_errors_total": maxRules + 1, "tocsin_refusals_total": 11, "tocsin_gate_checks_total": 3,
 	} {
 		if got[name] != want {
 			t.Errorf("%s has %d series, want %d", name, got[name], want)
 		}
+	}
+}
+
+// An alert on increase sees a rule's first error only if its series was there before.
+func TestRulesStartAtZero(t *testing.T) {
+	m := NewMetrics()
+	m.Rules([]detect.Rule{{ID: "a"}, {ID: "b"}})
+	m.RuleError("b")
+	got := make(map[string]float64)
+	for _, f := range gather(t, m) {
+		for _, series := range f.GetMetric() {
+			if f.GetName() == "tocsin_rule_errors_total" {
+				got[series.GetLabel()[0].GetValue()] = series.GetCounter().GetValue()
+			}
+		}
+	}
+	if diff := cmp.Diff(map[string]float64{"a": 0, "b": 1}, got); diff != "" {
+		t.Error(diff)
 	}
 }
 

@@ -12,13 +12,13 @@ import (
 type Facts struct {
 	// Incidents are those of the window and every one that is still open, however old.
 	Incidents []incident.Incident
-	Alerts    []Alerted
+	Alerts    []Group // those raised in the window
 	Requests  []approval.Request
 	Leases    []action.Lease
 }
 
-// Summarise computes the summary at a time: dwell time of the incidents whose first bad event, and coverage of the alerts whose
-// raising, lies in the window before it. The rest is about now and has no window.
+// Summarise computes the summary at a time: dwell time of the incidents whose first bad event lies in the window
+// before it, and coverage of the alerts. The rest is about now and has no window.
 func Summarise(f Facts, now time.Time, window, sla time.Duration) Summary {
 	s := Summary{At: now, Window: window, Incidents: make(map[incident.Status]int)}
 	since := now.Add(-window)
@@ -32,13 +32,7 @@ func Summarise(f Facts, now time.Time, window, sla time.Duration) Summary {
 			s.unnoticed(i, now)
 		}
 	}
-	var alerts []Alerted
-	for _, a := range f.Alerts {
-		if !a.Raised.Before(since) {
-			alerts = append(alerts, a)
-		}
-	}
-	s.Dwell, s.Coverage = DwellOf(cohort, now), CoverageOf(alerts, now, sla)
+	s.Dwell, s.Coverage = DwellOf(cohort, now), CoverageOf(f.Alerts, now, sla)
 	for _, r := range f.Requests {
 		if r.State != approval.Pending {
 			continue

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"maps"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/tocsin-dr/tocsin/baselines"
@@ -17,15 +16,24 @@ func (s *Shard) class(name string) *class {
 	if c == nil {
 		// A sender chooses its class. The one that was silent longest makes room, and what it taught is lost with it.
 		if len(s.classes) >= maxClasses {
-			delete(s.classes, oldest(s.classes, func(c *class) time.Time { return c.Watermark }))
+			s.dropClass(stalest(s.classes, func(c *class) int { return c.Touched })[0])
 		}
 		c = &class{
 			Model: baselines.NewModel(name), Rules: detect.NewState(), Sessions: make(map[string]*session),
 			Traces: make(map[string]*trace), Named: make(map[string]string), Seen: make(map[string]int), Evicted: make(map[string]int),
+			room: s.options.MaxBytes / 4,
 		}
 		s.classes[name] = c
 	}
 	return c
+}
+
+func (s *Shard) dropClass(name string) {
+	c := s.classes[name]
+	c.addEvicted(s.gone)
+	s.gone["classes"]++
+	s.bytes -= c.counted
+	delete(s.classes, name)
 }
 
 // repeated reports whether the event was processed before, and remembers it. When the memory is full, its older half goes.
@@ -41,7 +49,8 @@ func (c *class) repeated(id string) bool {
 	return false
 }
 
-// advance moves the watermark, and about once a minute of event time ends the sessions that fell silent and forgets old traces.
+// advance moves the watermark, and about once a minute of event time learns the sessions that fell silent and forgets what was
+// silent for long.
 func (c *class) advance(at time.Time) {
 	if !at.After(c.Watermark) {
 		return
@@ -51,34 +60,42 @@ func (c *class) advance(at time.Time) {
 		return
 	}
 	c.Swept = c.Watermark
-	var ended []string
-	for id, ses := range c.Sessions {
-		if c.Watermark.Sub(ses.Last) >= sessionIdle {
-			ended = append(ended, id)
+	for _, id := range byAge(c.Sessions, (*session).touched) {
+		switch silent := c.Watermark.Sub(c.Sessions[id].Last); {
+		case silent >= keptFor:
+			c.end(id)
+		case silent >= sessionIdle:
+			c.learn(c.Sessions[id])
 		}
 	}
-	slices.SortFunc(ended, func(a, b string) int {
-		return cmp.Or(c.Sessions[a].Last.Compare(c.Sessions[b].Last), strings.Compare(a, b))
-	})
-	for _, id := range ended {
-		c.end(id)
-	}
 	for id, t := range c.Traces {
-		if c.Watermark.Sub(t.Last) >= sessionIdle {
+		switch silent := c.Watermark.Sub(t.Last); {
+		case silent >= keptFor:
 			c.forget(id)
+		case silent >= sessionIdle:
+			c.giveUp(t)
 		}
 	}
 }
 
-// end closes a session and learns it, unless it led to a finding: an attack must not teach what is normal.
+// end closes a session: it is learned and gone.
 func (c *class) end(id string) {
 	ses := c.Sessions[id]
+	c.learn(ses)
+	c.Bytes -= ses.Bytes
 	delete(c.Sessions, id)
+}
+
+// learn learns a session's calls so far, unless it led to a finding: an attack must not teach what is normal.
+func (c *class) learn(ses *session) {
+	calls := ses.Pending
+	ses.Pending, ses.PendingBytes = nil, 0
+	c.weigh(ses)
 	if ses.Findings > 0 {
 		return
 	}
 	byAgent := make(map[string][]baselines.Observation)
-	for _, p := range ses.Pending {
+	for _, p := range calls {
 		byAgent[p.Agent] = append(byAgent[p.Agent], p.Observation)
 	}
 	for _, agent := range slices.Sorted(maps.Keys(byAgent)) {
@@ -90,35 +107,41 @@ func (c *class) end(id string) {
 // trace belongs to a session of its agent's own.
 func (c *class) session(e *event.Event) *session {
 	if e.Session.ID == "" {
-		e.Session.ID = cmp.Or(e.Trace.TraceID, "agent:"+e.Agent.ID)
+		e.Session.ID, e.Session.Basis = "agent:"+e.Agent.ID, event.SessionOfAgent
 	}
-	if ses := c.Sessions[e.Session.ID]; ses != nil {
+	key := own(e, e.Session.ID)
+	if ses := c.Sessions[key]; ses != nil {
 		return ses
 	}
 	if len(c.Sessions) >= maxSessions {
-		c.end(oldest(c.Sessions, func(s *session) time.Time { return s.Last }))
-		c.Evicted["sessions"]++
+		for _, id := range stalest(c.Sessions, (*session).touched) {
+			c.end(id)
+			c.Evicted["sessions"]++
+		}
 	}
-	ses := &session{Facts: detect.SessionFacts{ID: e.Session.ID}, Last: e.Time}
-	c.Sessions[e.Session.ID] = ses
+	ses := &session{Facts: detect.SessionFacts{ID: e.Session.ID}, Last: c.Watermark, Touched: c.Touched}
+	c.Sessions[key] = ses
 	return ses
 }
 
-func oldest[V any](m map[string]V, at func(V) time.Time) string {
-	return slices.MinFunc(slices.Collect(maps.Keys(m)), func(a, b string) int {
-		return cmp.Or(at(m[a]).Compare(at(m[b])), strings.Compare(a, b))
-	})
-}
+// own is the key of a session, a trace or a service as its sender means it. Whoever delivers an event chooses these ids, so what
+// another sender brings under the same one is a thing of its own: it is not stitched, and teaches nothing about this one.
+func own(e *event.Event, id string) string { return sessionKey(e.Source.Authn, id) }
+
+func sessionKey(sender, id string) string { return sender + "\x00" + id }
 
 // attribute names the agent of an event that only knows its service, by its trace or because the service runs one agent. An
 // event that brings its trace's name returns the events that waited for it, to be judged again under their agent.
 func (c *class) attribute(e *event.Event) []event.Event {
 	named := e.Agent.Name != "" && e.Agent.Name != e.Agent.Service
 	if named {
-		if known, ok := c.Named[e.Agent.Service]; !ok {
-			c.Named[e.Agent.Service] = e.Agent.Name
+		service := own(e, e.Agent.Service)
+		if known, ok := c.Named[service]; !ok && len(c.Named) < maxNamed {
+			c.Named[service] = e.Agent.Name
+		} else if !ok {
+			c.Evicted["services"]++
 		} else if known != e.Agent.Name {
-			c.Named[e.Agent.Service] = ""
+			c.Named[service] = ""
 		}
 	}
 	if e.Trace.TraceID == "" {
@@ -127,10 +150,12 @@ func (c *class) attribute(e *event.Event) []event.Event {
 	t := c.trace(e)
 	// The first session that a trace was seen in holds all of it: where only the root names the conversation, that name comes too
 	// late to tear the trace apart.
-	if t.Session == "" {
-		t.Session = cmp.Or(e.Session.ID, e.Trace.TraceID)
+	if t.Session == "" && e.Session.ID == "" {
+		t.Session, t.Basis = e.Trace.TraceID, event.SessionOfTrace
+	} else if t.Session == "" {
+		t.Session, t.Basis = e.Session.ID, e.Session.Basis
 	}
-	e.Session.ID = t.Session
+	e.Session.ID, e.Session.Basis = t.Session, t.Basis
 	if !named {
 		c.name(e, t)
 		return nil
@@ -141,9 +166,9 @@ func (c *class) attribute(e *event.Event) []event.Event {
 	agent := e.Agent
 	t.Agent = &agent
 	orphans := t.Orphans
-	t.Orphans = nil
-	c.Waiting -= len(orphans)
+	c.giveUp(t)
 	for i := range orphans {
+		c.mistook(&orphans[i])
 		stitch(&orphans[i], agent)
 	}
 	return orphans
@@ -151,14 +176,12 @@ func (c *class) attribute(e *event.Event) []event.Event {
 
 // name gives an event its trace's agent, or the one agent that its service runs.
 func (c *class) name(e *event.Event, t *trace) {
+	only := c.Named[own(e, e.Agent.Service)]
 	switch {
 	case t.Agent != nil:
 		stitch(e, *t.Agent)
-	case c.Named[e.Agent.Service] != "":
-		stitch(e, event.Agent{
-			Name: c.Named[e.Agent.Service], Service: e.Agent.Service,
-			ID: event.AgentID(e.Agent.Service, c.Named[e.Agent.Service]), Class: e.Agent.Class,
-		})
+	case only != "":
+		stitch(e, event.Agent{Name: only, Service: e.Agent.Service, ID: event.AgentID(e.Agent.Service, only)})
 	}
 }
 
@@ -168,23 +191,36 @@ func stitch(e *event.Event, agent event.Agent) {
 }
 
 func (c *class) trace(e *event.Event) *trace {
-	t := c.Traces[e.Trace.TraceID]
+	key := own(e, e.Trace.TraceID)
+	t := c.Traces[key]
 	if t == nil {
 		if len(c.Traces) >= maxTraces {
-			c.forget(oldest(c.Traces, func(t *trace) time.Time { return t.Last }))
-			c.Evicted["traces"]++
+			for _, id := range stalest(c.Traces, (*trace).touched) {
+				c.forget(id)
+				c.Evicted["traces"]++
+			}
 		}
-		t = &trace{}
-		c.Traces[e.Trace.TraceID] = t
+		t = &trace{Bytes: traceBytes}
+		c.Traces[key] = t
+		c.Bytes += t.Bytes
 	}
-	t.Last = later(t.Last, e.Time)
+	t.Last, t.Touched = c.Watermark, c.Touched
 	return t
 }
 
 // forget drops a trace with the events that waited for its agent's name.
 func (c *class) forget(trace string) {
-	c.Waiting -= len(c.Traces[trace].Orphans)
+	t := c.Traces[trace]
+	c.giveUp(t)
+	c.Bytes -= t.Bytes
 	delete(c.Traces, trace)
+}
+
+// giveUp lets the events go that wait for the name of a trace's agent. They were judged under their service.
+func (c *class) giveUp(t *trace) {
+	bytes := t.Bytes - traceBytes
+	c.Waiting, c.WaitingBytes, c.Bytes = c.Waiting-len(t.Orphans), c.WaitingBytes-bytes, c.Bytes-bytes
+	t.Orphans, t.Bytes = nil, traceBytes
 }
 
 // keepOrphan keeps a span whose agent is unknown until its root arrives, which comes last.
@@ -192,11 +228,29 @@ func (c *class) keepOrphan(e *event.Event) {
 	if e.Agent.Basis != "service" || e.Trace.ParentID == "" {
 		return
 	}
-	t := c.trace(e)
-	if len(t.Orphans) >= maxOrphans || c.Waiting >= maxWaiting {
+	t, bytes := c.trace(e), eventBytes(e)
+	if c.Waiting >= maxWaiting || c.WaitingBytes+bytes > c.room/4 {
+		c.giveUpStalest()
+	}
+	if len(t.Orphans) >= maxOrphans || c.WaitingBytes+bytes > c.room/4 {
 		c.Evicted["orphans"]++
 		return
 	}
-	c.Waiting++
 	t.Orphans = append(t.Orphans, *e)
+	t.Bytes += bytes
+	c.Waiting, c.WaitingBytes, c.Bytes = c.Waiting+1, c.WaitingBytes+bytes, c.Bytes+bytes
+}
+
+// giveUpStalest gives up an eighth of the traces that events wait in, those that were silent longest.
+func (c *class) giveUpStalest() {
+	waiting := make(map[string]*trace)
+	for id, t := range c.Traces {
+		if len(t.Orphans) > 0 {
+			waiting[id] = t
+		}
+	}
+	for _, id := range stalest(waiting, (*trace).touched) {
+		c.Evicted["orphans"] += len(waiting[id].Orphans)
+		c.giveUp(waiting[id])
+	}
 }

@@ -16,7 +16,7 @@ func TestStateIsBounded(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := New(set, event.NewHasher(nil), Options{})
+	s := New(set, event.NewHasher(nil), Options{MaxBytes: 4 << 30})
 	words := strings.Repeat("w", 8)
 	send := func(i int, session, trace string, at time.Duration) {
 		e := event.Event{
@@ -35,8 +35,8 @@ func TestStateIsBounded(t *testing.T) {
 		send(n, "endless", "endless", 0)
 	}
 	c := s.classes["svc"]
-	ses := c.Sessions["endless"]
-	got := []int{len(ses.Pending), len(ses.Positions), len(ses.Calls), len(ses.Prompt.Identifying), len(ses.Prompt.From), len(ses.Output.Identifying), len(c.Traces["endless"].Orphans)}
+	ses := c.Sessions["\x00endless"]
+	got := []int{len(ses.Pending), len(ses.Positions), len(ses.Calls), len(ses.Prompt.Identifying), len(ses.Prompt.From), len(ses.Output.Identifying), len(c.Traces["\x00endless"].Orphans)}
 	if want := []int{maxPending, maxPositions, maxCalls, maxTokens, maxTokens, maxTokens, maxOrphans}; fmt.Sprint(got) != fmt.Sprint(want) {
 		t.Errorf("one session holds %v, want %v", got, want)
 	}
@@ -48,16 +48,23 @@ func TestStateIsBounded(t *testing.T) {
 	for _, tr := range c.Traces {
 		waiting += len(tr.Orphans)
 	}
-	if len(c.Sessions) != maxSessions || len(c.Traces) != maxTraces || waiting != c.Waiting || waiting > maxWaiting {
+	const eighth = maxSessions / 8
+	if len(c.Sessions) != maxSessions-eighth+21 || len(c.Traces) != maxTraces-eighth+21 || waiting != c.Waiting || waiting > maxWaiting {
 		t.Errorf("%d sessions, %d traces, %d events wait and %d are counted", len(c.Sessions), len(c.Traces), waiting, c.Waiting)
 	}
-	if c.Evicted["sessions"] != 21 || c.Evicted["traces"] != 21 || c.Evicted["orphans"] == 0 {
-		t.Errorf("evicted %v", c.Evicted)
+	if got := s.Evicted(); got["sessions"] != eighth || got["traces"] != eighth || got["orphans"] == 0 {
+		t.Errorf("evicted %v", got)
 	}
 	n++
-	send(n, "end", "end", time.Hour) // all of them are idle
-	if len(c.Sessions) != 1 || len(c.Traces) != 1 || c.Waiting != 1 {
+	n++
+	send(n, "idle", "idle", time.Hour) // nobody's name comes any more
+	if len(c.Sessions) != maxSessions-eighth+22 || len(c.Traces) != maxTraces-eighth+22 || c.Waiting != 1 {
 		t.Errorf("%d sessions, %d traces, %d events wait after an hour", len(c.Sessions), len(c.Traces), c.Waiting)
+	}
+	n++
+	send(n, "end", "end", 2*time.Hour+keptFor)
+	if len(c.Sessions) != 1 || len(c.Traces) != 1 || c.Waiting != 1 {
+		t.Errorf("%d sessions, %d traces, %d events wait after a day", len(c.Sessions), len(c.Traces), c.Waiting)
 	}
 }
 
@@ -74,5 +81,16 @@ func TestRepeatsAreRemembered(t *testing.T) {
 		if len(c.Seen) > maxSeen {
 			t.Fatalf("%d ids", len(c.Seen))
 		}
+	}
+}
+
+// A session with more messages than are remembered keeps its beginning and its end.
+func TestLongSessionKeepsBothEnds(t *testing.T) {
+	var list []Position
+	for i := range 3 * maxPositions {
+		list = appendPosition(list, Position{Sequence: uint64(i)})
+	}
+	if first, last := list[0].Sequence, list[len(list)-1].Sequence; len(list) != maxPositions || first != 0 || last != 3*maxPositions-1 {
+		t.Errorf("%d positions from %d to %d, want %d with both ends", len(list), first, last, maxPositions)
 	}
 }

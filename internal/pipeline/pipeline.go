@@ -25,16 +25,33 @@ const (
 	maxSeen     = 1 << 17 // event ids recognised when they are repeated
 	maxOrphans  = 256     // events of one trace that wait for their agent's name
 	maxWaiting  = 1 << 14 // events of all traces that do
+	maxNamed    = 4096    // services of which it is known whether they run one agent
 )
 
-// sessionIdle is how long, in event time, a session is silent before it counts as ended and is learned.
-const sessionIdle = 10 * time.Minute
+// sessionIdle is how long a session is silent before it is learned; keptFor, before what it read is forgotten: an agent must not get
+// rid of what taints it by waiting. Both run on the class's watermark, so that a session whose clock is slow counts as silent when
+// nothing arrives of it and not when its clock says so.
+const (
+	sessionIdle = 10 * time.Minute
+	keptFor     = 24 * time.Hour
+)
 
 // Options tune a shard. The zero value is the default.
 type Options struct {
 	// Alpha is the p-value at or below which a baseline raises a finding. Default 0.005: about one tool call in 200 of an agent
 	// whose behaviour is as learned, less what an open incident already holds.
 	Alpha float64
+	// MaxBytes bounds what the shard remembers of sessions, traces and ids, by an estimate. Default 512 MiB.
+	MaxBytes int
+	// Explain, if set, is asked about each event before the rules judge it.
+	Explain *Explain
+}
+
+// Explain asks a shard to say at one event why a rule fires on it or does not.
+type Explain struct {
+	Rule, Event string
+	// Done is told the explanation; again if the event is judged again under its agent's name.
+	Done func(detect.Explanation, error)
 }
 
 // Raised is a finding with what evidence needs of this moment. Only the finding itself is the same in live and replay.
@@ -43,6 +60,9 @@ type Raised struct {
 	Ingested  time.Time         `json:"ingested"` // when the last of its events reached Tocsin
 	Positions []Position        `json:"positions"`
 	Baseline  baselines.Learned `json:"baseline"`
+	// Scopes are what a containment may be narrowed to, session or tool: what the agent names itself when it asks the gate. A lease
+	// on an id that only stands in for a session, or on a name that the client hid, would let everything pass.
+	Scopes []string `json:"scopes,omitempty"`
 }
 
 // Shard holds the detection state of one or more partitions. Not safe for concurrent use: one goroutine owns it.
@@ -52,57 +72,82 @@ type Shard struct {
 	options Options
 	env     *detect.Env
 	classes map[string]*class
+	gone    map[string]int // what was evicted with its class
+	events  int            // events processed: the order of everything's Touched
+	bytes   int            // weight of all classes
 }
 
 // class is the state of one class of agents.
 type class struct {
-	Model     *baselines.Model    `json:"model"`
-	Rules     *detect.State       `json:"rules"`
-	Sessions  map[string]*session `json:"sessions"`
-	Traces    map[string]*trace   `json:"traces"`
-	Named     map[string]string   `json:"named"`   // service: the only agent it was seen to run; "" once there are several
-	Seen      map[string]int      `json:"seen"`    // event id: when it came, as a count
-	Count     int                 `json:"count"`   // events processed
-	Waiting   int                 `json:"waiting"` // events that wait for their agent's name
-	Watermark time.Time           `json:"watermark"`
-	Swept     time.Time           `json:"swept"` // watermark at the last sweep for idle sessions
-	Evicted   map[string]int      `json:"evicted"`
+	Model    *baselines.Model    `json:"model"`
+	Rules    *detect.State       `json:"rules"`
+	Sessions map[string]*session `json:"sessions"` // by sender and id, as own says; so are the traces and the services
+	Traces   map[string]*trace   `json:"traces"`
+	Acted    map[string]*acted   `json:"acted,omitempty"`
+	Named    map[string]string   `json:"named"`   // service: the only agent it was seen to run; "" once there are several
+	Seen     map[string]int      `json:"seen"`    // event id: when it came, as a count
+	Count    int                 `json:"count"`   // events processed
+	Waiting  int                 `json:"waiting"` // events that wait for their agent's name
+	Touched  int                 `json:"touched"` // the shard's count of events at the last one: a sender chooses times
+
+	WaitingBytes int            `json:"waiting_bytes"`
+	Bytes        int            `json:"bytes"` // estimate of all sessions and traces
+	Watermark    time.Time      `json:"watermark"`
+	Swept        time.Time      `json:"swept"` // watermark at the last sweep for idle sessions
+	Evicted      map[string]int `json:"evicted"`
+
+	room    int // the most bytes that it may have
+	counted int // its part in the shard's bytes
 }
 
 // trace is what is known of one distributed trace.
 type trace struct {
 	Agent   *event.Agent  `json:"agent,omitempty"`
 	Session string        `json:"session,omitempty"`
+	Basis   string        `json:"basis,omitempty"`   // of the session
 	Orphans []event.Event `json:"orphans,omitempty"` // events that came before the agent's name
 	Last    time.Time     `json:"last"`
+	Touched int           `json:"touched"`
+	Bytes   int           `json:"bytes"`
 }
+
+func (t *trace) touched() int { return t.Touched }
 
 // New returns an empty shard.
 func New(rules *detect.Set, hasher *event.Hasher, options Options) *Shard {
-	options.Alpha = cmp.Or(options.Alpha, 0.005)
-	return &Shard{rules: rules, hasher: hasher, options: options, env: detect.NewEnv(), classes: make(map[string]*class)}
+	options.Alpha, options.MaxBytes = cmp.Or(options.Alpha, 0.005), cmp.Or(options.MaxBytes, defaultMaxBytes)
+	return &Shard{
+		rules: rules, hasher: hasher, options: options, env: detect.NewEnv(), classes: make(map[string]*class), gone: make(map[string]int),
+	}
 }
 
 // Process takes the next event of the log and returns what it raised. The event is changed: its agent may be named and its
 // arguments' provenance is set. A repeated event raises nothing.
 func (s *Shard) Process(e *event.Event, at Position) []Raised {
 	c := s.class(e.Agent.Class)
-	// A repeat is one sender's: another must not be able to take the id before it.
-	if c.repeated(e.Source.Authn + "\x00" + e.ID) {
+	defer s.settle(c)
+	// A repeat is one sender's: another must not be able to take the id before it. The hash has one size, whatever the sender chose.
+	if c.repeated(event.NewID("", "", e.Source.Authn, e.ID)) {
 		return nil
 	}
+	s.events++
+	c.Touched = s.events
 	c.advance(e.Time)
 	var out []Raised
 	for _, orphan := range c.attribute(e) {
+		c.saw(&orphan)
 		ses := c.session(&orphan)
 		if orphan.Tool != nil {
 			ses.recall(&orphan, s.hasher, func(t event.Hash) bool { return c.Model.Knows(orphan.Agent.ID, t) })
 		}
 		out = append(out, s.judge(c, &orphan, ses)...)
+		c.weigh(ses)
 	}
+	c.saw(e)
 	ses := c.session(e)
-	ses.Last = later(ses.Last, e.Time)
+	ses.Last, ses.Touched = c.Watermark, c.Touched
 	ses.Positions = appendPosition(ses.Positions, at)
+	ses.act(e)
 	ses.readPrompts(e, s.hasher)
 	if e.Tool != nil {
 		ses.provenance(e, s.hasher, func(t event.Hash) bool { return c.Model.Knows(e.Agent.ID, t) })
@@ -110,44 +155,84 @@ func (s *Shard) Process(e *event.Event, at Position) []Raised {
 	c.keepOrphan(e)
 	out = append(out, s.judge(c, e, ses)...)
 	ses.readOutput(e, s.hasher)
+	c.weigh(ses)
 	return out
 }
 
 // judge scores an event and evaluates the rules on it.
 func (s *Shard) judge(c *class, e *event.Event, ses *session) []Raised {
-	anomaly := s.score(c, e, ses)
-	s.env.Fill(e, ses.Facts, detect.BaselineEnv{Ready: anomaly.Life == baselines.Active, P: anomaly.P})
-	findings := s.rules.Evaluate(s.env, e, c.Rules)
+	anomaly, says := s.score(c, e, ses)
+	s.env.Fill(e, ses.Facts, says)
+	var deviations []detect.Finding
 	if f := s.deviation(c, e, anomaly); f != nil {
-		findings = append(findings, *f)
+		deviations = append(deviations, *f)
+	}
+	explanation, err := s.explain(e, c)
+	findings := append(s.rules.Evaluate(s.env, e, c.Rules, deviations...), deviations...)
+	if x := s.options.Explain; x != nil && x.Event == e.ID {
+		explanation.Fired = slices.ContainsFunc(findings, func(f detect.Finding) bool { return f.Rule == x.Rule && f.Source == detect.SourceRule })
+		x.Done(explanation, err)
 	}
 	out := make([]Raised, 0, len(findings))
 	for _, f := range findings {
-		if f.Source != detect.SourceHealth && (f.Lane == detect.Alert || f.Lane == detect.Propose) {
-			ses.Findings++
+		of := c.Sessions[sessionKey(f.Sender, f.Session)] // an absence is found on another session's event
+		if of != nil && f.Source != detect.SourceHealth && (f.Lane == detect.Alert || f.Lane == detect.Propose) {
+			of.Findings++
 		}
-		out = append(out, Raised{Finding: f, Ingested: e.Ingested, Positions: slices.Clone(ses.Positions), Baseline: c.Model.Learned(f.Agent.ID)})
+		out = append(out, Raised{Finding: f, Ingested: e.Ingested, Positions: c.positions(&f), Baseline: c.Model.Learned(f.Agent.ID), Scopes: scopes(e, &f)})
+	}
+	return out
+}
+
+func (s *Shard) explain(e *event.Event, c *class) (detect.Explanation, error) {
+	if x := s.options.Explain; x != nil && x.Event == e.ID {
+		return s.rules.Explain(x.Rule, s.env, e, c.Rules)
+	}
+	return detect.Explanation{}, nil
+}
+
+// positions are the places in the log of the sessions that a finding is about, as far as they are still known.
+func (c *class) positions(f *detect.Finding) (out []Position) {
+	for _, id := range append([]string{f.Session}, f.Sessions...) {
+		if ses := c.Sessions[sessionKey(f.Sender, id)]; ses != nil {
+			out = append(out, ses.Positions[:min(len(ses.Positions), maxPositions-len(out))]...)
+		}
+	}
+	return out
+}
+
+// scopes are the names in a finding that its agent knows too.
+func scopes(e *event.Event, f *detect.Finding) (out []string) {
+	if e.Session.Basis == "" && f.Session == e.Session.ID {
+		out = append(out, "session")
+	}
+	if e.Tool != nil && f.Tool == e.Tool.Name && f.Tool != "" && !e.Tool.Redacted {
+		out = append(out, "tool")
 	}
 	return out
 }
 
 // score scores a tool call and keeps it to be learned when the session ends. A call reported twice is scored once.
-func (s *Shard) score(c *class, e *event.Event, ses *session) baselines.Anomaly {
+func (s *Shard) score(c *class, e *event.Event, ses *session) (baselines.Anomaly, detect.BaselineEnv) {
 	none := baselines.Anomaly{P: 1, Life: baselines.Learning, Version: baselines.Version}
+	unknown := detect.BaselineEnv{P: 1, Tool: string(baselines.Unknown), Destination: string(baselines.Unknown)}
 	o, ok := baselines.Observe(e, s.hasher)
 	if !ok {
-		return none
+		return none, unknown
 	}
 	i := slices.IndexFunc(ses.Pending, func(p pending) bool { return p.Event == e.ID })
 	switch {
 	case i >= 0: // judged before, under the name of its service
+		ses.PendingBytes += pendingBytes(e.ID, &o) - pendingBytes(e.ID, &ses.Pending[i].Observation)
 		ses.Pending[i].Agent, ses.Pending[i].Observation = e.Agent.ID, o
 	case e.Tool.CallID != "" && ses.Calls[callKey(e.Tool.CallID, &o)]:
-		return none
+		return none, unknown
 	default:
 		ses.keep(e, o)
 	}
-	return c.Model.Score(e, &o)
+	a := c.Model.Score(e, &o)
+	tool, destination := c.Model.Familiar(e.Agent.ID, &o)
+	return a, detect.BaselineEnv{Ready: a.Life == baselines.Active, P: a.P, Tool: string(tool), Destination: string(destination)}
 }
 
 // callKey recognises a call that is reported twice. Its arguments are part of it: some clients number their calls from 0 in each turn,
@@ -165,9 +250,12 @@ func (s *session) keep(e *event.Event, o baselines.Observation) {
 		if s.Calls == nil {
 			s.Calls = make(map[string]bool)
 		}
-		s.Calls[callKey(e.Tool.CallID, &o)] = true
+		key := callKey(e.Tool.CallID, &o)
+		s.Calls[key] = true
+		s.CallsBytes += callBytes + len(key)
 	}
-	if len(s.Pending) < maxPending {
+	if len(s.Pending) < maxPending && s.PendingBytes < maxPendingBytes {
+		s.PendingBytes += pendingBytes(e.ID, &o)
 		s.Pending = append(s.Pending, pending{Event: e.ID, Agent: e.Agent.ID, Observation: o})
 	}
 }
@@ -180,21 +268,21 @@ func (s *Shard) deviation(c *class, e *event.Event, a baselines.Anomaly) *detect
 	}
 	top := a.Features[0]
 	rule := "baseline-" + top.Name
-	if !c.Rules.Allow(rule, e.Agent.ID+"\x00"+e.Session.ID+"\x00"+e.Tool.Name+"\x00"+top.About, e.Time, time.Hour) {
-		return nil
-	}
 	f := detect.Finding{
 		Source: detect.SourceBaseline, Rule: rule, Version: baselines.Version, Title: deviationTitles[top.Name],
-		Severity: detect.Medium, Confidence: detect.MediumConfidence, Lane: detect.Alert,
+		Severity: detect.Medium, Confidence: detect.MediumConfidence, Risk: 25, Lane: detect.Alert,
 		Tags:   detect.Tags{ASI: []string{"ASI10"}, ATLAS: []string{"AML.T0053"}},
 		Triage: "Compare what was found with what is usual for this agent. If its task changed, mark the incident as expected; the baseline learns nothing from it until then.",
-		Tenant: e.Tenant, Agent: e.Agent, Session: e.Session.ID, Tool: e.Tool.Name, First: e.Time, Time: e.Time, Events: []string{e.ID},
+		Tenant: e.Tenant, Sender: e.Source.Authn, Agent: e.Agent, Session: e.Session.ID, Tool: e.Tool.Name, First: e.Time, Time: e.Time, Events: []string{e.ID},
 		Reason: fmt.Sprintf("%s; %s. p = %.2g.", top.Got, top.Want, a.P), Anomaly: &a, Chain: detect.ChainOf(e),
 	}
 	f.ID = detect.FindingID(e.Tenant, e.Agent.Class, rule, f.Events)
 	if f.Chain != nil && top.Name == baselines.FeatureArgument && (e.Tool.Effect == event.EffectEgress || e.Tool.Effect == event.EffectExec) {
-		f.Severity, f.Lane, f.Playbook = detect.High, detect.Propose, "quarantine-agent"
+		f.Severity, f.Risk, f.Lane, f.Playbook = detect.High, 50, detect.Propose, "quarantine-agent"
 		f.Tags = detect.Tags{ASI: []string{"ASI01", "ASI02"}, ATLAS: []string{"AML.T0051.001", "AML.T0086"}}
+	}
+	if !c.Rules.Allow(rule, e.Agent.ID+"\x00"+e.Session.ID+"\x00"+e.Tool.Name+"\x00"+top.About, e.Time, f.Severity, time.Hour) {
+		return nil
 	}
 	return &f
 }
@@ -205,44 +293,41 @@ var deviationTitles = map[string]string{
 	baselines.FeatureArgument:    "Argument value of unusual origin",
 }
 
-// Learned returns what an agent's baseline holds; ok is false for an agent of no known class.
-func (s *Shard) Learned(class, agent string) (l baselines.Learned, ok bool) {
-	c := s.classes[class]
-	if c == nil || c.Model.Agents[agent] == nil {
-		return baselines.Learned{}, false
-	}
-	return c.Model.Learned(agent), true
-}
-
-// Agents returns what every agent of the shard taught, in the order of their ids.
-func (s *Shard) Agents() []baselines.Learned {
-	var out []baselines.Learned
-	for _, name := range slices.Sorted(maps.Keys(s.classes)) {
-		c := s.classes[name]
-		for _, agent := range slices.Sorted(maps.Keys(c.Model.Agents)) {
-			out = append(out, c.Model.Learned(agent))
+// RuleStats returns what became of each rule's work, over all classes.
+func (s *Shard) RuleStats() map[string]detect.Stats {
+	out := make(map[string]detect.Stats)
+	for _, c := range s.classes {
+		for rule, n := range c.Rules.Stats {
+			sum := out[rule]
+			sum.Add(n)
+			out[rule] = sum
 		}
 	}
 	return out
 }
 
-// Watermark is the newest event time seen, over all classes.
-func (s *Shard) Watermark() (at time.Time) {
-	for _, c := range s.classes {
-		at = later(at, c.Watermark)
-	}
-	return at
-}
-
-// RuleErrors returns how often each rule's expression failed.
-func (s *Shard) RuleErrors() map[string]int {
+// Excepted returns how many events each exception covered.
+func (s *Shard) Excepted() map[string]int {
 	out := make(map[string]int)
 	for _, c := range s.classes {
-		for rule, n := range c.Rules.Errors {
-			out[rule] += n
+		for id, n := range c.Rules.Excepted {
+			out[id] += n
 		}
 	}
 	return out
+}
+
+// SetRules puts another set of rules in force, between two events, and returns the names of rules whose state was dropped because they
+// are gone or their operator changed. All other state stays.
+func (s *Shard) SetRules(set *detect.Set) []string {
+	s.rules = set
+	gone := make(map[string]bool)
+	for _, c := range s.classes {
+		for _, name := range c.Rules.Prune(set) {
+			gone[name] = true
+		}
+	}
+	return slices.Sorted(maps.Keys(gone))
 }
 
 func later(a, b time.Time) time.Time {
@@ -252,9 +337,15 @@ func later(a, b time.Time) time.Time {
 	return a
 }
 
+// appendPosition adds where an event stands. Of a long session the beginning and the end are kept: what a finding is about is at its
+// end, and what led to it often at the beginning.
 func appendPosition(list []Position, at Position) []Position {
-	if n := len(list); (n > 0 && list[n-1] == at) || n >= maxPositions {
+	n := len(list)
+	if n > 0 && list[n-1] == at {
 		return list
+	}
+	if n >= maxPositions {
+		list = slices.Delete(list, maxPositions/2, maxPositions/2+1)
 	}
 	return append(list, at)
 }

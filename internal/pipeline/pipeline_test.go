@@ -17,7 +17,7 @@ import (
 // ruleSet compiles one rule that fires on each tool result for which the expression holds.
 func ruleSet(t testing.TB, when string) *detect.Set {
 	t.Helper()
-	r, err := detect.ParseRule("r.yaml", []byte("id: the-rule\nversion: 1.0.0\ntitle: x\nseverity: low\non: [tool.result]\nwhen: "+when+"\ntags: {asi: [ASI10]}\ntriage: x\n"), detect.DefaultCatalogue())
+	r, err := detect.ParseRule("r.yaml", []byte("id: the-rule\nversion: 1.0.0\ntitle: x\nseverity: low\non: [tool.result]\nwhen: "+when+"\ntags: {asi: [ASI10]}\ntriage: x\n"), library(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -154,6 +154,28 @@ func TestLateRoot(t *testing.T) {
 	}
 }
 
+// Agents are listed from their first event on. A service whose agent was unknown is not listed beside it.
+func TestAgentsFromTheirFirstEvent(t *testing.T) {
+	f := newFeed(t, "false")
+	f.send(0, child("t1", tool("pay", "to", "x1")))
+	listed := func() []string {
+		var out []string
+		for _, l := range f.shard.Agents() {
+			out = append(out, fmt.Sprintf("%s %s: %s, %d events, last %s", l.Class, l.Agent, l.Why, l.Events, l.LastSeen.Sub(detect.StreamStart)))
+		}
+		return out
+	}
+	if diff := cmp.Diff([]string{"svc svc: 0 of 10 sessions learned, 1 events, last 0s"}, listed()); diff != "" {
+		t.Error(diff)
+	}
+	f.send(time.Second, root("t1", "a"))
+	f.send(time.Second, root("t1", "a")) // a repeat
+	f.send(2*time.Second, event.Event{Agent: event.Agent{Service: "other"}})
+	if diff := cmp.Diff([]string{"other other: 0 of 10 sessions learned, 1 events, last 2s", "svc svc/a: 0 of 10 sessions learned, 2 events, last 1s"}, listed()); diff != "" {
+		t.Error(diff)
+	}
+}
+
 // Once an event that waited is known to be an agent's, that agent's history counts, and what came after the event does not.
 func TestLateRootBringsHistory(t *testing.T) {
 	f := newFeed(t, `provenance("to") == "nowhere"`)
@@ -235,4 +257,13 @@ func TestOutOfOrderDelivery(t *testing.T) {
 			t.Fatal(diff)
 		}
 	})
+}
+
+func library(t testing.TB) *detect.Library {
+	t.Helper()
+	l, err := detect.ReadLibrary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
 }

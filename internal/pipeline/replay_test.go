@@ -243,7 +243,10 @@ func TestRepeatedAttackStaysAnomalous(t *testing.T) {
 			if err := json.Unmarshal([]byte(line), &r); err != nil {
 				t.Fatal(err)
 			}
-			rules = append(rules, r.Finding.Rule)
+			// These two add up what was found over days.
+			if rule := r.Finding.Rule; rule != "agent-drifts" && rule != "weak-signs-add-up" {
+				rules = append(rules, rule)
+			}
 		}
 		if day == 0 {
 			first = rules
@@ -273,7 +276,10 @@ func TestRestoreRefuses(t *testing.T) {
 		flipped[i] ^= 1
 		bad[fmt.Sprint("bit flipped in byte ", i)] = flipped
 	}
-	for name, v := range map[string]any{"other version": map[string]any{"version": 2}, "no CBOR map": 5, "class without state": map[string]any{"version": 1, "classes": map[string]any{"c": map[string]any{}}}} {
+	class := func(key string) map[string]any {
+		return map[string]any{"version": 4, "classes": map[string]any{"c": map[string]any{"model": map[string]any{}, "rules": map[string]any{}, key: map[string]any{"x": nil}}}}
+	}
+	for name, v := range map[string]any{"session without state": class("sessions"), "trace without state": class("traces"), "other version": map[string]any{"version": 3}, "no CBOR map": 5, "class without state": map[string]any{"version": 4, "classes": map[string]any{"c": map[string]any{}}}} {
 		body, err := p.codec.Marshal(v)
 		if err != nil {
 			t.Fatal(err)

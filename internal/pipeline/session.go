@@ -1,8 +1,6 @@
 package pipeline
 
 import (
-	"slices"
-	"strings"
 	"time"
 
 	"github.com/tocsin-dr/tocsin/baselines"
@@ -12,10 +10,12 @@ import (
 
 // Bounds of one session's state.
 const (
-	maxTokens    = 16_384 // identifying tokens, and words, remembered of the prompts and of tools' outputs each
-	maxPending   = 512    // tool calls that wait for the session's end to be learned
-	maxPositions = 4096   // log messages that hold the session's events
-	maxCalls     = 1024   // tool calls recognised when they are reported twice
+	maxTokens       = 16_384 // identifying tokens, and words, remembered of the prompts and of tools' outputs each
+	maxPending      = 512    // tool calls that wait for the session's end to be learned
+	maxPendingBytes = 4 << 20
+	maxPositions    = 4096 // log messages that hold the session's events
+	maxCalls        = 1024 // tool calls recognised when they are reported twice
+	maxAgents       = 64   // agents of one session that are told apart
 )
 
 // session is what the shard remembers of one conversation while it lasts.
@@ -27,8 +27,16 @@ type session struct {
 	Calls     map[string]bool     `json:"calls,omitempty"`
 	Positions []Position          `json:"positions,omitempty"`
 	Findings  int                 `json:"findings,omitempty"`
-	Last      time.Time           `json:"last"`
+	Agents    map[string]bool     `json:"agents,omitempty"` // that acted in it
+	Last      time.Time           `json:"last"`             // the class's watermark when the last event arrived
+	Touched   int                 `json:"touched"`
+
+	PendingBytes int `json:"pending_bytes"`
+	CallsBytes   int `json:"calls_bytes"`
+	Bytes        int `json:"bytes"` // estimate of all of it
 }
+
+func (s *session) touched() int { return s.Touched }
 
 // pending is a tool call that is learned when its session ends without a finding.
 type pending struct {
@@ -49,6 +57,7 @@ type tokenSet struct {
 	From        map[event.Hash]string `json:"from"`
 	Identifying []event.Hash          `json:"identifying"` // in order of arrival
 	Words       []event.Hash          `json:"words"`
+	Bytes       int                   `json:"bytes"`
 }
 
 func (s *tokenSet) add(tokens event.Hashes, from string) {
@@ -60,6 +69,7 @@ func (s *tokenSet) add(tokens event.Hashes, from string) {
 			continue
 		}
 		s.From[t] = from
+		s.Bytes += tokenBytes + len(from)
 		if t.Identifying() {
 			s.Identifying = append(s.Identifying, t)
 		} else {
@@ -76,6 +86,7 @@ func (s *tokenSet) trim(order []event.Hash) []event.Hash {
 		return order
 	}
 	for _, t := range order[:drop] {
+		s.Bytes -= tokenBytes + len(s.From[t])
 		delete(s.From, t)
 	}
 	return append([]event.Hash(nil), order[drop:]...)
@@ -91,11 +102,23 @@ func hashed(h *event.Hasher, text string, tokens event.Hashes) event.Hashes {
 	return h.Hash(text)
 }
 
+// act notes who acts in the session.
+func (s *session) act(e *event.Event) {
+	if s.Agents == nil {
+		s.Agents = make(map[string]bool)
+	}
+	if len(s.Agents) < maxAgents {
+		s.Agents[e.Agent.ID] = true
+	}
+	s.Facts.Agents = len(s.Agents)
+}
+
 // read takes in what the event tells the session: its prompts, then, after the event was judged, its tool's output.
 func (s *session) readPrompts(e *event.Event, h *event.Hasher) {
 	for _, c := range e.Content {
 		if c.Role == event.RolePrompt || c.Role == event.RoleSystem {
 			s.Prompt.add(hashed(h, c.Text, c.Tokens), e.ID)
+			s.Facts.Prompted = s.Facts.Prompted || c.Role == event.RolePrompt
 		}
 	}
 }
@@ -105,6 +128,10 @@ func (s *session) readOutput(e *event.Event, h *event.Hasher) {
 	if e.Outcome == event.OutcomeDenied || (e.Decision != nil && e.Decision.Effect == "deny") {
 		s.Facts.Denied++
 	}
+	if e.Kind == event.KindToolDecision {
+		s.Facts.Decisions++
+	}
+	s.readDocuments(e, h)
 	t := e.Tool
 	if t == nil || e.Kind != event.KindToolResult {
 		return
@@ -114,12 +141,35 @@ func (s *session) readOutput(e *event.Event, h *event.Hasher) {
 	s.Output.add(tokens, e.ID)
 	// What a tool that reads brings in was written by somebody else; the answer of one that writes is its own.
 	if len(tokens) > 0 && (t.Effect == event.EffectRead || t.Effect == event.EffectUnknown) && !s.Facts.Tainted {
-		s.Facts.Tainted, s.Facts.TaintedBy = true, e.ID
+		s.Facts.Tainted, s.Facts.TaintedBy, s.Facts.TaintedAgent, s.Facts.TaintedTool = true, e.ID, e.Agent.ID, t.Name
 	}
-	s.Facts.HiddenText = s.Facts.HiddenText || event.HasHidden(t.Result.Text)
-	s.Facts.Instructed = s.Facts.Instructed || event.Instructs(t.Result.Text)
-	s.Facts.SawPrivate = s.Facts.SawPrivate || event.Private(t.Result.Text) || event.PrivatePath(t.Path) ||
-		slices.ContainsFunc(strings.Fields(t.Command), event.PrivatePath)
+	s.Facts.HiddenText = s.Facts.HiddenText || t.Result.HasHidden()
+	s.Facts.Instructed = s.Facts.Instructed || t.Result.Instructs()
+	if !s.Facts.SawPrivate && (t.Result.Private() || t.NamesPrivatePath()) {
+		s.Facts.SawPrivate, s.Facts.PrivateBy, s.Facts.PrivateAgent = true, e.ID, e.Agent.ID
+	}
+}
+
+// readDocuments takes in what retrieval or the agent's memory brought: somebody else wrote it, as with a tool that reads.
+func (s *session) readDocuments(e *event.Event, h *event.Hasher) {
+	if e.Kind != event.KindRetrieval && (e.Kind != event.KindMemory || e.Attrs["gen_ai.operation.name"] != "search_memory") {
+		return
+	}
+	for _, c := range e.Content {
+		if c.Role != event.RoleDocument {
+			continue
+		}
+		tokens := hashed(h, c.Text, c.Tokens)
+		s.Output.add(tokens, e.ID)
+		if len(tokens) > 0 && !s.Facts.Tainted {
+			s.Facts.Tainted, s.Facts.TaintedBy, s.Facts.TaintedAgent = true, e.ID, e.Agent.ID
+		}
+		s.Facts.HiddenText = s.Facts.HiddenText || c.HasHidden()
+		s.Facts.Instructed = s.Facts.Instructed || c.Instructs()
+		if !s.Facts.SawPrivate && c.Private() {
+			s.Facts.SawPrivate, s.Facts.PrivateBy, s.Facts.PrivateAgent = true, e.ID, e.Agent.ID
+		}
+	}
 }
 
 // provenance says where each argument's value was seen before. A value's identifying tokens decide if it has any, else all of

@@ -9,13 +9,15 @@ import (
 )
 
 // snapshotVersion names the layout of a snapshot. A snapshot of another version is refused, and the shard replays the log.
-const snapshotVersion = 1
+const snapshotVersion = 4
 
 // snapshot is a shard's state with the place in the log up to which it is true.
 type snapshot struct {
 	Version int               `json:"version"`
 	Last    uint64            `json:"last"` // sequence of the last message processed
 	Classes map[string]*class `json:"classes"`
+	Gone    map[string]int    `json:"gone"`
+	Events  int               `json:"events"`
 }
 
 // Snapshot returns the shard's state with the log sequence it stands at, under a checksum. Equal states give equal bytes.
@@ -24,7 +26,7 @@ func (s *Shard) Snapshot(last uint64) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("encode snapshot: %w", err)
 	}
-	body, err := codec.Marshal(snapshot{Version: snapshotVersion, Last: last, Classes: s.classes})
+	body, err := codec.Marshal(snapshot{Version: snapshotVersion, Last: last, Classes: s.classes, Gone: s.gone, Events: s.events})
 	if err != nil {
 		return nil, fmt.Errorf("encode snapshot: %w", err)
 	}
@@ -57,11 +59,37 @@ func (s *Shard) Restore(data []byte) (last uint64, dropped []string, err error) 
 		if c == nil || c.Model == nil || c.Rules == nil {
 			return 0, nil, fmt.Errorf("restore snapshot: class %q has no state", name)
 		}
+		if err := c.check(); err != nil {
+			return 0, nil, fmt.Errorf("restore snapshot: class %q: %w", name, err)
+		}
 		dropped = append(dropped, c.Rules.Prune(s.rules)...)
 	}
 	s.classes = snap.Classes
 	if s.classes == nil {
 		s.classes = make(map[string]*class)
 	}
+	s.gone, s.events, s.bytes = snap.Gone, snap.Events, 0
+	if s.gone == nil {
+		s.gone = make(map[string]int)
+	}
+	for _, c := range s.classes {
+		c.room = s.options.MaxBytes / 4
+		s.count(c)
+	}
 	return snap.Last, dropped, nil
+}
+
+// check refuses a class that the code could not go on with.
+func (c *class) check() error {
+	for _, ses := range c.Sessions {
+		if ses == nil {
+			return errors.New("a session has no state")
+		}
+	}
+	for _, t := range c.Traces {
+		if t == nil {
+			return errors.New("a trace has no state")
+		}
+	}
+	return nil
 }

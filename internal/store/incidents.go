@@ -1,11 +1,16 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"database/sql"
 	"encoding/hex"
+	"encoding/json"
+	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/tocsin-dr/tocsin/detect"
@@ -38,14 +43,19 @@ func (s *Store) SaveAlert(ctx context.Context, a Alert) error {
 	if err != nil {
 		return fmt.Errorf("save finding: %w", err)
 	}
-	return s.exec(ctx, s.db, "save finding", `INSERT INTO findings (id, incident, at, raised, agent, rule, lane, doc) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
-		ON CONFLICT (id) DO UPDATE SET incident = excluded.incident, agent = excluded.agent, doc = excluded.doc`,
-		a.Finding.ID, a.Incident, a.Finding.Time.UnixNano(), a.Raised.UnixNano(), a.Finding.Agent.ID, a.Finding.Rule, string(a.Finding.Lane), doc)
+	triaged := 0
+	if a.Disposition != nil {
+		triaged = 1
+	}
+	return s.exec(ctx, s.db, "save finding", `INSERT INTO findings (id, incident, at, raised, agent, rule, lane, triaged, doc) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+		ON CONFLICT (id) DO UPDATE SET incident = excluded.incident, at = excluded.at, raised = excluded.raised, agent = excluded.agent,
+			rule = excluded.rule, lane = excluded.lane, triaged = excluded.triaged, doc = excluded.doc`,
+		a.Finding.ID, a.Incident, a.Finding.Time.UnixNano(), a.Raised.UnixNano(), a.Finding.Agent.ID, a.Finding.Rule, string(a.Finding.Lane), triaged, doc)
 }
 
 // Alert returns one finding.
 func (s *Store) Alert(ctx context.Context, id string) (Alert, error) {
-	return one[Alert](ctx, s, "read finding", `SELECT doc FROM findings WHERE id = ?`, id)
+	return one[Alert](ctx, s, named("read finding", id), `SELECT doc FROM findings WHERE id = ?`, id)
 }
 
 // Alerts returns the findings of an incident in event time, or, for an empty incident, the latest findings of all.
@@ -56,17 +66,107 @@ func (s *Store) Alerts(ctx context.Context, incidentID string, limit int) ([]Ale
 	return list[Alert](ctx, s, "list findings", `SELECT doc FROM findings WHERE incident = ? ORDER BY at, id LIMIT ?`, incidentID, limit)
 }
 
-// AlertsSince returns the findings whose last event is not before a time.
-func (s *Store) AlertsSince(ctx context.Context, since time.Time) ([]Alert, error) {
-	return list[Alert](ctx, s, "list findings", `SELECT doc FROM findings WHERE at >= ? ORDER BY at, id`, since.UnixNano())
+// EachAlertSince calls take with each finding whose last event is not before a time, and holds one of them at a time.
+func (s *Store) EachAlertSince(ctx context.Context, since time.Time, take func(Alert)) error {
+	return each(ctx, s, "list findings", take, `SELECT doc FROM findings WHERE at >= ? ORDER BY at, id`, since.UnixNano())
 }
 
-// SaveIncident writes an incident's state.
+// RuleVerdicts returns, by rule, the verdicts of people who closed incidents in which the rule fired since a time, one for each incident.
+func (s *Store) RuleVerdicts(ctx context.Context, since time.Time) (map[string]map[incident.Verdict]int, error) {
+	rows, err := s.db.QueryContext(ctx, s.sql(`SELECT f.rule, i.doc FROM (SELECT DISTINCT rule, incident FROM findings WHERE at >= ? AND incident <> '') f
+		JOIN incidents i ON i.id = f.incident WHERE i.status = ?`), since.UnixNano(), string(incident.Closed))
+	if err != nil {
+		return nil, fmt.Errorf("read verdicts: %w", err)
+	}
+	defer rows.Close()
+	out := make(map[string]map[incident.Verdict]int)
+	for rows.Next() {
+		var rule string
+		var doc []byte
+		var i incident.Incident
+		if err := rows.Scan(&rule, &doc); err != nil {
+			return nil, fmt.Errorf("read verdicts: %w", err)
+		}
+		if err := json.Unmarshal(doc, &i); err != nil {
+			return nil, fmt.Errorf("read verdicts: %w", err)
+		}
+		if i.Disposition == nil {
+			continue
+		}
+		if out[rule] == nil {
+			out[rule] = make(map[incident.Verdict]int)
+		}
+		out[rule][i.Disposition.Verdict]++
+	}
+	if err := rows.Err(); err != nil {
+		return nil, fmt.Errorf("read verdicts: %w", err)
+	}
+	return out, nil
+}
+
+// AlertGroup is a number of alerts of one rule in one incident that coverage can't tell apart.
+type AlertGroup struct {
+	Incident string
+	Rule     string
+	First    bool      // it is the first of its rule in the incident, or in none
+	Triaged  bool      // it has a disposition
+	Raised   time.Time // the earliest
+	Looked   time.Time // when a human last looked at the incident; zero for never
+	N        int
+}
+
+// AlertGroups counts the alerts that were raised, and whose last event is, not before a time. Those raised before late are in groups
+// of their own. The database counts, so that what is read does not grow with the alerts.
+func (s *Store) AlertGroups(ctx context.Context, since, late time.Time) (out []AlertGroup, err error) {
+	rows, err := s.db.QueryContext(ctx, s.sql(`SELECT g.incident, g.rule, g.leads, g.triaged, g.raised, g.n, COALESCE(l.at, 0) FROM (
+			SELECT incident, rule, leads, late, triaged, MIN(raised) AS raised, COUNT(*) AS n FROM (
+				SELECT incident, rule, lane, raised, triaged, CASE WHEN raised < ? THEN 1 ELSE 0 END AS late,
+					CASE WHEN incident = '' OR ROW_NUMBER() OVER (PARTITION BY incident, rule ORDER BY raised, id) = 1 THEN 1 ELSE 0 END AS leads
+				FROM findings WHERE at >= ? AND raised >= ?
+			) AS f WHERE lane NOT IN ('hunt', 'shadow') GROUP BY incident, rule, leads, late, triaged
+		) AS g LEFT JOIN (SELECT incident, MAX(at) AS at FROM timeline WHERE looked = 1 GROUP BY incident) AS l ON l.incident = g.incident`),
+		late.UnixNano(), since.UnixNano(), since.UnixNano())
+	if err != nil {
+		return nil, fmt.Errorf("count findings: %w", err)
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var g AlertGroup
+		var first, triaged, raised, looked int64
+		if err := rows.Scan(&g.Incident, &g.Rule, &first, &triaged, &raised, &g.N, &looked); err != nil {
+			return nil, fmt.Errorf("count findings: %w", err)
+		}
+		g.First, g.Triaged, g.Raised = first == 1, triaged == 1, time.Unix(0, raised).UTC()
+		if looked != 0 {
+			g.Looked = time.Unix(0, looked).UTC()
+		}
+		out = append(out, g)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, fmt.Errorf("count findings: %w", err)
+	}
+	return out, nil
+}
+
+// SaveIncident writes an incident's state. One session's incident never takes the place of another's.
 func (s *Store) SaveIncident(ctx context.Context, i incident.Incident) error {
 	return s.inTx(ctx, "save incident", func(tx *sql.Tx) error { return s.saveIncident(ctx, tx, i) })
 }
 
 func (s *Store) saveIncident(ctx context.Context, q querier, i incident.Incident) error {
+	var text []byte
+	var known incident.Incident
+	err := q.QueryRowContext(ctx, s.sql(`SELECT doc FROM incidents WHERE id = ?`), storable([]any{i.ID})...).Scan(&text)
+	if err == nil {
+		err = json.Unmarshal(text, &known)
+	}
+	switch {
+	case errors.Is(err, sql.ErrNoRows):
+	case err != nil:
+		return err
+	case known.Key != i.Key:
+		return fmt.Errorf("%s is the incident of another session", i.ID)
+	}
 	doc, err := encode(i)
 	if err != nil {
 		return err
@@ -78,7 +178,7 @@ func (s *Store) saveIncident(ctx context.Context, q querier, i incident.Incident
 
 // Incident returns one incident.
 func (s *Store) Incident(ctx context.Context, id string) (incident.Incident, error) {
-	return one[incident.Incident](ctx, s, "read incident", `SELECT doc FROM incidents WHERE id = ?`, id)
+	return one[incident.Incident](ctx, s, named("read incident", id), `SELECT doc FROM incidents WHERE id = ?`, id)
 }
 
 // Incidents returns the latest incidents by first bad event.
@@ -102,9 +202,13 @@ func (s *Store) AddEntry(ctx context.Context, incidentID string, e incident.Entr
 	if err != nil {
 		return fmt.Errorf("add timeline entry: %w", err)
 	}
+	looked := 0
+	if e.Looked() {
+		looked = 1
+	}
 	sum := sha256.Sum256([]byte(doc))
-	return s.exec(ctx, s.db, "add timeline entry", `INSERT INTO timeline (incident, id, at, doc) VALUES (?, ?, ?, ?) ON CONFLICT (incident, id) DO NOTHING`,
-		incidentID, hex.EncodeToString(sum[:12]), e.At.UnixNano(), doc)
+	return s.exec(ctx, s.db, "add timeline entry", `INSERT INTO timeline (incident, id, at, looked, doc) VALUES (?, ?, ?, ?, ?) ON CONFLICT (incident, id) DO NOTHING`,
+		incidentID, hex.EncodeToString(sum[:12]), e.At.UnixNano(), looked, doc)
 }
 
 // Timeline returns an incident's timeline in time order.
@@ -125,7 +229,7 @@ func (s *Store) SaveRequest(ctx context.Context, r approval.Request) error {
 
 // Request returns one approval request.
 func (s *Store) Request(ctx context.Context, id string) (approval.Request, error) {
-	return one[approval.Request](ctx, s, "read request", `SELECT doc FROM requests WHERE id = ?`, id)
+	return one[approval.Request](ctx, s, named("read request", id), `SELECT doc FROM requests WHERE id = ?`, id)
 }
 
 // Requests returns the approval requests in a state by deadline, or, for an empty state, the latest of all.
@@ -151,9 +255,13 @@ func (s *Store) AddEvidence(ctx context.Context, incidentID string, item inciden
 		incidentID, item.SHA256, item.Name, doc)
 }
 
-// Evidence returns an incident's custody rows by name.
+// Evidence returns an incident's custody rows by name; of those with one name the newest is last.
 func (s *Store) Evidence(ctx context.Context, incidentID string) ([]incident.EvidenceItem, error) {
-	return list[incident.EvidenceItem](ctx, s, "list evidence", `SELECT doc FROM evidence WHERE incident = ? ORDER BY name, sha256`, incidentID)
+	out, err := list[incident.EvidenceItem](ctx, s, "list evidence", `SELECT doc FROM evidence WHERE incident = ? ORDER BY name, sha256`, incidentID)
+	slices.SortStableFunc(out, func(a, b incident.EvidenceItem) int {
+		return cmp.Or(strings.Compare(a.Name, b.Name), a.At.Compare(b.At))
+	})
+	return out, err
 }
 
 // SaveTrack writes what a track of the investigation found.
@@ -204,6 +312,15 @@ func (s *Store) SaveLease(ctx context.Context, l action.Lease) error {
 // Leases returns the leases that were not lifted, ended ones included, by end.
 func (s *Store) Leases(ctx context.Context) ([]action.Lease, error) {
 	return list[action.Lease](ctx, s, "list leases", `SELECT doc FROM leases WHERE lifted = 0 ORDER BY ends, id`)
+}
+
+// Lease returns a lease, lifted or not, if there is one.
+func (s *Store) Lease(ctx context.Context, id string) (l action.Lease, found bool, err error) {
+	l, err = one[action.Lease](ctx, s, "read lease", `SELECT doc FROM leases WHERE id = ?`, id)
+	if errors.Is(err, ErrNotFound) {
+		return l, false, nil
+	}
+	return l, err == nil, err
 }
 
 // IncidentLeases returns every lease of an incident.

@@ -129,28 +129,33 @@ func storable(args []any) []any {
 }
 
 // list reads a column of JSON documents.
-func list[T any](ctx context.Context, s *Store, doing, query string, args ...any) ([]T, error) {
+func list[T any](ctx context.Context, s *Store, doing, query string, args ...any) (out []T, err error) {
+	err = each(ctx, s, doing, func(v T) { out = append(out, v) }, query, args...)
+	return out, err
+}
+
+// each calls take with each JSON document of a column.
+func each[T any](ctx context.Context, s *Store, doing string, take func(T), query string, args ...any) error {
 	rows, err := s.db.QueryContext(ctx, s.sql(query), storable(args)...)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", doing, err)
+		return fmt.Errorf("%s: %w", doing, err)
 	}
 	defer rows.Close()
-	var out []T
 	for rows.Next() {
 		var text []byte
 		var v T
 		if err := rows.Scan(&text); err != nil {
-			return nil, fmt.Errorf("%s: %w", doing, err)
+			return fmt.Errorf("%s: %w", doing, err)
 		}
 		if err := json.Unmarshal(text, &v); err != nil {
-			return nil, fmt.Errorf("%s: %w", doing, err)
+			return fmt.Errorf("%s: %w", doing, err)
 		}
-		out = append(out, v)
+		take(v)
 	}
 	if err := rows.Err(); err != nil {
-		return nil, fmt.Errorf("%s: %w", doing, err)
+		return fmt.Errorf("%s: %w", doing, err)
 	}
-	return out, nil
+	return nil
 }
 
 // one reads one JSON document, or returns ErrNotFound.
@@ -165,6 +170,9 @@ func one[T any](ctx context.Context, s *Store, doing, query string, args ...any)
 	}
 	return found[0], nil
 }
+
+// named says which row is read. People name it, so that it may be anything.
+func named(doing, id string) string { return fmt.Sprintf("%s %.80q", doing, id) }
 
 // encode turns a value into the text of a document column.
 func encode(v any) (string, error) {

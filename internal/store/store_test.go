@@ -66,7 +66,7 @@ func suite(t *testing.T, place func(t *testing.T) string) {
 	for name, test := range map[string]func(t *testing.T, at string){
 		"Open": testOpen, "Alerts": testAlerts, "Incidents": testIncidents, "Requests": testRequests,
 		"Rows": testRows, "Leases": testLeases, "LedgerConcurrency": testLedgerConcurrency, "LedgerTampering": testLedgerTampering,
-		"LedgerKeys": testLedgerKeys, "SignIns": testSignIns, "HostileNames": testHostileNames,
+		"LedgerKeys": testLedgerKeys, "SignIns": testSignIns, "HostileNames": testHostileNames, "AlertGroups": testAlertGroups,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, place(t)) })
 	}
@@ -149,8 +149,12 @@ func testIncidents(t *testing.T, at string) {
 	same(t, "latest first", []incident.Incident{second, first})(s.Incidents(ctx, 5))
 	same(t, "limited", []incident.Incident{second})(s.Incidents(ctx, 1))
 	same(t, "since the second, to the nanosecond", []incident.Incident{second})(s.IncidentsSince(ctx, second.Times.FirstBad))
-	if _, err := s.Incident(ctx, "INC-3"); !errors.Is(err, ErrNotFound) {
-		t.Errorf("an unknown incident gives %v, want ErrNotFound", err)
+	if err := s.SaveIncident(ctx, incident.Incident{ID: "INC-2", Key: "another session"}); err == nil {
+		t.Error("an incident took the place of another session's")
+	}
+	same(t, "the one that was there", second)(s.Incident(ctx, "INC-2"))
+	if _, err := s.Incident(ctx, "INC-3"); !errors.Is(err, ErrNotFound) || err.Error() != `read incident "INC-3": not found` {
+		t.Errorf("an unknown incident gives %v, want ErrNotFound that names it", err)
 	}
 }
 
@@ -170,7 +174,9 @@ func testAlerts(t *testing.T, at string) {
 	same(t, "finding", early)(s.Alert(ctx, "early"))
 	same(t, "of the incident, in event time", []Alert{early, late})(s.Alerts(ctx, "INC-1", 9))
 	same(t, "latest of all", []Alert{late})(s.Alerts(ctx, "", 1))
-	same(t, "since", []Alert{late})(s.AlertsSince(ctx, late.Finding.Time))
+	var since []Alert
+	must(t, s.EachAlertSince(ctx, late.Finding.Time, func(a Alert) { since = append(since, a) }))
+	same(t, "since", []Alert{late})(since, nil)
 	same(t, "of no incident", []Alert(nil))(s.Alerts(ctx, "INC-2", 9))
 }
 
@@ -318,4 +324,21 @@ func testHostileNames(t *testing.T, at string) {
 		}
 	}
 	same(t, "records in the chain", int64(6))(s.VerifyLedger(ctx))
+}
+
+// Evidence sealed again, after further findings, has a manifest of its own: whoever takes the last one has the newest.
+func TestNewestEvidenceIsLast(t *testing.T) {
+	s, err := Open(t.Context(), filepath.Join(t.TempDir(), "store.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	at := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	older := incident.EvidenceItem{SHA256: "ff", Name: "manifest.json", At: at}
+	newer := incident.EvidenceItem{SHA256: "00", Name: "manifest.json", At: at.Add(time.Minute)}
+	events := incident.EvidenceItem{SHA256: "88", Name: "events.jsonl", At: at.Add(time.Hour)}
+	if err := errors.Join(s.AddEvidence(t.Context(), "INC-1", newer), s.AddEvidence(t.Context(), "INC-1", older), s.AddEvidence(t.Context(), "INC-1", events)); err != nil {
+		t.Fatal(err)
+	}
+	same(t, "evidence", []incident.EvidenceItem{events, older, newer})(s.Evidence(t.Context(), "INC-1"))
 }

@@ -53,11 +53,14 @@ func Open(ctx context.Context, nc *nats.Conn, o Options) (*Log, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open event log: %w", err)
 	}
+	if err := checkPartitions(ctx, js, o.Partitions); err != nil {
+		return nil, fmt.Errorf("open event log: %w", err)
+	}
 	l := &Log{nc: nc, js: js, options: o}
 	l.events, err = js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
 		Name: eventsStream, Subjects: []string{eventsSubject + "*"}, Storage: jetstream.FileStorage, Replicas: o.Replicas,
 		Retention: jetstream.LimitsPolicy, Discard: jetstream.DiscardOld, MaxAge: o.MaxAge, MaxBytes: o.MaxBytes, Duplicates: duplicates,
-		AllowDirect: true, Metadata: map[string]string{"partitions": fmt.Sprint(o.Partitions)},
+		AllowDirect: true, Metadata: map[string]string{partitionsKey: fmt.Sprint(o.Partitions)},
 	})
 	if err != nil {
 		return nil, fmt.Errorf("open event log: %w", err)
@@ -74,6 +77,26 @@ func Open(ctx context.Context, nc *nats.Conn, o Options) (*Log, error) {
 		return nil, fmt.Errorf("open snapshots: %w", err)
 	}
 	return l, nil
+}
+
+// partitionsKey is where the stream says how many partitions its events were spread over.
+const partitionsKey = "partitions"
+
+// checkPartitions refuses another number of partitions than the stored events have: fewer would leave some unread, and with any
+// other an agent's next events would go to a shard that knows nothing of it.
+func checkPartitions(ctx context.Context, js jetstream.JetStream, want int) error {
+	events, err := js.Stream(ctx, eventsStream)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("read settings: %w", err)
+	}
+	info := events.CachedInfo()
+	if have := info.Config.Metadata[partitionsKey]; info.State.LastSeq > 0 && have != "" && have != fmt.Sprint(want) {
+		return fmt.Errorf("it holds events in %s partitions, and %d are configured; set nats.partitions to %s, or start with an empty log", have, want, have)
+	}
+	return nil
 }
 
 // Close closes the connection.
@@ -157,7 +180,11 @@ func message(msg jetstream.Msg) (Message, error) {
 	if err != nil {
 		return Message{}, fmt.Errorf("read message: %w", err)
 	}
-	return Message{Sequence: meta.Sequence.Stream, Data: msg.Data(), Stored: meta.Timestamp, Pending: meta.NumPending}, nil
+	return stored(msg, meta), nil
+}
+
+func stored(msg jetstream.Msg, meta *jetstream.MsgMetadata) Message {
+	return Message{Sequence: meta.Sequence.Stream, Data: msg.Data(), Stored: meta.Timestamp, Pending: meta.NumPending}
 }
 
 // Read returns the stored batch at a sequence. A batch that retention removed is an error.
@@ -177,14 +204,34 @@ func (l *Log) PublishFinding(ctx context.Context, id string, data []byte) error 
 	return nil
 }
 
-// retry is how long a finding waits that could not be handled.
-const retry = 2 * time.Second
+// A finding that could not be handled comes again after retry, and then after twice as long each time, up to maxRetry.
+const (
+	retry    = 2 * time.Second
+	maxRetry = time.Minute
+)
+
+// maxWaiting is how many findings wait to come again before no new one is taken. One incident's may wait for their workflow, and must
+// not keep those of others from theirs.
+const maxWaiting = 1024
+
+// again is how long a finding waits that was delivered so often.
+func again(delivered uint64) time.Duration {
+	return min(maxRetry, retry<<min(max(delivered, 1)-1, 10))
+}
+
+// Permanent is an error of what a finding is and not of the moment: nothing is gained by taking it again.
+type Permanent struct{ Err error }
+
+func (p *Permanent) Error() string { return p.Err.Error() }
+
+// Unwrap returns what is wrong with the finding.
+func (p *Permanent) Unwrap() error { return p.Err }
 
 // HandleFindings calls fn with each finding that no earlier call handled, in order, until the context ends. A finding whose fn
-// fails comes again, and report is told why.
+// fails comes again, unless the error is Permanent, and report is told why.
 func (l *Log) HandleFindings(ctx context.Context, fn func(context.Context, Message) error, report func(error)) error {
 	consumer, err := l.findings.CreateOrUpdateConsumer(ctx, jetstream.ConsumerConfig{
-		Durable: "respond", AckPolicy: jetstream.AckExplicitPolicy, MaxAckPending: 64, AckWait: time.Minute,
+		Durable: "respond", AckPolicy: jetstream.AckExplicitPolicy, MaxAckPending: maxWaiting, AckWait: time.Minute,
 	})
 	if err != nil {
 		return fmt.Errorf("handle findings: %w", err)
@@ -203,18 +250,25 @@ func (l *Log) HandleFindings(ctx context.Context, fn func(context.Context, Messa
 		case err != nil:
 			return fmt.Errorf("handle findings: %w", err)
 		}
-		m, err := message(msg)
-		if err == nil {
-			err = fn(ctx, m)
-		}
-		if err == nil {
-			err = msg.DoubleAck(ctx)
-		} else {
-			err = errors.Join(err, msg.NakWithDelay(retry))
-		}
-		if err != nil && ctx.Err() == nil {
+		if err := handle(ctx, msg, fn); err != nil && ctx.Err() == nil {
 			report(err)
 		}
+	}
+}
+
+func handle(ctx context.Context, msg jetstream.Msg, fn func(context.Context, Message) error) error {
+	meta, err := msg.Metadata()
+	if err != nil {
+		return errors.Join(fmt.Errorf("read message: %w", err), msg.Term())
+	}
+	var permanent *Permanent
+	switch err := fn(ctx, stored(msg, meta)); {
+	case err == nil:
+		return msg.DoubleAck(ctx)
+	case errors.As(err, &permanent):
+		return errors.Join(err, msg.Term())
+	default:
+		return errors.Join(err, msg.NakWithDelay(again(meta.NumDelivered)))
 	}
 }
 

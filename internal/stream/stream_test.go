@@ -116,6 +116,30 @@ func TestLogSurvivesRestart(t *testing.T) {
 	check(log)
 }
 
+// Events are found in the partitions that they were written to; a log that was configured otherwise must not be opened and half read.
+func TestPartitionsDoNotChange(t *testing.T) {
+	server, log := start(t, t.TempDir(), 8)
+	reopen := func(partitions int) string {
+		nc, err := server.Connect()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer nc.Close()
+		_, err = Open(t.Context(), nc, Options{Partitions: partitions, Replicas: 1, MaxAge: time.Hour, MaxBytes: 1 << 30})
+		return fmt.Sprint(err)
+	}
+	got := []string{reopen(6), reopen(8)} // nothing is in it yet
+	if err := log.Append(t.Context(), 7, "id", []byte("m")); err != nil {
+		t.Fatal(err)
+	}
+	got = append(got, reopen(4), reopen(16), reopen(8))
+	const refusal = "open event log: it holds events in 8 partitions, and %d are configured; set nats.partitions to 8, or start with an empty log"
+	want := []string{"<nil>", "<nil>", fmt.Sprintf(refusal, 4), fmt.Sprintf(refusal, 16), "<nil>"}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
 func TestFollowWaits(t *testing.T) {
 	log := newLog(t, 1)
 	idle := 0
@@ -134,6 +158,49 @@ func TestFollowWaits(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	if err := log.Follow(ctx, 0, 1, nil, func() error { cancel(); return nil }); !errors.Is(err, context.Canceled) {
 		t.Errorf("Follow = %v after its context ended", err)
+	}
+}
+
+// A finding that can never be handled is reported once and does not come again.
+func TestPermanentFindings(t *testing.T) {
+	log := newLog(t, 1)
+	const bad = maxWaiting / 8
+	for i := range bad {
+		if err := log.PublishFinding(t.Context(), fmt.Sprint(i), []byte("bad")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := log.PublishFinding(t.Context(), "good", []byte("good")); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	reported := 0
+	handle := func(_ context.Context, m Message) error {
+		if string(m.Data) == "good" {
+			cancel()
+			return nil
+		}
+		return &Permanent{errors.New("it is no finding")}
+	}
+	_ = log.HandleFindings(ctx, handle, func(error) { reported++ })
+	if !errors.Is(ctx.Err(), context.Canceled) || reported != bad {
+		t.Errorf("%d of %d are reported, then the good one came: %v", reported, bad, ctx.Err())
+	}
+	info, err := log.findings.Consumer(t.Context(), "respond")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := info.CachedInfo().NumAckPending; n > bad/2 {
+		t.Errorf("%d findings wait to come again, want none but those whose answers are under way", n)
+	}
+}
+
+func TestAgain(t *testing.T) {
+	for delivered, want := range map[uint64]time.Duration{0: retry, 1: retry, 2: 2 * retry, 3: 4 * retry, 9: maxRetry, 1 << 60: maxRetry} {
+		if got := again(delivered); got != want {
+			t.Errorf("again(%d) = %s, want %s", delivered, got, want)
+		}
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"reflect"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 
 	"go.yaml.in/yaml/v3"
@@ -29,6 +30,52 @@ func YAML(file string, text []byte, into any) error {
 	}
 	if err := decoder.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
 		return fmt.Errorf("%s: holds more than one document", file)
+	}
+	return nil
+}
+
+// Node decodes a part of a file into a pointer to a struct as YAML does the whole, which yaml.Node.Decode does not: it takes unknown keys.
+func Node(file string, node *yaml.Node, into any) error {
+	for i := 0; i+1 < len(node.Content) && node.Kind == yaml.MappingNode; i += 2 {
+		if key := node.Content[i]; !slices.Contains(Keys(reflect.TypeOf(into)), key.Value) {
+			return Explain(file, fmt.Errorf("line %d: field %s not found in type %s", key.Line, key.Value, reflect.TypeOf(into).Elem()), reflect.TypeOf(into))
+		}
+	}
+	if err := node.Decode(into); err != nil {
+		return Explain(file, err, reflect.TypeOf(into))
+	}
+	return nil
+}
+
+// Place names the file and, where the file has it, the line of the value at a dotted path of keys and list positions. Where the file
+// has only a part of the path, that part's line is the nearest.
+func Place(file string, text []byte, field string) string {
+	var document yaml.Node
+	if yaml.Unmarshal(text, &document) != nil || len(document.Content) == 0 {
+		return file
+	}
+	node, place := document.Content[0], file
+	for _, key := range strings.Split(field, ".") {
+		if node = child(node, key); node == nil {
+			break
+		}
+		place = fmt.Sprintf("%s:%d", file, node.Line)
+	}
+	return place
+}
+
+func child(node *yaml.Node, key string) *yaml.Node {
+	switch node.Kind {
+	case yaml.MappingNode:
+		for i := 0; i+1 < len(node.Content); i += 2 {
+			if node.Content[i].Value == key {
+				return node.Content[i+1]
+			}
+		}
+	case yaml.SequenceNode:
+		if i, err := strconv.Atoi(key); err == nil && i >= 0 && i < len(node.Content) {
+			return node.Content[i]
+		}
 	}
 	return nil
 }
@@ -133,8 +180,11 @@ func collect(t reflect.Type, keys map[string][]string) {
 	}
 }
 
-// Keys lists the YAML keys of a struct type.
+// Keys lists the YAML keys of a struct type, or of what a pointer to one points at.
 func Keys(t reflect.Type) []string {
+	if t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
 	keys := make(map[string][]string)
 	collect(t, keys)
 	return keys[t.String()]

@@ -56,3 +56,18 @@ func TestSuggest(t *testing.T) {
 		}
 	}
 }
+
+func TestPlace(t *testing.T) {
+	const text = "a: 1\nlist:\n  - x: 2\n  - y: 3\n"
+	for field, want := range map[string]string{
+		"a": "f.yaml:1", "list": "f.yaml:3", "list.1.y": "f.yaml:4", "list.1.z": "f.yaml:4", "list.-1": "f.yaml:3", "list.2": "f.yaml:3",
+		"a.b": "f.yaml:1", "gone": "f.yaml", "": "f.yaml",
+	} {
+		if got := strict.Place("f.yaml", []byte(text), field); got != want {
+			t.Errorf("%q is at %s, want %s", field, got, want)
+		}
+	}
+	if got := strict.Place("f.yaml", nil, "a"); got != "f.yaml" {
+		t.Errorf("in an empty file it is at %s", got)
+	}
+}

@@ -1,0 +1,46 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/tocsin-dr/tocsin/detect"
+	"github.com/tocsin-dr/tocsin/internal/app"
+	"github.com/tocsin-dr/tocsin/internal/event"
+	"github.com/tocsin-dr/tocsin/internal/pipeline"
+)
+
+// history names where past events come from: recorded files, or the event log of an installation.
+type history struct {
+	Files  []string      `arg:"" optional:"" type:"existingfile" help:"Captures (recorded OTLP requests) or canonical events in JSON lines, in the order in which they happened."`
+	Config string        `type:"existingfile" help:"Read the event log of this configuration instead of files."`
+	Data   string        `type:"existingdir" help:"Read the event log in this data directory instead of files, while no Tocsin runs on it."`
+	Spread time.Duration `help:"Lay the sessions of captures out in time, one after the other at this distance, so that baselines learn."`
+}
+
+// read hands over the events in order.
+func (h *history) read(ctx context.Context, std *stdio, set *detect.Set, fn func(*event.Event) error) error {
+	if h.Config != "" || h.Data != "" {
+		cfg, err := app.ReadConfig(h.Config, h.Data)
+		if err != nil {
+			return err
+		}
+		return app.ReadLog(ctx, cfg, fn)
+	}
+	if len(h.Files) == 0 {
+		return errors.New("name files to read, or the event log with --data or --config")
+	}
+	requests, err := readFiles(h.Files, h.Spread)
+	if err != nil {
+		return err
+	}
+	r, err := app.NewReplay(set, pipeline.Options{})
+	if err != nil {
+		return err
+	}
+	r.OnRejected = func(item, reason string) { fmt.Fprintf(std.err, "tocsin: rejected %s: %s\n", item, visible(reason)) }
+	r.OnProgress = progress(std.err)
+	return r.Decode(ctx, requests, fn)
+}

@@ -1,0 +1,49 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/tocsin-dr/tocsin/internal/event"
+)
+
+type rulesBenchCmd struct {
+	history
+	ruleSource
+	For time.Duration `default:"2s" help:"How long to measure."`
+	Top int           `default:"20" help:"How many of the costliest rules to show."`
+}
+
+// Run implements the command.
+func (c *rulesBenchCmd) Run(ctx context.Context, std *stdio) error {
+	set, err := c.ruleSource.read()
+	if err != nil {
+		return err
+	}
+	var events []event.Event
+	if err := c.history.read(ctx, std, set, func(e *event.Event) error { events = append(events, *e); return nil }); err != nil {
+		return err
+	}
+	report := set.Bench(events, c.For, time.Now)
+	if c.JSON {
+		return printJSON(std.out, report)
+	}
+	fmt.Fprintf(std.out, "%.0f events/s on one core with %d rules, over %d events; %.1f rules are asked about an event\n\n", report.PerSecond, report.Rules, report.Events, report.Candidates)
+	rows := report.ByRule[:min(c.Top, len(report.ByRule))]
+	return table(std.out, "RULE\tASKED\tMATCHED\tµS AN ASK\tFOUND BY", len(rows), "no rules", func(w io.Writer, n int) {
+		r := rows[n]
+		each, by := 0.0, ""
+		if r.Asked > 0 {
+			each = 1e6 * r.Seconds / float64(r.Asked)
+		}
+		for i, condition := range r.Conditions {
+			if i > 0 {
+				by += "; "
+			}
+			by += condition.String()
+		}
+		fmt.Fprintf(w, "%s\t%d\t%d\t%.1f\t%s\n", r.Rule, r.Asked, r.Matched, each, visible(by))
+	})
+}

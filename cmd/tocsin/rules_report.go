@@ -1,0 +1,45 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+
+	"github.com/tocsin-dr/tocsin/internal/measure"
+)
+
+type rulesReportCmd struct{ server }
+
+// Run implements the command.
+func (c *rulesReportCmd) Run(ctx context.Context, std *stdio) error {
+	var all []measure.RuleReport
+	if err := c.call(ctx, http.MethodGet, "/api/v1/rules", nil, &all); err != nil {
+		return err
+	}
+	if c.JSON {
+		return printJSON(std.out, all)
+	}
+	return table(std.out, "RULE\tLANE\tFIRED\tSUPPRESSED\tERRORS\tFALSE\tJUDGED EVENTS\tLAST FIRED\tTESTS", len(all), "no rules", func(w io.Writer, n int) {
+		r := all[n]
+		last, wrong := "never", fmt.Sprintf("of %d", r.Judged())
+		if !r.Stats.LastFired.IsZero() {
+			last = r.Stats.LastFired.UTC().Format("2006-01-02 15:04")
+		}
+		if share, known := r.FalsePositives(); known {
+			wrong = fmt.Sprintf("%.0f%% of %d", 100*share, r.Judged())
+		}
+		fmt.Fprintf(w, "%s\t%s\t%d\t%d\t%d\t%s\t%d\t%s\t%d\n", r.ID, r.Lane, r.Stats.Fired, r.Stats.Suppressed, r.Stats.Errors, wrong, r.Stats.Judged, last, r.Tests)
+	})
+}
+
+type rulesReloadCmd struct{ server }
+
+// Run implements the command.
+func (c *rulesReloadCmd) Run(ctx context.Context, std *stdio) error {
+	if err := c.call(ctx, http.MethodPost, "/api/v1/rules/reload", nil, nil); err != nil {
+		return err
+	}
+	fmt.Fprintln(std.out, "The rules were read again and are in force.")
+	return nil
+}

@@ -1,0 +1,169 @@
+package detect
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"go.yaml.in/yaml/v3"
+
+	"github.com/tocsin-dr/tocsin/internal/event"
+)
+
+// Limits on a draft: a test is read by people.
+const (
+	maxDraftEvents = 40
+	maxDraftText   = 2000 // bytes of one text in it
+)
+
+// Draft writes a rule file for one event of a session: an expression that holds on the event, a test that fires on the session up to
+// it, and a near miss, the same session without it. Everything in it is for its author to sharpen. The events must be checked; their
+// provenance must be set.
+func Draft(id string, session []event.Event, on *event.Event) ([]byte, error) {
+	var before []event.Event
+	for _, e := range session {
+		if e.ID != on.ID && e.Kind != event.KindOther && !e.Time.After(on.Time) {
+			before = append(before, e)
+		}
+	}
+	before = before[max(0, len(before)-maxDraftEvents):]
+	start := on.Time
+	if len(before) > 0 {
+		start = before[0].Time
+	}
+	entries := make([]*yaml.Node, 0, len(before))
+	for i := range before {
+		entries = append(entries, draftEvent(&before[i], start))
+	}
+	last := draftEvent(on, start)
+	near := entries
+	if len(near) == 0 {
+		near = []*yaml.Node{mapping(text("kind"), text(string(event.KindOther)))}
+	}
+	doc := mapping(
+		text("id"), text(id), text("version"), text("0.1.0"), text("title"), text(draftTitle(on)),
+		text("severity"), text("medium"), text("confidence"), text("low"), text("lane"), text("shadow"),
+		text("on"), flow(text(string(on.Kind))), text("when"), literalText(draftWhen(on)), text("suppress"), text("10m"),
+		text("tags"), mapping(text("asi"), flow(text("ASI02"))), text("capture"), text(draftCapture(on)),
+		text("triage"), text("Say what to look at first, and what tells the attack from the harmless case."),
+		text("false_positives"), flow(text("Say what will look the same and is harmless.")),
+		text("tests"), sequence(
+			mapping(text("name"), text("as it happened"), text("fires"), text("1"), text("events"), sequence(append(slices.Clone(entries), last)...)),
+			mapping(text("name"), text("the session without it"), text("fires"), text("0"), text("events"), sequence(near...)),
+		),
+	)
+	return yaml.Marshal(doc)
+}
+
+func draftTitle(e *event.Event) string {
+	if e.Tool != nil {
+		return "Call of " + word(e.Tool.Name)
+	}
+	return "Event of kind " + string(e.Kind)
+}
+
+// draftWhen names what is telling about the event: its tool, where data went and whether the user asked for that.
+func draftWhen(e *event.Event) string {
+	var terms []string
+	if t := e.Tool; t != nil {
+		terms = append(terms, fmt.Sprintf("tool.name == %q", word(t.Name)))
+		if t.Effect != "" {
+			terms = append(terms, fmt.Sprintf("tool.effect == %q", t.Effect))
+		}
+		seen := make(map[event.Provenance]bool)
+		for _, a := range t.Args {
+			if (a.Provenance == event.ProvenanceToolOutput || a.Provenance == event.ProvenanceNowhere) && !seen[a.Provenance] {
+				seen[a.Provenance] = true
+				terms = append(terms, fmt.Sprintf("arg_from(%q)", a.Provenance))
+			}
+		}
+	}
+	if e.Outcome != "" {
+		terms = append(terms, fmt.Sprintf("outcome == %q", e.Outcome))
+	}
+	if len(terms) == 0 {
+		terms = append(terms, fmt.Sprintf("kind == %q", e.Kind))
+	}
+	return strings.Join(terms, " &&\n") + "\n"
+}
+
+func draftCapture(e *event.Event) string {
+	if e.Tool != nil && len(e.Tool.Args) > 0 {
+		return "arguments"
+	}
+	return "metadata"
+}
+
+// draftEvent is an event in the short form of tests.
+func draftEvent(e *event.Event, start time.Time) *yaml.Node {
+	n := mapping(text("at"), text(e.Time.Sub(start).Round(time.Millisecond).String()), text("kind"), text(string(e.Kind)))
+	n.Style = yaml.FlowStyle
+	add := func(key, value string) {
+		if value != "" {
+			n.Content = append(n.Content, text(key), quoted(value))
+		}
+	}
+	if t := e.Tool; t != nil {
+		add("tool", word(t.Name))
+		add("server", word(t.Server))
+		if args := draftArgs(t.Args); len(args.Content) > 0 {
+			n.Content = append(n.Content, text("args"), args)
+		}
+		add("result", t.Result.Text)
+	}
+	for _, c := range e.Content {
+		if c.Text != "" {
+			add("text", c.Text)
+			break
+		}
+	}
+	add("outcome", string(e.Outcome))
+	add("error", e.Error)
+	if e.Model != nil {
+		add("model", word(e.Model.Name))
+	}
+	return n
+}
+
+func draftArgs(args []event.Arg) *yaml.Node {
+	n := mapping()
+	n.Style = yaml.FlowStyle
+	for _, a := range args {
+		n.Content = append(n.Content, quoted(a.Path), quoted(a.Value))
+	}
+	return n
+}
+
+// word keeps of a name what an expression's text can hold without surprises.
+func word(name string) string {
+	return strings.Map(func(r rune) rune {
+		if r < ' ' || r == '"' || r == '\\' || r > 0x2fff {
+			return '_'
+		}
+		return r
+	}, name)
+}
+
+func text(s string) *yaml.Node { return &yaml.Node{Kind: yaml.ScalarNode, Value: s} }
+
+func quoted(s string) *yaml.Node {
+	s = strings.ToValidUTF8(s[:min(len(s), maxDraftText)], "")
+	return &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str", Style: yaml.DoubleQuotedStyle, Value: s}
+}
+
+func literalText(s string) *yaml.Node {
+	return &yaml.Node{Kind: yaml.ScalarNode, Style: yaml.LiteralStyle, Value: s}
+}
+
+func mapping(content ...*yaml.Node) *yaml.Node {
+	return &yaml.Node{Kind: yaml.MappingNode, Content: content}
+}
+
+func sequence(content ...*yaml.Node) *yaml.Node {
+	return &yaml.Node{Kind: yaml.SequenceNode, Content: content}
+}
+
+func flow(content ...*yaml.Node) *yaml.Node {
+	return &yaml.Node{Kind: yaml.SequenceNode, Style: yaml.FlowStyle, Content: content}
+}

@@ -1,0 +1,439 @@
+package detect
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/expr-lang/expr/vm"
+
+	"github.com/tocsin-dr/tocsin/internal/event"
+)
+
+// maxChain bounds how many findings may follow from each other on one event, so that rules on findings can't feed each other for ever.
+const maxChain = 4
+
+// canaryEvery is the share of events on which every rule is asked, to show that the index leaves out none that would have matched.
+const canaryEvery = 1024
+
+// Evaluate runs the rules that could match this event, then those that look at findings on what was raised: by these rules, or by
+// others before (a baseline). It returns what its rules raised. Each rule sees the event whatever the others do: one whose expression
+// fails, that had to forget keys, or that left out a late event raises a finding about itself, at most one an hour of event time.
+func (s *Set) Evaluate(env *Env, e *event.Event, st *State, raised ...Finding) []Finding {
+	st.Watermark = later(st.Watermark, e.Time)
+	st.Events++
+	env.tables = s.tables
+	var out []Finding
+	for _, c := range s.timed {
+		out = append(out, c.elapsed(st)...)
+	}
+	out = s.consider(env, e, e.Kind, st, "", out)
+	if len(s.byKind[KindFinding]) == 0 {
+		return out
+	}
+	queue := slices.Concat(out, raised)
+	for range maxChain {
+		before := len(out)
+		for i := range queue {
+			out = s.chained(env, e, st, &queue[i], out)
+		}
+		queue = slices.Clone(out[before:])
+	}
+	env.Finding = FindingEnv{}
+	return out
+}
+
+// chained runs the rules on findings on one of them. A rule does not look at its own.
+func (s *Set) chained(env *Env, e *event.Event, st *State, f *Finding, out []Finding) []Finding {
+	if f.Source == SourceHealth {
+		return out
+	}
+	env.Finding = FindingEnv{Rule: f.Rule, Source: string(f.Source), Severity: string(f.Severity), Lane: string(f.Lane), Risk: f.Risk}
+	return s.consider(env, e, KindFinding, st, f.Rule, out)
+}
+
+// consider judges the rules that could match, but for one, and adds what they raise. Now and then it judges all.
+func (s *Set) consider(env *Env, e *event.Event, kind event.Kind, st *State, but string, out []Finding) []Finding {
+	if env.asked != s.index {
+		env.asked, env.probe = s.index, s.index.newProbe()
+	}
+	places := s.index.candidates(env, kind, env.probe)
+	done := env.probe.done
+	if st.Events%canaryEvery == 0 {
+		return s.canary(env, e, kind, st, but, out, slices.Clone(places), done)
+	}
+	for _, at := range places {
+		if c := s.rules[at]; c.ID != but {
+			done = env.completeMore(c.needs, done)
+			out = append(out, c.judge(env, e, kind, st)...)
+		}
+	}
+	return out
+}
+
+// canary judges every rule, and speaks of those that match though the index left them out.
+func (s *Set) canary(env *Env, e *event.Event, kind event.Kind, st *State, but string, out []Finding, places []int, done lazy) []Finding {
+	for _, c := range s.byKind[kind] {
+		if c.ID == but {
+			continue
+		}
+		stats := st.stats(c.ID)
+		before := stats.Matched
+		done = env.completeMore(c.needs, done)
+		out = append(out, c.judge(env, e, kind, st)...)
+		if _, found := slices.BinarySearch(places, c.place); !found && stats.Matched > before {
+			stats.Missed++
+			if h := c.health(e, st, "missed", "was nearly overlooked", "The rule matches an event that the index of rules would have kept from it. This is a defect of Tocsin; please report the rule."); h != nil {
+				out = append(out, *h)
+			}
+		}
+	}
+	return out
+}
+
+// judge evaluates one rule on one event and speaks of what went wrong with it.
+func (c *compiled) judge(env *Env, e *event.Event, kind event.Kind, st *State) (out []Finding) {
+	stats := st.stats(c.ID)
+	evicted, late := stats.Evicted, stats.Late
+	stats.Judged++
+	f, err := c.evaluate(env, e, kind, st)
+	if f != nil {
+		out = append(out, *f)
+	}
+	trouble := func(name, title, reason string) {
+		if h := c.health(e, st, name, title, reason); h != nil {
+			out = append(out, *h)
+		}
+	}
+	if err != nil {
+		stats.Errors++
+		trouble("error", "fails and is blind to some events", "The rule's expression failed on this event, which it therefore did not judge: "+firstLine(err))
+	}
+	if n := stats.Evicted - evicted; n > 0 {
+		trouble("evicted", "forgets", fmt.Sprintf("The rule's table of keys was full, and it gave up the %d that were silent longest.", n))
+	}
+	if stats.Late > late && c.Late == "report" {
+		trouble("late", "leaves out late events", fmt.Sprintf("The event is more than %s older than the newest of its class, and the rule does not count such events.", c.Lateness))
+	}
+	return out
+}
+
+func (c *compiled) evaluate(env *Env, e *event.Event, kind event.Kind, st *State) (*Finding, error) {
+	if c.stateful() && st.Watermark.Sub(e.Time) > c.Lateness {
+		st.stats(c.ID).Late++
+		if c.Late == "report" {
+			return nil, nil
+		}
+	}
+	switch {
+	case c.Sequence != nil:
+		return c.sequence(env, e, kind, st)
+	case c.Absence != nil:
+		return c.absence(env, e, kind, st)
+	}
+	if ok, err := c.matches(env, e, st, c.when); err != nil || !ok {
+		return nil, err
+	}
+	if !c.stateful() {
+		return c.single(env, e, st)
+	}
+	key, ok, err := c.key(env, e, st, c.by)
+	if err != nil || !ok {
+		return nil, err
+	}
+	if c.FirstSeen != nil {
+		return c.firstSeen(env, e, st, key)
+	}
+	return c.window(env, e, st, key)
+}
+
+func (c *compiled) stateful() bool { return c.Operator() != "match" && c.Deviation == nil }
+
+// matches reports whether an expression holds on the event, and no exception covers it.
+func (c *compiled) matches(env *Env, e *event.Event, st *State, when *vm.Program) (bool, error) {
+	held, err := eval[bool](st, when, env)
+	if err != nil || !held {
+		return false, err
+	}
+	covered, err := c.excepted(env, e, st)
+	if err != nil || covered {
+		return false, err
+	}
+	st.stats(c.ID).Matched++
+	return true, nil
+}
+
+// eval runs a program and insists on the type of its result.
+func eval[T any](st *State, program *vm.Program, env *Env) (zero T, err error) {
+	v, err := st.vm.Run(program, env)
+	if err != nil {
+		return zero, err
+	}
+	t, ok := v.(T)
+	if !ok {
+		return zero, fmt.Errorf("result is a %T", v)
+	}
+	return t, nil
+}
+
+// key is what the operator holds state for. It is not ok for an event whose text to split by is empty.
+func (c *compiled) key(env *Env, e *event.Event, st *State, by *vm.Program) (key string, ok bool, err error) {
+	text := ""
+	if by != nil {
+		if text, err = eval[string](st, by, env); err != nil || text == "" {
+			return "", false, err
+		}
+	}
+	switch c.Key {
+	case "session":
+		return hashKey(e.Tenant, e.Agent.ID, e.Session.ID, text), true, nil
+	case "agent":
+		return hashKey(e.Tenant, e.Agent.ID, text), true, nil
+	}
+	return hashKey(e.Tenant, text), true, nil
+}
+
+// single fires a rule that looks at one event at a time.
+func (c *compiled) single(env *Env, e *event.Event, st *State) (*Finding, error) {
+	if c.Deviation != nil && !(env.Baseline.Ready && env.Baseline.P <= c.Deviation.P) {
+		return nil, nil
+	}
+	key, _, err := c.key(env, e, st, nil)
+	reason := describe(e)
+	if c.Deviation != nil {
+		reason += fmt.Sprintf(" The agent's baseline gives it p = %.2g.", env.Baseline.P)
+	}
+	return c.fire(e, st, key+c.target(e), []hit{hitOf(e)}, reason), err
+}
+
+func hitOf(e *event.Event) hit { return hit{At: e.Time, Event: e.ID, Session: e.Session.ID} }
+
+// target is what an event's effect is on, where the silence is for that.
+func (c *compiled) target(e *event.Event) string {
+	if e.Tool == nil || c.SuppressBy == "key" {
+		return ""
+	}
+	parts := []string{e.Tool.Server, e.Tool.Name, e.Tool.Path, e.Tool.URL, e.Tool.Command}
+	for _, d := range e.Destinations {
+		parts = append(parts, d.Kind, d.Value)
+	}
+	return hashKey(parts...)
+}
+
+// window adds an event to a counting operator's window.
+func (c *compiled) window(env *Env, e *event.Event, st *State, key string) (*Finding, error) {
+	h := hitOf(e)
+	switch {
+	case c.Distinct != nil:
+		text, err := eval[string](st, c.of, env)
+		if err != nil || text == "" {
+			return nil, err
+		}
+		h.Value = hashKey(text)
+	case c.Sum != nil:
+		n, err := eval[float64](st, c.of, env)
+		if err != nil || !(n > 0) {
+			return nil, err
+		}
+		h.N = n
+	case c.Rate != nil:
+		h.N = 1
+	case c.RiskThreshold != nil:
+		h.N, h.Value = float64(env.Finding.Risk), env.Finding.Rule
+	}
+	g := st.group(c, key, e.Time)
+	hits := c.full(g, h)
+	st.memory(c).settle(g)
+	if hits == nil {
+		return nil, nil
+	}
+	f := c.fire(e, st, key, hits, c.describeWindow(hits))
+	if f != nil {
+		f.Approximate = g.Merged
+	}
+	return f, nil
+}
+
+// full adds a hit and returns the hits that make the operator fire, or nil.
+func (c *compiled) full(g *group, h hit) []hit {
+	switch {
+	case c.Count != nil:
+		if i := g.insert(h, c.events); i >= 0 {
+			return run(g.Hits, i, c.n, c.within)
+		}
+		return nil
+	case c.Distinct != nil:
+		// Of each value the newest event is enough: windows that end before it were looked at before.
+		if i := slices.IndexFunc(g.Hits, func(o hit) bool { return o.Value == h.Value }); i >= 0 {
+			if !g.Hits[i].At.Before(h.At) {
+				return nil
+			}
+			g.Hits = slices.Delete(g.Hits, i, i+1)
+		}
+		return run(g.Hits, g.insert(h, c.events), c.n, c.within)
+	}
+	if len(g.Hits) >= c.events { // the two oldest become one, at the later of their times, which can only add to what a window holds
+		g.Hits[1].N += g.Hits[0].N
+		g.Hits, g.Merged = slices.Delete(g.Hits, 0, 1), true
+	}
+	i := g.insert(h, c.events)
+	if i < 0 {
+		return nil
+	}
+	return enough(g.Hits, i, c.within, func(hits []hit) bool {
+		sum, rules := 0.0, make(map[string]bool)
+		for _, h := range hits {
+			sum += h.N
+			rules[h.Value] = true
+		}
+		return sum >= c.sum && (c.RiskThreshold == nil || len(rules) >= c.RiskThreshold.Rules)
+	})
+}
+
+func (c *compiled) describeWindow(hits []hit) string {
+	sum := 0.0
+	for _, h := range hits {
+		sum += h.N
+	}
+	switch {
+	case c.Distinct != nil:
+		return fmt.Sprintf("%d different values within %s.", len(hits), c.within)
+	case c.Sum != nil:
+		return fmt.Sprintf("A sum of %g within %s, from %d events; the bound is %g.", sum, c.within, len(hits), c.Sum.AtLeast)
+	case c.Rate != nil:
+		return fmt.Sprintf("%g matching events within %s, more than %g for each %s.", sum, c.within, c.Rate.Above, c.Rate.Per)
+	case c.RiskThreshold != nil:
+		var rules []string
+		for _, h := range hits {
+			if !slices.Contains(rules, h.Value) {
+				rules = append(rules, h.Value)
+			}
+		}
+		slices.Sort(rules)
+		return fmt.Sprintf("Risk of %g within %s, from %d findings of %s.", sum, c.within, len(hits), strings.Join(rules, ", "))
+	}
+	return fmt.Sprintf("%d matching events within %s.", len(hits), c.within)
+}
+
+func (c *compiled) firstSeen(env *Env, e *event.Event, st *State, key string) (*Finding, error) {
+	text, err := eval[string](st, c.of, env)
+	if err != nil || text == "" {
+		return nil, err
+	}
+	g := st.group(c, key, e.Time)
+	if g.Seen == nil {
+		g.Seen = make(map[string]int64)
+	}
+	value := hashKey(text)
+	last, known := g.Seen[value]
+	fires := g.Events >= c.FirstSeen.After && (!known || e.Time.Sub(time.Unix(0, last)) >= c.within)
+	g.Events++
+	if !known && len(g.Seen) >= c.events {
+		st.stats(c.ID).Evicted++
+		delete(g.Seen, stalest(g.Seen))
+	}
+	g.Seen[value] = max(last, e.Time.UnixNano())
+	st.memory(c).settle(g)
+	if !fires {
+		return nil, nil
+	}
+	reason := fmt.Sprintf("%s The value is new in %s, after %d events.", describe(e), c.within, g.Events-1)
+	return c.fire(e, st, key+value, []hit{hitOf(e)}, reason), nil
+}
+
+// stalest returns the key with the lowest value.
+func stalest(m map[string]int64) (key string) {
+	for k, v := range m {
+		if key == "" || cmp.Or(cmp.Compare(v, m[key]), cmp.Compare(k, key)) < 0 {
+			key = k
+		}
+	}
+	return key
+}
+
+// fire returns the finding, or nil while the rule is suppressed for the key.
+func (c *compiled) fire(e *event.Event, st *State, key string, hits []hit, reason string) *Finding {
+	stats := st.stats(c.ID)
+	if !st.Allow(c.state, key, e.Time, c.Severity, c.Suppress) {
+		stats.Suppressed++
+		return nil
+	}
+	stats.Fired++
+	if e.Time.After(stats.LastFired) {
+		stats.LastFired = e.Time
+	}
+	ids := make([]string, 0, min(len(hits), MaxEvents))
+	f := c.finding(SourceRule, e, nil, reason)
+	for i, h := range hits {
+		if i < MaxEvents/2 || i >= len(hits)-MaxEvents/2 {
+			ids = append(ids, h.Event)
+		}
+		if h.Session != e.Session.ID && h.Session != "" && len(f.Sessions) < MaxSessions && !slices.Contains(f.Sessions, h.Session) {
+			f.Sessions = append(f.Sessions, h.Session)
+		}
+	}
+	f.Events, f.First, f.Chain = ids, hits[0].At, chain(e)
+	f.ID = FindingID(e.Tenant, e.Agent.Class, c.ID, ids)
+	return f
+}
+
+// describe says in a sentence of our own which event matched. Names in it may be an agent's text.
+func describe(e *event.Event) string {
+	switch ch := chain(e); {
+	case ch != nil:
+		return fmt.Sprintf("A call of %s, whose argument %s came from a tool's output and not from the user.", e.Tool.Name, ch.Arg)
+	case e.Tool != nil:
+		return fmt.Sprintf("A call of %s.", e.Tool.Name)
+	}
+	return fmt.Sprintf("One event of kind %s.", e.Kind)
+}
+
+func (c *compiled) finding(source Source, e *event.Event, ids []string, reason string) *Finding {
+	f := &Finding{
+		Source: source, Rule: c.ID, Version: c.Version, Digest: c.Digest, Library: c.version, Title: c.Title, Severity: c.Severity,
+		Confidence: c.Confidence, Risk: *c.Risk, Lane: c.Lane, Playbook: c.Playbook, Tags: c.Tags, Triage: c.Triage,
+		Tenant: e.Tenant, Sender: e.Source.Authn, Agent: e.Agent, Session: e.Session.ID, First: e.Time, Time: e.Time, Events: ids, Reason: reason,
+	}
+	if e.Tool != nil {
+		f.Tool = e.Tool.Name
+	}
+	f.ID = FindingID(e.Tenant, e.Agent.Class, c.ID, ids)
+	return f
+}
+
+// health returns a finding about the rule itself, or nil if it spoke of the same trouble within the hour.
+func (c *compiled) health(e *event.Event, st *State, trouble, title, reason string) *Finding {
+	if !st.Allow(trouble+"@"+c.ID, "", e.Time, Medium, time.Hour) {
+		return nil
+	}
+	f := c.finding(SourceHealth, e, []string{e.ID}, reason)
+	f.Title = "Rule " + c.ID + " " + title
+	f.ID = FindingID(e.Tenant, e.Agent.Class, "rule-"+trouble+"/"+c.ID, f.Events)
+	f.Severity, f.Confidence, f.Lane, f.Playbook, f.Risk = Medium, HighConfidence, Alert, "", 0
+	return f
+}
+
+// chain picks the argument whose value gave an action away: the first that came from a tool's output, one that says where data goes
+// before any other.
+func chain(e *event.Event) *Chain {
+	if e.Tool == nil {
+		return nil
+	}
+	fromOutput := func(a event.Arg) bool { return a.Provenance == event.ProvenanceToolOutput }
+	i := slices.IndexFunc(e.Tool.Args, func(a event.Arg) bool {
+		return fromOutput(a) && slices.ContainsFunc(e.Destinations, func(d event.Destination) bool { return d.Arg == a.Path })
+	})
+	if i < 0 {
+		i = slices.IndexFunc(e.Tool.Args, fromOutput)
+	}
+	if i < 0 {
+		return nil
+	}
+	a := e.Tool.Args[i]
+	return &Chain{Origin: a.Origin, Arg: a.Path, Value: a.Value, Provenance: a.Provenance}
+}
+
+// ChainOf is the chain of an event's most telling argument, or nil. Baselines' findings use it as rules' do.
+func ChainOf(e *event.Event) *Chain { return chain(e) }

@@ -1,0 +1,92 @@
+package detect
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/expr-lang/expr"
+
+	"github.com/tocsin-dr/tocsin/internal/event"
+	"github.com/tocsin-dr/tocsin/internal/strict"
+)
+
+// Check refuses an exception or an overlay for a rule that is not among the rules: it would silently do nothing.
+func (l *Library) Check(rules []Rule) error {
+	known := slices.Collect(maps.Keys(l.Overlays))
+	known = slices.DeleteFunc(known, func(id string) bool { return !l.Overlays[id].Disabled })
+	for i := range rules {
+		known = append(known, rules[i].ID)
+	}
+	var errs []error
+	for _, id := range slices.Sorted(maps.Keys(l.Overlays)) {
+		if !slices.Contains(known, id) {
+			errs = append(errs, fmt.Errorf("%s: there is no rule %q%s", overlaysFile, id, strict.Suggest(id, known)))
+		}
+	}
+	for _, x := range l.Exceptions {
+		for _, id := range x.Rules {
+			if !slices.Contains(known, id) {
+				errs = append(errs, fmt.Errorf("%s:%d: %s: rules: there is no rule %q%s", x.file, x.line, x.ID, id, strict.Suggest(id, known)))
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (c *compiled) compileExceptions(in scope) error {
+	for i := range c.library.Exceptions {
+		x := &c.library.Exceptions[i]
+		if !slices.Contains(x.Rules, c.ID) {
+			continue
+		}
+		when, err := compileExpr(x.When, scope{library: in.library, named: in.named}, expr.AsBool())
+		if err != nil {
+			return fmt.Errorf("%s:%d: %s: when: %w", x.file, x.line, x.ID, err)
+		}
+		c.exceptions = append(c.exceptions, exception{x, when})
+	}
+	return nil
+}
+
+// WithoutExceptions returns the set as it would be if there were none.
+func (s *Set) WithoutExceptions() *Set {
+	out := *s
+	out.rules, out.timed, out.byKind = nil, nil, make(map[event.Kind][]*compiled)
+	for _, c := range s.rules {
+		bare := *c
+		bare.exceptions = nil
+		out.add(&bare)
+	}
+	out.buildIndex(nil)
+	return &out
+}
+
+// Excepted returns the rules that have exceptions.
+func (s *Set) Excepted() (out []Rule) {
+	for _, c := range s.rules {
+		if len(c.exceptions) > 0 {
+			out = append(out, c.Rule)
+		}
+	}
+	return out
+}
+
+// excepted reports whether an exception in force covers the event, and counts it.
+func (c *compiled) excepted(env *Env, e *event.Event, st *State) (bool, error) {
+	for _, x := range c.exceptions {
+		if !x.inForce(e.Time) {
+			continue
+		}
+		covered, err := eval[bool](st, x.when, env)
+		if err != nil {
+			return false, fmt.Errorf("exception %s: %w", x.ID, err)
+		}
+		if covered {
+			st.Excepted[x.ID]++
+			return true, nil
+		}
+	}
+	return false, nil
+}

@@ -1,0 +1,130 @@
+package detect_test
+
+import (
+	"encoding/json"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/tocsin-dr/tocsin/detect"
+)
+
+// The explanation of the last event of a stream shows every part with its value, those that decide nothing included, and the state.
+func TestExplain(t *testing.T) {
+	for _, tc := range []struct {
+		name, detection string
+		entries         []string
+		want            string
+	}{
+		{"count", onResult + "when: tool.effect == \"egress\" && (tool.name == \"x\" || len(destinations) > 0)\ncount: {at_least: 5, within: 10m}",
+			[]string{"kind: tool.result, tool: send_mail, args: {to: a@b.example}, repeat: 5, every: 1m"}, `{
+ "rule": "example-rule",
+ "operator": "count",
+ "event": "EVENT",
+ "looks": true,
+ "parts": [
+  {
+   "name": "when",
+   "text": "tool.effect == \"egress\" && (tool.name == \"x\" || len(destinations) > 0)",
+   "value": "true",
+   "parts": [
+    {
+     "text": "tool.effect == \"egress\"",
+     "value": "true",
+     "operands": [
+      "tool.effect = \"egress\""
+     ]
+    },
+    {
+     "text": "tool.name == \"x\" || len(destinations) > 0",
+     "value": "true",
+     "parts": [
+      {
+       "text": "tool.name == \"x\"",
+       "value": "false",
+       "operands": [
+        "tool.name = \"send_mail\""
+       ]
+      },
+      {
+       "text": "len(destinations) > 0",
+       "value": "true",
+       "operands": [
+        "len(destinations) = 1"
+       ]
+      }
+     ]
+    }
+   ]
+  }
+ ],
+ "state": [
+  "count: 4 of 5 within 10m0s before this event",
+  "the oldest of them leaves the window at 2026-01-05T09:10:00Z"
+ ],
+ "fired": false
+}`},
+		{"sequence", onResult + `sequence: {within: 10m, steps: [{as: read, when: 'tool.effect == "read"'}, {as: post, when: tool.host == read.tool.host}]}`,
+			[]string{"kind: tool.result, tool: get_page, args: {url: 'https://a.example'}", "at: 1s, kind: tool.result, tool: post_note, args: {url: 'https://b.example'}"}, `{
+ "rule": "example-rule",
+ "operator": "sequence",
+ "event": "EVENT",
+ "looks": true,
+ "parts": [
+  {
+   "name": "sequence.steps.read",
+   "text": "tool.effect == \"read\"",
+   "value": "false",
+   "operands": [
+    "tool.effect = \"egress\""
+   ]
+  },
+  {
+   "name": "sequence.steps.post",
+   "text": "tool.host == read.tool.host",
+   "value": "false",
+   "operands": [
+    "tool.host = \"b.example\"",
+    "read.tool.host = \"a.example\""
+   ]
+  }
+ ],
+ "state": [
+  "step read: 1 earlier matches for this key, the newest at 2026-01-05T09:00:00Z",
+  "step post: 0 earlier matches for this key"
+ ],
+ "fired": false
+}`},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			set, events := mustLoad(t, written("example-rule", tc.detection, tc.entries...)), stream(t, tc.entries...)
+			env, st := detect.NewEnv(), detect.NewState()
+			last := len(events) - 1
+			for i := range events {
+				env.Fill(&events[i], detect.SessionFacts{}, detect.BaselineEnv{P: 1})
+				if i < last {
+					set.Evaluate(env, &events[i], st)
+				}
+			}
+			got, err := set.Explain("example-rule", env, &events[last], st)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got.Event = "EVENT"
+			text, err := json.MarshalIndent(got, "", " ")
+			if err != nil {
+				t.Fatal(err)
+			}
+			var gotAny, wantAny any
+			if err := json.Unmarshal(text, &gotAny); err != nil {
+				t.Fatal(err)
+			}
+			if err := json.Unmarshal([]byte(tc.want), &wantAny); err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(wantAny, gotAny); diff != "" {
+				t.Errorf("%s\n%s", diff, text)
+			}
+		})
+	}
+}

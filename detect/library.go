@@ -1,0 +1,297 @@
+package detect
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"path"
+	"reflect"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"go.yaml.in/yaml/v3"
+
+	"github.com/tocsin-dr/tocsin/internal/strict"
+)
+
+// Library is what rules are read against: the catalogue of tags, macros, lookup tables, and what an operator changed without
+// touching a rule. It is not changed once it is read and safe for concurrent use.
+type Library struct {
+	Catalogue  Catalogue
+	Macros     map[string]*Macro
+	Tables     map[string]*Table
+	Overlays   map[string]Overlay // by rule
+	Exceptions []Exception
+	// Texts are the files that it was read from, by the SHA-256 of each.
+	Texts map[string][]byte
+}
+
+// Digest is the SHA-256 over all files of the library; "" for an empty one. A finding carries it, because the same rule may find
+// something else with another table or overlay.
+func (l *Library) Digest() string {
+	if len(l.Texts) == 0 {
+		return ""
+	}
+	sum := sha256.Sum256([]byte(strings.Join(slices.Sorted(maps.Keys(l.Texts)), "\n")))
+	return hex.EncodeToString(sum[:])
+}
+
+// read returns a file of a directory and remembers its text; nil where there is none.
+func (l *Library) read(dir fs.FS, name string) ([]byte, error) {
+	text, err := fs.ReadFile(dir, name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	sum := sha256.Sum256(text)
+	l.Texts[hex.EncodeToString(sum[:])] = text
+	return text, nil
+}
+
+// Macro is an expression with a name, for use in rules.
+type Macro struct {
+	Expr  string `yaml:"expr"`
+	About string `yaml:"about"`
+}
+
+// Overlay changes a rule without forking it. What is not set stays as the rule says.
+type Overlay struct {
+	Params   map[string]any `yaml:"params"`
+	Lane     Lane           `yaml:"lane"`
+	Severity Severity       `yaml:"severity"`
+	Disabled bool           `yaml:"disabled"`
+}
+
+// Exception says where a rule does not apply. It is no part of the rule and survives its upgrade. The rule does not see an event
+// that an exception in force covers; State counts how often that happened.
+type Exception struct {
+	ID      string    `yaml:"id"`
+	Rules   []string  `yaml:"rules"`
+	When    string    `yaml:"when"` // over Env, like a rule's
+	Reason  string    `yaml:"reason"`
+	Owner   string    `yaml:"owner"`
+	Expires time.Time `yaml:"expires"` // the day on which it ends, in event time
+
+	file string
+	line int
+}
+
+// Param is a value of a rule that an overlay may change within its bounds.
+type Param struct {
+	Default any      `yaml:"default"` // number, text, truth value or list of texts
+	Min     *float64 `yaml:"min"`
+	Max     *float64 `yaml:"max"`
+	About   string   `yaml:"about"`
+}
+
+// The files of a directory of rules that hold no rule.
+const (
+	macrosFile     = "macros.yaml"
+	exceptionsFile = "exceptions.yaml"
+	overlaysFile   = "overlays.yaml"
+	tablesDir      = "tables"
+)
+
+func isLibraryFile(name string) bool {
+	return slices.Contains([]string{macrosFile, exceptionsFile, overlaysFile}, name) || path.Dir(name) == tablesDir
+}
+
+// ReadLibrary reads the library files at the roots of directories of rules. What a later directory defines takes the place of what
+// an earlier one did under the same name; exceptions add up. All errors are returned together.
+func ReadLibrary(dirs ...fs.FS) (*Library, error) {
+	l := &Library{
+		Catalogue: DefaultCatalogue(), Macros: make(map[string]*Macro), Tables: make(map[string]*Table), Overlays: make(map[string]Overlay),
+		Texts: make(map[string][]byte),
+	}
+	var errs []error
+	for _, dir := range dirs {
+		errs = append(errs, l.readMacros(dir), l.readTables(dir), l.readExceptions(dir))
+		overlays := make(map[string]Overlay)
+		errs = append(errs, l.readOptional(dir, overlaysFile, &overlays))
+		maps.Copy(l.Overlays, overlays)
+	}
+	return l, errors.Join(errs...)
+}
+
+// readOptional decodes a file that need not be there.
+func (l *Library) readOptional(dir fs.FS, name string, into any) error {
+	text, err := l.read(dir, name)
+	if err != nil || text == nil {
+		return err
+	}
+	if err := strict.YAML(name, text, into); err != nil && !errors.Is(err, strict.ErrEmpty) {
+		return err
+	}
+	return nil
+}
+
+func (l *Library) readMacros(dir fs.FS) error {
+	macros := make(map[string]*Macro)
+	if err := l.readOptional(dir, macrosFile, &macros); err != nil {
+		return err
+	}
+	var errs []error
+	for _, name := range slices.Sorted(maps.Keys(macros)) {
+		switch m := macros[name]; {
+		case !stepName.MatchString(name) || slices.Contains(envFields()["Env"], name):
+			errs = append(errs, fmt.Errorf("%s: %s: want a name of lower-case letters, digits and _ that no field has", macrosFile, name))
+		case m == nil || strings.TrimSpace(m.Expr) == "":
+			errs = append(errs, fmt.Errorf("%s: %s: expr is missing", macrosFile, name))
+		default:
+			l.Macros[name] = m
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(macros)) {
+		if l.Macros[name] != nil {
+			if _, err := compileExpr(name, scope{library: l, named: make(map[string]bool)}, nil); err != nil {
+				errs = append(errs, fmt.Errorf("%s: %s: %w", macrosFile, name, err))
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (l *Library) readExceptions(dir fs.FS) error {
+	var nodes []yaml.Node
+	if err := l.readOptional(dir, exceptionsFile, &nodes); err != nil {
+		return err
+	}
+	seen := make(map[string]bool)
+	var errs []error
+	for i := range nodes {
+		x := Exception{file: exceptionsFile, line: nodes[i].Line}
+		err := strict.Node(exceptionsFile, &nodes[i], &x)
+		if err == nil {
+			err = x.check(seen)
+		}
+		errs = append(errs, err)
+		l.Exceptions = append(l.Exceptions, x)
+	}
+	return errors.Join(errs...)
+}
+
+func (x *Exception) check(seen map[string]bool) error {
+	fail := func(text string, args ...any) error {
+		return fmt.Errorf("%s:%d: "+text, append([]any{x.file, x.line}, args...)...)
+	}
+	switch {
+	case !ruleID.MatchString(x.ID) || seen[x.ID]:
+		return fail("id %q: want 3 to 64 lower-case letters, digits and hyphens that no other exception has", x.ID)
+	case len(x.Rules) == 0:
+		return fail("%s: rules: is missing: name the rules that it is for", x.ID)
+	case strings.TrimSpace(x.When) == "":
+		return fail("%s: when: is missing", x.ID)
+	case strings.TrimSpace(x.Reason) == "" || strings.TrimSpace(x.Owner) == "":
+		return fail("%s: want a reason and an owner", x.ID)
+	case x.Expires.IsZero():
+		return fail("%s: expires: is missing: name the day on which it ends, such as 2026-12-31", x.ID)
+	}
+	seen[x.ID] = true
+	return nil
+}
+
+// inForce reports whether the exception holds at an event time: through the day that it names.
+func (x *Exception) inForce(at time.Time) bool { return at.Before(x.Expires.AddDate(0, 0, 1)) }
+
+var (
+	stepName    = regexp.MustCompile(`^[a-z][a-z0-9_]{0,31}$`)
+	placeholder = regexp.MustCompile(`\$\{(\w+)\}`)
+	// plain is what a parameter's text may hold to be put into a rule's file: nothing that YAML would read as more than a word.
+	plain = regexp.MustCompile(`^[A-Za-z0-9_./-]*$`)
+)
+
+// fill reads a rule's parameters, lays the overlay's values over their defaults, and puts them in the place of ${name}.
+func (l *Library) fill(file string, text []byte) (map[string]any, []byte, error) {
+	var head struct {
+		ID     string           `yaml:"id"`
+		Params map[string]Param `yaml:"params"`
+	}
+	// In a map between braces a placeholder is no YAML.
+	if err := yaml.Unmarshal(placeholder.ReplaceAll(text, []byte("0")), &head); err != nil {
+		return nil, text, nil // the strict decoder says it better
+	}
+	values := make(map[string]any)
+	overlay := maps.Clone(l.Overlays[head.ID].Params)
+	for _, name := range slices.Sorted(maps.Keys(head.Params)) {
+		p := head.Params[name]
+		value, err := p.value(overlay[name])
+		if err != nil {
+			return nil, nil, fmt.Errorf("%s: params.%s: %w", file, name, err)
+		}
+		values[name] = value
+		delete(overlay, name)
+	}
+	for name := range overlay {
+		return nil, nil, fmt.Errorf("%s: %s has no parameter %q%s", overlaysFile, head.ID, name, strict.Suggest(name, slices.Collect(maps.Keys(values))))
+	}
+	filled := placeholder.ReplaceAllFunc(text, func(m []byte) []byte {
+		value, ok := values[string(m[2:len(m)-1])]
+		word := fmt.Sprint(value)
+		if n, isNumber := value.(float64); isNumber {
+			word = strconv.FormatFloat(n, 'f', -1, 64)
+		}
+		if ok && plain.MatchString(word) {
+			return []byte(word)
+		}
+		return m
+	})
+	return values, filled, nil
+}
+
+// value is the parameter's value with an overlay's over it, checked against type and bounds.
+func (p Param) value(over any) (any, error) {
+	value, err := plainValue(p.Default)
+	if err != nil {
+		return nil, fmt.Errorf("default: %w", err)
+	}
+	if over != nil {
+		own, err := plainValue(over)
+		switch {
+		case err != nil:
+			return nil, fmt.Errorf("overlay: %w", err)
+		case reflect.TypeOf(own) != reflect.TypeOf(value):
+			return nil, fmt.Errorf("overlay: %v is of another type than the default %v", over, p.Default)
+		}
+		value = own
+	}
+	if n, ok := value.(float64); ok && (p.Min != nil && n < *p.Min || p.Max != nil && n > *p.Max) {
+		return nil, fmt.Errorf("%g is out of bounds: want %s to %s", n, bound(p.Min), bound(p.Max))
+	}
+	return value, nil
+}
+
+func bound(b *float64) string {
+	if b == nil {
+		return "anything"
+	}
+	return fmt.Sprintf("%g", *b)
+}
+
+// plainValue returns a number as float64, a text, a truth value, or a list of texts.
+func plainValue(v any) (any, error) {
+	switch v := v.(type) {
+	case int:
+		return float64(v), nil
+	case float64, string, bool:
+		return v, nil
+	case []any:
+		out := make([]string, 0, len(v))
+		for _, item := range v {
+			text, ok := item.(string)
+			if !ok {
+				return nil, fmt.Errorf("%v is no text: a list holds texts", item)
+			}
+			out = append(out, text)
+		}
+		return out, nil
+	}
+	return nil, fmt.Errorf("%v: want a number, text, truth value or list of texts", v)
+}

@@ -1,0 +1,195 @@
+package detect
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/expr-lang/expr/ast"
+	"github.com/expr-lang/expr/parser"
+	"github.com/expr-lang/expr/vm"
+
+	"github.com/tocsin-dr/tocsin/internal/event"
+)
+
+// Warning is something about a rule that compiles and is likely a mistake.
+type Warning struct {
+	Rule string `json:"rule"`
+	Text string `json:"text"`
+}
+
+// partKinds says which kinds of events fill in a part of Env; a part that is not named here comes with any.
+var partKinds = map[string][]event.Kind{
+	"tool":         {event.KindToolRequest, event.KindToolDecision, event.KindToolResult, event.KindMCPServer, event.KindGuardrail, KindFinding},
+	"arg":          {event.KindToolRequest, event.KindToolDecision, event.KindToolResult, event.KindGuardrail, KindFinding},
+	"destinations": {event.KindToolRequest, event.KindToolDecision, event.KindToolResult, event.KindRetrieval, KindFinding},
+	"decision":     {event.KindToolDecision, event.KindToolRequest, event.KindToolResult, event.KindGuardrail, event.KindSession, event.KindConfig, KindFinding},
+	"model":        {event.KindModelCall, event.KindAgentInvoke, event.KindResponse, KindFinding},
+	"finding":      {KindFinding},
+}
+
+// captureOf is what must be recorded for a field to hold anything. A field that is not named here comes with metadata.
+var captureOf = map[string]string{
+	"tool.command": "arguments", "tool.commands": "arguments", "tool.path": "arguments", "tool.url": "arguments", "tool.host": "arguments",
+	"tool.args": "arguments", "tool.signature": "arguments", "tool.private_path": "arguments", "destinations": "arguments", "arg": "arguments",
+	"number": "arguments", "provenance": "arguments", "arg_from": "arguments", "tool.remote": "arguments",
+	"text": "content", "tool.result": "content", "tool.instructs": "content", "tool.hidden": "content",
+	"instructs": "content", "hidden": "content",
+}
+
+var captureRank = map[string]int{"metadata": 0, "arguments": 1, "content": 2}
+
+// Lint looks for rules that can never fire and for promises that a rule's own text breaks. Retention is how long the event log keeps
+// what a rule looks back on; 0 for unknown. Now is the time against which exceptions expire.
+func (s *Set) Lint(retention time.Duration, now time.Time) (out []Warning) {
+	for _, c := range s.rules {
+		for _, text := range slices.Concat(c.lintThreshold(retention), c.lintFields(), c.lintLane()) {
+			out = append(out, Warning{c.ID, text})
+		}
+		for _, x := range c.exceptions {
+			if !x.inForce(now) {
+				out = append(out, Warning{c.ID, fmt.Sprintf("the exception %s ended on %s: renew it or remove it (owner %s)", x.ID, x.Expires.Format(time.DateOnly), x.Owner)})
+			}
+		}
+	}
+	return out
+}
+
+func (c *compiled) lintThreshold(retention time.Duration) (out []string) {
+	needs := c.n
+	if c.RiskThreshold != nil {
+		needs = c.RiskThreshold.Rules
+	}
+	if needs > c.events {
+		out = append(out, fmt.Sprintf("can never fire: it needs %d events of a key, and limits.events keeps %d", needs, c.events))
+	}
+	if c.Distinct != nil && strings.TrimSpace(c.Distinct.Of) == strings.TrimSpace(c.By) {
+		out = append(out, "can never fire: distinct.of is what by splits the key by, so that a key has one value")
+	}
+	if c.Distinct != nil && c.Key == "session" && c.Distinct.Of == "session.id" || c.Distinct != nil && c.Key != "class" && c.Distinct.Of == "agent.id" {
+		out = append(out, fmt.Sprintf("can never fire: a key %s has one %s", c.Key, c.Distinct.Of))
+	}
+	if retention > 0 && c.within > retention {
+		out = append(out, fmt.Sprintf("looks back %s, and the event log keeps %s: a detector that loses its state can't restore that", c.within, retention))
+	}
+	return out
+}
+
+// lintFields finds fields that the rule's kinds of events never fill, and fields that need more to be captured than the rule says.
+func (c *compiled) lintFields() (out []string) {
+	check := func(text string, program *vm.Program, on []event.Kind) {
+		if program == nil {
+			return
+		}
+		// A macro is for many kinds; what its author wrote into the rule itself is meant for the rule's.
+		if tree, err := parser.Parse(text); err == nil {
+			for _, f := range fieldsIn(tree.Node) {
+				part, _, _ := strings.Cut(f, ".")
+				if kinds := partKinds[part]; kinds != nil && !slices.ContainsFunc(on, func(k event.Kind) bool { return slices.Contains(kinds, k) }) {
+					out = append(out, fmt.Sprintf("looks at %s, which no event of kind %s has", f, kindNames(on)))
+				}
+			}
+		}
+		for _, f := range fieldsUsed(program) {
+			if need := captureOf[f]; captureRank[need] > captureRank[c.Capture] {
+				out = append(out, fmt.Sprintf("looks at %s, which needs capture: %s, and says capture: %s", f, need, c.Capture))
+			}
+		}
+	}
+	check(c.When, c.when, c.On)
+	for i, s := range c.steps {
+		check(c.Sequence.Steps[i].When, s.when, s.on)
+	}
+	if c.other != nil {
+		check(c.Absence.When, c.other.when, c.other.on)
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
+}
+
+func kindNames(kinds []event.Kind) string {
+	var out []string
+	for _, k := range kinds {
+		out = append(out, string(k))
+	}
+	return strings.Join(out, ", ")
+}
+
+func (c *compiled) lintLane() (out []string) {
+	switch {
+	case c.Lane == Propose && c.Playbook == "":
+		out = append(out, "is in the lane propose and names no playbook: it proposes nothing")
+	case c.Lane != Propose && c.Playbook != "":
+		out = append(out, fmt.Sprintf("names the playbook %s, which only the lane propose starts", c.Playbook))
+	}
+	fires, quiet := false, false
+	for _, t := range c.Tests {
+		fires, quiet = fires || t.Fires > 0, quiet || t.Fires == 0
+	}
+	if !fires || !quiet {
+		out = append(out, "lacks a test that fires or one that does not")
+	}
+	return out
+}
+
+// Fields returns the fields of Env that a rule's expressions name, as dotted paths; kept values under the field they were read from.
+func (s *Set) Fields(rule string) (out []string) {
+	for _, c := range s.rules {
+		if c.ID != rule {
+			continue
+		}
+		programs := []*vm.Program{c.when, c.of, c.by}
+		for _, step := range c.steps {
+			programs = append(programs, step.when, step.by)
+		}
+		for _, k := range c.kept {
+			programs = append(programs, k.program)
+		}
+		if c.other != nil {
+			programs = append(programs, c.other.when, c.other.by)
+		}
+		for _, p := range programs {
+			if p != nil {
+				out = append(out, fieldsUsed(p)...)
+			}
+		}
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
+}
+
+// fieldsUsed lists the fields that a program names: tool.name, destinations, arg.
+func fieldsUsed(program *vm.Program) []string { return fieldsIn(program.Node()) }
+
+func fieldsIn(node ast.Node) []string {
+	v := &fieldVisitor{seen: make(map[string]bool)}
+	ast.Walk(&node, v)
+	var out []string
+	for f := range v.seen {
+		if !slices.ContainsFunc(v.longer, func(l string) bool { return strings.HasPrefix(l, f+".") }) && !strings.HasPrefix(f, "kept_") {
+			out = append(out, f)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+type fieldVisitor struct {
+	seen   map[string]bool
+	longer []string
+}
+
+// Visit implements ast.Visitor.
+func (v *fieldVisitor) Visit(node *ast.Node) {
+	switch n := (*node).(type) {
+	case *ast.IdentifierNode:
+		v.seen[n.Value] = true
+	case *ast.MemberNode:
+		owner, ok := n.Node.(*ast.IdentifierNode)
+		if field, constant := n.Property.(*ast.StringNode); ok && constant {
+			v.seen[owner.Value+"."+field.Value] = true
+			v.longer = append(v.longer, owner.Value+"."+field.Value)
+		}
+	}
+}

@@ -1,0 +1,352 @@
+package detect
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/tocsin-dr/tocsin/internal/event"
+)
+
+const (
+	maxStepMatches = 64      // of one step and key
+	maxJoins       = 64      // combinations of earlier matches that one event is judged with
+	maxKeptBytes   = 1 << 10 // of one text that a step keeps
+)
+
+// sequence judges an event as each step that it could be, the last first, and fires when it completes the sequence. An event that
+// comes late takes its place by its time; only a step whose expression names earlier steps must come after them.
+func (c *compiled) sequence(env *Env, e *event.Event, kind event.Kind, st *State) (*Finding, error) {
+	for i := len(c.steps) - 1; i >= 0; i-- {
+		s := &c.steps[i]
+		if !slices.Contains(s.on, kind) {
+			continue
+		}
+		found, g, err := c.matchStep(env, e, st, i)
+		if err != nil {
+			return nil, err
+		}
+		for _, m := range found {
+			if hits := c.complete(g, i, m); hits != nil {
+				key, _, err := c.key(env, e, st, s.by)
+				if f := c.fire(e, st, key+c.target(e), hits, c.describeSequence(hits)); f != nil || err != nil {
+					return f, err
+				}
+			}
+		}
+	}
+	return nil, nil
+}
+
+// matchStep returns the event as matches of a step, one for each combination of earlier matches under which the step's expression
+// holds, and keeps them in the key's group.
+func (c *compiled) matchStep(env *Env, e *event.Event, st *State, i int) ([]*match, *group, error) {
+	s := &c.steps[i]
+	var fixed [][]*match
+	if len(s.refers) == 0 {
+		held, err := c.matches(env, e, st, s.when)
+		if err != nil || !held {
+			return nil, nil, err
+		}
+		fixed = [][]*match{nil}
+	}
+	key, ok, err := c.key(env, e, st, s.by)
+	if err != nil || !ok {
+		return nil, nil, err
+	}
+	if len(s.refers) > 0 {
+		known := st.memory(c).Groups[key]
+		if known == nil {
+			return nil, nil, nil
+		}
+		if fixed, err = c.join(env, e, st, known, i); err != nil || len(fixed) == 0 {
+			return nil, nil, err
+		}
+	}
+	kept, err := c.keep(env, st, i)
+	if err != nil {
+		return nil, nil, err
+	}
+	g := st.group(c, key, e.Time)
+	if g.Steps == nil {
+		g.Steps = make([][]match, len(c.steps))
+	}
+	var out []*match
+	for _, f := range fixed {
+		m := match{hit: hitOf(e), Kept: kept, Fixed: f}
+		if g.addMatch(i, m, c.events, c.within) {
+			st.stats(c.ID).Evicted++
+		}
+		out = append(out, &m)
+	}
+	st.memory(c).settle(g)
+	return out, g, nil
+}
+
+// keep reads what later steps name of a step's event.
+func (c *compiled) keep(env *Env, st *State, step int) ([]value, error) {
+	var out []value
+	for _, k := range c.kept {
+		if k.step != step {
+			continue
+		}
+		v, err := st.vm.Run(k.program, env)
+		if err != nil {
+			return nil, err
+		}
+		var x value
+		switch v := v.(type) {
+		case string:
+			x.Text = strings.Clone(v[:min(len(v), maxKeptBytes)])
+		case int:
+			x.Number = float64(v)
+		case float64:
+			x.Number = v
+		case bool:
+			if v {
+				x.Number = 1
+			}
+		}
+		out = append(out, x)
+	}
+	return out, nil
+}
+
+// addMatch adds a match where its time belongs, drops those that no later event can reach, and reports whether one that might have
+// mattered had to go.
+func (g *group) addMatch(step int, m match, bound int, within time.Duration) (evicted bool) {
+	list := g.Steps[step]
+	i, _ := slices.BinarySearchFunc(list, m.At, func(a match, at time.Time) int { return a.At.Compare(at) })
+	for ; i < len(list) && list[i].At.Equal(m.At); i++ {
+		if list[i].Event == m.Event && slices.Equal(list[i].Fixed, m.Fixed) {
+			return false
+		}
+	}
+	list = slices.Insert(list, i, m)
+	old := 0
+	for old < len(list) && g.Last.Sub(list[old].At) >= 2*within {
+		old++
+	}
+	if old == 0 && len(list) > bound {
+		old, evicted = 1, true
+	}
+	g.Steps[step] = slices.Delete(list, 0, old)
+	return evicted
+}
+
+// join returns the combinations of matches of the steps that a step's expression names, newest first, under which it holds.
+func (c *compiled) join(env *Env, e *event.Event, st *State, g *group, i int) (out [][]*match, err error) {
+	var named []int // steps, ascending
+	for _, slot := range c.steps[i].refers {
+		if s := c.kept[slot].step; !slices.Contains(named, s) {
+			named = append(named, s)
+		}
+	}
+	slices.Sort(named)
+	env.kept = make([]value, len(c.kept))
+	tried := 0
+	var choose func(n int, chosen []*match) error
+	choose = func(n int, chosen []*match) error {
+		if n < 0 {
+			tried++
+			held, err := c.matches(env, e, st, c.steps[i].when)
+			if held {
+				out = append(out, slices.Clone(chosen))
+			}
+			return err
+		}
+		step := named[n]
+		list := g.step(step)
+		for j := len(list) - 1; j >= 0 && tried < maxJoins; j-- {
+			m := &list[j]
+			if m.At.After(e.Time) || m.Event == e.ID || e.Time.Sub(m.At) >= c.within || !agrees(m, chosen) {
+				continue
+			}
+			copyM := *m
+			chosen[step] = &copyM
+			c.show(env, step, m.Kept)
+			if err := choose(n-1, chosen); err != nil {
+				return err
+			}
+			chosen[step] = nil
+		}
+		return nil
+	}
+	err = choose(len(named)-1, make([]*match, i))
+	env.kept = nil
+	return out, err
+}
+
+// agrees reports whether a match was not judged with other matches than those chosen.
+func agrees(m *match, chosen []*match) bool {
+	for step, f := range m.Fixed {
+		if f != nil && step < len(chosen) && chosen[step] != nil && chosen[step].Event != f.Event {
+			return false
+		}
+	}
+	return true
+}
+
+// show puts a step's kept values where the expression looks for them.
+func (c *compiled) show(env *Env, step int, kept []value) {
+	n := 0
+	for slot, k := range c.kept {
+		if k.step == step && n < len(kept) {
+			env.kept[slot] = kept[n]
+			n++
+		}
+	}
+}
+
+func (g *group) step(i int) []match {
+	if g == nil || i >= len(g.Steps) {
+		return nil
+	}
+	return g.Steps[i]
+}
+
+// complete returns the events of a whole sequence that holds a match at a step, or nil: before it the latest that fit, after it the
+// earliest.
+func (c *compiled) complete(g *group, step int, m *match) []hit {
+	hits := make([]hit, len(c.steps))
+	hits[step] = m.hit
+	fixed := m.Fixed
+	for i := step - 1; i >= 0; i-- {
+		if i < len(fixed) && fixed[i] != nil {
+			if fixed[i].At.After(hits[i+1].At) {
+				return nil
+			}
+			hits[i] = fixed[i].hit
+			continue
+		}
+		list := g.step(i)
+		j := len(list) - 1
+		for j >= 0 && (list[j].At.After(hits[i+1].At) || used(hits[i+1:], list[j].Event)) {
+			j--
+		}
+		if j < 0 {
+			return nil
+		}
+		hits[i] = list[j].hit
+		if list[j].Fixed != nil {
+			fixed = list[j].Fixed
+		}
+	}
+	for i := step + 1; i < len(c.steps); i++ {
+		list := g.step(i)
+		j := 0
+		for j < len(list) && (list[j].At.Before(hits[i-1].At) || list[j].Fixed != nil || used(hits[:i], list[j].Event)) {
+			j++
+		}
+		if j == len(list) {
+			return nil
+		}
+		hits[i] = list[j].hit
+	}
+	if hits[len(hits)-1].At.Sub(hits[0].At) >= c.within {
+		return nil
+	}
+	return hits
+}
+
+func used(hits []hit, event string) bool {
+	return slices.ContainsFunc(hits, func(h hit) bool { return h.Event == event })
+}
+
+func (c *compiled) describeSequence(hits []hit) string {
+	names := make([]string, 0, len(hits))
+	for _, s := range c.Sequence.Steps {
+		names = append(names, s.As)
+	}
+	return fmt.Sprintf("%s, in this order within %s.", strings.Join(names, ", then "), hits[len(hits)-1].At.Sub(hits[0].At).Round(time.Second))
+}
+
+// absence judges an event as the one that matters and as the one whose absence does.
+func (c *compiled) absence(env *Env, e *event.Event, kind event.Kind, st *State) (*Finding, error) {
+	if slices.Contains(c.other.on, kind) {
+		held, err := eval[bool](st, c.other.when, env)
+		if err != nil {
+			return nil, err
+		}
+		if held {
+			if err := c.came(env, e, st); err != nil {
+				return nil, err
+			}
+		}
+	}
+	if !slices.Contains(c.On, kind) {
+		return nil, nil
+	}
+	if held, err := c.matches(env, e, st, c.when); err != nil || !held {
+		return nil, err
+	}
+	key, ok, err := c.key(env, e, st, c.by)
+	if err != nil || !ok {
+		return nil, err
+	}
+	from, to := e.Time.Add(-c.Absence.Before), e.Time.Add(c.Absence.After)
+	if g := st.memory(c).Groups[key]; g != nil {
+		for _, h := range g.Hits {
+			if h.Event != e.ID && !h.At.Before(from) && !h.At.After(to) {
+				return nil, nil
+			}
+		}
+	}
+	reason := fmt.Sprintf("%s What belongs to it did not come within %s.", describe(e), c.Absence.span())
+	if c.Absence.Before > 0 {
+		return c.fire(e, st, key+c.target(e), []hit{hitOf(e)}, reason), nil
+	}
+	return nil, c.await(e, st, key, reason)
+}
+
+// came notes that the other event came, and calls off the absences that waited for it.
+func (c *compiled) came(env *Env, e *event.Event, st *State) error {
+	key, ok, err := c.key(env, e, st, c.other.by)
+	if err != nil || !ok {
+		return err
+	}
+	g, m := st.group(c, key, e.Time), st.memory(c)
+	g.insert(hitOf(e), c.events)
+	m.settle(g)
+	m.Due = slices.DeleteFunc(m.Due, func(d due) bool {
+		return d.Key == key && !e.Time.Before(d.Finding.First) && !e.Time.After(d.Deadline)
+	})
+	return nil
+}
+
+// await makes the finding that there will be if nothing comes.
+func (c *compiled) await(e *event.Event, st *State, key, reason string) error {
+	m := st.memory(c)
+	if len(m.Due) >= c.maxKeys {
+		st.stats(c.ID).Evicted++
+		return nil
+	}
+	f := c.finding(SourceRule, e, []string{e.ID}, reason)
+	f.Chain = chain(e)
+	d := due{Deadline: e.Time.Add(c.Absence.After), Key: key, Finding: *f}
+	d.Finding.Time = d.Deadline
+	i, _ := slices.BinarySearchFunc(m.Due, d, func(a, b due) int { return a.Deadline.Compare(b.Deadline) })
+	m.Due = slices.Insert(m.Due, i, d)
+	return nil
+}
+
+// elapsed returns the absences whose time is over, lateness included.
+func (c *compiled) elapsed(st *State) (out []Finding) {
+	m := st.Rules[c.state]
+	if m == nil {
+		return nil
+	}
+	n := 0
+	for ; n < len(m.Due) && !st.Watermark.Before(m.Due[n].Deadline.Add(c.Lateness)); n++ {
+		d, stats := &m.Due[n], st.stats(c.ID)
+		if !st.Allow(c.state, d.Key, d.Finding.Time, c.Severity, c.Suppress) {
+			stats.Suppressed++
+			continue
+		}
+		stats.Fired, stats.LastFired = stats.Fired+1, d.Finding.Time
+		out = append(out, d.Finding)
+	}
+	m.Due = slices.Delete(m.Due, 0, n)
+	return out
+}

@@ -1,0 +1,52 @@
+package api
+
+import (
+	"net/http/httptest"
+	"testing"
+	"time"
+
+	"github.com/tocsin-dr/tocsin/internal/action"
+	"github.com/tocsin-dr/tocsin/internal/incident"
+	"github.com/tocsin-dr/tocsin/internal/store"
+)
+
+// Whether an agent is contained is a matter of leases: while a second request waits, the first one's lease still holds.
+func TestContained(t *testing.T) {
+	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	holds := action.Lease{ID: "INC-1-R1", Incident: "INC-1", Verified: now.Add(-time.Minute), Ends: now.Add(time.Hour)}
+	unproved, lifted, ended, others := holds, holds, holds, holds
+	unproved.Verified, lifted.Lifted, ended.Ends, others.Incident = time.Time{}, now, now, "INC-2"
+	for _, tt := range []struct {
+		name   string
+		status incident.Status
+		lease  action.Lease
+		want   bool
+	}{
+		{"contained", incident.Contained, holds, true},
+		{"a second request waits", incident.Waiting, holds, true},
+		{"not verified", incident.Waiting, unproved, false},
+		{"lifted", incident.Contained, lifted, false},
+		{"ended", incident.Contained, ended, false},
+		{"another incident's", incident.Open, others, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s, err := store.Open(t.Context(), t.TempDir()+"/store.db")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer s.Close()
+			if err := s.SaveIncident(t.Context(), incident.Incident{ID: "INC-1", Status: tt.status}); err != nil {
+				t.Fatal(err)
+			}
+			if err := s.SaveLease(t.Context(), tt.lease); err != nil {
+				t.Fatal(err)
+			}
+			r := httptest.NewRequest("GET", "/", nil)
+			r.SetPathValue("id", "INC-1")
+			got, err := (&api{Options{Reader: s, Now: func() time.Time { return now }}}).incident(nil, r)
+			if err != nil || got.(Case).Contained != tt.want {
+				t.Errorf("contained = %v, want %v: %v", got, tt.want, err)
+			}
+		})
+	}
+}

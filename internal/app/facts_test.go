@@ -1,0 +1,106 @@
+package app
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
+
+	"github.com/tocsin-dr/tocsin/detect"
+	"github.com/tocsin-dr/tocsin/internal/gate"
+	"github.com/tocsin-dr/tocsin/internal/incident"
+	"github.com/tocsin-dr/tocsin/internal/measure"
+	"github.com/tocsin-dr/tocsin/internal/store"
+)
+
+// TestSummaryCountsAll: the figures that the database counts are those of every alert with every act on its incident.
+func TestSummaryCountsAll(t *testing.T) {
+	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	ctx, dir, n := context.Background(), t.TempDir(), 0
+	rapid.Check(t, func(t *rapid.T) {
+		n++
+		s, err := store.Open(ctx, filepath.Join(dir, fmt.Sprint(n, ".db")))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		g, err := gate.Open(ctx, s, func() time.Time { return now })
+		if err != nil {
+			t.Fatal(err)
+		}
+		const window, sla = 2 * time.Hour, time.Hour
+		want := measure.Facts{}
+		acts := drawIncidents(ctx, t, s, now, window, &want)
+		want.Alerts = measure.Groups(drawAlerts(ctx, t, s, now, window, acts, want.Incidents))
+		f := &facts{store: s, gate: g, sla: sla, now: func() time.Time { return now }}
+		got, err := f.Summary(ctx, window)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(measure.Summarise(want, now, window, sla), got); diff != "" {
+			t.Fatalf("summary (-one by one +counted):\n%s", diff)
+		}
+	})
+}
+
+func before(now time.Time, t *rapid.T, most int, what string) time.Time {
+	return now.Add(-time.Duration(rapid.IntRange(0, most).Draw(t, what)) * time.Minute)
+}
+
+func drawIncidents(ctx context.Context, t *rapid.T, s *store.Store, now time.Time, window time.Duration, f *measure.Facts) map[string][]time.Time {
+	acts := make(map[string][]time.Time)
+	for _, id := range []string{"1", "2", "3"} {
+		i := incident.Incident{ID: id, Status: incident.Open, Times: incident.Times{FirstBad: before(now, t, 150, "first bad")}}
+		if rapid.Bool().Draw(t, "closed") {
+			i.Status, i.Times.Closed, i.Disposition = incident.Closed, now, &incident.Disposition{Verdict: incident.Expected, By: "lea"}
+		}
+		if err := s.SaveIncident(ctx, i); err != nil {
+			t.Fatal(err)
+		}
+		if i.Status != incident.Closed || !i.Times.FirstBad.Before(now.Add(-window)) {
+			f.Incidents = append(f.Incidents, i)
+		}
+		var timeline []incident.Entry
+		for range rapid.IntRange(0, 3).Draw(t, "entries") {
+			e := incident.Entry{
+				At: before(now, t, 150, "at"), Actor: rapid.SampledFrom([]string{"tocsin", "ada"}).Draw(t, "actor"),
+				Source: rapid.SampledFrom([]string{"console", "cli", "log", "close"}).Draw(t, "source"),
+				Kind:   rapid.SampledFrom([]string{"note", "notice", "decision", "disposition", "event"}).Draw(t, "kind"),
+			}
+			if err := s.AddEntry(ctx, id, e); err != nil {
+				t.Fatal(err)
+			}
+			timeline = append(timeline, e)
+		}
+		acts[id] = measure.ActsOf(timeline)
+	}
+	return acts
+}
+
+func drawAlerts(ctx context.Context, t *rapid.T, s *store.Store, now time.Time, window time.Duration, acts map[string][]time.Time, incidents []incident.Incident) (out []measure.Alerted) {
+	for n := range rapid.IntRange(0, 15).Draw(t, "alerts") {
+		a := store.Alert{Incident: rapid.SampledFrom([]string{"", "1", "2", "3"}).Draw(t, "incident"), Raised: before(now, t, 150, "raised"), Finding: detect.Finding{
+			ID: fmt.Sprintf("%02d", n), Rule: rapid.SampledFrom([]string{"a", "b"}).Draw(t, "rule"), Time: before(now, t, 150, "time"),
+			Lane: rapid.SampledFrom([]detect.Lane{detect.Hunt, detect.Shadow, detect.Alert, detect.Propose}).Draw(t, "lane"),
+		}}
+		if rapid.Bool().Draw(t, "triaged") {
+			a.Disposition = &incident.Disposition{Verdict: incident.Unclear, By: "tocsin"}
+		}
+		if err := s.SaveAlert(ctx, a); err != nil {
+			t.Fatal(err)
+		}
+		if since := now.Add(-window); a.Raised.Before(since) || a.Finding.Time.Before(since) {
+			continue
+		}
+		alerted := measure.Alerted{ID: a.Finding.ID, Rule: a.Finding.Rule, Incident: a.Incident, Lane: a.Finding.Lane, Raised: a.Raised, Acts: acts[a.Incident], Triaged: a.Disposition != nil}
+		for _, i := range incidents {
+			alerted.Disposed = alerted.Disposed || i.ID == a.Incident && i.Disposition != nil
+		}
+		out = append(out, alerted)
+	}
+	return out
+}

@@ -1,0 +1,190 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"maps"
+	"os"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/tocsin-dr/tocsin/detect"
+	"github.com/tocsin-dr/tocsin/detect/rules"
+	"github.com/tocsin-dr/tocsin/internal/approval"
+	"github.com/tocsin-dr/tocsin/internal/evidence"
+	"github.com/tocsin-dr/tocsin/internal/ledger"
+	"github.com/tocsin-dr/tocsin/internal/measure"
+	"github.com/tocsin-dr/tocsin/internal/store"
+	"github.com/tocsin-dr/tocsin/playbooks"
+)
+
+// rulebook holds the set of rules that is in force. Safe for concurrent use.
+type rulebook struct {
+	dir       string
+	playbooks map[string]playbooks.Playbook
+	vault     *evidence.Vault
+	store     *store.Store
+	metrics   *measure.Metrics
+	logger    *slog.Logger
+	now       func() time.Time
+	detectors []*detector
+
+	loading sync.Mutex // one load at a time
+	mu      sync.Mutex
+	set     *detect.Set
+}
+
+func (b *rulebook) inForce() *detect.Set {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.set
+}
+
+// load reads the rules, keeps each text in the vault under the digest that findings carry, puts the set in force, and records who did,
+// so that the way back to an older set shows too. Rules that can't be read leave the set in force as it is; that is recorded as well.
+func (b *rulebook) load(ctx context.Context, actor string) error {
+	b.loading.Lock()
+	defer b.loading.Unlock()
+	set, texts, err := b.read()
+	if err != nil {
+		b.metrics.RulesLoaded(false)
+		return errors.Join(err, appendLedger(ctx, b.store, b.now(), ledger.KindRules, actor, "refused", map[string]string{"error": err.Error()}))
+	}
+	for _, text := range texts {
+		if _, err := b.vault.Put(ctx, text); err != nil {
+			return fmt.Errorf("keep rule: %w", err)
+		}
+	}
+	if err := b.store.AppendLedger(ctx, ledger.Record{At: b.now(), Kind: ledger.KindRules, Actor: actor, Subject: set.Digest()}); err != nil {
+		return err
+	}
+	b.mu.Lock()
+	b.set = set
+	b.mu.Unlock()
+	for _, d := range b.detectors {
+		d.setRules(ctx, set)
+	}
+	b.metrics.Rules(set.Rules())
+	b.metrics.RulesLoaded(true)
+	return nil
+}
+
+// read reads and compiles the rules and checks that the playbooks that they name exist.
+func (b *rulebook) read() (*detect.Set, [][]byte, error) {
+	read, err := ReadRules(b.dir)
+	if err == nil {
+		err = CheckPlaybooks(read.Rules, b.playbooks)
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	set, err := detect.Compile(read.Rules)
+	return set, read.Texts, err
+}
+
+// Rules implements ui.Facts: a report card for each rule in force.
+func (f *facts) Rules(ctx context.Context) ([]measure.RuleReport, error) {
+	stats := make(map[string]detect.Stats)
+	for _, d := range f.detectors {
+		for rule, n := range d.ruleStats() {
+			sum := stats[rule]
+			sum.Add(&n)
+			stats[rule] = sum
+		}
+	}
+	verdicts, err := f.store.RuleVerdicts(ctx, f.now().Add(-window))
+	if err != nil {
+		return nil, err
+	}
+	var out []measure.RuleReport
+	for _, r := range f.rules.inForce().Rules() {
+		out = append(out, measure.RuleReport{
+			ID: r.ID, Version: r.Version, Title: r.Title, Severity: r.Severity, Lane: r.Lane, Operator: r.Operator(), Capture: r.Capture,
+			Tests: len(r.Tests), Stats: stats[r.ID], Verdicts: verdicts[r.ID],
+		})
+	}
+	return out, nil
+}
+
+// ReloadRules implements ui.Actor.
+func (c *control) ReloadRules(ctx context.Context, by approval.Principal) error {
+	if err := c.rules.load(ctx, by.ID); err != nil {
+		return &approval.Refusal{Kind: approval.RefusedRules, Text: "the rules in force stay: " + err.Error()}
+	}
+	c.logger.Info("rules were loaded", "by", by.ID, "rules", len(c.rules.inForce().Rules()))
+	return nil
+}
+
+// RuleFiles are rules with the library and the texts that they were read from.
+type RuleFiles struct {
+	Rules   []detect.Rule
+	Library *detect.Library
+	Texts   [][]byte // of the rules and of the library
+}
+
+// ReadRules reads the shipped rules and those of a directory, if one is named, with the directory's macros, tables, overlays and
+// exceptions over the shipped ones. A rule of the directory takes the place of a shipped one with the same id.
+func ReadRules(dir string) (RuleFiles, error) {
+	dirs := []fs.FS{rules.FS}
+	if dir != "" {
+		dirs = append(dirs, os.DirFS(dir))
+	}
+	library, err := detect.ReadLibrary(dirs...)
+	if err != nil {
+		return RuleFiles{}, err
+	}
+	out := RuleFiles{Library: library}
+	for _, text := range library.Texts {
+		out.Texts = append(out.Texts, text)
+	}
+	for _, from := range dirs {
+		list, err := detect.ReadRules(from, library)
+		if err != nil {
+			return RuleFiles{}, err
+		}
+		for _, r := range list {
+			text, err := fs.ReadFile(from, r.File)
+			if err != nil {
+				return RuleFiles{}, fmt.Errorf("read rule %s: %w", r.ID, err)
+			}
+			out.Texts = append(out.Texts, text)
+			if i := slices.IndexFunc(out.Rules, func(o detect.Rule) bool { return o.ID == r.ID }); i >= 0 && from != rules.FS {
+				out.Rules[i] = r
+			} else {
+				out.Rules = append(out.Rules, r)
+			}
+		}
+	}
+	return out, library.Check(out.Rules)
+}
+
+// ReadPlaybooks reads the shipped playbooks and those of a directory, if one is named, which take the place of shipped ones with the
+// same name.
+func ReadPlaybooks(dir string) (map[string]playbooks.Playbook, error) {
+	classes := map[string]approval.Class{"quarantine": approval.Contain}
+	shipped, err := fs.Sub(playbooks.Library, "library")
+	if err != nil {
+		return nil, err
+	}
+	out, err := playbooks.Read(shipped, classes)
+	if err != nil || dir == "" {
+		return out, err
+	}
+	own, err := playbooks.Read(os.DirFS(dir), classes)
+	maps.Copy(out, own)
+	return out, err
+}
+
+// CheckPlaybooks refuses rules that name a playbook that does not exist. All errors are returned together.
+func CheckPlaybooks(rules []detect.Rule, library map[string]playbooks.Playbook) error {
+	exist := slices.Sorted(maps.Keys(library))
+	var errs []error
+	for i := range rules {
+		errs = append(errs, rules[i].CheckPlaybook(exist))
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,70 @@
+package pipeline
+
+import (
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/tocsin-dr/tocsin/baselines"
+	"github.com/tocsin-dr/tocsin/internal/event"
+)
+
+// maxActed bounds the agents of one class that are listed. Those that were silent longest make room.
+const maxActed = 4096
+
+// acted is what is known of an agent from its first event on, long before it taught anything.
+type acted struct {
+	Events  int       `json:"events"`
+	Last    time.Time `json:"last"`
+	Touched int       `json:"touched"`
+}
+
+// saw counts an event for the agent that it is attributed to.
+func (c *class) saw(e *event.Event) {
+	if c.Acted == nil { // an older snapshot has none
+		c.Acted = make(map[string]*acted)
+	}
+	a := c.Acted[e.Agent.ID]
+	if a == nil {
+		if len(c.Acted) >= maxActed {
+			for _, id := range stalest(c.Acted, func(a *acted) int { return a.Touched }) {
+				delete(c.Acted, id)
+				c.Evicted["agents"]++
+			}
+		}
+		a = &acted{}
+		c.Acted[e.Agent.ID] = a
+	}
+	a.Events++
+	a.Last, a.Touched = later(a.Last, e.Time), c.Touched
+}
+
+// mistook takes an event back from the service that it was counted for while nobody knew its agent, so that a service is not
+// listed beside the agents that it runs.
+func (c *class) mistook(e *event.Event) {
+	a := c.Acted[e.Agent.ID]
+	if a == nil {
+		return
+	}
+	if a.Events--; a.Events <= 0 {
+		delete(c.Acted, e.Agent.ID)
+	}
+}
+
+// Agents returns every agent that acted or taught, by class in the order of their ids.
+func (s *Shard) Agents() []baselines.Learned {
+	var out []baselines.Learned
+	for _, name := range slices.Sorted(maps.Keys(s.classes)) {
+		c := s.classes[name]
+		ids := slices.AppendSeq(slices.Collect(maps.Keys(c.Model.Agents)), maps.Keys(c.Acted))
+		slices.Sort(ids)
+		for _, id := range slices.Compact(ids) {
+			l := c.Model.Learned(id)
+			if a := c.Acted[id]; a != nil {
+				l.Events, l.LastSeen = a.Events, a.Last
+			}
+			out = append(out, l)
+		}
+	}
+	return out
+}

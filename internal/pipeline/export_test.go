@@ -1,0 +1,24 @@
+package pipeline
+
+import (
+	"time"
+
+	"github.com/tocsin-dr/tocsin/baselines"
+)
+
+// Learned returns what an agent's baseline holds; ok is false for an agent of no known class.
+func (s *Shard) Learned(class, agent string) (l baselines.Learned, ok bool) {
+	c := s.classes[class]
+	if c == nil || c.Model.Agents[agent] == nil {
+		return baselines.Learned{}, false
+	}
+	return c.Model.Learned(agent), true
+}
+
+// Watermark is the newest event time seen, over all classes.
+func (s *Shard) Watermark() (at time.Time) {
+	for _, c := range s.classes {
+		at = later(at, c.Watermark)
+	}
+	return at
+}
