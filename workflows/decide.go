@@ -14,6 +14,7 @@ import (
 	"github.com/tocsin-dr/tocsin/internal/approval"
 	"github.com/tocsin-dr/tocsin/internal/event"
 	"github.com/tocsin-dr/tocsin/internal/incident"
+	"github.com/tocsin-dr/tocsin/internal/pipeline"
 	"github.com/tocsin-dr/tocsin/playbooks"
 )
 
@@ -87,6 +88,8 @@ func (r *run) checkAsk(ctx workflow.Context, a HumanAsk) error {
 		return refusal(approval.RefusedRole, "nobody asks")
 	case r.agent(a.Target.Agent).ID == "":
 		return refusal(approval.RefusedUnknown, "the incident is about another agent")
+	case a.Target.Session != "" && !r.asksUnder("session"):
+		return refusal(approval.RefusedUnknown, "the agent gives its session no name when it asks the gate, so that a quarantine of the session would stop nothing: ask for the agent")
 	case len(r.state.Asked) >= maxAsked || slices.ContainsFunc(r.state.Asked, func(known HumanAsk) bool { return known.By == a.By }):
 		return refusal(approval.RefusedDecided, "another containment that was asked for waits for its decision")
 	case a.Lease < time.Minute || a.Lease > 7*24*time.Hour:
@@ -140,14 +143,7 @@ func (r *run) finish(ctx workflow.Context) error {
 
 // askStep puts a gated step to humans and waits for the decision or the deadline.
 func (r *run) askStep(ctx workflow.Context, p playbooks.Playbook, s playbooks.Step, current Run) (playbooks.Result, error) {
-	target := approval.Target{Agent: current.Agent}
-	switch s.Target {
-	case "session":
-		target.Session = r.state.Incident.Session
-	case "tool":
-		target.Tool = current.Tool
-	}
-	plan := approval.Plan{Action: s.Do, Class: s.Class, Target: target, Lease: s.Lease, Playbook: p.Ref(), Evidence: r.state.Evidence}
+	plan := approval.Plan{Action: s.Do, Class: s.Class, Target: r.target(s.Target, current), Lease: s.Lease, Playbook: p.Ref(), Evidence: r.state.Evidence}
 	request, err := r.put(ctx, question{plan: plan, requester: "playbook:" + p.Name, deadline: time.Duration(s.Ask.Deadline), onExpiry: s.Ask.OnExpiry})
 	if err != nil {
 		return playbooks.Failed, err
@@ -156,6 +152,25 @@ func (r *run) askStep(ctx workflow.Context, p playbooks.Playbook, s playbooks.St
 		return playbooks.Approved, nil
 	}
 	return playbooks.Refused, nil
+}
+
+// target is what a step acts on. A session or tool under whose name the agent does not ask the gate can't be stopped by that name: the
+// whole agent is then put to the humans, and the question says so by naming it.
+func (r *run) target(narrowed string, current Run) approval.Target {
+	target := approval.Target{Agent: current.Agent}
+	switch {
+	case !slices.Contains(current.Scopes, narrowed):
+	case narrowed == "session":
+		target.Session = r.state.Incident.Session
+	case narrowed == "tool":
+		target.Tool = current.Tool
+	}
+	return target
+}
+
+// asksUnder reports whether a finding of the incident says that the agent asks the gate under this name.
+func (r *run) asksUnder(scope string) bool {
+	return slices.ContainsFunc(r.state.Raised, func(raised pipeline.Raised) bool { return slices.Contains(raised.Scopes, scope) })
 }
 
 // humanAsked puts a person's request to the others and carries it out if one of them approves. It reports whether that is done,

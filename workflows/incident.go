@@ -82,6 +82,7 @@ type Run struct {
 	// Agent and Tool are of the finding that started the run: whom it may ask to stop, and with what.
 	Agent    string                      `json:"agent"`
 	Tool     string                      `json:"tool,omitempty"`
+	Scopes   []string                    `json:"scopes,omitempty"` // see pipeline.Raised
 	Results  map[string]playbooks.Result `json:"results"`
 	Finished bool                        `json:"finished"`
 }
@@ -370,7 +371,7 @@ func (r *run) take(ctx workflow.Context, raised pipeline.Raised) {
 	if f.Lane == detect.Propose && f.Playbook != "" && r.knows(f) {
 		name = f.Playbook
 	}
-	r.start(name, f)
+	r.start(name, raised)
 }
 
 // title names the incident after that of its gravest findings that says most of what happened, the first one where several do.
@@ -454,14 +455,14 @@ func (r *run) named(raised pipeline.Raised) {
 }
 
 // start queues a playbook's run, unless the incident ran it already, or runs one that does all that looking does.
-func (r *run) start(name string, f detect.Finding) {
-	p := r.in.Playbooks[name]
+func (r *run) start(name string, raised pipeline.Raised) {
+	p, f := r.in.Playbooks[name], raised.Finding
 	for _, known := range r.state.Runs {
 		if known.Playbook == p.Name && known.Agent == f.Agent.ID || p.Name == "look" || len(r.state.Runs) >= maxRuns {
 			return
 		}
 	}
-	r.state.Runs = append(r.state.Runs, Run{Playbook: p.Name, Agent: f.Agent.ID, Tool: f.Tool, Results: make(map[string]playbooks.Result)})
+	r.state.Runs = append(r.state.Runs, Run{Playbook: p.Name, Agent: f.Agent.ID, Tool: f.Tool, Scopes: raised.Scopes, Results: make(map[string]playbooks.Result)})
 	r.state.Incident.Playbook = p.Ref()
 }
 
