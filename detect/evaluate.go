@@ -178,7 +178,8 @@ func eval[T any](st *State, program *vm.Program, env *Env) (zero T, err error) {
 	return t, nil
 }
 
-// key is what the operator holds state for. It is not ok for an event whose text to split by is empty.
+// key is what the operator holds state for. What one sender says of an agent or session neither counts nor silences for another's, a
+// class is all of its senders'. It is not ok for an event whose text to split by is empty.
 func (c *compiled) key(env *Env, e *event.Event, st *State, by *vm.Program) (key string, ok bool, err error) {
 	text := ""
 	if by != nil {
@@ -188,9 +189,9 @@ func (c *compiled) key(env *Env, e *event.Event, st *State, by *vm.Program) (key
 	}
 	switch c.Key {
 	case "session":
-		return hashKey(e.Tenant, e.Agent.ID, e.Session.ID, text), true, nil
+		return hashKey(e.Tenant, e.Source.Authn, e.Agent.ID, e.Session.ID, text), true, nil
 	case "agent":
-		return hashKey(e.Tenant, e.Agent.ID, text), true, nil
+		return hashKey(e.Tenant, e.Source.Authn, e.Agent.ID, text), true, nil
 	}
 	return hashKey(e.Tenant, text), true, nil
 }

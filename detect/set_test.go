@@ -178,3 +178,12 @@ func findingsOf(t *rapid.T, id string, events []event.Event, list ...detect.Rule
 }
 
 func seconds(n int) time.Duration { return time.Duration(n) * time.Second }
+
+// What one sender says of an agent neither counts nor silences for another's events of the same agent.
+func TestSendersAreApart(t *testing.T) {
+	events := stream(t, "kind: tool.result, tool: send_mail, repeat: 4")
+	events[0].Source.Authn, events[1].Source.Authn = "other", "other"
+	if got := evaluate(mustLoad(t, ruleText), events); len(got) > 0 {
+		t.Error("events of two senders made one finding")
+	}
+}

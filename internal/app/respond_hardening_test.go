@@ -63,7 +63,7 @@ func TestSessionEvents(t *testing.T) {
 	for sequence := range log {
 		positions = append(positions, pipeline.Position{Sequence: sequence})
 	}
-	raised := []pipeline.Raised{{Positions: positions, Finding: detect.Finding{Agent: mine.Agent, Session: "s", Events: []string{"e1"}}}}
+	raised := []pipeline.Raised{{Positions: positions, Finding: detect.Finding{Sender: "gateway", Agent: mine.Agent, Session: "s", Events: []string{"e1"}}}}
 	var got []string
 	take := func(e *event.Event) error {
 		got = append(got, e.Tenant+" "+e.Agent.Class+" "+e.Source.Authn+" "+e.ID)

@@ -142,7 +142,9 @@ func membersOf(raised []pipeline.Raised) *members {
 	m := &members{make(nameSet), make(nameSet), make(nameSet)}
 	for _, r := range raised {
 		f := r.Finding
-		m.sessions.add(f.Tenant, f.Agent.Class, f.Session)
+		for _, session := range append([]string{f.Session}, f.Sessions...) {
+			m.sessions.add(f.Tenant, f.Agent.Class, f.Sender, session)
+		}
 		for _, id := range f.Events {
 			m.causes.add(f.Tenant, f.Agent.Class, id)
 		}
@@ -151,16 +153,16 @@ func membersOf(raised []pipeline.Raised) *members {
 }
 
 func (m *members) direct(e *event.Event) bool {
-	return m.sessions[keyOf(e.Tenant, e.Agent.Class, e.Session.ID)] || m.causes[keyOf(e.Tenant, e.Agent.Class, e.ID)]
+	return m.sessions[keyOf(e.Tenant, e.Agent.Class, e.Source.Authn, e.Session.ID)] || m.causes[keyOf(e.Tenant, e.Agent.Class, e.ID)]
 }
 
 // note remembers the trace of an event that belongs to a session.
 func (m *members) note(e *event.Event) {
 	if e.Trace.TraceID != "" && m.direct(e) {
-		m.traces.add(e.Tenant, e.Agent.Class, e.Trace.TraceID)
+		m.traces.add(e.Tenant, e.Agent.Class, e.Source.Authn, e.Trace.TraceID)
 	}
 }
 
 func (m *members) has(e *event.Event) bool {
-	return m.direct(e) || e.Trace.TraceID != "" && m.traces[keyOf(e.Tenant, e.Agent.Class, e.Trace.TraceID)]
+	return m.direct(e) || e.Trace.TraceID != "" && m.traces[keyOf(e.Tenant, e.Agent.Class, e.Source.Authn, e.Trace.TraceID)]
 }

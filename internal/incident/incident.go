@@ -57,7 +57,11 @@ type Times struct {
 // Key is what findings of one incident have in common: the session, within the class of its agent. The agent itself is not part
 // of it, because the name of an agent can arrive after its first findings.
 func Key(f detect.Finding) string {
-	sum := sha256.Sum256([]byte(f.Tenant + "\x00" + f.Agent.Class + "\x00" + f.Session))
+	text := f.Tenant + "\x00" + f.Agent.Class + "\x00" + f.Session
+	if f.Sender != "" { // a session is its sender's: what another brings under the same id is another session
+		text += "\x00" + f.Sender
+	}
+	sum := sha256.Sum256([]byte(text))
 	return hex.EncodeToString(sum[:16])
 }
 
