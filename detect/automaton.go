@@ -178,8 +178,13 @@ func (a *automaton) inherit(state, link uint32) {
 	a.shorter[own] = a.longest[link]
 }
 
-// pack renumbers the states, given from the root outwards, and keeps rows for the near ones alone.
+// pack renumbers the states, given from the root outwards, and keeps rows for the near ones alone. The others keep the order of the
+// trie, in which the states along a needle are neighbours and share lines of the cache.
 func (a *automaton) pack(order []uint32, place []int, link []uint32, near int) {
+	slices.Sort(order[near:])
+	for i, s := range order[near:] {
+		place[s] = near + i
+	}
 	rows := uint32(near) * a.width
 	name := func(s uint32) uint32 {
 		if place[s] < near {
