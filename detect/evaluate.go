@@ -15,8 +15,12 @@ import (
 // maxChain bounds how many findings may follow from each other on one event, so that rules on findings can't feed each other for ever.
 const maxChain = 4
 
-// canaryEvery is the share of events on which every rule is asked, to show that the index leaves out none that would have matched.
-const canaryEvery = 1024
+// On one of canaryEvery events, canaryRules rules more are asked than the index says, in turn over the set, to show that the index
+// leaves out none that would have matched.
+const (
+	canaryEvery = 1024
+	canaryRules = 32
+)
 
 // Evaluate runs the rules that could match this event, then those that look at findings on what was raised: by these rules, or by
 // others before (a baseline). It returns what its rules raised. Each rule sees the event whatever the others do: one whose expression
@@ -54,7 +58,7 @@ func (s *Set) chained(env *Env, e *event.Event, st *State, f *Finding, out []Fin
 	return s.consider(env, e, KindFinding, st, f.Rule, out)
 }
 
-// consider judges the rules that could match, but for one, and adds what they raise. Now and then it judges all.
+// consider judges the rules that could match, but for one, and adds what they raise. Now and then it judges some more.
 func (s *Set) consider(env *Env, e *event.Event, kind event.Kind, st *State, but string, out []Finding) []Finding {
 	if env.asked != s.index {
 		env.asked, env.probe = s.index, s.index.newProbe()
@@ -73,17 +77,21 @@ func (s *Set) consider(env *Env, e *event.Event, kind event.Kind, st *State, but
 	return out
 }
 
-// canary judges every rule, and speaks of those that match though the index left them out.
+// canary judges the rules that the index named and the next ones in turn, and speaks of those that match though the index left them
+// out.
 func (s *Set) canary(env *Env, e *event.Event, kind event.Kind, st *State, but string, out []Finding, places []int, done lazy) []Finding {
-	for _, c := range s.byKind[kind] {
-		if c.ID == but {
+	rules := s.byKind[kind]
+	from := st.Events / canaryEvery * canaryRules
+	for i, c := range rules {
+		_, named := slices.BinarySearch(places, c.place)
+		if inTurn := (i-from%len(rules)+len(rules))%len(rules) < canaryRules; c.ID == but || !named && !inTurn {
 			continue
 		}
 		stats := st.stats(c.ID)
 		before := stats.Matched
 		done = env.completeMore(c.needs, done)
 		out = append(out, c.judge(env, e, kind, st)...)
-		if _, found := slices.BinarySearch(places, c.place); !found && stats.Matched > before {
+		if !named && stats.Matched > before {
 			stats.Missed++
 			if h := c.health(e, st, "missed", "was nearly overlooked", "The rule matches an event that the index of rules would have kept from it. This is a defect of Tocsin; please report the rule."); h != nil {
 				out = append(out, *h)
@@ -121,12 +129,6 @@ func (c *compiled) judge(env *Env, e *event.Event, kind event.Kind, st *State) (
 }
 
 func (c *compiled) evaluate(env *Env, e *event.Event, kind event.Kind, st *State) (*Finding, error) {
-	if c.stateful() && st.Watermark.Sub(e.Time) > c.Lateness {
-		st.stats(c.ID).Late++
-		if c.Late == "report" {
-			return nil, nil
-		}
-	}
 	switch {
 	case c.Sequence != nil:
 		return c.sequence(env, e, kind, st)
@@ -139,6 +141,9 @@ func (c *compiled) evaluate(env *Env, e *event.Event, kind event.Kind, st *State
 	if !c.stateful() {
 		return c.single(env, e, st)
 	}
+	if c.tooLate(e, st) {
+		return nil, nil
+	}
 	key, ok, err := c.key(env, e, st, c.by)
 	if err != nil || !ok {
 		return nil, err
@@ -147,6 +152,15 @@ func (c *compiled) evaluate(env *Env, e *event.Event, kind event.Kind, st *State
 		return c.firstSeen(env, e, st, key)
 	}
 	return c.window(env, e, st, key)
+}
+
+// tooLate counts a matching event that is late, and reports whether it must be left out.
+func (c *compiled) tooLate(e *event.Event, st *State) bool {
+	if st.Watermark.Sub(e.Time) <= c.Lateness {
+		return false
+	}
+	st.stats(c.ID).Late++
+	return c.Late == "report"
 }
 
 func (c *compiled) stateful() bool { return c.Operator() != "match" && c.Deviation == nil }

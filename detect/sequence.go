@@ -65,7 +65,7 @@ func (c *compiled) matchStep(env *Env, e *event.Event, st *State, i int) ([]*mat
 		}
 	}
 	kept, err := c.keep(env, st, i)
-	if err != nil {
+	if err != nil || c.tooLate(e, st) {
 		return nil, nil, err
 	}
 	g := st.group(c, key, e.Time)
@@ -278,7 +278,7 @@ func (c *compiled) absence(env *Env, e *event.Event, kind event.Kind, st *State)
 	if !slices.Contains(c.On, kind) {
 		return nil, nil
 	}
-	if held, err := c.matches(env, e, st, c.when); err != nil || !held {
+	if held, err := c.matches(env, e, st, c.when); err != nil || !held || c.tooLate(e, st) {
 		return nil, err
 	}
 	key, ok, err := c.key(env, e, st, c.by)

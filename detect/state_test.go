@@ -278,3 +278,27 @@ func mustCompile(t testing.TB, rules ...Rule) *Set {
 	}
 	return set
 }
+
+// A rule that the index leaves out wrongly is found out by the events on which more rules are asked, and a finding says so.
+func TestCanary(t *testing.T) {
+	set := mustCompile(t, rule(func(r *Rule) { r.Count = nil }))
+	set.index = newIndex(nil, nil)
+	st, env := NewState(), NewEnv()
+	var got []Finding
+	for i := range 3 * canaryEvery {
+		e := event.Event{ID: fmt.Sprint(i), Kind: event.KindPrompt, Time: StreamStart.Add(time.Duration(i) * time.Second), Session: event.Session{ID: fmt.Sprint(i)}}
+		env.Fill(&e, SessionFacts{}, BaselineEnv{})
+		got = append(got, set.Evaluate(env, &e, st)...)
+	}
+	var health, fired int
+	for _, f := range got {
+		if f.Source == SourceHealth {
+			health++
+		} else {
+			fired++
+		}
+	}
+	if missed := st.Stats["example-rule"].Missed; missed != 3 || fired != 3 || health != 1 {
+		t.Errorf("%d matches were missed, %d found all the same, with %d findings about it; want 3, 3 and 1 within the hour", missed, fired, health)
+	}
+}

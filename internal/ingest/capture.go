@@ -144,7 +144,7 @@ func decodeTraces(body []byte, contentType string) (in ptraceotlp.ExportRequest,
 		return in, without, nil
 	}
 	in = ptraceotlp.NewExportRequest()
-	without.unread, err = salvage(body, contentType, spanParts(), func(one []byte) error {
+	without.unread, err = salvage(err, body, contentType, spanParts(), func(one []byte) error {
 		single := ptraceotlp.NewExportRequest()
 		if _, err := decode(one, contentType, single.UnmarshalProto, single.UnmarshalJSON); err != nil {
 			return err
@@ -161,7 +161,7 @@ func decodeLogs(body []byte, contentType string) (in plogotlp.ExportRequest, wit
 		return in, without, nil
 	}
 	in = plogotlp.NewExportRequest()
-	without.unread, err = salvage(body, contentType, logParts(), func(one []byte) error {
+	without.unread, err = salvage(err, body, contentType, logParts(), func(one []byte) error {
 		single := plogotlp.NewExportRequest()
 		if _, err := decode(one, contentType, single.UnmarshalProto, single.UnmarshalJSON); err != nil {
 			return err

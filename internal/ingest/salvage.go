@@ -31,24 +31,27 @@ var errSingles = fmt.Errorf("take request apart: more than %d items, or %d bytes
 func spanParts() []string { return []string{"resourceSpans", "scopeSpans", "spans"} }
 func logParts() []string  { return []string{"resourceLogs", "scopeLogs", "logRecords"} }
 
-// salvage decodes the items of a request one by one. It returns those that can't be decoded, and the first error if none can.
-func salvage(body []byte, contentType string, parts []string, take func([]byte) error) ([]Rejection, error) {
+// salvage decodes the items of a request one by one and returns those that can't be decoded. Where none can, or the request can't be
+// taken apart, the cause is why the whole could not be decoded.
+func salvage(cause error, body []byte, contentType string, parts []string, take func([]byte) error) ([]Rejection, error) {
 	singles, err := singlesProto(body, len(parts))
 	if contentType == typeJSON {
 		singles, err = singlesJSON(body, parts)
 	}
-	if err != nil {
+	if errors.Is(err, errSingles) {
 		return nil, err
+	}
+	if err != nil {
+		return nil, cause
 	}
 	var bad []Rejection
 	for i, one := range singles {
 		if failed := take(one); failed != nil {
 			bad = append(bad, Rejection{Item: fmt.Sprintf("%s %d", parts[len(parts)-1], i+1), Reason: failed.Error()})
-			err = failed
 		}
 	}
 	if len(bad) == len(singles) {
-		return nil, err
+		return nil, cause
 	}
 	return bad, nil
 }
