@@ -2,6 +2,7 @@ package ingest
 
 import (
 	"encoding/binary"
+	"iter"
 
 	"go.opentelemetry.io/collector/pdata/pcommon"
 )
@@ -14,20 +15,35 @@ const (
 	maxProtoDepth = 128
 )
 
-// jsonDepth returns how deep the brackets of a JSON text are nested. The text need not be valid.
+// marks yields the brackets and commas of a JSON text that stand outside its strings, with their places. The text need not be valid.
+func marks(text []byte) iter.Seq2[int, byte] {
+	return func(yield func(int, byte) bool) {
+		inString := false
+		for i := 0; i < len(text); i++ {
+			switch c := text[i]; {
+			case inString && c == '\\':
+				i++
+			case c == '"':
+				inString = !inString
+			case inString:
+			case c == '{' || c == '[' || c == '}' || c == ']' || c == ',':
+				if !yield(i, c) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// jsonDepth returns how deep the brackets of a JSON text are nested.
 func jsonDepth(text []byte) int {
-	depth, deepest, inString := 0, 0, false
-	for i := 0; i < len(text); i++ {
-		switch c := text[i]; {
-		case inString && c == '\\':
-			i++
-		case c == '"':
-			inString = !inString
-		case inString:
-		case c == '{' || c == '[':
+	depth, deepest := 0, 0
+	for _, c := range marks(text) {
+		switch c {
+		case '{', '[':
 			depth++
 			deepest = max(deepest, depth)
-		case c == '}' || c == ']':
+		case '}', ']':
 			depth--
 		}
 	}
@@ -36,20 +52,15 @@ func jsonDepth(text []byte) int {
 
 // cutJSON empties every array and object that holds brackets below the limit, and reports whether there was one.
 func cutJSON(text []byte, limit int) (cut bool) {
-	depth, start, deep, inString := 0, 0, false, false
-	for i := 0; i < len(text); i++ {
-		switch c := text[i]; {
-		case inString && c == '\\':
-			i++
-		case c == '"':
-			inString = !inString
-		case inString:
-		case c == '{' || c == '[':
+	depth, start, deep := 0, 0, false
+	for i, c := range marks(text) {
+		switch c {
+		case '{', '[':
 			if depth++; depth == limit {
 				start, deep = i+1, false
 			}
 			deep = deep || depth > limit
-		case c == '}' || c == ']':
+		case '}', ']':
 			if depth == limit && deep {
 				blank(text[start:i])
 				cut = true

@@ -126,16 +126,15 @@ func splitArray(body []byte) ([]jsonItem, error) {
 
 // itemEnds returns where the items of an array end: at its commas, and at its own bracket.
 func itemEnds(body []byte) (ends []int, err error) {
-	depth, inString := 0, false
-	for i := 0; i < len(body); i++ {
-		switch c := body[i]; {
-		case inString && c == '\\':
-			i++
-		case c == '"':
-			inString = !inString
-		case inString:
+	depth := 0
+	for i, c := range marks(body) {
+		switch {
 		case c == '{' || c == '[':
 			depth++
+		case c == ',' && depth == 1:
+			if ends = append(ends, i); len(ends) == MaxJSONEvents {
+				return nil, fmt.Errorf("more than %d items: %w", MaxJSONEvents, ErrTooLarge)
+			}
 		case c == '}' || c == ']':
 			if depth--; depth > 0 {
 				continue
@@ -144,10 +143,6 @@ func itemEnds(body []byte) (ends []int, err error) {
 				return nil, errors.New("text after the array")
 			}
 			return append(ends, i), nil
-		case c == ',' && depth == 1:
-			if ends = append(ends, i); len(ends) == MaxJSONEvents {
-				return nil, fmt.Errorf("more than %d items: %w", MaxJSONEvents, ErrTooLarge)
-			}
 		}
 	}
 	return nil, errors.New("the array does not end")
