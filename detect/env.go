@@ -1,9 +1,7 @@
 package detect
 
 import (
-	"math"
 	"regexp"
-	"strconv"
 	"strings"
 
 	"github.com/tocsin-dr/tocsin/internal/event"
@@ -238,8 +236,10 @@ func (env *Env) remote(t *event.Tool) string {
 	if len(env.Destinations) > 0 {
 		return env.Destinations[0].Value
 	}
-	if m := commandURL.FindStringSubmatch(t.Command); m != nil {
-		return strings.ToLower(m[1])
+	if strings.Contains(t.Command, "://") {
+		if m := commandURL.FindStringSubmatch(t.Command); m != nil {
+			return strings.ToLower(m[1])
+		}
 	}
 	return ""
 }
@@ -248,20 +248,22 @@ func joinContent(contents []event.Content) string {
 	if len(contents) == 1 {
 		return contents[0].Text
 	}
+	n := 0
+	for i := range contents {
+		n += len(contents[i].Text) + 1
+	}
 	var b strings.Builder
-	for _, c := range contents {
-		b.WriteString(c.Text + "\n")
+	b.Grow(n)
+	for i := range contents {
+		b.WriteString(contents[i].Text)
+		b.WriteByte('\n')
 	}
 	return b.String()
 }
 
 // number keeps a rule from a run-time error that an argument's text could cause.
 func (env *Env) number(path string) float64 {
-	n, err := strconv.ParseFloat(strings.TrimSpace(env.event.Tool.Arg(path)), 64)
-	if err != nil || math.IsNaN(n) || math.IsInf(n, 0) {
-		return 0
-	}
-	return n
+	return parseNumber(env.event.Tool.Arg(path))
 }
 
 func (env *Env) provenance(path string) string {
