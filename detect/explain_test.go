@@ -16,8 +16,10 @@ func TestExplain(t *testing.T) {
 		entries         []string
 		want            string
 	}{
-		{"count", onResult + "when: tool.effect == \"egress\" && (tool.name == \"x\" || len(destinations) > 0)\ncount: {at_least: 5, within: 10m}",
-			[]string{"kind: tool.result, tool: send_mail, args: {to: a@b.example}, repeat: 5, every: 1m"}, `{
+		{
+			"count", onResult + "when: tool.effect == \"egress\" && (tool.name == \"x\" || len(destinations) > 0)\ncount: {at_least: 5, within: 10m}",
+			[]string{"kind: tool.result, tool: send_mail, args: {to: a@b.example}, repeat: 5, every: 1m"},
+			`{
  "rule": "example-rule",
  "operator": "count",
  "event": "EVENT",
@@ -63,9 +65,12 @@ func TestExplain(t *testing.T) {
   "the oldest of them leaves the window at 2026-01-05T09:10:00Z"
  ],
  "fired": false
-}`},
-		{"sequence", onResult + `sequence: {within: 10m, steps: [{as: read, when: 'tool.effect == "read"'}, {as: post, when: tool.host == read.tool.host}]}`,
-			[]string{"kind: tool.result, tool: get_page, args: {url: 'https://a.example'}", "at: 1s, kind: tool.result, tool: post_note, args: {url: 'https://b.example'}"}, `{
+}`,
+		},
+		{
+			"sequence", onResult + `sequence: {within: 10m, steps: [{as: read, when: 'tool.effect == "read"'}, {as: post, when: tool.host == read.tool.host}]}`,
+			[]string{"kind: tool.result, tool: get_page, args: {url: 'https://a.example'}", "at: 1s, kind: tool.result, tool: post_note, args: {url: 'https://b.example'}"},
+			`{
  "rule": "example-rule",
  "operator": "sequence",
  "event": "EVENT",
@@ -94,7 +99,8 @@ func TestExplain(t *testing.T) {
   "step post: 0 earlier matches for this key"
  ],
  "fired": false
-}`},
+}`,
+		},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			set, events := mustLoad(t, written("example-rule", tc.detection, tc.entries...)), stream(t, tc.entries...)

@@ -191,14 +191,6 @@ func (ix *index) candidates(env *Env, k event.Kind, p *probe) []int {
 	return p.out
 }
 
-// needs returns the lazily completed fields that the index reads for a kind.
-func (ix *index) needs(k event.Kind) lazy {
-	if kind := ix.kinds[k]; kind != nil {
-		return kind.needs
-	}
-	return 0
-}
-
 // bitset is a set of the rules of one kind.
 type bitset []uint64
 

@@ -128,8 +128,14 @@ func TestJoinedFields(t *testing.T) {
 		when string
 		want bool
 	}{
-		{`%s == "one\ntwo\n"`, true}, {`%s contains "e\nt"`, true}, {`%s endsWith "two\n"`, true}, {`%s startsWith "one\nt"`, true},
-		{`%s matches "(?i)E\nTWO\n$"`, true}, {`%s contains "onetwo"`, false}, {`%s endsWith "two"`, false}, {`%s startsWith "two"`, false},
+		{`%s == "one\ntwo\n"`, true},
+		{`%s contains "e\nt"`, true},
+		{`%s endsWith "two\n"`, true},
+		{`%s startsWith "one\nt"`, true},
+		{`%s matches "(?i)E\nTWO\n$"`, true},
+		{`%s contains "onetwo"`, false},
+		{`%s endsWith "two"`, false},
+		{`%s startsWith "two"`, false},
 	} {
 		for _, field := range []string{"text", "tool.args"} {
 			when := fmt.Sprintf(tc.when, field)

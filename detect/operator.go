@@ -112,9 +112,15 @@ func (r *Rule) operators() (names []string) {
 		name string
 		set  bool
 	}{
-		{"count", r.Count != nil}, {"distinct", r.Distinct != nil}, {"sum", r.Sum != nil}, {"rate", r.Rate != nil},
-		{"first_seen", r.FirstSeen != nil}, {"deviation", r.Deviation != nil}, {"risk_threshold", r.RiskThreshold != nil},
-		{"sequence", r.Sequence != nil}, {"absence", r.Absence != nil},
+		{"count", r.Count != nil},
+		{"distinct", r.Distinct != nil},
+		{"sum", r.Sum != nil},
+		{"rate", r.Rate != nil},
+		{"first_seen", r.FirstSeen != nil},
+		{"deviation", r.Deviation != nil},
+		{"risk_threshold", r.RiskThreshold != nil},
+		{"sequence", r.Sequence != nil},
+		{"absence", r.Absence != nil},
 	} {
 		if o.set {
 			names = append(names, o.name)

@@ -86,10 +86,16 @@ lateness: 10s`
 		{"sequence over sessions", "key: class\n" + readThenPost, []string{get, "at: 1s, session: s2, agent: a2, " + post}, []string{"read, then post, in this order within 1s."}},
 		{"sequence, too slow", readThenPost, []string{get, "at: 10m, " + post}, nil},
 		{"sequence, one event is not two steps", onResult + "sequence: {within: 1m, steps: [{as: first, when: 'true'}, {as: second, when: 'true'}]}", []string{get}, nil},
-		{"sequence, the first step comes late", onResult + `sequence: {within: 1m, steps: [{as: first, when: 'tool.effect == "read"'}, {as: second, when: 'tool.effect == "egress"'}]}`,
-			[]string{"at: 1s, " + get + ", late_by: 20s", "at: 5s, " + send}, []string{"first, then second, in this order within 4s."}},
-		{"sequence that splits by what differs", onResult + `sequence: {within: 1m, steps: [{as: first, when: 'tool.effect == "read"', by: tool.host}, {as: second, when: 'tool.name == "post_note"', by: tool.host}]}`,
-			[]string{other, "at: 1s, " + post, "at: 2s, " + get, "at: 3s, " + post}, []string{"first, then second, in this order within 1s."}},
+		{
+			"sequence, the first step comes late", onResult + `sequence: {within: 1m, steps: [{as: first, when: 'tool.effect == "read"'}, {as: second, when: 'tool.effect == "egress"'}]}`,
+			[]string{"at: 1s, " + get + ", late_by: 20s", "at: 5s, " + send},
+			[]string{"first, then second, in this order within 4s."},
+		},
+		{
+			"sequence that splits by what differs", onResult + `sequence: {within: 1m, steps: [{as: first, when: 'tool.effect == "read"', by: tool.host}, {as: second, when: 'tool.name == "post_note"', by: tool.host}]}`,
+			[]string{other, "at: 1s, " + post, "at: 2s, " + get, "at: 3s, " + post},
+			[]string{"first, then second, in this order within 1s."},
+		},
 		{"absence before", sendAfterAllow, []string{send}, []string{"A call of send_mail. What belongs to it did not come within 5m0s."}},
 		{"absence before, it came", sendAfterAllow, []string{"kind: tool.decision, tool: send_mail, decision: {effect: allow}", "at: 1m, " + send}, nil},
 		{"absence before, it came too long ago", sendAfterAllow, []string{"kind: tool.decision, tool: send_mail, decision: {effect: allow}", "at: 6m, " + send}, []string{"A call of send_mail. What belongs to it did not come within 5m0s."}},
@@ -98,8 +104,11 @@ lateness: 10s`
 		{"absence after, it came", sendThenReceipt, []string{send, "at: 4m, kind: tool.result, tool: get_receipt", "at: 20m, session: s2, kind: tool.result, tool: x"}, nil},
 		{"absence after, it came in another session", sendThenReceipt, []string{send, "at: 4m, session: s2, kind: tool.result, tool: get_receipt", "at: 20m, session: s2, kind: tool.result, tool: x"}, []string{"A call of send_mail. What belongs to it did not come within 5m0s."}},
 		{"late and applied", onResult + "when: 'true'\ncount: {at_least: 2, within: 10s}\nlateness: 5s", []string{send, "at: 1m, " + send, "at: 1s, " + send}, []string{"2 matching events within 10s."}},
-		{"late and reported", onResult + "when: 'true'\ncount: {at_least: 2, within: 10s}\nlateness: 5s\nlate: report", []string{send, "at: 1m, " + send, "at: 1s, " + send},
-			[]string{"The event is more than 5s older than the newest of its class, and the rule does not count such events."}},
+		{
+			"late and reported", onResult + "when: 'true'\ncount: {at_least: 2, within: 10s}\nlateness: 5s\nlate: report",
+			[]string{send, "at: 1m, " + send, "at: 1s, " + send},
+			[]string{"The event is more than 5s older than the newest of its class, and the rule does not count such events."},
+		},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			if diff := cmp.Diff(tc.want, reasons(t, library(t), written("example-rule", tc.detection, tc.entries...))); diff != "" {

@@ -162,8 +162,10 @@ func compileRule(r Rule) (*compiled, error) {
 	case r.Sum != nil:
 		c.of = compile("sum.of", r.Sum.Of, expr.AsFloat64(), in)
 	case r.Absence != nil:
-		c.other = &step{on: r.Absence.On, when: compile("absence.when", r.Absence.When, expr.AsBool(), in),
-			by: compile("absence.by", r.Absence.By, expr.AsKind(reflect.String), in)}
+		c.other = &step{
+			on: r.Absence.On, when: compile("absence.when", r.Absence.When, expr.AsBool(), in),
+			by: compile("absence.by", r.Absence.By, expr.AsKind(reflect.String), in),
+		}
 	case r.Sequence != nil:
 		for i, s := range r.Sequence.Steps {
 			at := fmt.Sprintf("sequence.steps.%d", i)

@@ -296,8 +296,10 @@ func cannedFacts(now time.Time, say func(string) string) *facts {
 			{Agent: say("platform/deploy-agent"), Class: say("platform"), Life: baselines.Active, Why: "It is stable.", Sessions: 830, Peers: 2, Tools: count("kubectl", 5100)},
 		},
 		rules: []measure.RuleReport{
-			{ID: "untrusted-value-egress", Title: "Data or money sent to a recipient that came out of a tool", Severity: detect.High, Lane: detect.Propose, Operator: "match", Tests: 3,
-				Stats: detect.Stats{Judged: 5210, Matched: 4, Fired: 3, Suppressed: 1, LastFired: now.Add(-7 * time.Minute)}, Verdicts: map[incident.Verdict]int{incident.TruePositive: 6, incident.FalsePositive: 2}},
+			{
+				ID: "untrusted-value-egress", Title: "Data or money sent to a recipient that came out of a tool", Severity: detect.High, Lane: detect.Propose, Operator: "match", Tests: 3,
+				Stats: detect.Stats{Judged: 5210, Matched: 4, Fired: 3, Suppressed: 1, LastFired: now.Add(-7 * time.Minute)}, Verdicts: map[incident.Verdict]int{incident.TruePositive: 6, incident.FalsePositive: 2},
+			},
 			{ID: "repeated-call", Title: "Same tool call over and over", Severity: detect.Medium, Lane: detect.Alert, Operator: "count", Tests: 4, Stats: detect.Stats{Judged: 9120}},
 		},
 		summary: measure.Summary{

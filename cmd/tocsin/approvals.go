@@ -94,9 +94,15 @@ func showPlan(w io.Writer, r approval.Request) error {
 	p := r.Plan
 	fmt.Fprintf(w, "Request %s, %s, decide by %s\n%s\n", visible(r.ID), r.State, r.Deadline.Format(time.RFC3339), visible(r.Question))
 	rows := [][2]string{
-		{"action", p.Action + " (" + string(p.Class) + ")"}, {"target", p.Target.String()}, {"for", p.Lease.String()}, {"asked by", r.Requester},
-		{"playbook", p.Playbook}, {"evidence", fmt.Sprintf("%d sealed artefacts", len(p.Evidence))},
-		{"effect", r.Effect}, {"undo", r.Undo}, {"does not stop", r.DoesNotStop},
+		{"action", p.Action + " (" + string(p.Class) + ")"},
+		{"target", p.Target.String()},
+		{"for", p.Lease.String()},
+		{"asked by", r.Requester},
+		{"playbook", p.Playbook},
+		{"evidence", fmt.Sprintf("%d sealed artefacts", len(p.Evidence))},
+		{"effect", r.Effect},
+		{"undo", r.Undo},
+		{"does not stop", r.DoesNotStop},
 	}
 	for _, k := range slices.Sorted(maps.Keys(p.Params)) {
 		rows = append(rows, [2]string{k, p.Params[k]})

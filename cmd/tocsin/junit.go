@@ -40,7 +40,7 @@ func writeJUnit(name string, all []pipeline.TestResult, failed int) error {
 	if err != nil {
 		return fmt.Errorf("write JUnit report: %w", err)
 	}
-	if err := os.WriteFile(name, append([]byte(xml.Header), text...), 0o644); err != nil {
+	if err := os.WriteFile(name, append([]byte(xml.Header), text...), 0o600); err != nil {
 		return fmt.Errorf("write JUnit report: %w", err)
 	}
 	return nil

@@ -50,7 +50,7 @@ func (c *rulesImportCmd) write(rules []sigma.Rule) error {
 		if c.Out == "" {
 			break
 		}
-		f, err := os.OpenFile(filepath.Join(c.Out, r.ID+".yaml"), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+		f, err := os.OpenFile(filepath.Join(c.Out, r.ID+".yaml"), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 		if err != nil {
 			return err
 		}

@@ -140,8 +140,10 @@ func TestCorrelationProblems(t *testing.T) {
 		{"field of an element", "denied]\ngroup-by: [agent.id]", "process]\ngroup-by: [agent.id, CommandLine]", `example.yml:8: correlation.group-by: has CommandLine, of which process has several in one event, and a key is one text`},
 		{"window", "10m", "30d", `example.yml:9: correlation.timespan: "30d": a window has at most 7d`},
 		{"unit", "10m", "10M", `example.yml:9: correlation.timespan: "10M": want a number and s, m, h or d`},
-		{"more than a sum of fractions", "event_count\nrules: [denied]\ngroup-by: [agent.id]\ntimespan: 10m\ncondition: {gte: 3}", "value_sum\nrules: [denied]\ngroup-by: [agent.id]\ntimespan: 10m\ncondition: {field: tool.args.amount, gt: 3}",
-			`example.yml:10: correlation.condition: has gt over values that may be fractions, and a sum has a bound that it reaches: write gte`},
+		{
+			"more than a sum of fractions", "event_count\nrules: [denied]\ngroup-by: [agent.id]\ntimespan: 10m\ncondition: {gte: 3}", "value_sum\nrules: [denied]\ngroup-by: [agent.id]\ntimespan: 10m\ncondition: {field: tool.args.amount, gt: 3}",
+			`example.yml:10: correlation.condition: has gt over values that may be fractions, and a sum has a bound that it reaches: write gte`,
+		},
 		{"unknown rule", "[denied]", "[denyed]", `example.yml:7: correlation.rules: names "denyed", which is neither id nor name of a rule among the files`},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

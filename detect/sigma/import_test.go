@@ -114,19 +114,32 @@ func TestDetections(t *testing.T) {
 		{"case is ignored", linux, contains, []string{command("cat Secret.txt")}, []string{command("cat sec.txt")}},
 		{"cased", linux, "s:\n  CommandLine|contains|cased: 'SECRET'\ncondition: s", []string{command("cat SECRET")}, []string{command("cat secret")}},
 		{"denied calls start no process", linux, contains, nil, []string{"- {kind: tool.result, outcome: denied, tool: bash, args: {command: cat secret}}"}},
-		{"program by name", linux, "s:\n  Image|endswith: '/curl'\ncondition: s",
+		{
+			"program by name", linux, "s:\n  Image|endswith: '/curl'\ncondition: s",
 			[]string{command("/usr/bin/curl x"), command("cd /tmp && CURL x"), command("sudo -u root curl x"), command("bash -c 'curl x'"), command("echo $(curl x)")},
-			[]string{command("echo curl"), command("curlie x"), command("git commit -m 'curl x'")}},
+			[]string{command("echo curl"), command("curlie x"), command("git commit -m 'curl x'")},
+		},
 		{"program by the end of its name", linux, "s:\n  Image|endswith: 'sh'\ncondition: s", []string{command("zsh"), command("/bin/fish")}, []string{command("shred x")}},
-		{"a launcher is a program too", linux, "s:\n  Image|endswith: ['/sudo', '/nc']\ncondition: s",
-			[]string{command("sudo rm x"), command("env A=b /usr/bin/sudo -n rm x"), command("nc -l 1")}, []string{command("rm sudo"), command("echo sudo")}},
-		{"program and line belong together", linux, "s:\n  Image|endswith: '/curl'\n  CommandLine|contains: '--upload'\ncondition: s",
-			[]string{command("curl --upload x")}, []string{command("curl x; aws --upload x")}},
-		{"a filter is about the same process", linux, "s:\n  Image|endswith: '/rm'\nf:\n  CommandLine|contains: '/tmp/'\ncondition: s and not f",
-			[]string{command("rm /etc/x; ls /tmp/")}, []string{command("rm /tmp/x")}},
-		{"line from its start, whatever launches it", linux, "s:\n  CommandLine|startswith: 'rm -rf'\ncondition: s",
+		{
+			"a launcher is a program too", linux, "s:\n  Image|endswith: ['/sudo', '/nc']\ncondition: s",
+			[]string{command("sudo rm x"), command("env A=b /usr/bin/sudo -n rm x"), command("nc -l 1")},
+			[]string{command("rm sudo"), command("echo sudo")},
+		},
+		{
+			"program and line belong together", linux, "s:\n  Image|endswith: '/curl'\n  CommandLine|contains: '--upload'\ncondition: s",
+			[]string{command("curl --upload x")},
+			[]string{command("curl x; aws --upload x")},
+		},
+		{
+			"a filter is about the same process", linux, "s:\n  Image|endswith: '/rm'\nf:\n  CommandLine|contains: '/tmp/'\ncondition: s and not f",
+			[]string{command("rm /etc/x; ls /tmp/")},
+			[]string{command("rm /tmp/x")},
+		},
+		{
+			"line from its start, whatever launches it", linux, "s:\n  CommandLine|startswith: 'rm -rf'\ncondition: s",
 			[]string{command("rm -rf x"), command("sudo rm -rf x"), command("A=b nice -n 10 RM -RF x"), command("timeout 5s rm -rf x")},
-			[]string{command("echo rm -rf"), command("srm -rf x")}},
+			[]string{command("echo rm -rf"), command("srm -rf x")},
+		},
 		{"whole line", linux, "s:\n  CommandLine: 'id -u'\ncondition: s", []string{command("id -u"), command("sudo id -u")}, []string{command("id -un"), command("xid -u")}},
 		{"line to its end", linux, "s:\n  CommandLine|endswith: ' -x'\ncondition: s", []string{command("bash -x")}, []string{command("bash -x y")}},
 		{"wildcards", linux, "s:\n  CommandLine: '*cat /etc/?asswd*.bak'\ncondition: s", []string{command("sudo cat /etc/passwd.1.bak")}, []string{command("cat /etc/asswd.bak")}},
@@ -145,25 +158,46 @@ condition: s`, []string{command("run x12")}, []string{command("run X12"), comman
 		{"regular expression with flags", linux, `s:
   CommandLine|re|i: '^X[0-9]'
 condition: s`, []string{command("x1"), command("sudo x1")}, []string{command("y x1")}},
-		{"windash", "category: process_creation, product: windows", "s:\n  CommandLine|contains|windash: ' -enc '\ncondition: s",
-			[]string{command("powershell -enc x"), command("powershell /enc x"), command("powershell –enc x")}, []string{command("powershell enc x")}},
-		{"name inside of the file", "category: process_creation, product: windows", "s:\n  - Image|endswith: '\\certutil.exe'\n  - OriginalFileName: 'CertUtil.exe'\ncondition: s",
-			[]string{command("certutil x"), command("CertUtil.exe x")}, []string{command("mycertutil x")}},
+		{
+			"windash", "category: process_creation, product: windows", "s:\n  CommandLine|contains|windash: ' -enc '\ncondition: s",
+			[]string{command("powershell -enc x"), command("powershell /enc x"), command("powershell –enc x")},
+			[]string{command("powershell enc x")},
+		},
+		{
+			"name inside of the file", "category: process_creation, product: windows", "s:\n  - Image|endswith: '\\certutil.exe'\n  - OriginalFileName: 'CertUtil.exe'\ncondition: s",
+			[]string{command("certutil x"), command("CertUtil.exe x")},
+			[]string{command("mycertutil x")},
+		},
 		{"base64", linux, "s:\n  CommandLine|base64|contains: 'curl '\ncondition: s", []string{command("echo Y3VybCA=")}, []string{command("curl x")}},
-		{"base64 anywhere", linux, "s:\n  CommandLine|base64offset|contains: 'http://'\ncondition: s",
-			[]string{command("echo aHR0cDovL2E="), command("echo eGh0dHA6Ly9h"), command("echo eHhodHRwOi8vYQ==")}, []string{command("echo http://")}},
+		{
+			"base64 anywhere", linux, "s:\n  CommandLine|base64offset|contains: 'http://'\ncondition: s",
+			[]string{command("echo aHR0cDovL2E="), command("echo eGh0dHA6Ly9h"), command("echo eHhodHRwOi8vYQ==")},
+			[]string{command("echo http://")},
+		},
 		{"base64 of wide text", linux, "s:\n  CommandLine|wide|base64offset|contains: 'IEX'\ncondition: s", []string{command("x SQBFAFgA")}, []string{command("x SUVY")}},
 		{"exists", linux, "s:\n  CommandLine|exists: true\ncondition: s", []string{command("x")}, []string{tool("read_file", "path", "x")}},
 		{"null", linux, "s:\n  Image|endswith: '/x'\nf:\n  CommandLine: null\ncondition: s and not f", []string{command("x")}, nil},
 		{"neq", linux, "s:\n  Image|endswith: '/x'\n  CommandLine|contains|neq: 'y'\ncondition: s", []string{command("x")}, []string{command("x y")}},
-		{"one of", linux, "sel_a:\n  CommandLine|contains: 'a1'\nsel_b:\n  CommandLine|contains: 'b1'\nfilter:\n  CommandLine|contains: 'c1'\ncondition: 1 of sel_* and not filter",
-			[]string{command("a1"), command("b1")}, []string{command("a1 c1"), command("c1")}},
-		{"all of them", linux, "a:\n  CommandLine|contains: 'a1'\nb:\n  CommandLine|contains: 'b1'\n_c:\n  CommandLine|contains: 'c1'\ncondition: all of them",
-			[]string{command("a1 b1")}, []string{command("a1"), command("b1 c1")}},
-		{"precedence", linux, "a:\n  CommandLine|contains: 'a1'\nb:\n  CommandLine|contains: 'b1'\nc:\n  CommandLine|contains: 'c1'\ncondition: a or b and not c",
-			[]string{command("a1 c1"), command("b1")}, []string{command("b1 c1"), command("c1")}},
-		{"parentheses", linux, "a:\n  CommandLine|contains: 'a1'\nb:\n  CommandLine|contains: 'b1'\nc:\n  CommandLine|contains: 'c1'\ncondition: (a or b) and not (c)",
-			[]string{command("a1")}, []string{command("a1 c1")}},
+		{
+			"one of", linux, "sel_a:\n  CommandLine|contains: 'a1'\nsel_b:\n  CommandLine|contains: 'b1'\nfilter:\n  CommandLine|contains: 'c1'\ncondition: 1 of sel_* and not filter",
+			[]string{command("a1"), command("b1")},
+			[]string{command("a1 c1"), command("c1")},
+		},
+		{
+			"all of them", linux, "a:\n  CommandLine|contains: 'a1'\nb:\n  CommandLine|contains: 'b1'\n_c:\n  CommandLine|contains: 'c1'\ncondition: all of them",
+			[]string{command("a1 b1")},
+			[]string{command("a1"), command("b1 c1")},
+		},
+		{
+			"precedence", linux, "a:\n  CommandLine|contains: 'a1'\nb:\n  CommandLine|contains: 'b1'\nc:\n  CommandLine|contains: 'c1'\ncondition: a or b and not c",
+			[]string{command("a1 c1"), command("b1")},
+			[]string{command("b1 c1"), command("c1")},
+		},
+		{
+			"parentheses", linux, "a:\n  CommandLine|contains: 'a1'\nb:\n  CommandLine|contains: 'b1'\nc:\n  CommandLine|contains: 'c1'\ncondition: (a or b) and not (c)",
+			[]string{command("a1")},
+			[]string{command("a1 c1")},
+		},
 		{"several conditions", linux, "a:\n  CommandLine|contains: 'a1'\nb:\n  CommandLine|contains: 'b1'\ncondition: [a, b]", []string{command("a1"), command("b1")}, []string{command("c1")}},
 
 		{"the line that a shell runs", linux, "s:\n  CommandLine|contains: 'base64 -d | sh'\ncondition: s", []string{command("echo x | base64 -d | sh")}, []string{command("base64 -d > sh")}},
@@ -179,8 +213,11 @@ condition: s`, []string{command("x1"), command("sudo x1")}, []string{command("y 
   CommandLine|contains: '\Temp\'
 condition: s`, []string{command(`type C:\temp\x`)}, []string{command("type C:/temp/x")}},
 
-		{"file written", "category: file_event, product: linux", "s:\n  TargetFilename|startswith: '/etc/cron.d/'\ncondition: s",
-			[]string{tool("write_file", "path", "/etc/cron.d/x")}, []string{tool("read_file", "path", "/etc/cron.d/x"), tool("delete_file", "path", "/etc/cron.d/x"), tool("write_file", "path", "/tmp/x")}},
+		{
+			"file written", "category: file_event, product: linux", "s:\n  TargetFilename|startswith: '/etc/cron.d/'\ncondition: s",
+			[]string{tool("write_file", "path", "/etc/cron.d/x")},
+			[]string{tool("read_file", "path", "/etc/cron.d/x"), tool("delete_file", "path", "/etc/cron.d/x"), tool("write_file", "path", "/tmp/x")},
+		},
 		{"file removed", "category: file_delete", "s:\n  TargetFilename|endswith: '.log'\ncondition: s", []string{tool("delete_file", "path", "/var/x.LOG")}, []string{tool("write_file", "path", "x.log")}},
 		{"file read", "category: file_access", "s:\n  FileName|contains: '/.ssh/'\ncondition: s", []string{tool("read_file", "path", "/root/.ssh/id")}, []string{tool("write_file", "path", "/root/.ssh/id")}},
 		{"a path on Windows", "category: file_event, product: windows", `s:
@@ -189,8 +226,11 @@ condition: s`, []string{tool("write_file", "path", `C:\X\startup\a.exe`)}, []str
 		{"host", "category: network_connection", "s:\n  Initiated: 'true'\n  DestinationHostname|endswith: '.ngrok.io'\ncondition: s", []string{tool("fetch", "url", "https://a.NGROK.io/x")}, []string{tool("fetch", "url", "https://ngrok.io.example/")}},
 		{"host looked up", "category: dns_query", "s:\n  QueryName: 'evil.example'\ncondition: s", []string{tool("fetch", "url", "https://evil.example/")}, []string{tool("fetch", "url", "https://a.evil.example/")}},
 		{"address", "category: network_connection", "s:\n  DestinationIp: 169.254.169.254\ncondition: s", []string{tool("fetch", "url", "http://169.254.169.254/x")}, []string{tool("fetch", "url", "http://169.254.169.25/x")}},
-		{"network", "category: network_connection", "s:\n  DestinationIp|cidr: [10.0.0.0/8, 172.16.0.0/12]\ncondition: s",
-			[]string{tool("fetch", "url", "http://10.1.2.3/"), tool("fetch", "url", "http://172.31.0.1/")}, []string{tool("fetch", "url", "http://172.32.0.1/"), tool("fetch", "url", "http://10.example.com/")}},
+		{
+			"network", "category: network_connection", "s:\n  DestinationIp|cidr: [10.0.0.0/8, 172.16.0.0/12]\ncondition: s",
+			[]string{tool("fetch", "url", "http://10.1.2.3/"), tool("fetch", "url", "http://172.31.0.1/")},
+			[]string{tool("fetch", "url", "http://172.32.0.1/"), tool("fetch", "url", "http://10.example.com/")},
+		},
 		{"URL", web, "s:\n  c-uri|contains: '/api/v1'\n  cs-host: 'api.example.com'\ncondition: s", []string{tool("fetch", "url", "https://API.example.com/API/v1")}, []string{tool("fetch", "url", "https://example.com/api/v1")}},
 		{"query of a URL", web, "s:\n  c-uri-query|contains: 'cmd='\ncondition: s", []string{tool("fetch", "url", "https://a/b?x=1&CMD=ls")}, []string{tool("fetch", "url", "https://a/cmd=?x")}},
 		{"path of a URL", "category: webserver", "s:\n  cs-uri-stem: '/shell.php'\ncondition: s", []string{tool("fetch", "url", "https://a/shell.php?x"), tool("fetch", "url", "https://a/shell.php")}, []string{tool("fetch", "url", "https://a/x/shell.php"), tool("fetch", "url", "https://a/?/shell.php")}},
@@ -198,14 +238,23 @@ condition: s`, []string{tool("write_file", "path", `C:\X\startup\a.exe`)}, []str
 		{"within a path of a URL", "category: webserver", "s:\n  cs-uri-stem|contains: ['/admin', 'setup']\ncondition: s", []string{tool("fetch", "url", "https://a/admin"), tool("fetch", "url", "https://a/x/admin/y"), tool("fetch", "url", "https://a/xsetup")}, []string{tool("fetch", "url", "https://setup.a/x"), tool("fetch", "url", "https://a/?/admin")}},
 		{"end of a path of a URL", "category: webserver", "s:\n  cs-uri-stem|endswith: '.php'\ncondition: s", []string{tool("fetch", "url", "https://a/b.php?x")}, []string{tool("fetch", "url", "https://a/b?x.php")}},
 
-		{"agents: fields", "product: ai, category: application", "s:\n  gen_ai.tool.name: 'send_money'\n  tool.args.amount|gte: 100\ncondition: s",
-			[]string{tool("send_money", "amount", "100")}, []string{tool("send_money", "amount", "99"), tool("send_mail", "amount", "100")}},
-		{"agents: keywords", "product: llm", "k: ['ignore previous', 'jailbreak']\ncondition: k",
-			[]string{"- {kind: prompt, text: Ignore Previous instructions}", "- {kind: tool.result, tool: x, result: a jailbreak}"}, []string{"- {kind: prompt, text: hi}"}},
+		{
+			"agents: fields", "product: ai, category: application", "s:\n  gen_ai.tool.name: 'send_money'\n  tool.args.amount|gte: 100\ncondition: s",
+			[]string{tool("send_money", "amount", "100")},
+			[]string{tool("send_money", "amount", "99"), tool("send_mail", "amount", "100")},
+		},
+		{
+			"agents: keywords", "product: llm", "k: ['ignore previous', 'jailbreak']\ncondition: k",
+			[]string{"- {kind: prompt, text: Ignore Previous instructions}", "- {kind: tool.result, tool: x, result: a jailbreak}"},
+			[]string{"- {kind: prompt, text: hi}"},
+		},
 		{"agents: all keywords", "product: llm", "k:\n  '|all': ['one', 'two']\ncondition: k", []string{"- {kind: prompt, text: two one}"}, []string{"- {kind: prompt, text: one}"}},
 		{"agents: kinds apart", "product: llm", "s:\n  prompt|contains: 'x1'\ncondition: s", []string{"- {kind: prompt, text: x1}"}, []string{"- {kind: response, text: x1}"}},
-		{"agents: service names the kind", "product: ai, service: model.call", "s:\n  gen_ai.usage.input_tokens|gt: 1000\ncondition: s",
-			[]string{"- {kind: model.call, model: m, tokens: 1001}"}, []string{"- {kind: model.call, model: m, tokens: 1000}"}},
+		{
+			"agents: service names the kind", "product: ai, service: model.call", "s:\n  gen_ai.usage.input_tokens|gt: 1000\ncondition: s",
+			[]string{"- {kind: model.call, model: m, tokens: 1001}"},
+			[]string{"- {kind: model.call, model: m, tokens: 1000}"},
+		},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			var want []int

@@ -27,24 +27,36 @@ func problems(t testing.TB, text string) string {
 func TestProblems(t *testing.T) {
 	const windows = "category: process_creation, product: windows"
 	for _, tc := range []struct{ name, logsource, detection, want string }{
-		{"field of no source", windows, "s:\n  ParentImage|endswith: '\\cmd.exe'\n  CommandLine: x\ncondition: s",
-			`example.yml:8: s.ParentImage|endswith: no source of agents sends it; known of windows/process_creation are CommandLine, Image, OriginalFileName [field]`},
-		{"each problem", windows, "s:\n  User: x\n  Hashes: y\ncondition: s",
+		{
+			"field of no source", windows, "s:\n  ParentImage|endswith: '\\cmd.exe'\n  CommandLine: x\ncondition: s",
+			`example.yml:8: s.ParentImage|endswith: no source of agents sends it; known of windows/process_creation are CommandLine, Image, OriginalFileName [field]`,
+		},
+		{
+			"each problem", windows, "s:\n  User: x\n  Hashes: y\ncondition: s",
 			"example.yml:8: s.User: no source of agents sends it; known of windows/process_creation are CommandLine, Image, OriginalFileName [field]\n" +
-				"example.yml:9: s.Hashes: no source of agents sends it; known of windows/process_creation are CommandLine, Image, OriginalFileName [field]"},
+				"example.yml:9: s.Hashes: no source of agents sends it; known of windows/process_creation are CommandLine, Image, OriginalFileName [field]",
+		},
 		{"misspelt field", linux, "s:\n  Commandline: x\ncondition: s", `example.yml:8: s.Commandline: no source of agents sends it; did you mean "CommandLine"? [field]`},
 		{"log source", "product: windows, service: security", "s:\n  EventID: 1\ncondition: s", `example.yml:5: logsource: "windows/security" is not sent by any source of agents [log source]`},
 		{"directory of a program", linux, "s:\n  Image|startswith: '/tmp/'\ncondition: s", `example.yml:8: s.Image|startswith: looks at the directory of the program, and a command says only its name [program path]`},
 		{"directory in its end", linux, "s:\n  Image|endswith: '/bin/sh'\ncondition: s", `example.yml:8: s.Image|endswith: looks at the directory of the program, and a command says only its name [program path]`},
 		{"program anywhere in the path", linux, "s:\n  Image|contains: 'python'\ncondition: s", `example.yml:8: s.Image|contains: looks at the directory of the program, and a command says only its name [program path]`},
-		{"renamed program", windows, "s:\n  OriginalFileName: 'x.exe'\nf:\n  Image|endswith: '\\x.exe'\ncondition: s and not f",
-			`example.yml:7: OriginalFileName: no source of agents sends it, and without it a renamed program can't be told [field]`},
-		{"renamed program in a filter", windows, "s:\n  CommandLine|contains: 'y'\nf:\n  OriginalFileName: 'x.exe'\ncondition: s and not f",
-			`example.yml:10: f.OriginalFileName: can't be negated: the name inside of a program's file is not known, so that it can't be told from the name of the file [field]`},
-		{"program and backslash on Windows", windows, "s:\n  Image|endswith: '\\cmd.exe'\n  CommandLine|contains: '\\Temp\\'\ncondition: s",
-			`example.yml:7: detection: has a \ or a quotation mark: a command line is taken apart as a POSIX shell does, which keeps neither [value]`},
-		{"backslash in a filter on Windows", windows, "s:\n  CommandLine|contains: 'x'\nf:\n  CommandLine|contains: '\\Temp\\'\ncondition: s and not f",
-			`example.yml:10: f.CommandLine|contains: has a \ or a quotation mark: a command line is taken apart as a POSIX shell does, which keeps neither, and under a not that is no answer [value]`},
+		{
+			"renamed program", windows, "s:\n  OriginalFileName: 'x.exe'\nf:\n  Image|endswith: '\\x.exe'\ncondition: s and not f",
+			`example.yml:7: OriginalFileName: no source of agents sends it, and without it a renamed program can't be told [field]`,
+		},
+		{
+			"renamed program in a filter", windows, "s:\n  CommandLine|contains: 'y'\nf:\n  OriginalFileName: 'x.exe'\ncondition: s and not f",
+			`example.yml:10: f.OriginalFileName: can't be negated: the name inside of a program's file is not known, so that it can't be told from the name of the file [field]`,
+		},
+		{
+			"program and backslash on Windows", windows, "s:\n  Image|endswith: '\\cmd.exe'\n  CommandLine|contains: '\\Temp\\'\ncondition: s",
+			`example.yml:7: detection: has a \ or a quotation mark: a command line is taken apart as a POSIX shell does, which keeps neither [value]`,
+		},
+		{
+			"backslash in a filter on Windows", windows, "s:\n  CommandLine|contains: 'x'\nf:\n  CommandLine|contains: '\\Temp\\'\ncondition: s and not f",
+			`example.yml:10: f.CommandLine|contains: has a \ or a quotation mark: a command line is taken apart as a POSIX shell does, which keeps neither, and under a not that is no answer [value]`,
+		},
 		{"fieldref", linux, "s:\n  CommandLine|fieldref: Image\ncondition: s", `example.yml:8: s.CommandLine|fieldref: fieldref compares two fields of an event, which no rule here does [modifier]`},
 		{"expand", linux, "s:\n  CommandLine|expand: '%x%'\ncondition: s", `example.yml:8: s.CommandLine|expand: expand has a placeholder that only its author's pipeline can fill: write the values out [modifier]`},
 		{"misspelt modifier", linux, "s:\n  CommandLine|contain: x\ncondition: s", `example.yml:8: s.CommandLine|contain: "contain" is no modifier; did you mean "contains"? [modifier]`},
@@ -54,8 +66,10 @@ func TestProblems(t *testing.T) {
 		{"look-ahead", linux, "s:\n  CommandLine|re: 'a(?=b)'\ncondition: s", "example.yml:8: s.CommandLine|re: is no regular expression of RE2: error parsing regexp: invalid or unsupported Perl syntax: `(?=` [regular expression]"},
 		{"cased on a lower-case field", "category: dns_query", "s:\n  QueryName|cased: A.example\ncondition: s", `example.yml:8: s.QueryName|cased: is cased, and known in lower case only [modifier]`},
 		{"port", "category: network_connection", "s:\n  DestinationPort: 443\ncondition: s", `example.yml:8: s.DestinationPort: no source of agents sends it; known of network_connection are DestinationHostname, DestinationIp, Initiated, QueryName, dns.question.name, dst_host, dst_ip, query [field]`},
-		{"address in a filter", "category: network_connection", "s:\n  DestinationHostname|contains: x\nf:\n  DestinationIp|cidr: 10.0.0.0/8\ncondition: s and not f",
-			`example.yml:10: f.DestinationIp|cidr: can't be negated: a host that is given by its name has no known address [field]`},
+		{
+			"address in a filter", "category: network_connection", "s:\n  DestinationHostname|contains: x\nf:\n  DestinationIp|cidr: 10.0.0.0/8\ncondition: s and not f",
+			`example.yml:10: f.DestinationIp|cidr: can't be negated: a host that is given by its name has no known address [field]`,
+		},
 		{"network of IPv6", "category: network_connection", "s:\n  DestinationIp|cidr: '::1/128'\ncondition: s", `example.yml:8: s.DestinationIp|cidr: wants an address compared with an IPv4 network such as 10.0.0.0/8, got "::1/128" [value]`},
 		{"path as a URL", "category: proxy", "s:\n  c-uri|startswith: '/x'\ncondition: s", `example.yml:8: s.c-uri|startswith: begins with a /: the URL of an agent's request is a full one [value]`},
 		{"keywords of a process", linux, "k: [a, b]\ncondition: k", `example.yml:7: k: looks through a whole record, and linux/process_creation has none here: name a field [field]`},
@@ -105,7 +119,7 @@ func TestDocumentProblems(t *testing.T) {
 
 // What authors say about a rule stays in it, and no text of theirs gets out of its place.
 func TestMetadata(t *testing.T) {
-	text := `title: "Odd: 'title' # with ‮ marks\nand lines"
+	text := `title: "Odd: 'title' # with \u202e marks\nand lines"
 id: 0a1b2c3d-0000-4000-8000-000000000000
 status: experimental
 description: |
@@ -135,8 +149,12 @@ level: informational
 		Tests                                                              int
 	}
 	got := facts{r.ID, r.Title, string(r.Severity), string(r.Confidence), string(r.Lane), string(made.Lane), r.Key, r.Capture, r.Tags, r.FalsePositives, len(r.Tests)}
-	want := facts{"sigma-odd-title-with-marks-and-lines-0a1b2c3d", "Odd: 'title' # with marks and lines", "low", "low", "shadow", "hunt", "session", "arguments",
-		detect.Tags{ASI: []string{"ASI03", "ASI10"}, ATLAS: []string{"AML.T0055"}}, []string{"Admins: many"}, 0}
+	want := facts{
+		"sigma-odd-title-with-marks-and-lines-0a1b2c3d", "Odd: 'title' # with marks and lines", "low", "low", "shadow", "hunt", "session", "arguments",
+		detect.Tags{ASI: []string{"ASI03", "ASI10"}, ATLAS: []string{"AML.T0055"}},
+		[]string{"Admins: many"},
+		0,
+	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
 	}
@@ -155,12 +173,14 @@ func TestFieldsCompile(t *testing.T) {
 		"category: network_connection": {"DestinationHostname: x", "dst_host: x", "DestinationIp: 1.2.3.4", "dst_ip: 1.2.3.4"},
 		"category: dns":                {"QueryName: x", "query: x", "dns.question.name: x"},
 		"category: proxy":              {"c-uri: x", "cs-uri: x", "cs-host: x", "r-dns: x", "c-uri-query: x", "cs-uri-query: x", "c-uri-stem: /x", "cs-uri-stem: /x", "c-uri-extension: x"},
-		"product: ai, service: tool.result": {"outcome: x", "error: x", "agent.id: x", "agent.name: x", "agent.service: x", "agent.class: x", "agent.version: x", "agent.framework: x",
+		"product: ai, service: tool.result": {
+			"outcome: x", "error: x", "agent.id: x", "agent.name: x", "agent.service: x", "agent.class: x", "agent.version: x", "agent.framework: x",
 			"gen_ai.agent.id: x", "gen_ai.agent.name: x", "service.name: x", "session.id: x", "gen_ai.conversation.id: x", "session.tainted: true", "session.hidden_text: false",
 			"session.instructed: true", "session.saw_private: true", "session.tool_calls: 3", "session.denied: 3", "tool.name: x", "gen_ai.tool.name: x", "tool.server: x", "tool.effect: x",
 			"tool.command: x", "tool.path: x", "tool.url: x", "url.full: x", "tool.host: x", "tool.args: x", "gen_ai.tool.call.arguments: x", "tool.result: x", "gen_ai.tool.call.result: x",
 			"decision.effect: x", "decision.by: x", "decision.mode: x", "model.provider: x", "gen_ai.provider.name: x", "model.name: x", "gen_ai.request.model: x", "model.input_tokens: 1",
-			"gen_ai.usage.input_tokens: 1", "model.output_tokens: 1", "gen_ai.usage.output_tokens: 1", "text: x", "prompt: x", "response: x", "tool.args.to: x", "tool.args.a.b: x"},
+			"gen_ai.usage.input_tokens: 1", "model.output_tokens: 1", "gen_ai.usage.output_tokens: 1", "text: x", "prompt: x", "response: x", "tool.args.to: x", "tool.args.a.b: x",
+		},
 	} {
 		for _, item := range names {
 			if text := problems(t, ruleText(logsource, "s:\n  "+item+"\ncondition: s")); text != "" {

@@ -61,8 +61,10 @@ const ran = `outcome != "denied"`
 var processFields = map[string]field{
 	"CommandLine": {kind: command, expr: ".text"},
 	"Image":       {kind: program, expr: ".name", lower: true},
-	"OriginalFileName": {kind: originalName, expr: ".name", lower: true,
-		positive: "the name inside of a program's file is not known, so that it can't be told from the name of the file"},
+	"OriginalFileName": {
+		kind: originalName, expr: ".name", lower: true,
+		positive: "the name inside of a program's file is not known, so that it can't be told from the name of the file",
+	},
 }
 
 var hostField = field{expr: ".value", lower: true}
@@ -98,8 +100,10 @@ var (
 
 // sources are the categories that have a counterpart.
 var sources = map[string]source{
-	"process_creation": {on: results, guard: []string{ran}, each: "tool.commands", fields: processFields, capture: "arguments",
-		notes: []string{"Sees the commands that a tool was asked to run, not the processes that these start."}},
+	"process_creation": {
+		on: results, guard: []string{ran}, each: "tool.commands", fields: processFields, capture: "arguments",
+		notes: []string{"Sees the commands that a tool was asked to run, not the processes that these start."},
+	},
 	"file_event":         {on: results, guard: []string{ran, `tool.effect == "write"`, "!(" + removes + ")"}, fields: pathField, capture: "arguments", notes: fileNotes},
 	"file_delete":        {on: results, guard: []string{ran, `tool.effect == "write"`, removes}, fields: pathField, capture: "arguments", notes: fileNotes},
 	"file_access":        {on: results, guard: []string{ran, `tool.effect == "read"`}, fields: pathField, capture: "arguments", notes: fileNotes},
@@ -107,8 +111,10 @@ var sources = map[string]source{
 	"dns_query":          {on: results, guard: []string{ran}, each: "destinations", fields: hostFields, capture: "arguments", notes: hostNotes},
 	"dns":                {on: results, guard: []string{ran}, each: "destinations", fields: hostFields, capture: "arguments", notes: hostNotes},
 	"proxy":              {on: results, guard: []string{ran, `tool.url != ""`}, fields: webFields, capture: "arguments", notes: hostNotes},
-	"webserver": {on: results, guard: []string{ran, `tool.url != ""`}, fields: webFields, capture: "arguments",
-		notes: []string{"Sees the requests that a tool makes to a web server, not those that a server receives."}},
+	"webserver": {
+		on: results, guard: []string{ran, `tool.url != ""`}, fields: webFields, capture: "arguments",
+		notes: []string{"Sees the requests that a tool makes to a web server, not those that a server receives."},
+	},
 }
 
 var (
@@ -156,7 +162,9 @@ var modelCalls = []event.Kind{event.KindModelCall}
 // agentKeywords are the texts of an agent's event.
 var agentKeywords = []field{
 	{expr: "text", on: []event.Kind{event.KindPrompt, event.KindResponse}, capture: "content"},
-	{expr: "tool.args", on: results}, {expr: "tool.result", on: results}, {expr: "error"},
+	{expr: "tool.args", on: results},
+	{expr: "tool.result", on: results},
+	{expr: "error"},
 }
 
 // argPrefix begins the name of a field that is one argument of a tool.
