@@ -16,7 +16,7 @@ test:
 
 # The packages that link the Temporal server are left out: building it with the race detector takes longer than all the rest.
 race:
-	go list ./... | grep -Ev '/(internal/temporal|internal/app|cmd/tocsin)$$' | xargs go test -race
+	go list ./... | grep -Ev '/(internal/temporal|internal/app|cmd/tocsin)$$' | xargs go test -race -timeout 30m
 
 lint:
 	go run $(GOLANGCI_LINT) run ./...
