@@ -59,7 +59,7 @@ func (s *Set) WithoutExceptions() *Set {
 		bare.exceptions = nil
 		out.add(&bare)
 	}
-	out.buildIndex(nil)
+	out.buildIndex()
 	return &out
 }
 

@@ -87,13 +87,12 @@ func Compile(rules []Rule) (*Set, error) {
 		fmt.Fprintln(sum, r.ID, r.Digest, c.version)
 	}
 	s.digest = hex.EncodeToString(sum.Sum(nil))
-	s.buildIndex(nil)
+	s.buildIndex()
 	return s, errors.Join(errs...)
 }
 
-// buildIndex files each rule under what must hold of an event that it could match. With a sample of events, what is often seen is not
-// chosen.
-func (s *Set) buildIndex(seen *sample) {
+// buildIndex files each rule under what must hold of an event that it could match.
+func (s *Set) buildIndex() {
 	var list []indexed
 	for i, c := range s.rules {
 		c.place = i
@@ -109,7 +108,7 @@ func (s *Set) buildIndex(seen *sample) {
 		}
 		list = append(list, r)
 	}
-	s.index = newIndex(list, seen)
+	s.index = newIndex(list, nil)
 }
 
 func (s *Set) add(c *compiled) {

@@ -3,10 +3,11 @@ package detect
 import (
 	"errors"
 	"fmt"
-	"strconv"
 	"strings"
 
 	"go.yaml.in/yaml/v3"
+
+	"github.com/tocsin-dr/tocsin/internal/strict"
 )
 
 // source is a rule's text, by which errors are given their place.
@@ -17,7 +18,7 @@ type source struct {
 
 // locate says in which file and line, and for an expression in which column, the field that an error is about stands.
 func (r *Rule) locate(field string, err error) error {
-	node := r.source.find(field)
+	node := strict.Find(&r.source.document, field)
 	if node == nil {
 		return fmt.Errorf("%s: %s: %w", r.File, field, err)
 	}
@@ -39,39 +40,4 @@ func (r *Rule) locate(field string, err error) error {
 		return fmt.Errorf("%s:%d: %s: %w", r.File, node.Line, field, err)
 	}
 	return fmt.Errorf("%s:%d:%d: %s: %w", r.File, line, column, field, err)
-}
-
-// find returns the value at a dotted path of keys and list positions, as deep as the document has it; nil for none of it.
-func (s *source) find(field string) *yaml.Node {
-	if len(s.document.Content) == 0 {
-		return nil
-	}
-	node, found := s.document.Content[0], false
-	for _, key := range strings.Split(field, ".") {
-		next := child(node, key)
-		if next == nil {
-			break
-		}
-		node, found = next, true
-	}
-	if !found {
-		return nil
-	}
-	return node
-}
-
-func child(node *yaml.Node, key string) *yaml.Node {
-	switch node.Kind {
-	case yaml.MappingNode:
-		for i := 0; i+1 < len(node.Content); i += 2 {
-			if node.Content[i].Value == key {
-				return node.Content[i+1]
-			}
-		}
-	case yaml.SequenceNode:
-		if i, err := strconv.Atoi(key); err == nil && i < len(node.Content) {
-			return node.Content[i]
-		}
-	}
-	return nil
 }

@@ -51,17 +51,28 @@ func Node(file string, node *yaml.Node, into any) error {
 // has only a part of the path, that part's line is the nearest.
 func Place(file string, text []byte, field string) string {
 	var document yaml.Node
-	if yaml.Unmarshal(text, &document) != nil || len(document.Content) == 0 {
+	if yaml.Unmarshal(text, &document) != nil {
 		return file
 	}
-	node, place := document.Content[0], file
+	if node := Find(&document, field); node != nil {
+		return fmt.Sprintf("%s:%d", file, node.Line)
+	}
+	return file
+}
+
+// Find returns the value at a dotted path of keys and list positions, as deep as the document has it; nil for none of it.
+func Find(document *yaml.Node, field string) (found *yaml.Node) {
+	if len(document.Content) == 0 {
+		return nil
+	}
+	node := document.Content[0]
 	for _, key := range strings.Split(field, ".") {
 		if node = child(node, key); node == nil {
 			break
 		}
-		place = fmt.Sprintf("%s:%d", file, node.Line)
+		found = node
 	}
-	return place
+	return found
 }
 
 func child(node *yaml.Node, key string) *yaml.Node {
