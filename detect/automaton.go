@@ -332,6 +332,23 @@ func (a *automaton) find(text string, p *probe) {
 	a.report(right, len(text), true, p)
 }
 
+// has reports whether a needle is in a text, its anchors aside.
+func (a *automaton) has(text string) bool {
+	state, rows := uint32(0), uint32(len(a.next))
+	for i := range len(text) {
+		class := a.class[text[i]]
+		if state < rows {
+			state = a.next[state+uint32(class)]
+		} else {
+			state = a.stepDeep(state, class)
+		}
+		if state >= reportMark {
+			return true
+		}
+	}
+	return false
+}
+
 // needleSet gathers needles, and the rules of equal ones.
 type needleSet struct {
 	places  map[needleKey]int

@@ -218,21 +218,16 @@ func (c *filterCompiler) search(n *ast.BinaryNode) verdict {
 		together := requiredTogether(pattern.Value)
 		return c.costly(n, func(p *probe) bool {
 			text := left(p)
-			return holdsTogether(text, together) && re.MatchString(text)
+			for _, holds := range together {
+				if !holds(text) {
+					return false
+				}
+			}
+			return re.MatchString(text)
 		})
 	}
 	search := map[string]func(s, t string) bool{"contains": strings.Contains, "startsWith": strings.HasPrefix, "endsWith": strings.HasSuffix}[n.Operator]
 	return c.read(c.lazy(n), costSearch, func(p *probe) bool { return search(left(p), right(p)) })
-}
-
-// holdsTogether reports whether one literal of each set is in a text.
-func holdsTogether(text string, sets [][]literal) bool {
-	for _, set := range sets {
-		if !slices.ContainsFunc(set, func(l literal) bool { return strings.Contains(text, l.text) }) {
-			return false
-		}
-	}
-	return true
 }
 
 // costly is an exact test that is asked last.

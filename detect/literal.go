@@ -129,9 +129,9 @@ func requiredLiterals(pattern string, estimate func([]literal) float64) []litera
 	return a.best(a.analyse(re.Simplify()))
 }
 
-// requiredTogether returns sets of literals of each of which every text that matches the pattern holds at least one. They are what a
-// filter asks before the pattern, so they are few and without folding.
-func requiredTogether(pattern string) [][]literal {
+// requiredTogether returns tests that hold of every text that the pattern matches: one literal of a set is in it. They are what a
+// filter asks before the pattern, so they are few.
+func requiredTogether(pattern string) []func(text string) bool {
 	re, err := syntax.Parse(pattern, syntax.Perl)
 	if err != nil {
 		return nil
@@ -139,27 +139,58 @@ func requiredTogether(pattern string) [][]literal {
 	a := literalAnalysis{estimate: func(all []literal) float64 { return float64(len(all)) }}
 	re = re.Simplify()
 	p := a.analyse(re)
-	var out [][]literal
+	var out []func(string) bool
 	for _, set := range append(p.together, a.best(p)) {
-		folds := func(l literal) bool { return l.fold != foldNone }
-		if len(set) > 0 && len(set) <= maxTogether && !slices.ContainsFunc(set, folds) && len(out) < maxTogether {
-			out = append(out, set)
+		if len(set) > 0 && len(out) < maxTogether {
+			out = append(out, holdsOne(set))
 		}
 	}
 	return out
 }
 
-// maxTogether bounds the sets of a pattern and the literals of one.
-const maxTogether = 8
+// maxTogether bounds the sets of a pattern, and maxApart the literals of one that are looked for one by one.
+const (
+	maxTogether = 8
+	maxApart    = 8
+)
+
+// holdsOne returns the test whether a text holds one of the literals, wherever it stands.
+func holdsOne(set []literal) func(text string) bool {
+	folds := slices.ContainsFunc(set, func(l literal) bool { return l.fold != foldNone })
+	if !folds && len(set) <= maxApart {
+		return func(text string) bool {
+			return slices.ContainsFunc(set, func(l literal) bool { return strings.Contains(text, l.text) })
+		}
+	}
+	needles := newNeedles()
+	for _, l := range set {
+		for _, v := range l.variants() {
+			if folds {
+				v = foldASCII(v)
+			}
+			needles.add(v, false, false, 0)
+		}
+	}
+	return newAutomaton(needles.list(), folds).has
+}
 
 // literalAnalysis finds the literals that a simplified regular expression needs, in the manner of codesearch's trigram queries.
 type literalAnalysis struct{ estimate func([]literal) float64 }
 
-// parts is what is known of a regular expression: exact are the only texts that it can match, nil if they are many; needed are
-// literals of which a match holds at least one, nil if none are known; together are more such sets.
+// parts is what is known of a regular expression: exact are the only texts that it can match, nil if they are many; begins are
+// literals with one of which each match begins, nil if none are known; needed are those of which a match holds at least one;
+// together are more such sets.
 type parts struct {
-	exact, needed []literal
-	together      [][]literal
+	exact, begins, needed []literal
+	together              [][]literal
+}
+
+// opens returns what each match begins with.
+func (p parts) opens() []literal {
+	if p.exact != nil {
+		return p.exact
+	}
+	return p.begins
 }
 
 // best returns the more telling of what is known.
@@ -204,7 +235,8 @@ func (a literalAnalysis) analyse(re *syntax.Regexp) parts {
 	case syntax.OpCapture:
 		return a.analyse(re.Sub[0])
 	case syntax.OpPlus:
-		return parts{needed: a.best(a.analyse(re.Sub[0]))}
+		p := a.analyse(re.Sub[0])
+		return parts{begins: p.opens(), needed: a.best(p)}
 	case syntax.OpQuest:
 		if p := a.analyse(re.Sub[0]); p.exact != nil && len(p.exact) < maxLiteralSet {
 			return parts{exact: append([]literal{{}}, p.exact...)}
@@ -265,18 +297,24 @@ func classParts(re *syntax.Regexp) parts {
 // concat joins the texts of neighbours as long as they are few, and takes the most telling of the joined ones.
 func (a literalAnalysis) concat(subs []*syntax.Regexp) parts {
 	run, whole := []literal{{}}, true
-	var needed []literal
+	var begins, needed []literal
 	var together [][]literal
 	flush := func() {
 		if set := telling(run); set != nil {
 			together = append(together, set)
 		}
 		needed = a.best(parts{exact: run, needed: needed})
+		if whole {
+			begins = run
+		}
 		run, whole = []literal{{}}, false
 	}
 	for _, sub := range subs {
 		p := a.analyse(sub)
 		if p.exact == nil {
+			if p.begins != nil && len(run)*len(p.begins) <= maxLiteralSet {
+				run = product(run, p.begins)
+			}
 			flush()
 			together = append(together, p.together...)
 			if p.needed != nil {
@@ -294,7 +332,7 @@ func (a literalAnalysis) concat(subs []*syntax.Regexp) parts {
 		return parts{exact: run}
 	}
 	flush()
-	return parts{needed: needed, together: together}
+	return parts{begins: begins, needed: needed, together: together}
 }
 
 func product(left, right []literal) []literal {
@@ -311,12 +349,12 @@ func product(left, right []literal) []literal {
 }
 
 func (a literalAnalysis) alternate(subs []*syntax.Regexp) parts {
-	exact, needed := []literal{}, []literal{}
+	exact, begins, needed := []literal{}, []literal{}, []literal{}
 	for _, sub := range subs {
 		p := a.analyse(sub)
-		exact, needed = join(exact, p.exact), join(needed, a.best(p))
+		exact, begins, needed = join(exact, p.exact), join(begins, p.opens()), join(needed, a.best(p))
 	}
-	return parts{exact: exact, needed: needed}
+	return parts{exact: exact, begins: begins, needed: needed}
 }
 
 // join adds the literals of one more side; nil where a side has none or they become too many.
