@@ -1,6 +1,7 @@
 package event
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/binary"
@@ -9,6 +10,7 @@ import (
 	"regexp"
 	"strings"
 	"unicode"
+	"unicode/utf8"
 
 	"github.com/minio/highwayhash"
 )
@@ -32,44 +34,142 @@ type Token struct {
 // letters, GB29 NWBK 6016 1331 9268 19.
 var groups = regexp.MustCompile(`\b(?:[A-Z]{2}[0-9]{2} [A-Z]{4}|[A-Za-z]{0,3}[0-9]{1,4})(?: [A-Za-z0-9]{0,2}[0-9]{1,4}){2,}\b`)
 
+// grouped returns numbers written in groups, without their spaces.
+func grouped(text string) (out []string) {
+	at := firstGroup(text)
+	if at < 0 {
+		return nil
+	}
+	for _, number := range groups.FindAllString(text[max(0, at-longestStart):], 16) {
+		if word := strings.ToLower(strings.ReplaceAll(number, " ", "")); len(word) >= 8 {
+			out = append(out, word[:min(len(word), maxTokenBytes)])
+		}
+	}
+	return out
+}
+
+// longestStart is more than what can stand before the first break of a grouped number.
+const longestStart = 32
+
+// firstGroup returns where a grouped number's first break could be, between two digits, or -1. It spares ordinary text the pattern.
+func firstGroup(text string) int {
+	for i := 0; ; i++ {
+		n := strings.IndexByte(text[i:], ' ')
+		if n < 0 {
+			return -1
+		}
+		if i += n; i > 0 && isDigit(text[i-1]) && strings.ContainsAny(text[i+1:min(i+4, len(text))], "0123456789") {
+			return i
+		}
+	}
+}
+
+func isDigit(c byte) bool { return '0' <= c && c <= '9' }
+
 // Tokens splits text into at most MaxTokens lower-case tokens of letters, digits and the joiners @ . _ - + found inside words. A
 // number written in groups gives one more token, without its spaces, because a tool call writes it that way.
 func Tokens(text string) []Token {
 	var out []Token
-	for _, grouped := range groups.FindAllString(text, 16) {
-		if word := strings.ToLower(strings.ReplaceAll(grouped, " ", "")); len(word) >= 8 {
-			out = append(out, Token{Text: word[:min(len(word), maxTokenBytes)], Identifying: true})
-		}
+	eachToken(text, func(word []byte, identifying bool) { out = append(out, Token{string(word), identifying}) })
+	return out
+}
+
+// eachToken calls yield with each token; the word is good until it returns.
+func eachToken(text string, yield func(word []byte, identifying bool)) {
+	left := MaxTokens
+	for _, number := range grouped(text) {
+		yield([]byte(number), true)
+		left--
 	}
-	for len(text) > 0 && len(out) < MaxTokens {
-		start := strings.IndexFunc(text, isWord)
-		if start < 0 {
+	var buffer [maxTokenBytes]byte
+	for ; left > 0; left-- {
+		start, end := nextWord(text)
+		if start == end {
+			return
+		}
+		word := appendLower(buffer[:0], strings.TrimRightFunc(text[start:min(end, start+maxTokenBytes)], isJoiner))
+		yield(word, identifying(word))
+		text = text[end:]
+	}
+}
+
+// nextWord returns where the first word of a text begins and ends, equal if there is none.
+func nextWord(text string) (start, end int) {
+	for start < len(text) {
+		if c := text[start]; c < utf8.RuneSelf {
+			if classes[c] == wordByte {
+				break
+			}
+			start++
+			continue
+		}
+		r, n := utf8.DecodeRuneInString(text[start:])
+		if isWord(r) {
 			break
 		}
-		text = text[start:]
-		end := strings.IndexFunc(text, func(r rune) bool { return !isWord(r) && !isJoiner(r) })
-		if end < 0 {
-			end = len(text)
+		start += n
+	}
+	for end = start; end < len(text); {
+		if c := text[end]; c < utf8.RuneSelf {
+			if classes[c] == otherByte {
+				break
+			}
+			end++
+			continue
 		}
-		word := strings.TrimRightFunc(text[:min(end, maxTokenBytes)], isJoiner)
-		if word != "" {
-			word = clip(strings.ToLower(strings.ToValidUTF8(word, "")), maxTokenBytes) // some letters grow when they are lowered
-			out = append(out, Token{Text: word, Identifying: identifying(word)})
+		r, n := utf8.DecodeRuneInString(text[end:])
+		if !isWord(r) {
+			break
 		}
-		text = text[end:]
+		end += n
+	}
+	return start, end
+}
+
+// appendLower appends a word in lower case, of at most maxTokenBytes: some letters grow when they are lowered.
+func appendLower(out []byte, word string) []byte {
+	for i := range len(word) {
+		if word[i] >= utf8.RuneSelf {
+			return append(out[:0], clip(strings.ToLower(strings.ToValidUTF8(word, "")), maxTokenBytes)...)
+		}
+		c := word[i]
+		if 'A' <= c && c <= 'Z' {
+			c |= 0x20
+		}
+		out = append(out, c)
 	}
 	return out
 }
+
+// What an ASCII character is in a text.
+const (
+	otherByte = iota
+	wordByte
+	joinerByte
+)
+
+// classes are the ASCII characters' classes.
+var classes = func() (out [utf8.RuneSelf]uint8) {
+	for c := range out {
+		switch {
+		case isWord(rune(c)):
+			out[c] = wordByte
+		case isJoiner(rune(c)):
+			out[c] = joinerByte
+		}
+	}
+	return out
+}()
 
 func isWord(r rune) bool   { return unicode.IsLetter(r) || unicode.IsDigit(r) }
 func isJoiner(r rune) bool { return strings.ContainsRune("@._-+", r) }
 
 // identifying tells tokens that name one thing from ordinary words. Lengths are in bytes.
-func identifying(word string) bool {
+func identifying(word []byte) bool {
 	if len(word) < 3 {
 		return false
 	}
-	return len(word) >= 16 || strings.ContainsAny(word, "0123456789@") || strings.Contains(word, ".")
+	return len(word) >= 16 || bytes.ContainsAny(word, "0123456789@.")
 }
 
 // Hash is the salted hash of one token. Its lowest bit says whether the token was identifying, because that is lost with the text.
@@ -120,16 +220,16 @@ func NewHasher(salt []byte) *Hasher {
 // Hash returns the salted hashes of the tokens of text, in order, repeats included. The hash is HighwayHash-64 (Alakuijala et
 // al., 2016), a keyed pseudo-random function.
 func (h *Hasher) Hash(text string) Hashes {
-	tokens := Tokens(text)
-	if len(tokens) == 0 {
-		return nil
-	}
-	out := make(Hashes, len(tokens))
-	for i, t := range tokens {
-		out[i] = Hash(highwayhash.Sum64([]byte(t.Text), h.key[:])) &^ 1
-		if t.Identifying {
-			out[i] |= 1
+	var out Hashes
+	eachToken(text, func(word []byte, identifying bool) {
+		hash := Hash(highwayhash.Sum64(word, h.key[:])) &^ 1
+		if identifying {
+			hash |= 1
 		}
-	}
+		if out == nil { // an English word and its space are six bytes
+			out = make(Hashes, 0, 1+len(text)/6)
+		}
+		out = append(out, hash)
+	})
 	return out
 }

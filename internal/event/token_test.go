@@ -67,6 +67,33 @@ func FuzzTokens(f *testing.F) {
 	})
 }
 
+// What spares ordinary text the pattern hides no number from it.
+func TestGrouped(t *testing.T) {
+	part := rapid.SampledFrom([]string{"1", "12", "1234", " ", "  ", "AB12", " ABCD", "abc", "_", "-", "ü", "K", "DE89 3704 0044 0532", "GB29 NWBK 6016 1331"})
+	rapid.Check(t, func(t *rapid.T) {
+		text := strings.Join(rapid.SliceOfN(part, 0, 30).Draw(t, "parts"), "")
+		var want []string
+		for _, number := range groups.FindAllString(text, 16) {
+			if word := strings.ToLower(strings.ReplaceAll(number, " ", "")); len(word) >= 8 {
+				want = append(want, word)
+			}
+		}
+		if diff := cmp.Diff(want, grouped(text)); diff != "" {
+			t.Error(text, diff)
+		}
+	})
+}
+
+func BenchmarkHash(b *testing.B) {
+	h := NewHasher(nil)
+	text := strings.Repeat("Please pay the bill in file bill-december-2023.txt to account 12 of ada@example.org, and tell me the amount. ", 10)
+	b.SetBytes(int64(len(text)))
+	b.ReportAllocs()
+	for b.Loop() {
+		h.Hash(text)
+	}
+}
+
 func TestHasher(t *testing.T) {
 	a, same, b := NewHasher([]byte("a")), NewHasher([]byte("a")), NewHasher(nil)
 	rapid.Check(t, func(t *rapid.T) {
