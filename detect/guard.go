@@ -49,7 +49,7 @@ func compileExpr(text string, in scope, result expr.Option, more ...expr.Option)
 	rewrite := &rewriter{scope: in, chains: make(map[ast.Node]int)}
 	guard := &costGuard{named: in.named, tables: in.library.Tables}
 	options := []expr.Option{
-		expr.Env(NewEnv()), expr.MaxNodes(maxNodes), expr.DisableAllBuiltins(),
+		expr.Env(*NewEnv()), expr.MaxNodes(maxNodes), expr.DisableAllBuiltins(),
 		expr.Patch(rewrite), expr.Patch(&keeper{rewrite}), expr.Patch(guard),
 	}
 	if result != nil {
