@@ -163,7 +163,7 @@ func (c *compiled) tooLate(e *event.Event, st *State) bool {
 	return c.Late == "report"
 }
 
-func (c *compiled) stateful() bool { return c.Operator() != "match" && c.Deviation == nil }
+func (c *compiled) stateful() bool { return c.operator != "match" && c.Deviation == nil }
 
 // matches reports whether an expression holds on the event, and no exception covers it.
 func (c *compiled) matches(env *Env, e *event.Event, st *State, when *vm.Program) (bool, error) {
@@ -201,13 +201,11 @@ func (c *compiled) key(env *Env, e *event.Event, st *State, by *vm.Program) (key
 			return "", false, err
 		}
 	}
-	switch c.Key {
-	case "session":
-		return hashKey(e.Tenant, e.Source.Authn, e.Agent.ID, e.Session.ID, text), true, nil
-	case "agent":
-		return hashKey(e.Tenant, e.Source.Authn, e.Agent.ID, text), true, nil
+	base := st.base(e, c.Key)
+	if text == "" {
+		return base, true, nil
 	}
-	return hashKey(e.Tenant, text), true, nil
+	return hashKey(base, text), true, nil
 }
 
 // single fires a rule that looks at one event at a time.
@@ -216,11 +214,12 @@ func (c *compiled) single(env *Env, e *event.Event, st *State) (*Finding, error)
 		return nil, nil
 	}
 	key, _, err := c.key(env, e, st, nil)
-	reason := describe(e)
-	if c.Deviation != nil {
-		reason += fmt.Sprintf(" The agent's baseline gives it p = %.2g.", env.Baseline.P)
-	}
-	return c.fire(e, st, key+c.target(e), []hit{hitOf(e)}, reason), err
+	return c.fire(e, st, key+c.target(e), []hit{hitOf(e)}, func() string {
+		if c.Deviation != nil {
+			return describe(e) + fmt.Sprintf(" The agent's baseline gives it p = %.2g.", env.Baseline.P)
+		}
+		return describe(e)
+	}), err
 }
 
 func hitOf(e *event.Event) hit { return hit{At: e.Time, Event: e.ID, Session: e.Session.ID} }
@@ -230,7 +229,7 @@ func (c *compiled) target(e *event.Event) string {
 	if e.Tool == nil || c.SuppressBy == "key" {
 		return ""
 	}
-	parts := []string{e.Tool.Server, e.Tool.Name, e.Tool.Path, e.Tool.URL, e.Tool.Command}
+	parts := append(make([]string, 0, 9), e.Tool.Server, e.Tool.Name, e.Tool.Path, e.Tool.URL, e.Tool.Command)
 	for _, d := range e.Destinations {
 		parts = append(parts, d.Kind, d.Value)
 	}
@@ -264,7 +263,7 @@ func (c *compiled) window(env *Env, e *event.Event, st *State, key string) (*Fin
 	if hits == nil {
 		return nil, nil
 	}
-	f := c.fire(e, st, key, hits, c.describeWindow(hits))
+	f := c.fire(e, st, key, hits, func() string { return c.describeWindow(hits) })
 	if f != nil {
 		f.Approximate = g.Merged
 	}
@@ -354,8 +353,9 @@ func (c *compiled) firstSeen(env *Env, e *event.Event, st *State, key string) (*
 	if !fires {
 		return nil, nil
 	}
-	reason := fmt.Sprintf("%s The value is new in %s, after %d events.", describe(e), c.within, g.Events-1)
-	return c.fire(e, st, key+value, []hit{hitOf(e)}, reason), nil
+	return c.fire(e, st, key+value, []hit{hitOf(e)}, func() string {
+		return fmt.Sprintf("%s The value is new in %s, after %d events.", describe(e), c.within, g.Events-1)
+	}), nil
 }
 
 // stalest returns the key with the lowest value.
@@ -369,7 +369,7 @@ func stalest(m map[string]int64) (key string) {
 }
 
 // fire returns the finding, or nil while the rule is suppressed for the key.
-func (c *compiled) fire(e *event.Event, st *State, key string, hits []hit, reason string) *Finding {
+func (c *compiled) fire(e *event.Event, st *State, key string, hits []hit, reason func() string) *Finding {
 	stats := st.stats(c.ID)
 	if !st.Allow(c.state, key, e.Time, c.Severity, c.Suppress) {
 		stats.Suppressed++
@@ -380,7 +380,7 @@ func (c *compiled) fire(e *event.Event, st *State, key string, hits []hit, reaso
 		stats.LastFired = e.Time
 	}
 	ids := make([]string, 0, min(len(hits), MaxEvents))
-	f := c.finding(SourceRule, e, nil, reason)
+	f := c.finding(SourceRule, e, nil, reason())
 	for i, h := range hits {
 		if i < MaxEvents/2 || i >= len(hits)-MaxEvents/2 {
 			ids = append(ids, h.Event)

@@ -30,7 +30,7 @@ func (c *compiled) sequence(env *Env, e *event.Event, kind event.Kind, st *State
 		for _, m := range found {
 			if hits := c.complete(g, i, m); hits != nil {
 				key, _, err := c.key(env, e, st, s.by)
-				if f := c.fire(e, st, key+c.target(e), hits, c.describeSequence(hits)); f != nil || err != nil {
+				if f := c.fire(e, st, key+c.target(e), hits, func() string { return c.describeSequence(hits) }); f != nil || err != nil {
 					return f, err
 				}
 			}
@@ -293,11 +293,13 @@ func (c *compiled) absence(env *Env, e *event.Event, kind event.Kind, st *State)
 			}
 		}
 	}
-	reason := fmt.Sprintf("%s What belongs to it did not come within %s.", describe(e), c.Absence.span())
+	reason := func() string {
+		return fmt.Sprintf("%s What belongs to it did not come within %s.", describe(e), c.Absence.span())
+	}
 	if c.Absence.Before > 0 {
 		return c.fire(e, st, key+c.target(e), []hit{hitOf(e)}, reason), nil
 	}
-	return nil, c.await(e, st, key, reason)
+	return nil, c.await(e, st, key, reason())
 }
 
 // came notes that the other event came, and calls off the absences that waited for it.

@@ -40,6 +40,7 @@ type compiled struct {
 	named        map[string]bool // the fields of Env that it uses
 	needs        lazy            // those among them that are completed for it
 	place        int             // in the set
+	operator     string
 
 	n       int           // of count and distinct
 	sum     float64       // of sum, rate and risk_threshold
@@ -200,8 +201,8 @@ func (c *compiled) fingerprint() (string, error) {
 
 // bounds derives from the operator how long and how much a key is remembered.
 func (c *compiled) bounds() {
-	c.events = maxKeyEvents
-	switch c.Operator() {
+	c.events, c.operator = maxKeyEvents, c.Operator()
+	switch c.operator {
 	case "count":
 		c.n, c.within, c.events = c.Count.AtLeast, c.Count.Within, 2*c.Count.AtLeast
 	case "distinct":

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/expr-lang/expr/vm"
+
+	"github.com/tocsin-dr/tocsin/internal/event"
 )
 
 // maxKeys bounds the keys of one rule, over windows and suppressions each, and maxHits the matching events, values and steps that
@@ -31,7 +33,8 @@ type State struct {
 	// Watermark is the newest event time seen.
 	Watermark time.Time `json:"watermark"`
 
-	vm vm.VM
+	vm   vm.VM
+	keys baseKeys
 }
 
 // Stats count what became of a rule's work.
@@ -158,8 +161,48 @@ func (st *State) Prune(s *Set) []string {
 
 // hashKey makes a key short, whatever senders put into its parts.
 func hashKey(parts ...string) string {
-	sum := sha256.Sum256([]byte(strings.Join(parts, "\x00")))
-	return base64.RawStdEncoding.EncodeToString(sum[:12])
+	var room [512]byte
+	joined := room[:0]
+	for i, p := range parts {
+		if i > 0 {
+			joined = append(joined, 0)
+		}
+		joined = append(joined, p...)
+	}
+	sum := sha256.Sum256(joined)
+	var text [16]byte
+	base64.RawStdEncoding.Encode(text[:], sum[:12])
+	return string(text[:])
+}
+
+// baseKeys are the keys of the event that was judged last, which its rules share: of its session, its agent and its class.
+type baseKeys struct {
+	tenant, sender, agent, id string
+	session, acting, class    string // "" until a rule asks
+}
+
+// base returns a key that splits by no text.
+func (st *State) base(e *event.Event, scope string) string {
+	k := &st.keys
+	if k.agent != e.Agent.ID || k.id != e.Session.ID || k.sender != e.Source.Authn || k.tenant != e.Tenant {
+		*k = baseKeys{tenant: e.Tenant, sender: e.Source.Authn, agent: e.Agent.ID, id: e.Session.ID}
+	}
+	switch scope {
+	case "session":
+		if k.session == "" {
+			k.session = hashKey("session", k.tenant, k.sender, k.agent, k.id)
+		}
+		return k.session
+	case "agent":
+		if k.acting == "" {
+			k.acting = hashKey("agent", k.tenant, k.sender, k.agent)
+		}
+		return k.acting
+	}
+	if k.class == "" {
+		k.class = hashKey("class", k.tenant)
+	}
+	return k.class
 }
 
 func (st *State) memory(c *compiled) *memory {
