@@ -56,26 +56,51 @@ func (c *class) advance(at time.Time) {
 		return
 	}
 	c.Watermark = at
-	if c.Watermark.Sub(c.Swept) < time.Minute {
+	if at.Before(c.Due) {
 		return
 	}
-	c.Swept = c.Watermark
-	for _, id := range byAge(c.Sessions, (*session).touched) {
-		switch silent := c.Watermark.Sub(c.Sessions[id].Last); {
-		case silent >= keptFor:
+	c.Due = later(c.sweep(), at.Add(time.Minute))
+}
+
+// sweep learns and forgets what is due and returns when the next is: what comes until then is due no sooner.
+func (c *class) sweep() time.Time {
+	next := c.Watermark.Add(sessionIdle)
+	due := make(map[string]*session)
+	for id, ses := range c.Sessions {
+		until := ses.Last.Add(keptFor)
+		if len(ses.Pending) > 0 {
+			until = ses.Last.Add(sessionIdle)
+		}
+		if !until.After(c.Watermark) {
+			due[id] = ses
+			until = ses.Last.Add(keptFor)
+		}
+		if until.Before(next) {
+			next = until
+		}
+	}
+	for _, id := range byAge(due, (*session).touched) {
+		if c.Watermark.Sub(due[id].Last) >= keptFor {
 			c.end(id)
-		case silent >= sessionIdle:
-			c.learn(c.Sessions[id])
+		} else {
+			c.learn(due[id])
 		}
 	}
 	for id, t := range c.Traces {
+		until := t.Last.Add(keptFor)
+		if len(t.Orphans) > 0 {
+			until = t.Last.Add(sessionIdle)
+		}
 		switch silent := c.Watermark.Sub(t.Last); {
 		case silent >= keptFor:
 			c.forget(id)
 		case silent >= sessionIdle:
 			c.giveUp(t)
+		case until.Before(next):
+			next = until
 		}
 	}
+	return next
 }
 
 // end closes a session: it is learned and gone.

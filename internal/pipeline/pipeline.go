@@ -93,7 +93,7 @@ type class struct {
 	WaitingBytes int            `json:"waiting_bytes"`
 	Bytes        int            `json:"bytes"` // estimate of all sessions and traces
 	Watermark    time.Time      `json:"watermark"`
-	Swept        time.Time      `json:"swept"` // watermark at the last sweep for idle sessions
+	Due          time.Time      `json:"due"` // when something is next learned or forgotten because it fell silent
 	Evicted      map[string]int `json:"evicted"`
 
 	room    int // the most bytes that it may have

@@ -9,7 +9,7 @@ import (
 )
 
 // snapshotVersion names the layout of a snapshot. A snapshot of another version is refused, and the shard replays the log.
-const snapshotVersion = 4
+const snapshotVersion = 5
 
 // snapshot is a shard's state with the place in the log up to which it is true.
 type snapshot struct {
