@@ -45,6 +45,7 @@ func (s *Set) Bench(events []event.Event, atLeast time.Duration, now func() time
 	}
 	st, spent := NewState(), make([]time.Duration, len(s.rules))
 	p := s.index.newProbe()
+	st.use(s)
 	env.tables = s.tables
 	asked := 0
 	for i := range events {
@@ -63,7 +64,7 @@ func (s *Set) Bench(events []event.Event, atLeast time.Duration, now func() time
 	}
 	out.Candidates = float64(asked) / float64(max(1, len(events)))
 	for at, c := range s.rules {
-		stats := st.stats(c.ID)
+		stats := st.stats(c)
 		out.ByRule = append(out.ByRule, RuleBench{Rule: c.ID, Conditions: s.index.conditions(at), Asked: stats.Judged, Matched: stats.Matched, Seconds: spent[at].Seconds()})
 	}
 	slices.SortStableFunc(out.ByRule, func(a, b RuleBench) int { return cmp.Compare(b.Seconds, a.Seconds) })

@@ -26,6 +26,7 @@ const (
 // others before (a baseline). It returns what its rules raised. Each rule sees the event whatever the others do: one whose expression
 // fails, that had to forget keys, or that left out a late event raises a finding about itself, at most one an hour of event time.
 func (s *Set) Evaluate(env *Env, e *event.Event, st *State, raised ...Finding) []Finding {
+	st.use(s)
 	st.Watermark = later(st.Watermark, e.Time)
 	st.Events++
 	env.tables = s.tables
@@ -87,7 +88,7 @@ func (s *Set) canary(env *Env, e *event.Event, kind event.Kind, st *State, but s
 		if inTurn := (i-from%len(rules)+len(rules))%len(rules) < canaryRules; c.ID == but || !named && !inTurn {
 			continue
 		}
-		stats := st.stats(c.ID)
+		stats := st.stats(c)
 		before := stats.Matched
 		done = env.completeMore(c.needs, done)
 		out = append(out, c.judge(env, e, kind, st)...)
@@ -103,7 +104,7 @@ func (s *Set) canary(env *Env, e *event.Event, kind event.Kind, st *State, but s
 
 // judge evaluates one rule on one event and speaks of what went wrong with it.
 func (c *compiled) judge(env *Env, e *event.Event, kind event.Kind, st *State) (out []Finding) {
-	stats := st.stats(c.ID)
+	stats := st.stats(c)
 	evicted, late := stats.Evicted, stats.Late
 	stats.Judged++
 	f, err := c.evaluate(env, e, kind, st)
@@ -159,7 +160,7 @@ func (c *compiled) tooLate(e *event.Event, st *State) bool {
 	if st.Watermark.Sub(e.Time) <= c.Lateness {
 		return false
 	}
-	st.stats(c.ID).Late++
+	st.stats(c).Late++
 	return c.Late == "report"
 }
 
@@ -175,7 +176,7 @@ func (c *compiled) matches(env *Env, e *event.Event, st *State, when *vm.Program
 	if err != nil || covered {
 		return false, err
 	}
-	st.stats(c.ID).Matched++
+	st.stats(c).Matched++
 	return true, nil
 }
 
@@ -345,7 +346,7 @@ func (c *compiled) firstSeen(env *Env, e *event.Event, st *State, key string) (*
 	fires := g.Events >= c.FirstSeen.After && (!known || e.Time.Sub(time.Unix(0, last)) >= c.within)
 	g.Events++
 	if !known && len(g.Seen) >= c.events {
-		st.stats(c.ID).Evicted++
+		st.stats(c).Evicted++
 		delete(g.Seen, stalest(g.Seen))
 	}
 	g.Seen[value] = max(last, e.Time.UnixNano())
@@ -370,7 +371,7 @@ func stalest(m map[string]int64) (key string) {
 
 // fire returns the finding, or nil while the rule is suppressed for the key.
 func (c *compiled) fire(e *event.Event, st *State, key string, hits []hit, reason func() string) *Finding {
-	stats := st.stats(c.ID)
+	stats := st.stats(c)
 	if !st.Allow(c.state, key, e.Time, c.Severity, c.Suppress) {
 		stats.Suppressed++
 		return nil

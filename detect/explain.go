@@ -54,6 +54,7 @@ func (s *Set) Explain(rule string, env *Env, e *event.Event, st *State) (Explana
 	if !x.Looks {
 		return x, nil
 	}
+	st.use(s)
 	env.tables = s.tables
 	env.completeMore(^lazy(0), 0)
 	in := scope{library: c.library, params: c.params, named: make(map[string]bool)}

@@ -76,7 +76,7 @@ func (c *compiled) matchStep(env *Env, e *event.Event, st *State, i int) ([]*mat
 	for _, f := range fixed {
 		m := match{hit: hitOf(e), Kept: kept, Fixed: f}
 		if g.addMatch(i, m, c.events, c.within) {
-			st.stats(c.ID).Evicted++
+			st.stats(c).Evicted++
 		}
 		out = append(out, &m)
 	}
@@ -321,7 +321,7 @@ func (c *compiled) came(env *Env, e *event.Event, st *State) error {
 func (c *compiled) await(e *event.Event, st *State, key, reason string) error {
 	m := st.memory(c)
 	if len(m.Due) >= c.maxKeys {
-		st.stats(c.ID).Evicted++
+		st.stats(c).Evicted++
 		return nil
 	}
 	f := c.finding(SourceRule, e, []string{e.ID}, reason)
@@ -341,7 +341,7 @@ func (c *compiled) elapsed(st *State) (out []Finding) {
 	}
 	n := 0
 	for ; n < len(m.Due) && !st.Watermark.Before(m.Due[n].Deadline.Add(c.Lateness)); n++ {
-		d, stats := &m.Due[n], st.stats(c.ID)
+		d, stats := &m.Due[n], st.stats(c)
 		if !st.Allow(c.state, d.Key, d.Finding.Time, c.Severity, c.Suppress) {
 			stats.Suppressed++
 			continue

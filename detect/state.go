@@ -35,6 +35,21 @@ type State struct {
 
 	vm   vm.VM
 	keys baseKeys
+	// work holds, by place in the set that was evaluated last, what it reads of Stats and Rules.
+	work []ruleWork
+	set  *Set
+}
+
+type ruleWork struct {
+	stats  *Stats
+	memory *memory
+}
+
+// use makes the state ready for a set.
+func (st *State) use(s *Set) {
+	if st.set != s {
+		st.set, st.work = s, make([]ruleWork, len(s.rules))
+	}
 }
 
 // Stats count what became of a rule's work.
@@ -130,13 +145,15 @@ func (st *State) Keys() (n int) {
 	return n
 }
 
-func (st *State) stats(rule string) *Stats {
-	s := st.Stats[rule]
-	if s == nil {
-		s = &Stats{}
-		st.Stats[rule] = s
+func (st *State) stats(c *compiled) *Stats {
+	w := &st.work[c.place]
+	if w.stats == nil {
+		if st.Stats[c.ID] == nil {
+			st.Stats[c.ID] = &Stats{}
+		}
+		w.stats = st.Stats[c.ID]
 	}
-	return s
+	return w.stats
 }
 
 // Prune drops the state of rules that are gone or whose operator changed, and returns the names of what it dropped.
@@ -148,6 +165,7 @@ func (st *State) Prune(s *Set) []string {
 			known[trouble+"@"+c.ID] = true
 		}
 	}
+	st.set = nil // what it keeps of the maps may go
 	gone := make(map[string]bool)
 	for _, name := range slices.Concat(slices.Collect(maps.Keys(st.Rules)), slices.Collect(maps.Keys(st.Silent))) {
 		if !known[name] && !strings.HasPrefix(name, "baseline-") {
@@ -206,12 +224,14 @@ func (st *State) base(e *event.Event, scope string) string {
 }
 
 func (st *State) memory(c *compiled) *memory {
-	m := st.Rules[c.state]
-	if m == nil {
-		m = &memory{Groups: make(map[string]*group)}
-		st.Rules[c.state] = m
+	w := &st.work[c.place]
+	if w.memory == nil {
+		if st.Rules[c.state] == nil {
+			st.Rules[c.state] = &memory{Groups: make(map[string]*group)}
+		}
+		w.memory = st.Rules[c.state]
 	}
-	return m
+	return w.memory
 }
 
 // group returns a key's group, making room for a new one.
@@ -220,7 +240,7 @@ func (st *State) group(c *compiled, key string, at time.Time) *group {
 	g := m.Groups[key]
 	if g == nil {
 		if len(m.Groups) >= c.maxKeys || m.Held >= maxHits {
-			st.stats(c.ID).Evicted += m.evict(func(g *group) bool { return c.expired(g, st.Watermark) })
+			st.stats(c).Evicted += m.evict(func(g *group) bool { return c.expired(g, st.Watermark) })
 		}
 		g = &group{}
 		m.Groups[key] = g

@@ -126,18 +126,24 @@ func TestSeverityPiercesSilence(t *testing.T) {
 	}
 }
 
-func TestEviction(t *testing.T) {
+// stateOf returns an empty state that is in use for one rule.
+func stateOf(c *compiled) (*State, *compiled) {
 	st := NewState()
-	c := counting(1000, time.Hour)
+	st.use(&Set{rules: []*compiled{c}})
+	return st, c
+}
+
+func TestEviction(t *testing.T) {
+	st, c := stateOf(counting(1000, time.Hour))
 	for i := range c.maxKeys {
 		// Times run backwards: what was touched first has the newest time, and must go all the same.
 		st.group(c, fmt.Sprint(i), StreamStart.Add(-time.Duration(i)*time.Second))
 	}
-	if got := st.stats("rule").Evicted; got != 0 {
+	if got := st.stats(c).Evicted; got != 0 {
 		t.Fatalf("evicted %d keys below the limit", got)
 	}
 	st.group(c, "one more", StreamStart)
-	if got, want := st.stats("rule").Evicted, c.maxKeys/8; got != want {
+	if got, want := st.stats(c).Evicted, c.maxKeys/8; got != want {
 		t.Errorf("evicted %d keys, want %d", got, want)
 	}
 	groups := st.Rules["rule"].Groups
@@ -151,7 +157,7 @@ func TestEviction(t *testing.T) {
 
 // What the keys of a rule hold together is bounded, and the count of it is right after every change.
 func TestHeldIsBounded(t *testing.T) {
-	st, c := NewState(), counting(1000, time.Hour)
+	st, c := stateOf(counting(1000, time.Hour))
 	for i := range maxHits + maxHits/4 {
 		g := st.group(c, fmt.Sprint(i/500), StreamStart)
 		c.full(g, hit{At: StreamStart.Add(time.Duration(i) * time.Millisecond), Event: fmt.Sprint(i)})
@@ -161,14 +167,14 @@ func TestHeldIsBounded(t *testing.T) {
 	for _, g := range st.Rules["rule"].Groups {
 		held += len(g.Hits)
 	}
-	if m := st.Rules["rule"]; m.Held != held || held > maxHits+1000 || st.stats("rule").Evicted == 0 {
-		t.Errorf("%d hits are held, counted as %d, want at most %d; %d keys were evicted", held, m.Held, maxHits, st.stats("rule").Evicted)
+	if m := st.Rules["rule"]; m.Held != held || held > maxHits+1000 || st.stats(c).Evicted == 0 {
+		t.Errorf("%d hits are held, counted as %d, want at most %d; %d keys were evicted", held, m.Held, maxHits, st.stats(c).Evicted)
 	}
 }
 
 // Keys that hold nothing any more make room before any that does, and are no loss.
 func TestExpiredKeysGoFirst(t *testing.T) {
-	st, c := NewState(), counting(1000, time.Hour)
+	st, c := stateOf(counting(1000, time.Hour))
 	for i := range c.maxKeys {
 		at := StreamStart
 		if i%2 == 1 {
@@ -178,8 +184,8 @@ func TestExpiredKeysGoFirst(t *testing.T) {
 	}
 	st.Watermark = StreamStart
 	st.group(c, "one more", StreamStart)
-	if got, want := len(st.Rules["rule"].Groups), c.maxKeys/2+2; st.stats("rule").Evicted != 0 || got < want-1 || got > want {
-		t.Errorf("%d keys are left and %d were evicted, want about %d and none", got, st.stats("rule").Evicted, want)
+	if got, want := len(st.Rules["rule"].Groups), c.maxKeys/2+2; st.stats(c).Evicted != 0 || got < want-1 || got > want {
+		t.Errorf("%d keys are left and %d were evicted, want about %d and none", got, st.stats(c).Evicted, want)
 	}
 }
 

@@ -52,7 +52,44 @@ var private = regexp.MustCompile(`\[redacted:|-----BEGIN [A-Z ]*PRIVATE KEY|(?i)
 var privatePath = regexp.MustCompile(`(?i)(^|[/\\~])\.(ssh|aws|gnupg|kube|docker|netrc|npmrc|pypirc|env)\b|id_(rsa|ed25519|ecdsa)|credentials(\.json)?$|/etc/shadow\b|secrets?\.(ya?ml|json|toml)$|\.pem$`)
 
 // Private reports whether text holds a secret, or personal data of a well-known shape.
-func Private(text string) bool { return private.MatchString(text) }
+func Private(text string) bool { return mayBePrivate(text) && private.MatchString(text) }
+
+// mayBePrivate looks for what private can't match without, which makes ordinary text cheap.
+func mayBePrivate(text string) bool {
+	// The two letters beyond ASCII are those that (?i) takes for an s and a k.
+	for _, sign := range []string{"[redacted:", "-----BEGIN ", "\u017f", "\u212a"} {
+		if strings.Contains(text, sign) {
+			return true
+		}
+	}
+	for i := range len(text) {
+		switch text[i] {
+		case ':', '=':
+			if namesSecret(text[:i]) {
+				return true
+			}
+		case '-':
+			if i > 2 && i+3 < len(text) && text[i+3] == '-' && isDigit(text[i-1]) && isDigit(text[i+1]) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// namesSecret reports whether a text ends in the name of a secret, in quotes or not.
+func namesSecret(text string) bool {
+	text = strings.TrimRight(text, " \t\n\f\r")
+	if n := len(text) - 1; n >= 0 && (text[n] == '"' || text[n] == '\'') {
+		text = text[:n]
+	}
+	if text == "" || strings.IndexByte("dtyn", text[len(text)-1]|0x20) < 0 {
+		return false
+	}
+	return slices.ContainsFunc([]string{"password", "passwd", "secret", "key", "token"}, func(name string) bool {
+		return len(text) >= len(name) && strings.EqualFold(text[len(text)-len(name):], name)
+	})
+}
 
 // PrivatePath reports whether a path is a well-known place of credentials.
 func PrivatePath(path string) bool { return privatePath.MatchString(path) }

@@ -1,6 +1,11 @@
 package event
 
-import "testing"
+import (
+	"strings"
+	"testing"
+
+	"pgregory.net/rapid"
+)
 
 func TestTextSigns(t *testing.T) {
 	tests := []struct {
@@ -44,4 +49,18 @@ func TestTextSigns(t *testing.T) {
 			}
 		})
 	}
+}
+
+// What spares ordinary text the pattern hides no secret from it.
+func TestMayBePrivate(t *testing.T) {
+	part := rapid.SampledFrom([]string{
+		"[redacted:", "-----BEGIN ", "PRIVATE KEY", "password", "PassWD", "secret", "api", "key", "Key", "\u212aey", "\u017fecret", "access", "token", "_", "-", " ", "\n", "\"", "'", ":", "=",
+		"123", "45", "6789", "a", "é",
+	})
+	rapid.Check(t, func(t *rapid.T) {
+		text := strings.Join(rapid.SliceOfN(part, 0, 12).Draw(t, "parts"), "")
+		if private.MatchString(text) && !mayBePrivate(text) {
+			t.Errorf("%q", text)
+		}
+	})
 }

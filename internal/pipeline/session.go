@@ -1,6 +1,7 @@
 package pipeline
 
 import (
+	"crypto/sha256"
 	"time"
 
 	"github.com/tocsin-dr/tocsin/baselines"
@@ -34,6 +35,10 @@ type session struct {
 	PendingBytes int `json:"pending_bytes"`
 	CallsBytes   int `json:"calls_bytes"`
 	Bytes        int `json:"bytes"` // estimate of all of it
+
+	// prompts holds the texts whose tokens Prompt has, by their digest: a client that sends the whole conversation with each call of
+	// the model sends the same texts again. It is a saving alone, so no snapshot holds it.
+	prompts map[[sha256.Size]byte]bool
 }
 
 func (s *session) touched() int { return s.Touched }
@@ -60,7 +65,8 @@ type tokenSet struct {
 	Bytes       int                   `json:"bytes"`
 }
 
-func (s *tokenSet) add(tokens event.Hashes, from string) {
+// add takes tokens in and reports whether others made room for them.
+func (s *tokenSet) add(tokens event.Hashes, from string) (full bool) {
 	if s.From == nil {
 		s.From = make(map[event.Hash]string)
 	}
@@ -76,7 +82,9 @@ func (s *tokenSet) add(tokens event.Hashes, from string) {
 			s.Words = append(s.Words, t)
 		}
 	}
+	full = max(len(s.Identifying), len(s.Words)) > maxTokens
 	s.Identifying, s.Words = s.trim(s.Identifying), s.trim(s.Words)
+	return full
 }
 
 // trim forgets the oldest tokens over the bound.
@@ -117,10 +125,31 @@ func (s *session) act(e *event.Event) {
 func (s *session) readPrompts(e *event.Event, h *event.Hasher) {
 	for _, c := range e.Content {
 		if c.Role == event.RolePrompt || c.Role == event.RoleSystem {
-			s.Prompt.add(hashed(h, c.Text, c.Tokens), e.ID)
+			s.readPrompt(&c, h, e.ID)
 			s.Facts.Prompted = s.Facts.Prompted || c.Role == event.RolePrompt
 		}
 	}
+}
+
+// maxPrompts bounds the texts that are recognised.
+const maxPrompts = 256
+
+func (s *session) readPrompt(c *event.Content, h *event.Hasher, from string) {
+	key := sha256.Sum256([]byte(c.Text))
+	if c.Text != "" && s.prompts[key] {
+		return
+	}
+	full := s.Prompt.add(hashed(h, c.Text, c.Tokens), from)
+	if full || len(s.prompts) >= maxPrompts {
+		clear(s.prompts) // what made room, this text's own first tokens too, must be read again
+	}
+	if full {
+		return
+	}
+	if s.prompts == nil {
+		s.prompts = make(map[[sha256.Size]byte]bool)
+	}
+	s.prompts[key] = true
 }
 
 // readOutput takes in a tool's output and what it does to the session's facts.
