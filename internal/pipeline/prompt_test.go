@@ -33,8 +33,52 @@ func TestRecognisedPrompts(t *testing.T) {
 			s.readPrompt(&event.Content{Text: texts[i]}, h, "e")
 			want.add(hashes[i], "e")
 		}
-		if diff := cmp.Diff(want.From, s.Prompt.From); diff != "" {
+		if diff := cmp.Diff(origins(&want), origins(&s.Prompt)); diff != "" {
 			t.Error(diff)
+		}
+	})
+}
+
+// origins gives each token's origin.
+func origins(s *tokenSet) map[event.Hash]string {
+	out := make(map[event.Hash]string)
+	for t := range s.from {
+		out[t] = s.origin(t)
+	}
+	return out
+}
+
+// A set that came back from a snapshot goes on as the one that was saved.
+func TestTokensInASnapshot(t *testing.T) {
+	codec, err := event.NewCodec()
+	if err != nil {
+		t.Fatal(err)
+	}
+	rapid.Check(t, func(t *rapid.T) {
+		var saved, restored tokenSet
+		for i := range rapid.IntRange(1, 5).Draw(t, "texts") {
+			tokens := make(event.Hashes, rapid.IntRange(0, maxTokens).Draw(t, "tokens"))
+			from := rapid.IntRange(0, 3*maxTokens).Draw(t, "from")
+			for k := range tokens {
+				tokens[k] = event.Hash(from + k)
+			}
+			saved.add(tokens, fmt.Sprint("event-", i))
+			restored.add(tokens, fmt.Sprint("event-", i))
+			data, err := codec.Marshal(restored)
+			if err != nil {
+				t.Fatal(err)
+			}
+			restored = tokenSet{}
+			if err := codec.Unmarshal(data, &restored); err != nil {
+				t.Fatal(err)
+			}
+			if err := restored.check(); err != nil {
+				t.Fatal(err)
+			}
+			restored.index()
+			if diff := cmp.Diff(origins(&saved), origins(&restored)); diff != "" || saved.Bytes != restored.Bytes {
+				t.Fatal(diff, saved.Bytes, restored.Bytes)
+			}
 		}
 	})
 }

@@ -15,6 +15,7 @@ const (
 	sessionBytes  = 1024
 	traceBytes    = 1024
 	tokenBytes    = 64
+	originBytes   = 32
 	callBytes     = 128
 	positionBytes = 16
 	agentBytes    = 384 // of an agent, or a service

@@ -52,8 +52,9 @@ func weights(s *Shard) (total int) {
 		for _, ses := range c.Sessions {
 			bytes += sessionBytes + positionBytes*len(ses.Positions) + agentBytes*len(ses.Agents)
 			for _, set := range []tokenSet{ses.Prompt, ses.Output} {
-				for _, from := range set.From {
-					bytes += tokenBytes + len(from)
+				bytes += tokenBytes * (len(set.Identifying) + len(set.Words))
+				for _, origin := range set.Origins {
+					bytes += originBytes + len(origin)
 				}
 			}
 			for _, p := range ses.Pending {

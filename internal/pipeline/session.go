@@ -11,8 +11,7 @@ import (
 
 // Bounds of one session's state.
 const (
-	maxTokens       = 16_384 // identifying tokens, and words, remembered of the prompts and of tools' outputs each
-	maxPending      = 512    // tool calls that wait for the session's end to be learned
+	maxPending      = 512 // tool calls that wait for the session's end to be learned
 	maxPendingBytes = 4 << 20
 	maxPositions    = 4096 // log messages that hold the session's events
 	maxCalls        = 1024 // tool calls recognised when they are reported twice
@@ -55,52 +54,6 @@ type Position struct {
 	Partition int    `json:"partition"`
 	Sequence  uint64 `json:"sequence"`
 }
-
-// tokenSet is a bounded set of token hashes with the event that first brought each. Identifying tokens and ordinary words have
-// rooms of their own, in which the oldest make room: a flood of words can't wash an account number away.
-type tokenSet struct {
-	From        map[event.Hash]string `json:"from"`
-	Identifying []event.Hash          `json:"identifying"` // in order of arrival
-	Words       []event.Hash          `json:"words"`
-	Bytes       int                   `json:"bytes"`
-}
-
-// add takes tokens in and reports whether others made room for them.
-func (s *tokenSet) add(tokens event.Hashes, from string) (full bool) {
-	if s.From == nil {
-		s.From = make(map[event.Hash]string)
-	}
-	for _, t := range tokens {
-		if _, ok := s.From[t]; ok {
-			continue
-		}
-		s.From[t] = from
-		s.Bytes += tokenBytes + len(from)
-		if t.Identifying() {
-			s.Identifying = append(s.Identifying, t)
-		} else {
-			s.Words = append(s.Words, t)
-		}
-	}
-	full = max(len(s.Identifying), len(s.Words)) > maxTokens
-	s.Identifying, s.Words = s.trim(s.Identifying), s.trim(s.Words)
-	return full
-}
-
-// trim forgets the oldest tokens over the bound.
-func (s *tokenSet) trim(order []event.Hash) []event.Hash {
-	drop := len(order) - maxTokens
-	if drop <= 0 {
-		return order
-	}
-	for _, t := range order[:drop] {
-		s.Bytes -= tokenBytes + len(s.From[t])
-		delete(s.From, t)
-	}
-	return append([]event.Hash(nil), order[drop:]...)
-}
-
-func (s *tokenSet) has(t event.Hash) bool { _, ok := s.From[t]; return ok }
 
 // hashed returns the token hashes of a text, or those that ingest left in its place.
 func hashed(h *event.Hasher, text string, tokens event.Hashes) event.Hashes {
@@ -254,7 +207,7 @@ func (s *session) classify(tokens event.Hashes, knows func(event.Hash) bool) (ev
 			history++
 		case s.Output.has(t):
 			if origin == "" {
-				origin = s.Output.From[t]
+				origin = s.Output.origin(t)
 			}
 		default:
 			made++

@@ -85,6 +85,9 @@ func (c *class) check() error {
 		if ses == nil {
 			return errors.New("a session has no state")
 		}
+		if err := errors.Join(ses.Prompt.check(), ses.Output.check()); err != nil {
+			return fmt.Errorf("a session's text: %w", err)
+		}
 	}
 	for _, t := range c.Traces {
 		if t == nil {
