@@ -107,7 +107,7 @@ func Observe(e *event.Event, h *event.Hasher) (o Observation, ok bool) {
 	o.Tool = e.Tool.Name
 	for _, a := range e.Tool.Args {
 		tokens := a.Tokens
-		if a.Value != "" {
+		if len(tokens) == 0 {
 			tokens = h.Hash(a.Value)
 		}
 		if len(tokens) == 0 {

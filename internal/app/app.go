@@ -254,7 +254,7 @@ func (a *App) openWorkflows(ctx context.Context) (err error) {
 func (a *App) openDetectors(context.Context) error {
 	for p := range a.cfg.NATS.Partitions {
 		a.detectors = append(a.detectors, &detector{
-			partition: p, log: a.log, codec: a.codec, metrics: a.metrics, logger: a.logger, errs: make(map[string]int),
+			partition: p, of: a.cfg.NATS.Partitions, log: a.log, codec: a.codec, metrics: a.metrics, logger: a.logger, errs: make(map[string]int),
 			shard: pipeline.New(a.rules.inForce(), a.hasher, pipeline.Options{Alpha: a.cfg.Baselines.Alpha}),
 		})
 	}

@@ -23,6 +23,7 @@ import (
 // with its place in the log. Publishing comes before saving, so that a crash repeats findings under the same ids and loses none.
 type detector struct {
 	partition int
+	of        int // partitions of this process
 	log       *stream.Log
 	codec     *event.Codec
 	metrics   *measure.Metrics
@@ -39,10 +40,12 @@ type detector struct {
 	every time.Duration  // between snapshots
 	errs  map[string]int // rule errors reported to metrics so far
 	gone  map[string]int // evictions reported to metrics so far
+
+	reported time.Time // when metrics last learned of both
 }
 
-// snapshotEvery bounds what a restart replays under load; an idle log is saved at once. A large state is saved less often, so that
-// saving takes a twentieth of the time at most.
+// snapshotEvery bounds what a restart replays under load; an idle log with a small state is saved at once. A large state is saved less
+// often, so that all partitions together save a twentieth of the time at most.
 const (
 	snapshotEvery  = 5 * time.Second
 	snapshotsShare = 20
@@ -141,8 +144,7 @@ func (d *detector) process(ctx context.Context, m stream.Message) error {
 	}
 	d.last, d.torn = m.Sequence, false
 	d.metrics.DetectorLag(d.partition, time.Since(m.Stored))
-	d.countRuleErrors()
-	d.countEvicted()
+	d.report()
 	if time.Since(d.when) >= max(snapshotEvery, d.every) {
 		return d.save(ctx)
 	}
@@ -179,6 +181,17 @@ func insist(ctx context.Context, logger *slog.Logger, doing string, fn func() er
 	}
 }
 
+// reportEvery is how often metrics learn what only a look at the whole state tells.
+const reportEvery = time.Second
+
+func (d *detector) report() {
+	if time.Since(d.reported) >= reportEvery {
+		d.countRuleErrors()
+		d.countEvicted()
+		d.reported = time.Now()
+	}
+}
+
 func (d *detector) countRuleErrors() {
 	for rule, stats := range d.shard.RuleStats() {
 		for range stats.Errors - d.errs[rule] {
@@ -198,6 +211,10 @@ func (d *detector) countEvicted() {
 
 func (d *detector) idle(ctx context.Context) error {
 	d.metrics.DetectorLag(d.partition, 0)
+	d.report()
+	if time.Since(d.when) < d.every { // a large state
+		return nil
+	}
 	return d.save(ctx)
 }
 
@@ -217,7 +234,7 @@ func (d *detector) save(ctx context.Context) error {
 		d.when = time.Now() // the next one is tried later
 		return nil
 	}
-	d.saved, d.when, d.every = d.last, time.Now(), snapshotsShare*time.Since(start)
+	d.saved, d.when, d.every = d.last, time.Now(), snapshotsShare*time.Duration(d.of)*time.Since(start)
 	return nil
 }
 

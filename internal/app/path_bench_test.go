@@ -16,7 +16,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
-		"time"
+	"time"
 
 	"go.opentelemetry.io/collector/pdata/pcommon"
 	"go.opentelemetry.io/collector/pdata/ptrace"
@@ -89,7 +89,10 @@ func toolCalls(b *testing.B, requests int) (bodies [][]byte) {
 	rng := rand.New(rand.NewPCG(1, 2))
 	words := make([]string, 400)
 	for i := range words {
-		words[i] = fmt.Sprintf("w%c%c%d", 'a'+rng.IntN(26), 'a'+rng.IntN(26), rng.IntN(90))
+		words[i] = fmt.Sprintf("w%c%c%c", 'a'+rng.IntN(26), 'a'+rng.IntN(26), 'a'+rng.IntN(26))
+		if i%20 == 0 { // some name one thing
+			words[i] += fmt.Sprint(rng.IntN(1000))
+		}
 	}
 	prose := func(n int) string {
 		var text strings.Builder
@@ -164,7 +167,7 @@ func BenchmarkWholePath(b *testing.B) {
 	var detectors []*detector
 	for p := range partitions {
 		d := &detector{
-			partition: p, log: log, codec: codec, metrics: metrics, logger: logger, errs: make(map[string]int),
+			partition: p, of: partitions, log: log, codec: codec, metrics: metrics, logger: logger, errs: make(map[string]int),
 			shard: pipeline.New(set, hasher, pipeline.Options{}),
 		}
 		detectors = append(detectors, d)

@@ -2,6 +2,7 @@ package event
 
 import (
 	"fmt"
+	"io"
 
 	"github.com/fxamacker/cbor/v2"
 )
@@ -30,6 +31,12 @@ func NewCodec() (*Codec, error) {
 
 // Marshal encodes v; equal values give equal bytes.
 func (c *Codec) Marshal(v any) ([]byte, error) { return c.enc.Marshal(v) }
+
+// NewEncoder returns an encoder that writes one value after the other, each as Marshal does.
+func (c *Codec) NewEncoder(w io.Writer) *cbor.Encoder { return c.enc.NewEncoder(w) }
+
+// NewDecoder returns a decoder that reads them, within the bounds of Unmarshal.
+func (c *Codec) NewDecoder(r io.Reader) *cbor.Decoder { return c.dec.NewDecoder(r) }
 
 // Unmarshal decodes data into v.
 func (c *Codec) Unmarshal(data []byte, v any) error { return c.dec.Unmarshal(data, v) }

@@ -36,13 +36,30 @@ var instructs = regexp.MustCompile(`(ignore|disregard|forget) (all |any |the |yo
 	`</?(information|system|instructions?|important)>|before you (can |may )?(do|solve|continue|proceed|pay|answer)|` +
 	`do not (mention|tell|inform|reveal|show) (this|the user|anyone|it)|you (are now|must now|must first)\b|new instructions?:`)
 
-// instructive are words without which instructs can't match. Looking for them first makes ordinary text cheap.
-var instructive = []string{"ignore", "disregard", "forget", "ation>", "system>", "instruct", "important>", "before you", "do not ", "you are now", "you must"}
+// instructive are words without which instructs can't match, by a rare letter of each and its place. Looking for them first makes
+// ordinary text cheap.
+var instructive = [256][]struct {
+	word string
+	at   int
+}{
+	'g': {{"ignore", 1}, {"disregard", 5}, {"forget", 3}}, '>': {{"ation>", 5}, {"system>", 6}, {"important>", 9}},
+	'c': {{"instruct", 6}}, 'y': {{"before you", 7}, {"you are now", 0}, {"you must", 0}}, 'd': {{"do not ", 0}},
+}
 
 // Instructs reports whether text addresses an agent as an instruction.
 func Instructs(text string) bool {
-	lower := strings.ToLower(text)
-	return slices.ContainsFunc(instructive, func(word string) bool { return strings.Contains(lower, word) }) && instructs.MatchString(lower)
+	for i := range len(text) {
+		c := text[i]
+		if 'A' <= c && c <= 'Z' {
+			c |= 0x20
+		}
+		for _, s := range instructive[c] {
+			if from, to := i-s.at, i-s.at+len(s.word); from >= 0 && to <= len(text) && strings.EqualFold(text[from:to], s.word) {
+				return instructs.MatchString(strings.ToLower(text))
+			}
+		}
+	}
+	return false
 }
 
 // private matches secrets and the marks that ingest leaves where it removed one.

@@ -64,3 +64,17 @@ func TestMayBePrivate(t *testing.T) {
 		}
 	})
 }
+
+// What spares ordinary text the pattern hides no instruction from it.
+func TestInstructsAsThePattern(t *testing.T) {
+	part := rapid.SampledFrom([]string{
+		"ignore", "Disregard", "FORGET", "all ", "the ", "previous", "above", " ", "instructions", "rule", "</", "<", "information>", "system>", "important>", "before you ", "can ", "do", "pay",
+		"do not ", "mention", "tell", "it", "this", "you are now", "you must now", "New instructions:", "é", "k",
+	})
+	rapid.Check(t, func(t *rapid.T) {
+		text := strings.Join(rapid.SliceOfN(part, 0, 10).Draw(t, "parts"), "")
+		if want := instructs.MatchString(strings.ToLower(text)); Instructs(text) != want {
+			t.Errorf("%q: want %v", text, want)
+		}
+	})
+}

@@ -12,7 +12,7 @@ import (
 	"unicode"
 	"unicode/utf8"
 
-	"github.com/minio/highwayhash"
+	"github.com/dchest/siphash"
 )
 
 // MaxTokens bounds the tokens that are taken from one text. A text of MaxContentBytes can't hold more, so that none can hide behind
@@ -210,19 +210,20 @@ func (hs *Hashes) UnmarshalJSON(data []byte) error {
 // Hasher turns tokens into salted hashes, so that a value can be matched where policy forbids storing it. All replicas of one
 // deployment share the salt; without it a hash tells nothing that a dictionary of the salt's owner would not. Safe for
 // concurrent use.
-type Hasher struct{ key [32]byte }
+type Hasher struct{ k0, k1 uint64 }
 
 // NewHasher returns a Hasher for a salt of any length.
 func NewHasher(salt []byte) *Hasher {
-	return &Hasher{key: sha256.Sum256(append([]byte("tocsin token salt\x00"), salt...))}
+	key := sha256.Sum256(append([]byte("tocsin token salt\x00"), salt...))
+	return &Hasher{binary.LittleEndian.Uint64(key[:]), binary.LittleEndian.Uint64(key[8:])}
 }
 
-// Hash returns the salted hashes of the tokens of text, in order, repeats included. The hash is HighwayHash-64 (Alakuijala et
-// al., 2016), a keyed pseudo-random function.
+// Hash returns the salted hashes of the tokens of text, in order, repeats included. The hash is SipHash-2-4 (Aumasson and Bernstein,
+// 2012), a keyed pseudo-random function for short inputs.
 func (h *Hasher) Hash(text string) Hashes {
 	var out Hashes
 	eachToken(text, func(word []byte, identifying bool) {
-		hash := Hash(highwayhash.Sum64(word, h.key[:])) &^ 1
+		hash := Hash(siphash.Hash(h.k0, h.k1, word)) &^ 1
 		if identifying {
 			hash |= 1
 		}

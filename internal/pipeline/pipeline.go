@@ -75,14 +75,15 @@ type Shard struct {
 	gone    map[string]int // what was evicted with its class
 	events  int            // events processed: the order of everything's Touched
 	bytes   int            // weight of all classes
+	saved   int            // bytes of the last snapshot
 }
 
 // class is the state of one class of agents.
 type class struct {
 	Model    *baselines.Model    `json:"model"`
 	Rules    *detect.State       `json:"rules"`
-	Sessions map[string]*session `json:"sessions"` // by sender and id, as own says; so are the traces and the services
-	Traces   map[string]*trace   `json:"traces"`
+	Sessions map[string]*session `json:"-"` // by sender and id, as own says; so are the traces and the services
+	Traces   map[string]*trace   `json:"-"`
 	Acted    map[string]*acted   `json:"acted,omitempty"`
 	Named    map[string]string   `json:"named"`   // service: the only agent it was seen to run; "" once there are several
 	Seen     map[string]int      `json:"seen"`    // event id: when it came, as a count
@@ -138,7 +139,7 @@ func (s *Shard) Process(e *event.Event, at Position) []Raised {
 		c.saw(&orphan)
 		ses := c.session(&orphan)
 		if orphan.Tool != nil {
-			ses.recall(&orphan, s.hasher, func(t event.Hash) bool { return c.Model.Knows(orphan.Agent.ID, t) })
+			ses.recall(&orphan, func(t event.Hash) bool { return c.Model.Knows(orphan.Agent.ID, t) })
 		}
 		out = append(out, s.judge(c, &orphan, ses)...)
 		c.weigh(ses)

@@ -160,23 +160,22 @@ func (s *session) readDocuments(e *event.Event, h *event.Hasher) {
 func (s *session) provenance(e *event.Event, h *event.Hasher, knows func(event.Hash) bool) {
 	for i := range e.Tool.Args {
 		a := &e.Tool.Args[i]
-		tokens := deciding(hashed(h, a.Value, a.Tokens))
-		if len(tokens) == 0 {
-			continue
+		a.Tokens = hashed(h, a.Value, a.Tokens) // baselines need them too
+		if len(a.Tokens) > 0 {
+			a.Provenance, a.Origin = s.classify(deciding(a.Tokens), knows)
 		}
-		a.Provenance, a.Origin = s.classify(tokens, knows)
 	}
 }
 
 // recall looks again at the arguments of an event that waited for its agent's name: now it is known what the agent used before.
 // What tools returned in the meantime, the event's own answer first of all, does not count.
-func (s *session) recall(e *event.Event, h *event.Hasher, knows func(event.Hash) bool) {
+func (s *session) recall(e *event.Event, knows func(event.Hash) bool) {
 	for i := range e.Tool.Args {
 		a := &e.Tool.Args[i]
 		if a.Provenance != event.ProvenanceToolOutput && a.Provenance != event.ProvenanceNowhere {
 			continue
 		}
-		if p, _ := s.classify(deciding(hashed(h, a.Value, a.Tokens)), knows); p == event.ProvenancePrompt || p == event.ProvenanceHistory {
+		if p, _ := s.classify(deciding(a.Tokens), knows); p == event.ProvenancePrompt || p == event.ProvenanceHistory {
 			a.Provenance, a.Origin = p, ""
 		}
 	}

@@ -1,9 +1,14 @@
 package pipeline
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/fxamacker/cbor/v2"
 
 	"github.com/tocsin-dr/tocsin/internal/event"
 )
@@ -11,13 +16,27 @@ import (
 // snapshotVersion names the layout of a snapshot. A snapshot of another version is refused, and the shard replays the log.
 const snapshotVersion = 5
 
-// snapshot is a shard's state with the place in the log up to which it is true.
+// snapshot begins a shard's state. After it comes each class, with its sessions and traces behind it: one value for each, so that
+// encoding a large state needs no copy of it.
 type snapshot struct {
-	Version int               `json:"version"`
-	Last    uint64            `json:"last"` // sequence of the last message processed
-	Classes map[string]*class `json:"classes"`
-	Gone    map[string]int    `json:"gone"`
-	Events  int               `json:"events"`
+	Version int            `json:"version"`
+	Last    uint64         `json:"last"` // sequence of the last message processed
+	Classes int            `json:"classes"`
+	Gone    map[string]int `json:"gone"`
+	Events  int            `json:"events"`
+}
+
+type classPart struct {
+	Name     string `json:"name"`
+	Class    *class `json:"class"`
+	Sessions int    `json:"sessions"`
+	Traces   int    `json:"traces"`
+}
+
+// part is one entry of a map.
+type part[T any] struct {
+	Key   string `json:"key"`
+	Value *T     `json:"value"`
 }
 
 // Snapshot returns the shard's state with the log sequence it stands at, under a checksum. Equal states give equal bytes.
@@ -26,12 +45,30 @@ func (s *Shard) Snapshot(last uint64) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("encode snapshot: %w", err)
 	}
-	body, err := codec.Marshal(snapshot{Version: snapshotVersion, Last: last, Classes: s.classes, Gone: s.gone, Events: s.events})
+	out := bytes.NewBuffer(make([]byte, sha256.Size, max(1<<16, s.saved+s.saved/8)))
+	to := codec.NewEncoder(out)
+	err = to.Encode(snapshot{Version: snapshotVersion, Last: last, Classes: len(s.classes), Gone: s.gone, Events: s.events})
+	for _, name := range slices.Sorted(maps.Keys(s.classes)) {
+		c := s.classes[name]
+		err = errors.Join(err, to.Encode(classPart{name, c, len(c.Sessions), len(c.Traces)}), encodeParts(to, c.Sessions), encodeParts(to, c.Traces))
+	}
 	if err != nil {
 		return nil, fmt.Errorf("encode snapshot: %w", err)
 	}
-	sum := sha256.Sum256(body)
-	return append(sum[:], body...), nil
+	data := out.Bytes()
+	sum := sha256.Sum256(data[sha256.Size:])
+	copy(data, sum[:])
+	s.saved = len(data)
+	return data, nil
+}
+
+func encodeParts[T any](to *cbor.Encoder, m map[string]*T) error {
+	for _, key := range slices.Sorted(maps.Keys(m)) {
+		if err := to.Encode(part[T]{key, m[key]}); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Restore replaces the shard's state by a snapshot's and returns the log sequence to go on after. State of rules that changed
@@ -48,27 +85,27 @@ func (s *Shard) Restore(data []byte) (last uint64, dropped []string, err error) 
 	if err != nil {
 		return 0, nil, fmt.Errorf("restore snapshot: %w", err)
 	}
+	from := codec.NewDecoder(bytes.NewReader(body))
 	var snap snapshot
-	if err := codec.Unmarshal(body, &snap); err != nil {
+	if err := from.Decode(&snap); err != nil {
 		return 0, nil, fmt.Errorf("restore snapshot: %w", err)
 	}
 	if snap.Version != snapshotVersion {
 		return 0, nil, fmt.Errorf("restore snapshot: version %d, want %d", snap.Version, snapshotVersion)
 	}
-	for name, c := range snap.Classes {
-		if c == nil || c.Model == nil || c.Rules == nil {
-			return 0, nil, fmt.Errorf("restore snapshot: class %q has no state", name)
-		}
-		if err := c.check(); err != nil {
+	classes := make(map[string]*class)
+	for range snap.Classes {
+		name, c, err := readClass(from)
+		if err != nil {
 			return 0, nil, fmt.Errorf("restore snapshot: class %q: %w", name, err)
 		}
 		dropped = append(dropped, c.Rules.Prune(s.rules)...)
+		classes[name] = c
 	}
-	s.classes = snap.Classes
-	if s.classes == nil {
-		s.classes = make(map[string]*class)
+	if n := from.NumBytesRead(); n != len(body) {
+		return 0, nil, fmt.Errorf("restore snapshot: %d bytes too many", len(body)-n)
 	}
-	s.gone, s.events, s.bytes = snap.Gone, snap.Events, 0
+	s.classes, s.gone, s.events, s.bytes, s.saved = classes, snap.Gone, snap.Events, 0, len(data)
 	if s.gone == nil {
 		s.gone = make(map[string]int)
 	}
@@ -77,6 +114,36 @@ func (s *Shard) Restore(data []byte) (last uint64, dropped []string, err error) 
 		s.count(c)
 	}
 	return snap.Last, dropped, nil
+}
+
+func readClass(from *cbor.Decoder) (name string, c *class, err error) {
+	var head classPart
+	if err := from.Decode(&head); err != nil {
+		return "", nil, err
+	}
+	c = head.Class
+	if c == nil || c.Model == nil || c.Rules == nil {
+		return head.Name, nil, errors.New("it has no state")
+	}
+	if c.Sessions, err = decodeParts[session](from, head.Sessions); err != nil {
+		return head.Name, nil, err
+	}
+	if c.Traces, err = decodeParts[trace](from, head.Traces); err != nil {
+		return head.Name, nil, err
+	}
+	return head.Name, c, c.check()
+}
+
+func decodeParts[T any](from *cbor.Decoder, n int) (map[string]*T, error) {
+	out := make(map[string]*T)
+	for range n {
+		var p part[T]
+		if err := from.Decode(&p); err != nil {
+			return nil, err
+		}
+		out[p.Key] = p.Value
+	}
+	return out, nil
 }
 
 // check refuses a class that the code could not go on with.
