@@ -63,8 +63,8 @@ func blocks(t *testing.T) map[string]string {
 			strings.Join(slices.Concat(r.Tags.ASI, r.Tags.ATLAS), ", "))
 	}
 	limits := fmt.Sprintf("| what | limit |\n| --- | --- |\n| rule file | %d KiB |\n| expression | %d KiB, %d nodes, %d units of cost |\n"+
-		"| `count.at_least` | 2 to %d |\n| `count.within` | 1s to %s |\n| keys of one rule | %d, and %d counted events together |\n",
-		maxRuleBytes>>10, maxExprBytes>>10, maxNodes, maxCost, maxCount, maxWindow, maxKeys, maxHits)
+		"| `count.at_least` | 2 to %d |\n| `distinct.at_least` | 2 to %d, exactly up to %d |\n| `count.within` | 1s to %s |\n| keys of one rule | %d, and %d counted events together |\n",
+		maxRuleBytes>>10, maxExprBytes>>10, maxNodes, maxCost, maxCount, maxDistinct, maxCount, maxWindow, maxKeys, maxHits)
 	comments := fieldComments(t, "env.go", "shell.go", "stream.go")
 	fields := "| field | type | meaning |\n| --- | --- | --- |\n" + fieldRows(comments, reflect.TypeFor[Env](), "")
 	fields += "| `" + strings.Join(builtins, "`, `") + "` | functions | of expr |\n"

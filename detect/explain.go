@@ -270,6 +270,11 @@ func (c *compiled) explainGroup(g *group, e *event.Event) (out []string) {
 	switch {
 	case c.Count != nil:
 		out = append(out, fmt.Sprintf("count: %d of %d within %s before this event", len(within), c.n, c.within))
+	case g.Sketch != nil:
+		return append(out, fmt.Sprintf("distinct: about %.0f of %d values within %s before this event, an estimate with a standard error of %.1f %%",
+			g.Sketch.estimate(c.tick(e.Time)), c.n, c.within, 100*sketchError))
+	case c.estimates():
+		out = append(out, fmt.Sprintf("distinct: %d of %d values within %s before this event", different(within), c.n, c.within))
 	case c.Distinct != nil:
 		out = append(out, fmt.Sprintf("distinct: %d of %d values within %s before this event", len(within), c.n, c.within))
 	case c.Sum != nil, c.Rate != nil, c.RiskThreshold != nil:

@@ -61,7 +61,7 @@ func (c *compiled) lintThreshold(retention time.Duration) (out []string) {
 	if c.RiskThreshold != nil {
 		needs = c.RiskThreshold.Rules
 	}
-	if needs > c.events {
+	if needs > c.events && !c.estimates() {
 		out = append(out, fmt.Sprintf("can never fire: it needs %d events of a key, and limits.events keeps %d", needs, c.events))
 	}
 	if c.Distinct != nil && strings.TrimSpace(c.Distinct.Of) == strings.TrimSpace(c.By) {
