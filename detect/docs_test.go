@@ -91,6 +91,8 @@ func fieldRows(comments map[string]string, t reflect.Type, prefix string) (rows 
 		switch {
 		case f.Type.Kind() == reflect.Struct:
 			rows += fieldRows(comments, f.Type, name+".")
+		case f.Type.Kind() == reflect.Slice && f.Type.Elem().Kind() == reflect.String:
+			rows += fmt.Sprintf("| `%s` | list of text | %s |\n", name, comments[t.Name()+"."+f.Name])
 		case f.Type.Kind() == reflect.Slice:
 			rows += fmt.Sprintf("| `%s` | list | %s |\n", name, comments[t.Name()+"."+f.Name]) + fieldRows(comments, f.Type.Elem(), name+"[].")
 		case strings.HasPrefix(name, "kept_"):
@@ -132,7 +134,7 @@ func fieldComments(t *testing.T, files ...string) map[string]string {
 				for _, f := range s.Fields.List {
 					for _, name := range f.Names {
 						text := strings.Join(strings.Fields(f.Doc.Text()+f.Comment.Text()), " ")
-						for _, start := range []string{name.Name + ": ", name.Name + " ", "is ", "are ", "returns ", "reports "} {
+						for _, start := range []string{name.Name + ": ", name.Name + " ", "is ", "are ", "lists ", "returns ", "reports "} {
 							text = strings.TrimPrefix(text, start)
 						}
 						out[spec.Name.Name+"."+name.Name] = strings.ReplaceAll(strings.TrimSuffix(text, "."), "|", "\\|")

@@ -10,15 +10,16 @@ import (
 // Env is what a rule's expression sees: one event, what its session did before, and what the baseline says. A field that is
 // not here does not compile. One Env belongs to one shard and is filled anew for each event.
 type Env struct {
-	Kind     string       `expr:"kind"`    // what happened: tool.result, prompt and so on
-	Outcome  string       `expr:"outcome"` // success, failure, denied, or empty where the sender did not say
-	Error    string       `expr:"error"`   // the error's text
-	Text     string       `expr:"text"`    // the event's content, all roles joined
-	Agent    AgentEnv     `expr:"agent"`
-	Session  SessionFacts `expr:"session"`
-	Tool     ToolEnv      `expr:"tool"`
-	Decision DecisionEnv  `expr:"decision"`
-	Model    ModelEnv     `expr:"model"`
+	Kind       string        `expr:"kind"`    // what happened: tool.result, prompt and so on
+	Outcome    string        `expr:"outcome"` // success, failure, denied, or empty where the sender did not say
+	Error      string        `expr:"error"`   // the error's text
+	Text       string        `expr:"text"`    // the event's content, all roles joined
+	Agent      AgentEnv      `expr:"agent"`
+	Delegation DelegationEnv `expr:"delegation"`
+	Session    SessionFacts  `expr:"session"`
+	Tool       ToolEnv       `expr:"tool"`
+	Decision   DecisionEnv   `expr:"decision"`
+	Model      ModelEnv      `expr:"model"`
 	// Destinations are where data went to or came from.
 	Destinations []DestinationEnv `expr:"destinations"`
 	Baseline     BaselineEnv      `expr:"baseline"`
@@ -74,6 +75,25 @@ type AgentEnv struct {
 	Version   string `expr:"version"`
 	Framework string `expr:"framework"`
 	Parent    string `expr:"parent"` // id of the agent that delegated to this one, where the sender says so
+}
+
+// DelegationEnv is who delegated to the acting agent, as far as senders link agents: by spans that lie in each other, by a parent that
+// they name, or by a hand-off. The shard fills it in; each field costs O(1) an event, because a chain has at most 17 agents.
+type DelegationEnv struct {
+	// Chain lists the ids of the agents from the root to this one, which is the last.
+	Chain []string `expr:"chain"`
+	Depth int      `expr:"depth"` // how many agents are above this one, up to 16; 0 where nobody delegated to it
+	Root  string   `expr:"root"`  // id of the first of the chain
+	// RootName is its name.
+	RootName string `expr:"root_name"`
+	// Tainted: an agent above read text that the operator did not write, in the session in which it last acted.
+	Tainted bool `expr:"tainted"`
+	// Instructed: that text addressed it as an instruction.
+	Instructed bool `expr:"instructed"`
+	// SawPrivate: an agent above read credentials or personal data there.
+	SawPrivate bool `expr:"saw_private"`
+	// RootEffects lists the effects of the tool calls that the root made itself, now or before.
+	RootEffects []string `expr:"root_effects"`
 }
 
 // SessionFacts is what the session did before this event. The shard keeps them; each costs O(1) an event.
@@ -201,6 +221,7 @@ func (env *Env) Fill(e *event.Event, session SessionFacts, baseline BaselineEnv)
 	env.event, env.Finding = e, FindingEnv{}
 	env.Kind, env.Outcome, env.Error = string(e.Kind), string(e.Outcome), e.Error
 	env.Agent = AgentEnv{ID: e.Agent.ID, Name: e.Agent.Name, Service: e.Agent.Service, Class: e.Agent.Class, Version: e.Agent.Version, Framework: e.Agent.Framework, Parent: e.Agent.Parent}
+	env.Delegation = DelegationEnv{Chain: append(env.Delegation.Chain[:0], e.Agent.ID), Root: e.Agent.ID, RootName: e.Agent.ID[strings.LastIndex(e.Agent.ID, "/")+1:]}
 	env.Session, env.Baseline = session, baseline
 	env.Text, env.Instructs, env.Hidden = "", false, false
 	env.Principal = PrincipalEnv{ID: e.Principal.ID}

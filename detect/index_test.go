@@ -778,6 +778,7 @@ func leaves(t reflect.Type, prefix string) []string {
 		name := prefix + f.Tag.Get("expr")
 		switch {
 		case !f.IsExported() || f.Type.Kind() == reflect.Func:
+		case f.Type == reflect.TypeFor[[]string](): // expr reads it
 		case f.Type.Kind() == reflect.Struct:
 			out = append(out, leaves(f.Type, name+".")...)
 		case f.Type.Kind() == reflect.Slice:

@@ -84,11 +84,13 @@ type class struct {
 	Sessions map[string]*session `json:"sessions"` // by sender and id, as own says; so are the traces and the services
 	Traces   map[string]*trace   `json:"traces"`
 	Acted    map[string]*acted   `json:"acted,omitempty"`
-	Named    map[string]string   `json:"named"`   // service: the only agent it was seen to run; "" once there are several
-	Seen     map[string]int      `json:"seen"`    // event id: when it came, as a count
-	Count    int                 `json:"count"`   // events processed
-	Waiting  int                 `json:"waiting"` // events that wait for their agent's name
-	Touched  int                 `json:"touched"` // the shard's count of events at the last one: a sender chooses times
+	// Delegators are by sender and agent.
+	Delegators map[string]*delegator `json:"delegators,omitempty"`
+	Named      map[string]string     `json:"named"`   // service: the only agent it was seen to run; "" once there are several
+	Seen       map[string]int        `json:"seen"`    // event id: when it came, as a count
+	Count      int                   `json:"count"`   // events processed
+	Waiting    int                   `json:"waiting"` // events that wait for their agent's name
+	Touched    int                   `json:"touched"` // the shard's count of events at the last one: a sender chooses times
 
 	WaitingBytes int            `json:"waiting_bytes"`
 	Bytes        int            `json:"bytes"` // estimate of all sessions and traces
@@ -141,6 +143,7 @@ func (s *Shard) Process(e *event.Event, at Position) []Raised {
 			ses.recall(&orphan, s.hasher, func(t event.Hash) bool { return c.Model.Knows(orphan.Agent.ID, t) })
 		}
 		out = append(out, s.judge(c, &orphan, ses)...)
+		c.noteDelegator(&orphan, ses)
 		c.weigh(ses)
 	}
 	c.saw(e)
@@ -155,6 +158,7 @@ func (s *Shard) Process(e *event.Event, at Position) []Raised {
 	c.keepOrphan(e)
 	out = append(out, s.judge(c, e, ses)...)
 	ses.readOutput(e, s.hasher)
+	c.noteDelegator(e, ses)
 	c.weigh(ses)
 	return out
 }
@@ -163,6 +167,9 @@ func (s *Shard) Process(e *event.Event, at Position) []Raised {
 func (s *Shard) judge(c *class, e *event.Event, ses *session) []Raised {
 	anomaly, says := s.score(c, e, ses)
 	s.env.Fill(e, ses.Facts, says)
+	if d, ok := c.delegation(e, ses); ok {
+		s.env.Delegation = d
+	}
 	var deviations []detect.Finding
 	if f := s.deviation(c, e, anomaly); f != nil {
 		deviations = append(deviations, *f)
