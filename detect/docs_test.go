@@ -89,6 +89,7 @@ func fieldRows(comments map[string]string, t reflect.Type, prefix string) (rows 
 	for f := range fieldsOf(t) {
 		name := prefix + f.Tag.Get("expr")
 		switch {
+		case f.Tag.Get("expr") == "-":
 		case f.Type.Kind() == reflect.Struct:
 			rows += fieldRows(comments, f.Type, name+".")
 		case f.Type.Kind() == reflect.Slice && f.Type.Elem().Kind() == reflect.String:

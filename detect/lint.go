@@ -27,6 +27,7 @@ var partKinds = map[string][]event.Kind{
 	"decision":     {event.KindToolDecision, event.KindToolRequest, event.KindToolResult, event.KindGuardrail, event.KindSession, event.KindConfig, KindFinding},
 	"model":        {event.KindModelCall, event.KindAgentInvoke, event.KindResponse, KindFinding},
 	"finding":      {KindFinding},
+	"baseline":     {event.KindToolRequest, event.KindToolResult, KindFinding},
 }
 
 // captureOf is what must be recorded for a field to hold anything. A field that is not named here comes with metadata.

@@ -239,7 +239,37 @@ func (s *Shard) score(c *class, e *event.Event, ses *session) (baselines.Anomaly
 	}
 	a := c.Model.Score(e, &o)
 	tool, destination := c.Model.Familiar(e.Agent.ID, &o)
-	return a, detect.BaselineEnv{Ready: a.Life == baselines.Active, P: a.P, Tool: string(tool), Destination: string(destination)}
+	return a, detect.BaselineEnv{
+		Ready: a.Life == baselines.Active, P: a.P, Tool: string(tool), Destination: string(destination), Why: a.Why,
+		Features: c.features(e.Agent.ID, &o, &a, tool, destination),
+	}
+}
+
+// features are what rules may ask of a baseline by name. An argument is new if it holds an identifying token, such as a number or an
+// address, that the agent did not use in a learned session.
+func (c *class) features(agent string, o *baselines.Observation, a *baselines.Anomaly, tool, destination baselines.Familiarity) []detect.BaselineFeature {
+	argument := baselines.Unknown
+	if a.Life == baselines.Active {
+		argument = baselines.Known
+		if slices.ContainsFunc(o.Args, func(arg baselines.ArgObservation) bool {
+			return slices.ContainsFunc(arg.Tokens, func(t event.Hash) bool { return !c.Model.Knows(agent, t) })
+		}) {
+			argument = baselines.New
+		}
+	}
+	out := []detect.BaselineFeature{
+		{Name: baselines.FeatureTool, P: 1, Familiarity: string(tool)},
+		{Name: baselines.FeatureDestination, P: 1, Familiarity: string(destination)},
+		{Name: baselines.FeatureArgument, P: 1, Familiarity: string(argument)},
+	}
+	for _, f := range a.Features {
+		if i := slices.IndexFunc(out, func(known detect.BaselineFeature) bool { return known.Name == f.Name }); i >= 0 {
+			out[i].P, out[i].Bits = f.P, f.Score
+		} else {
+			out = append(out, detect.BaselineFeature{Name: f.Name, P: f.P, Bits: f.Score})
+		}
+	}
+	return out
 }
 
 // callKey recognises a call that is reported twice. Its arguments are part of it: some clients number their calls from 0 in each turn,
