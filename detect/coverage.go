@@ -107,6 +107,9 @@ func (env *Env) holds(field string) bool {
 	case "attr":
 		return len(env.event.Attrs)+len(env.event.Labels) > 0
 	}
+	if strings.HasPrefix(field, "delegation") {
+		return env.event.Agent.Parent != ""
+	}
 	v := reflect.ValueOf(env).Elem()
 	for _, name := range strings.Split(field, ".") {
 		if v.Kind() != reflect.Struct {

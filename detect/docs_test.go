@@ -63,8 +63,8 @@ func blocks(t *testing.T) map[string]string {
 			strings.Join(slices.Concat(r.Tags.ASI, r.Tags.ATLAS), ", "))
 	}
 	limits := fmt.Sprintf("| what | limit |\n| --- | --- |\n| rule file | %d KiB |\n| expression | %d KiB, %d nodes, %d units of cost |\n"+
-		"| `count.at_least` | 2 to %d |\n| `count.within` | 1s to %s |\n| keys of one rule | %d, and %d counted events together |\n",
-		maxRuleBytes>>10, maxExprBytes>>10, maxNodes, maxCost, maxCount, maxWindow, maxKeys, maxHits)
+		"| `count.at_least` | 2 to %d |\n| `distinct.at_least` | 2 to %d, exactly up to %d |\n| `count.within` | 1s to %s |\n| keys of one rule | %d, and %d counted events together |\n",
+		maxRuleBytes>>10, maxExprBytes>>10, maxNodes, maxCost, maxCount, maxDistinct, maxCount, maxWindow, maxKeys, maxHits)
 	comments := fieldComments(t, "env.go", "shell.go", "stream.go")
 	fields := "| field | type | meaning |\n| --- | --- | --- |\n" + fieldRows(comments, reflect.TypeFor[Env](), "")
 	fields += "| `" + strings.Join(builtins, "`, `") + "` | functions | of expr |\n"
@@ -89,8 +89,11 @@ func fieldRows(comments map[string]string, t reflect.Type, prefix string) (rows 
 	for f := range fieldsOf(t) {
 		name := prefix + f.Tag.Get("expr")
 		switch {
+		case f.Tag.Get("expr") == "-":
 		case f.Type.Kind() == reflect.Struct:
 			rows += fieldRows(comments, f.Type, name+".")
+		case f.Type.Kind() == reflect.Slice && f.Type.Elem().Kind() == reflect.String:
+			rows += fmt.Sprintf("| `%s` | list of text | %s |\n", name, comments[t.Name()+"."+f.Name])
 		case f.Type.Kind() == reflect.Slice:
 			rows += fmt.Sprintf("| `%s` | list | %s |\n", name, comments[t.Name()+"."+f.Name]) + fieldRows(comments, f.Type.Elem(), name+"[].")
 		case strings.HasPrefix(name, "kept_"):
@@ -132,7 +135,7 @@ func fieldComments(t *testing.T, files ...string) map[string]string {
 				for _, f := range s.Fields.List {
 					for _, name := range f.Names {
 						text := strings.Join(strings.Fields(f.Doc.Text()+f.Comment.Text()), " ")
-						for _, start := range []string{name.Name + ": ", name.Name + " ", "is ", "are ", "returns ", "reports "} {
+						for _, start := range []string{name.Name + ": ", name.Name + " ", "is ", "are ", "lists ", "returns ", "reports "} {
 							text = strings.TrimPrefix(text, start)
 						}
 						out[spec.Name.Name+"."+name.Name] = strings.ReplaceAll(strings.TrimSuffix(text, "."), "|", "\\|")

@@ -10,15 +10,16 @@ import (
 // Env is what a rule's expression sees: one event, what its session did before, and what the baseline says. A field that is
 // not here does not compile. One Env belongs to one shard and is filled anew for each event.
 type Env struct {
-	Kind     string       `expr:"kind"`    // what happened: tool.result, prompt and so on
-	Outcome  string       `expr:"outcome"` // success, failure, denied, or empty where the sender did not say
-	Error    string       `expr:"error"`   // the error's text
-	Text     string       `expr:"text"`    // the event's content, all roles joined
-	Agent    AgentEnv     `expr:"agent"`
-	Session  SessionFacts `expr:"session"`
-	Tool     ToolEnv      `expr:"tool"`
-	Decision DecisionEnv  `expr:"decision"`
-	Model    ModelEnv     `expr:"model"`
+	Kind       string        `expr:"kind"`    // what happened: tool.result, prompt and so on
+	Outcome    string        `expr:"outcome"` // success, failure, denied, or empty where the sender did not say
+	Error      string        `expr:"error"`   // the error's text
+	Text       string        `expr:"text"`    // the event's content, all roles joined
+	Agent      AgentEnv      `expr:"agent"`
+	Delegation DelegationEnv `expr:"delegation"`
+	Session    SessionFacts  `expr:"session"`
+	Tool       ToolEnv       `expr:"tool"`
+	Decision   DecisionEnv   `expr:"decision"`
+	Model      ModelEnv      `expr:"model"`
 	// Destinations are where data went to or came from.
 	Destinations []DestinationEnv `expr:"destinations"`
 	Baseline     BaselineEnv      `expr:"baseline"`
@@ -52,7 +53,8 @@ type Env struct {
 	event  *event.Event
 	tables map[string]*Table
 	kept   []value
-	probe  *probe // asks the index of the set that was last evaluated
+	says   BaselineEnv // with the functions of Baseline
+	probe  *probe      // asks the index of the set that was last evaluated
 	asked  *index
 }
 
@@ -74,6 +76,25 @@ type AgentEnv struct {
 	Version   string `expr:"version"`
 	Framework string `expr:"framework"`
 	Parent    string `expr:"parent"` // id of the agent that delegated to this one, where the sender says so
+}
+
+// DelegationEnv is who delegated to the acting agent, as far as senders link agents: by spans that lie in each other, by a parent that
+// they name, or by a hand-off. The shard fills it in; each field costs O(1) an event, because a chain has at most 17 agents.
+type DelegationEnv struct {
+	// Chain lists the ids of the agents from the root to this one, which is the last.
+	Chain []string `expr:"chain"`
+	Depth int      `expr:"depth"` // how many agents are above this one, up to 16; 0 where nobody delegated to it
+	Root  string   `expr:"root"`  // id of the first of the chain
+	// RootName is its name.
+	RootName string `expr:"root_name"`
+	// Tainted: an agent above read text that the operator did not write, in the session in which it last acted.
+	Tainted bool `expr:"tainted"`
+	// Instructed: that text addressed it as an instruction.
+	Instructed bool `expr:"instructed"`
+	// SawPrivate: an agent above read credentials or personal data there.
+	SawPrivate bool `expr:"saw_private"`
+	// RootEffects lists the effects of the tool calls that the root made itself, now or before.
+	RootEffects []string `expr:"root_effects"`
 }
 
 // SessionFacts is what the session did before this event. The shard keeps them; each costs O(1) an event.
@@ -165,14 +186,42 @@ type DestinationEnv struct {
 	Provenance string `expr:"provenance"` // of the argument that named it
 }
 
-// BaselineEnv is what the agent's baseline says. While it is learning, Ready is false and P is 1: unknown is no alarm.
+// BaselineEnv is what the agent's baseline says. The shard fills in plain values, and the functions read them alone. While it is
+// learning, what it is asked is unknown: a comparison of it neither holds nor fails.
 type BaselineEnv struct {
 	Ready bool    `expr:"ready"` // it has learned enough to say anything
-	P     float64 `expr:"p"`     // how likely a normal event is at least as surprising as this one
+	P     float64 `expr:"p"`     // how likely a normal event is at least as surprising as this one; unknown while it is learning
 	// Tool says whether the agent used this tool before: known, new, or unknown while the baseline is learning.
 	Tool string `expr:"tool"`
 	// Destination says the same of where data goes: new if any destination is.
 	Destination string `expr:"destination"`
+	// FirstSeen reports whether a feature of the event ("tool", "destination", "argument") is new for the agent; unknown while the baseline is learning.
+	FirstSeen func(feature string) bool `expr:"first_seen"`
+	// Rarity returns how surprising a feature is, in bits: 10 are one in a thousand. 0 where the event has none; unknown while the baseline is learning.
+	Rarity func(feature string) float64 `expr:"rarity"`
+	// Known reports whether the baseline can say something about a feature of this event.
+	Known func(feature string) bool `expr:"known"`
+
+	Why      string            `expr:"-"` // how far it has learned
+	Features []BaselineFeature `expr:"-"`
+}
+
+// BaselineFeature is one way in which a baseline looked at the event.
+type BaselineFeature struct {
+	Name        string  // tool, destination, argument, or another that baselines score
+	P           float64 // how likely a normal event is at least as surprising in it
+	Bits        float64
+	Familiarity string // known, new or unknown; "" where that is not asked
+}
+
+// feature is what the baseline said of a feature, the zero value where it said nothing.
+func (b *BaselineEnv) feature(name string) BaselineFeature {
+	for i := range b.Features {
+		if b.Features[i].Name == name {
+			return b.Features[i]
+		}
+	}
+	return BaselineFeature{}
 }
 
 // NewEnv returns an Env whose functions look at the event it is filled with.
@@ -184,6 +233,12 @@ func NewEnv() *Env {
 	env.ArgFrom = env.argFrom
 	env.Listed = func(table, key string) bool { _, ok := env.tables[table].Lookup(key); return ok }
 	env.Lookup = func(table, key string) string { text, _ := env.tables[table].Lookup(key); return text }
+	env.says.FirstSeen = func(name string) bool { return env.Baseline.feature(name).Familiarity == "new" }
+	env.says.Rarity = func(name string) float64 { return env.Baseline.feature(name).Bits }
+	env.says.Known = func(name string) bool {
+		f := env.Baseline.feature(name)
+		return f.Familiarity == "known" || f.Familiarity == "new"
+	}
 	env.KeptText = func(slot int) string { return env.kept[slot].Text }
 	env.KeptNumber = func(slot int) float64 { return env.kept[slot].Number }
 	env.KeptBool = func(slot int) bool { return env.kept[slot].Number != 0 }
@@ -201,7 +256,9 @@ func (env *Env) Fill(e *event.Event, session SessionFacts, baseline BaselineEnv)
 	env.event, env.Finding = e, FindingEnv{}
 	env.Kind, env.Outcome, env.Error = string(e.Kind), string(e.Outcome), e.Error
 	env.Agent = AgentEnv{ID: e.Agent.ID, Name: e.Agent.Name, Service: e.Agent.Service, Class: e.Agent.Class, Version: e.Agent.Version, Framework: e.Agent.Framework, Parent: e.Agent.Parent}
+	env.Delegation = DelegationEnv{Chain: append(env.Delegation.Chain[:0], e.Agent.ID), Root: e.Agent.ID, RootName: e.Agent.ID[strings.LastIndex(e.Agent.ID, "/")+1:]}
 	env.Session, env.Baseline = session, baseline
+	env.Baseline.FirstSeen, env.Baseline.Rarity, env.Baseline.Known = env.says.FirstSeen, env.says.Rarity, env.says.Known
 	env.Text, env.Instructs, env.Hidden = "", false, false
 	env.Principal = PrincipalEnv{ID: e.Principal.ID}
 	env.Tool, env.Decision, env.Model = ToolEnv{}, DecisionEnv{}, ModelEnv{}

@@ -264,9 +264,14 @@ func (c *compiled) window(env *Env, e *event.Event, st *State, key string) (*Fin
 	if hits == nil {
 		return nil, nil
 	}
-	f := c.fire(e, st, key, hits, func() string { return c.describeWindow(hits) })
+	f := c.fire(e, st, key, hits, func() string {
+		if g.Sketch != nil {
+			return c.describeEstimate(g.estimate)
+		}
+		return c.describeWindow(hits)
+	})
 	if f != nil {
-		f.Approximate = g.Merged
+		f.Approximate = g.Merged || g.Sketch != nil
 	}
 	return f, nil
 }
@@ -279,6 +284,8 @@ func (c *compiled) full(g *group, h hit) []hit {
 			return run(g.Hits, i, c.n, c.within)
 		}
 		return nil
+	case c.estimates():
+		return c.many(g, h)
 	case c.Distinct != nil:
 		// Of each value the newest event is enough: windows that end before it were looked at before.
 		if i := slices.IndexFunc(g.Hits, func(o hit) bool { return o.Value == h.Value }); i >= 0 {

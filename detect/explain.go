@@ -133,11 +133,12 @@ func newest(list []match) string {
 // explainExpression compiles an expression as compileExpr does, but for optimisation, and evaluates each of its parts on the same
 // machine.
 func explainExpression(env *Env, st *State, name, text string, in scope) (Part, error) {
+	in.unknowns = &unknowns{guards: make(map[ast.Node]guard)}
 	program, err := compileExpr(text, in, nil, expr.Optimize(false))
 	if err != nil {
 		return Part{}, err
 	}
-	x := explainer{env: env, st: st, config: conf.New(env), kept: in.kept, steps: in.earlier}
+	x := explainer{env: env, st: st, config: conf.New(env), kept: in.kept, steps: in.earlier, guards: in.unknowns.guards}
 	part := x.part(program.Node())
 	part.Name = name
 	return part, nil
@@ -149,32 +150,71 @@ type explainer struct {
 	config *conf.Config
 	kept   *[]keep
 	steps  []string
+	guards map[ast.Node]guard
 }
 
 func (x *explainer) part(node ast.Node) Part {
+	if g, ok := x.guards[node]; ok {
+		return x.guarded(g)
+	}
 	p := Part{Text: x.text(node), Value: x.value(node)}
 	switch n := node.(type) {
 	case *ast.BinaryNode:
 		switch n.Operator {
 		case "&&", "||", "and", "or":
-			for _, side := range flatten(n, n.Operator) {
+			for _, side := range x.flatten(n, n.Operator) {
 				p.Parts = append(p.Parts, x.part(side))
 			}
+			p.Value = kleene(p, n.Operator == "&&" || n.Operator == "and")
 		default:
 			p.Operands = x.operands(n.Left, n.Right)
 		}
 	case *ast.UnaryNode:
 		if n.Operator == "not" || n.Operator == "!" {
 			p.Parts = []Part{x.part(n.Node)}
+			if p.Parts[0].Value == unknownValue {
+				p.Value = unknownValue
+			}
 		}
 	}
 	return p
 }
 
+// unknownValue is what a learning baseline makes of a part.
+const unknownValue = "unknown"
+
+// kleene is the value of a part whose own parts may be unknown.
+func kleene(p Part, and bool) string {
+	decides := fmt.Sprint(!and)
+	is := func(value string) bool {
+		return slices.ContainsFunc(p.Parts, func(o Part) bool { return o.Value == value })
+	}
+	switch {
+	case is(decides) && is(unknownValue):
+		return decides
+	case is(unknownValue):
+		return unknownValue
+	}
+	return p.Value
+}
+
+// guarded is a part that asks a baseline.
+func (x *explainer) guarded(g guard) Part {
+	for _, ask := range g.asks {
+		if x.value(ask) != "true" {
+			return Part{Text: x.text(g.leaf), Value: unknownValue}
+		}
+	}
+	return x.part(g.leaf)
+}
+
 // flatten takes a && b && c for three parts of one.
-func flatten(node ast.Node, operator string) []ast.Node {
+func (x *explainer) flatten(node ast.Node, operator string) []ast.Node {
+	if _, guarded := x.guards[node]; guarded {
+		return []ast.Node{node}
+	}
 	if n, ok := node.(*ast.BinaryNode); ok && n.Operator == operator {
-		return append(flatten(n.Left, operator), flatten(n.Right, operator)...)
+		return append(x.flatten(n.Left, operator), x.flatten(n.Right, operator)...)
 	}
 	return []ast.Node{node}
 }
@@ -193,6 +233,9 @@ func (x *explainer) operands(sides ...ast.Node) (out []string) {
 // text is a part as its author would write it: kept values under the name of their step.
 func (x *explainer) text(node ast.Node) string {
 	text := node.String()
+	for guarded, g := range x.guards {
+		text = strings.ReplaceAll(strings.ReplaceAll(text, "("+guarded.String()+")", g.leaf.String()), guarded.String(), g.leaf.String())
+	}
 	if x.kept == nil {
 		return text
 	}
@@ -223,12 +266,9 @@ func (x *explainer) value(node ast.Node) string {
 
 // explainState says what the operator held for the event's key, and whether the rule was silent.
 func (c *compiled) explainState(env *Env, e *event.Event, st *State) (out []string, err error) {
-	if c.Deviation != nil {
-		if !env.Baseline.Ready {
-			out = append(out, "the baseline is learning: its p-value is unknown and the rule does not fire")
-		} else {
-			out = append(out, fmt.Sprintf("p = %.2g, the rule fires at %g or less", env.Baseline.P, c.Deviation.P))
-		}
+	out = append(out, c.explainUnknown(env)...)
+	if c.Deviation != nil && env.Baseline.Ready {
+		out = append(out, fmt.Sprintf("p = %.2g, the rule fires at %g or less", env.Baseline.P, c.Deviation.P))
 	}
 	if c.stateful() && st.Watermark.Sub(e.Time) > c.Lateness {
 		out = append(out, fmt.Sprintf("the event is %s older than the newest of its class, more than the %s that are allowed: %s", st.Watermark.Sub(e.Time).Round(time.Second), c.Lateness, c.Late))
@@ -270,6 +310,11 @@ func (c *compiled) explainGroup(g *group, e *event.Event) (out []string) {
 	switch {
 	case c.Count != nil:
 		out = append(out, fmt.Sprintf("count: %d of %d within %s before this event", len(within), c.n, c.within))
+	case g.Sketch != nil:
+		return append(out, fmt.Sprintf("distinct: about %.0f of %d values within %s before this event, an estimate with a standard error of %.1f %%",
+			g.Sketch.estimate(c.tick(e.Time)), c.n, c.within, 100*sketchError))
+	case c.estimates():
+		out = append(out, fmt.Sprintf("distinct: %d of %d values within %s before this event", different(within), c.n, c.within))
 	case c.Distinct != nil:
 		out = append(out, fmt.Sprintf("distinct: %d of %d values within %s before this event", len(within), c.n, c.within))
 	case c.Sum != nil, c.Rate != nil, c.RiskThreshold != nil:

@@ -59,6 +59,7 @@ func newFieldTable() *fieldTable {
 			"agent.service": func(e *Env) string { return e.Agent.Service }, "agent.class": func(e *Env) string { return e.Agent.Class },
 			"agent.version": func(e *Env) string { return e.Agent.Version }, "agent.framework": func(e *Env) string { return e.Agent.Framework },
 			"agent.parent": func(e *Env) string { return e.Agent.Parent }, "principal.id": func(e *Env) string { return e.Principal.ID },
+			"delegation.root": func(e *Env) string { return e.Delegation.Root }, "delegation.root_name": func(e *Env) string { return e.Delegation.RootName },
 			"session.tainted_agent": func(e *Env) string { return e.Session.TaintedAgent }, "session.tainted_tool": func(e *Env) string { return e.Session.TaintedTool },
 			"session.private_by": func(e *Env) string { return e.Session.PrivateBy }, "session.private_agent": func(e *Env) string { return e.Session.PrivateAgent },
 			"session.id": func(e *Env) string { return e.Session.ID }, "session.tainted_by": func(e *Env) string { return e.Session.TaintedBy },
@@ -78,6 +79,7 @@ func newFieldTable() *fieldTable {
 		ints: map[string]func(*Env) int{
 			"session.tool_calls": func(e *Env) int { return e.Session.ToolCalls }, "session.denied": func(e *Env) int { return e.Session.Denied },
 			"session.agents": func(e *Env) int { return e.Session.Agents }, "session.decisions": func(e *Env) int { return e.Session.Decisions },
+			"delegation.depth":   func(e *Env) int { return e.Delegation.Depth },
 			"finding.risk":       func(e *Env) int { return e.Finding.Risk },
 			"model.input_tokens": func(e *Env) int { return e.Model.InputTokens }, "model.output_tokens": func(e *Env) int { return e.Model.OutputTokens },
 		},
@@ -85,7 +87,9 @@ func newFieldTable() *fieldTable {
 			"baseline.p": func(e *Env) float64 { return e.Baseline.P },
 		},
 		flags: map[string]func(*Env) bool{
-			"session.tainted": func(e *Env) bool { return e.Session.Tainted }, "session.hidden_text": func(e *Env) bool { return e.Session.HiddenText },
+			"delegation.tainted": func(e *Env) bool { return e.Delegation.Tainted }, "delegation.instructed": func(e *Env) bool { return e.Delegation.Instructed },
+			"delegation.saw_private": func(e *Env) bool { return e.Delegation.SawPrivate },
+			"session.tainted":        func(e *Env) bool { return e.Session.Tainted }, "session.hidden_text": func(e *Env) bool { return e.Session.HiddenText },
 			"session.instructed": func(e *Env) bool { return e.Session.Instructed }, "session.saw_private": func(e *Env) bool { return e.Session.SawPrivate },
 			"tool.redacted": func(e *Env) bool { return e.Tool.Redacted }, "tool.hidden": func(e *Env) bool { return e.Tool.Hidden },
 			"tool.instructs": func(e *Env) bool { return e.Tool.Instructs }, "tool.private_path": func(e *Env) bool { return e.Tool.PrivatePath },

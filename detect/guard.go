@@ -47,10 +47,13 @@ func compileExpr(text string, in scope, result expr.Option, more ...expr.Option)
 		return nil, fmt.Errorf("%d bytes, an expression has at most %d", len(text), maxExprBytes)
 	}
 	rewrite := &rewriter{scope: in, chains: make(map[ast.Node]int)}
+	if in.unknowns == nil {
+		in.unknowns = &unknowns{guards: make(map[ast.Node]guard)}
+	}
 	guard := &costGuard{named: in.named, tables: in.library.Tables}
 	options := []expr.Option{
 		expr.Env(*NewEnv()), expr.MaxNodes(maxNodes), expr.DisableAllBuiltins(),
-		expr.Patch(rewrite), expr.Patch(&keeper{rewrite}), expr.Patch(guard),
+		expr.Patch(rewrite), expr.Patch(&keeper{rewrite}), expr.Patch(in.unknowns), expr.Patch(guard),
 	}
 	if result != nil {
 		options = append(options, result, expr.WarnOnAny())
@@ -135,6 +138,10 @@ func (g *costGuard) Visit(node *ast.Node) {
 // call checks that a lookup names a table that is there.
 func (g *costGuard) call(n *ast.CallNode, at file.Location) {
 	g.cost++
+	if strings.HasPrefix(fieldPath(n.Callee), "baseline.") && len(n.Arguments) > 0 {
+		g.checkFeature(n)
+		return
+	}
 	callee, ok := n.Callee.(*ast.IdentifierNode)
 	if !ok || callee.Value != "listed" && callee.Value != "lookup" || len(n.Arguments) == 0 {
 		return
@@ -257,7 +264,7 @@ func explainExpr(err error, in scope) error {
 func envFields() map[string][]string {
 	out := make(map[string][]string)
 	walkEnv(reflect.TypeFor[Env](), func(t reflect.Type, f reflect.StructField) {
-		if tag := f.Tag.Get("expr"); !strings.HasPrefix(tag, "kept_") {
+		if tag := f.Tag.Get("expr"); !strings.HasPrefix(tag, "kept_") && tag != "-" {
 			out[t.Name()] = append(out[t.Name()], tag)
 		}
 	})
@@ -272,7 +279,7 @@ func envFields() map[string][]string {
 func walkEnv(t reflect.Type, visit func(t reflect.Type, f reflect.StructField)) {
 	for i := range t.NumField() {
 		f := t.Field(i)
-		if !f.IsExported() {
+		if !f.IsExported() || f.Tag.Get("expr") == "-" {
 			continue
 		}
 		visit(t, f)

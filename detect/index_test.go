@@ -777,7 +777,8 @@ func leaves(t reflect.Type, prefix string) []string {
 		f := t.Field(i)
 		name := prefix + f.Tag.Get("expr")
 		switch {
-		case !f.IsExported() || f.Type.Kind() == reflect.Func:
+		case !f.IsExported() || f.Type.Kind() == reflect.Func || f.Tag.Get("expr") == "-":
+		case f.Type == reflect.TypeFor[[]string](): // expr reads it
 		case f.Type.Kind() == reflect.Struct:
 			out = append(out, leaves(f.Type, name+".")...)
 		case f.Type.Kind() == reflect.Slice:

@@ -1,6 +1,7 @@
 package detect
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -11,12 +12,23 @@ import (
 	"github.com/expr-lang/expr/vm"
 
 	"github.com/tocsin-dr/tocsin/internal/event"
+	"github.com/tocsin-dr/tocsin/internal/strict"
 )
 
 // Warning is something about a rule that compiles and is likely a mistake.
 type Warning struct {
-	Rule string `json:"rule"`
-	Text string `json:"text"`
+	Rule  string `json:"rule"`
+	Place string `json:"place"` // file and line
+	Text  string `json:"text"`
+}
+
+// lint is a warning about a field of a rule.
+type lint struct{ field, text string }
+
+// warn makes a warning about a field.
+func (r *Rule) warn(field, text string) Warning {
+	node := cmp.Or(strict.Find(&r.source.document, field), strict.Find(&r.source.document, "id"))
+	return Warning{Rule: r.ID, Place: fmt.Sprintf("%s:%d", r.File, node.Line), Text: text}
 }
 
 // partKinds says which kinds of events fill in a part of Env; a part that is not named here comes with any.
@@ -27,6 +39,7 @@ var partKinds = map[string][]event.Kind{
 	"decision":     {event.KindToolDecision, event.KindToolRequest, event.KindToolResult, event.KindGuardrail, event.KindSession, event.KindConfig, KindFinding},
 	"model":        {event.KindModelCall, event.KindAgentInvoke, event.KindResponse, KindFinding},
 	"finding":      {KindFinding},
+	"baseline":     {event.KindToolRequest, event.KindToolResult, KindFinding},
 }
 
 // captureOf is what must be recorded for a field to hold anything. A field that is not named here comes with metadata.
@@ -44,41 +57,45 @@ var captureRank = map[string]int{"metadata": 0, "arguments": 1, "content": 2}
 // what a rule looks back on; 0 for unknown. Now is the time against which exceptions expire.
 func (s *Set) Lint(retention time.Duration, now time.Time) (out []Warning) {
 	for _, c := range s.rules {
-		for _, text := range slices.Concat(c.lintThreshold(retention), c.lintFields(), c.lintLane()) {
-			out = append(out, Warning{c.ID, text})
+		for _, l := range slices.Concat(c.lintThreshold(retention), c.lintFields(), c.lintLane()) {
+			out = append(out, c.warn(l.field, l.text))
+		}
+		if err := c.CheckTests(); err != nil {
+			out = append(out, c.warn("tests", "lacks a test that fires or one that does not"))
 		}
 		for _, x := range c.exceptions {
 			if !x.inForce(now) {
-				out = append(out, Warning{c.ID, fmt.Sprintf("the exception %s ended on %s: renew it or remove it (owner %s)", x.ID, x.Expires.Format(time.DateOnly), x.Owner)})
+				out = append(out, Warning{c.ID, fmt.Sprintf("%s:%d", x.file, x.line), fmt.Sprintf("the exception %s ended on %s: renew it or remove it (owner %s)", x.ID, x.Expires.Format(time.DateOnly), x.Owner)})
 			}
 		}
 	}
 	return out
 }
 
-func (c *compiled) lintThreshold(retention time.Duration) (out []string) {
+func (c *compiled) lintThreshold(retention time.Duration) (out []lint) {
+	operator := c.Operator()
 	needs := c.n
 	if c.RiskThreshold != nil {
 		needs = c.RiskThreshold.Rules
 	}
-	if needs > c.events {
-		out = append(out, fmt.Sprintf("can never fire: it needs %d events of a key, and limits.events keeps %d", needs, c.events))
+	if needs > c.events && !c.estimates() {
+		out = append(out, lint{operator, fmt.Sprintf("can never fire: it needs %d events of a key, and limits.events keeps %d", needs, c.events)})
 	}
 	if c.Distinct != nil && strings.TrimSpace(c.Distinct.Of) == strings.TrimSpace(c.By) {
-		out = append(out, "can never fire: distinct.of is what by splits the key by, so that a key has one value")
+		out = append(out, lint{operator, "can never fire: distinct.of is what by splits the key by, so that a key has one value"})
 	}
 	if c.Distinct != nil && c.Key == "session" && c.Distinct.Of == "session.id" || c.Distinct != nil && c.Key != "class" && c.Distinct.Of == "agent.id" {
-		out = append(out, fmt.Sprintf("can never fire: a key %s has one %s", c.Key, c.Distinct.Of))
+		out = append(out, lint{operator, fmt.Sprintf("can never fire: a key %s has one %s", c.Key, c.Distinct.Of)})
 	}
 	if retention > 0 && c.within > retention {
-		out = append(out, fmt.Sprintf("looks back %s, and the event log keeps %s: a detector that loses its state can't restore that", c.within, retention))
+		out = append(out, lint{operator, fmt.Sprintf("looks back %s, and the event log keeps %s: a detector that loses its state can't restore that", c.within, retention)})
 	}
 	return out
 }
 
 // lintFields finds fields that the rule's kinds of events never fill, and fields that need more to be captured than the rule says.
-func (c *compiled) lintFields() (out []string) {
-	check := func(text string, program *vm.Program, on []event.Kind) {
+func (c *compiled) lintFields() (out []lint) {
+	check := func(field, text string, program *vm.Program, on []event.Kind) {
 		if program == nil {
 			return
 		}
@@ -87,25 +104,25 @@ func (c *compiled) lintFields() (out []string) {
 			for _, f := range fieldsIn(tree.Node) {
 				part, _, _ := strings.Cut(f, ".")
 				if kinds := partKinds[part]; kinds != nil && !slices.ContainsFunc(on, func(k event.Kind) bool { return slices.Contains(kinds, k) }) {
-					out = append(out, fmt.Sprintf("looks at %s, which no event of kind %s has", f, kindNames(on)))
+					out = append(out, lint{field, fmt.Sprintf("looks at %s, which no event of kind %s has", f, kindNames(on))})
 				}
 			}
 		}
 		for _, f := range fieldsUsed(program) {
 			if need := captureOf[f]; captureRank[need] > captureRank[c.Capture] {
-				out = append(out, fmt.Sprintf("looks at %s, which needs capture: %s, and says capture: %s", f, need, c.Capture))
+				out = append(out, lint{field, fmt.Sprintf("looks at %s, which needs capture: %s, and says capture: %s", f, need, c.Capture)})
 			}
 		}
 	}
-	check(c.When, c.when, c.On)
+	check("when", c.When, c.when, c.On)
 	for i, s := range c.steps {
-		check(c.Sequence.Steps[i].When, s.when, s.on)
+		check(fmt.Sprintf("sequence.steps.%d.when", i), c.Sequence.Steps[i].When, s.when, s.on)
 	}
 	if c.other != nil {
-		check(c.Absence.When, c.other.when, c.other.on)
+		check("absence.when", c.Absence.When, c.other.when, c.other.on)
 	}
-	slices.Sort(out)
-	return slices.Compact(out)
+	slices.SortFunc(out, func(a, b lint) int { return cmp.Compare(a.text, b.text) })
+	return slices.CompactFunc(out, func(a, b lint) bool { return a.text == b.text })
 }
 
 func kindNames(kinds []event.Kind) string {
@@ -116,19 +133,12 @@ func kindNames(kinds []event.Kind) string {
 	return strings.Join(out, ", ")
 }
 
-func (c *compiled) lintLane() (out []string) {
+func (c *compiled) lintLane() (out []lint) {
 	switch {
 	case c.Lane == Propose && c.Playbook == "":
-		out = append(out, "is in the lane propose and names no playbook: it proposes nothing")
+		out = append(out, lint{"lane", "is in the lane propose and names no playbook: it proposes nothing"})
 	case c.Lane != Propose && c.Playbook != "":
-		out = append(out, fmt.Sprintf("names the playbook %s, which only the lane propose starts", c.Playbook))
-	}
-	fires, quiet := false, false
-	for _, t := range c.Tests {
-		fires, quiet = fires || t.Fires > 0, quiet || t.Fires == 0
-	}
-	if !fires || !quiet {
-		out = append(out, "lacks a test that fires or one that does not")
+		out = append(out, lint{"playbook", fmt.Sprintf("names the playbook %s, which only the lane propose starts", c.Playbook)})
 	}
 	return out
 }

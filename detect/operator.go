@@ -20,7 +20,8 @@ type Count struct {
 	Within  time.Duration `yaml:"within"`
 }
 
-// Distinct fires when a text took that many different values within a sliding window.
+// Distinct fires when a text took that many different values within a sliding window. Up to maxCount values, or limits.events, they
+// are counted exactly; a higher bound is compared with an estimate.
 type Distinct struct {
 	Of      string        `yaml:"of"` // a text expression; an event for which it is empty is not counted
 	AtLeast int           `yaml:"at_least"`
@@ -93,8 +94,8 @@ type Limits struct {
 
 const (
 	maxSteps      = 8
-	maxDistinct   = maxCount
-	maxKeyEvents  = 1000 // matching events, values or step matches of one key
+	maxDistinct   = 1_000_000 // beyond maxCount by estimate
+	maxKeyEvents  = 1000      // matching events, values or step matches of one key
 	minSteps      = 2
 	maxFirstAfter = 100_000
 )

@@ -23,6 +23,8 @@ type scope struct {
 	kept    *[]keep      // what expressions take from earlier steps; added to
 	refers  map[int]bool // slots of kept that this expression takes; added to
 	named   map[string]bool
+	// unknowns, where it is set, is told the guards of the expression that is compiled next.
+	unknowns *unknowns
 }
 
 // keep is a value of one step's event that a later step's expression names. It is read when the step matches and held in the

@@ -195,6 +195,22 @@ func (r *Rule) checkTests() error {
 	return nil
 }
 
+// CheckTests refuses a rule without a test that fires or without one that does not: nothing shows that it finds what it should, and
+// nothing else.
+func (r *Rule) CheckTests() error {
+	at := "tests"
+	if len(r.Tests) == 0 {
+		at = "id"
+	}
+	switch {
+	case !slices.ContainsFunc(r.Tests, func(t Test) bool { return t.Fires > 0 }):
+		return r.locate(at, errors.New("the rule has no test that fires: add one with fires: 1 or more under tests"))
+	case !slices.ContainsFunc(r.Tests, func(t Test) bool { return t.Fires == 0 && !t.Evasion }):
+		return r.locate(at, errors.New("the rule has no test that does not fire: add a near miss with fires: 0 under tests"))
+	}
+	return nil
+}
+
 func (r *Rule) checkChoices() error {
 	choices := []struct {
 		field, value string

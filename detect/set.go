@@ -207,6 +207,9 @@ func (c *compiled) bounds() {
 		c.n, c.within, c.events = c.Count.AtLeast, c.Count.Within, 2*c.Count.AtLeast
 	case "distinct":
 		c.n, c.within, c.events = c.Distinct.AtLeast, c.Distinct.Within, 2*c.Distinct.AtLeast
+		if c.n > maxCount {
+			c.events = maxCount
+		}
 	case "sum":
 		c.sum, c.within = c.Sum.AtLeast, c.Sum.Within
 	case "rate":

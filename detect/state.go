@@ -20,6 +20,8 @@ import (
 const (
 	maxKeys = 50_000
 	maxHits = 1 << 19
+	// hitEntries is how many entries of a sketch, or registers without any, take the room of a hit.
+	hitEntries = 8
 )
 
 // State is what the rules of one class of agents remember. It is saved in the shard's snapshot. Not safe for concurrent use.
@@ -88,9 +90,12 @@ type group struct {
 	Steps   [][]match        `json:"steps,omitempty"` // of each step of a sequence, ascending by time
 	Events  int              `json:"events,omitempty"`
 	Merged  bool             `json:"merged,omitempty"` // hits were merged for want of room
+	Sketch  *sketch          `json:"sketch,omitempty"` // of values that are too many to keep
 	Last    time.Time        `json:"last"`
 	Touched int              `json:"touched"`
 	Size    int              `json:"size"` // as memory.Held counts it
+
+	estimate float64 // of the sketch, at the last value
 }
 
 // hit is one matching event.
@@ -258,6 +263,9 @@ func (m *memory) settle(g *group) {
 	size := len(g.Hits) + len(g.Seen)
 	for _, list := range g.Steps {
 		size += len(list)
+	}
+	if g.Sketch != nil {
+		size += registers/hitEntries + g.Sketch.Entries/hitEntries
 	}
 	m.Held, g.Size = m.Held+size-g.Size, size
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -42,7 +43,7 @@ func (s *ruleSource) read() (*detect.Set, error) {
 
 type rulesCheckCmd struct {
 	ruleSource
-	Strict    bool          `help:"Take warnings for errors, as continuous integration should."`
+	Strict    bool          `aliases:"ci" help:"For continuous integration: a rule without a test that fires and one that does not doesn't load, and warnings are errors."`
 	Retention time.Duration `default:"720h" help:"How long the event log keeps events."`
 	Playbooks string        `type:"existingdir" help:"Directory with playbooks beside the shipped ones."`
 }
@@ -58,6 +59,9 @@ func (c *rulesCheckCmd) Run(std *stdio) error {
 	if err == nil {
 		err = app.CheckPlaybooks(rules, library)
 	}
+	if err == nil && c.Strict {
+		err = complete(rules)
+	}
 	if err != nil {
 		return err
 	}
@@ -68,7 +72,7 @@ func (c *rulesCheckCmd) Run(std *stdio) error {
 		}
 	} else {
 		for _, w := range out.Warnings {
-			fmt.Fprintf(std.out, "warning  %s: %s\n", w.Rule, w.Text)
+			fmt.Fprintf(std.out, "warning  %s: %s: %s\n", w.Place, w.Rule, w.Text)
 		}
 		fmt.Fprintf(std.out, "%d rules load\n", len(rules))
 	}
@@ -78,6 +82,15 @@ func (c *rulesCheckCmd) Run(std *stdio) error {
 	return nil
 }
 
+// complete refuses rules without both kinds of tests, all at once.
+func complete(rules []detect.Rule) error {
+	var errs []error
+	for i := range rules {
+		errs = append(errs, rules[i].CheckTests())
+	}
+	return errors.Join(errs...)
+}
+
 // swallowed warns of exceptions that keep a rule from finding what its own tests say it must.
 func swallowed(set *detect.Set) (out []detect.Warning) {
 	without := set.WithoutExceptions()
@@ -85,7 +98,7 @@ func swallowed(set *detect.Set) (out []detect.Warning) {
 		bare := pipeline.TestRule(without, r)
 		for i, res := range pipeline.TestRule(set, r) {
 			if !res.OK && bare[i].OK {
-				out = append(out, detect.Warning{Rule: r.ID, Text: fmt.Sprintf("an exception swallows its test %q", res.Test)})
+				out = append(out, detect.Warning{Rule: r.ID, Place: r.File, Text: fmt.Sprintf("an exception swallows its test %q", res.Test)})
 			}
 		}
 	}
@@ -147,14 +160,11 @@ func (c *rulesTestCmd) Run(std *stdio) error {
 
 // completeness demands of a rule a test that fires and one that does not.
 func completeness(r detect.Rule) []pipeline.TestResult {
-	fires, quiet := false, false
-	for _, t := range r.Tests {
-		fires, quiet = fires || t.Fires > 0, quiet || t.Fires == 0
-	}
-	if fires && quiet {
+	err := r.CheckTests()
+	if err == nil {
 		return nil
 	}
-	return []pipeline.TestResult{{Rule: r.ID, Test: "has a test that fires and one that does not", Err: "add the missing one under tests"}}
+	return []pipeline.TestResult{{Rule: r.ID, Test: "has a test that fires and one that does not", Err: err.Error()}}
 }
 
 func report(w io.Writer, all []pipeline.TestResult, failed int) {

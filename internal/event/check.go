@@ -12,6 +12,7 @@ import (
 const (
 	MaxIDBytes      = 256
 	MaxNameBytes    = 256
+	MaxAncestors    = 16       // agents above another
 	MaxValueBytes   = 8 << 10  // one argument value
 	MaxContentBytes = 32 << 10 // one text
 	MaxArgs         = 128
@@ -158,6 +159,10 @@ func (e *Event) clipLists() {
 	for i := range e.Destinations {
 		d := &e.Destinations[i]
 		d.Kind, d.Value, d.Arg = clip(d.Kind, MaxNameBytes), clip(d.Value, MaxNameBytes), clip(d.Arg, MaxNameBytes)
+	}
+	e.Agent.Ancestors = e.Agent.Ancestors[:min(len(e.Agent.Ancestors), MaxAncestors)]
+	for i := range e.Agent.Ancestors {
+		e.Agent.Ancestors[i] = clip(e.Agent.Ancestors[i], MaxNameBytes)
 	}
 	e.Labels, e.Attrs = clipMap(e.Labels), clipMap(e.Attrs)
 }

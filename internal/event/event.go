@@ -111,6 +111,8 @@ type Agent struct {
 	Version   string `json:"version,omitempty"`
 	Framework string `json:"framework,omitempty"`
 	Parent    string `json:"parent,omitempty"` // ID of the agent that delegated to this one
+	// Ancestors are the IDs of the agents above the parent, as far as the sender says: the root first, at most MaxAncestors.
+	Ancestors []string `json:"ancestors,omitempty"`
 	// Basis says how we know the name: attr, ancestor, service, stitched, client.
 	Basis string `json:"basis,omitempty"`
 }

@@ -471,6 +471,30 @@ func TestGeneric(t *testing.T) {
 	}
 }
 
+// Agents above a span's own are its ancestors of other names, wherever other spans lie between.
+func TestAncestors(t *testing.T) {
+	agent := func(name string) map[string]any {
+		return map[string]any{"gen_ai.operation.name": "invoke_agent", "gen_ai.agent.name": name}
+	}
+	td := traces("s", agent("a"), nil)
+	spans := td.ResourceSpans().At(0).ScopeSpans().At(0)
+	for i, attrs := range []map[string]any{agent("a"), agent("b"), {"gen_ai.operation.name": "chat"}, agent("c")} {
+		addSpan(spans, attrs, func(s ptrace.Span) {
+			s.SetSpanID([8]byte{byte(i + 2)})
+			s.SetParentSpanID([8]byte{byte(i + 1)})
+		})
+	}
+	events, _ := NewMapper(Options{}).Traces(td, Receipt{})
+	var got []string
+	for _, e := range events {
+		got = append(got, fmt.Sprint(e.Agent.ID, " of ", e.Agent.Parent, " of ", e.Agent.Ancestors))
+	}
+	want := []string{"s/a of  of []", "s/a of  of []", "s/b of s/a of []", "s/b of s/a of []", "s/c of s/b of [s/a]"}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Error(d)
+	}
+}
+
 // TestCycle ends though two spans are each other's parent and a third is beneath them.
 func TestCycle(t *testing.T) {
 	chat := map[string]any{"gen_ai.operation.name": "chat"}

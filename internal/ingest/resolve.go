@@ -1,6 +1,8 @@
 package ingest
 
 import (
+	"slices"
+
 	"go.opentelemetry.io/collector/pdata/pcommon"
 
 	"github.com/tocsin-dr/tocsin/internal/event"
@@ -89,17 +91,27 @@ func (f *forest) resolve(d *draft) {
 		basis = "service"
 	}
 	d.Agent.Name, d.Agent.Basis = name, basis
-	f.walk(d, func(a *draft) bool {
-		if n := f.names[a]; name != "" && n != "" && n != name {
-			d.Agent.Parent = event.AgentID(a.Agent.Service, n)
-		}
-		return d.Agent.Parent != ""
-	})
+	f.delegation(d, name)
 	if d.Session.ID = f.convs[d]; d.Session.ID == "" {
 		f.walk(d, func(a *draft) bool { d.Session.ID = f.convs[a]; return d.Session.ID != "" })
 	}
 	d.sessionOfTrace()
 	d.Session.Root = d.Kind == event.KindAgentInvoke && d.span.ParentSpanID().IsEmpty()
+}
+
+// delegation fills in the agents above the span's, nearest first: each ancestor that has another name than the one below it.
+func (f *forest) delegation(d *draft, name string) {
+	var above []string
+	f.walk(d, func(a *draft) bool {
+		if n := f.names[a]; name != "" && n != "" && n != name {
+			above, name = append(above, event.AgentID(a.Agent.Service, n)), n
+		}
+		return len(above) > event.MaxAncestors
+	})
+	if len(above) > 0 {
+		d.Agent.Parent, d.Agent.Ancestors = above[0], above[1:]
+		slices.Reverse(d.Agent.Ancestors)
+	}
 }
 
 // sessionOfTrace takes the trace for the session of an event that names none.

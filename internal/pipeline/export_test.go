@@ -4,7 +4,11 @@ import (
 	"time"
 
 	"github.com/tocsin-dr/tocsin/baselines"
+	"github.com/tocsin-dr/tocsin/detect"
 )
+
+// Delegation is what the rules last saw of who delegated.
+func (s *Shard) Delegation() detect.DelegationEnv { return s.env.Delegation }
 
 // Learned returns what an agent's baseline holds; ok is false for an agent of no known class.
 func (s *Shard) Learned(class, agent string) (l baselines.Learned, ok bool) {

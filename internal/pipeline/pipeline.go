@@ -85,11 +85,13 @@ type class struct {
 	Sessions map[string]*session `json:"-"` // by sender and id, as own says; so are the traces and the services
 	Traces   map[string]*trace   `json:"-"`
 	Acted    map[string]*acted   `json:"acted,omitempty"`
-	Named    map[string]string   `json:"named"`   // service: the only agent it was seen to run; "" once there are several
-	Seen     map[string]int      `json:"seen"`    // event id: when it came, as a count
-	Count    int                 `json:"count"`   // events processed
-	Waiting  int                 `json:"waiting"` // events that wait for their agent's name
-	Touched  int                 `json:"touched"` // the shard's count of events at the last one: a sender chooses times
+	// Delegators are by sender and agent.
+	Delegators map[string]*delegator `json:"delegators,omitempty"`
+	Named      map[string]string     `json:"named"`   // service: the only agent it was seen to run; "" once there are several
+	Seen       map[string]int        `json:"seen"`    // event id: when it came, as a count
+	Count      int                   `json:"count"`   // events processed
+	Waiting    int                   `json:"waiting"` // events that wait for their agent's name
+	Touched    int                   `json:"touched"` // the shard's count of events at the last one: a sender chooses times
 
 	WaitingBytes int            `json:"waiting_bytes"`
 	Bytes        int            `json:"bytes"` // estimate of all sessions and traces
@@ -142,6 +144,7 @@ func (s *Shard) Process(e *event.Event, at Position) []Raised {
 			ses.recall(&orphan, func(t event.Hash) bool { return c.Model.Knows(orphan.Agent.ID, t) })
 		}
 		out = append(out, s.judge(c, &orphan, ses)...)
+		c.noteDelegator(&orphan, ses)
 		c.weigh(ses)
 	}
 	c.saw(e)
@@ -156,6 +159,7 @@ func (s *Shard) Process(e *event.Event, at Position) []Raised {
 	c.keepOrphan(e)
 	out = append(out, s.judge(c, e, ses)...)
 	ses.readOutput(e, s.hasher)
+	c.noteDelegator(e, ses)
 	c.weigh(ses)
 	return out
 }
@@ -164,6 +168,9 @@ func (s *Shard) Process(e *event.Event, at Position) []Raised {
 func (s *Shard) judge(c *class, e *event.Event, ses *session) []Raised {
 	anomaly, says := s.score(c, e, ses)
 	s.env.Fill(e, ses.Facts, says)
+	if d, ok := c.delegation(e, ses); ok {
+		s.env.Delegation = d
+	}
 	var deviations []detect.Finding
 	if f := s.deviation(c, e, anomaly); f != nil {
 		deviations = append(deviations, *f)
@@ -233,7 +240,37 @@ func (s *Shard) score(c *class, e *event.Event, ses *session) (baselines.Anomaly
 	}
 	a := c.Model.Score(e, &o)
 	tool, destination := c.Model.Familiar(e.Agent.ID, &o)
-	return a, detect.BaselineEnv{Ready: a.Life == baselines.Active, P: a.P, Tool: string(tool), Destination: string(destination)}
+	return a, detect.BaselineEnv{
+		Ready: a.Life == baselines.Active, P: a.P, Tool: string(tool), Destination: string(destination), Why: a.Why,
+		Features: c.features(e.Agent.ID, &o, &a, tool, destination),
+	}
+}
+
+// features are what rules may ask of a baseline by name. An argument is new if it holds an identifying token, such as a number or an
+// address, that the agent did not use in a learned session.
+func (c *class) features(agent string, o *baselines.Observation, a *baselines.Anomaly, tool, destination baselines.Familiarity) []detect.BaselineFeature {
+	argument := baselines.Unknown
+	if a.Life == baselines.Active {
+		argument = baselines.Known
+		if slices.ContainsFunc(o.Args, func(arg baselines.ArgObservation) bool {
+			return slices.ContainsFunc(arg.Tokens, func(t event.Hash) bool { return !c.Model.Knows(agent, t) })
+		}) {
+			argument = baselines.New
+		}
+	}
+	out := []detect.BaselineFeature{
+		{Name: baselines.FeatureTool, P: 1, Familiarity: string(tool)},
+		{Name: baselines.FeatureDestination, P: 1, Familiarity: string(destination)},
+		{Name: baselines.FeatureArgument, P: 1, Familiarity: string(argument)},
+	}
+	for _, f := range a.Features {
+		if i := slices.IndexFunc(out, func(known detect.BaselineFeature) bool { return known.Name == f.Name }); i >= 0 {
+			out[i].P, out[i].Bits = f.P, f.Score
+		} else {
+			out = append(out, detect.BaselineFeature{Name: f.Name, P: f.P, Bits: f.Score})
+		}
+	}
+	return out
 }
 
 // callKey recognises a call that is reported twice. Its arguments are part of it: some clients number their calls from 0 in each turn,

@@ -29,14 +29,16 @@ const defaultMaxBytes = 512 << 20
 // weigh counts what changed in a session.
 func (c *class) weigh(ses *session) {
 	bytes := sessionBytes + ses.Prompt.Bytes + ses.Output.Bytes + ses.PendingBytes + ses.CallsBytes +
-		positionBytes*len(ses.Positions) + agentBytes*len(ses.Agents)
+		positionBytes*len(ses.Positions) + agentBytes*(len(ses.Agents)+len(ses.Parents))
 	c.Bytes += bytes - ses.Bytes
 	ses.Bytes = bytes
 }
 
 // rest is the weight of what belongs to none of the class's sessions and traces, its baselines and rules aside: those have bounds of
 // their own.
-func (c *class) rest() int { return agentBytes*(len(c.Named)+len(c.Acted)) + seenBytes*len(c.Seen) }
+func (c *class) rest() int {
+	return agentBytes*(len(c.Named)+len(c.Acted)+len(c.Delegators)) + seenBytes*len(c.Seen)
+}
 
 // settle brings the shard's weight up to date with a class that an event changed, and makes room where it is too much.
 func (s *Shard) settle(c *class) {
@@ -102,6 +104,7 @@ func (p *piece) drop() {
 		clear(c.Seen)
 		clear(c.Named)
 		clear(c.Acted)
+		clear(c.Delegators)
 		return
 	}
 	c.Evicted[p.what]++

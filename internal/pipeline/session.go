@@ -27,8 +27,9 @@ type session struct {
 	Calls     map[string]bool     `json:"calls,omitempty"`
 	Positions []Position          `json:"positions,omitempty"`
 	Findings  int                 `json:"findings,omitempty"`
-	Agents    map[string]bool     `json:"agents,omitempty"` // that acted in it
-	Last      time.Time           `json:"last"`             // the class's watermark when the last event arrived
+	Agents    map[string]bool     `json:"agents,omitempty"`  // that acted in it
+	Parents   map[string]string   `json:"parents,omitempty"` // agent, folded: who delegated to it
+	Last      time.Time           `json:"last"`              // the class's watermark when the last event arrived
 	Touched   int                 `json:"touched"`
 
 	PendingBytes int `json:"pending_bytes"`
