@@ -16,9 +16,11 @@ type AgentDojoReport struct {
 	// Warm: the role was learned from the other pipelines' sessions, the task tested among them.
 	Warm Protocol `json:"warm"`
 	// Cold: the role was learned from all pipelines' sessions, but none of the task tested.
-	Cold  Protocol `json:"cold"`
-	Alpha float64  `json:"alpha"`
-	Seed  uint64   `json:"seed"`
+	Cold      Protocol      `json:"cold"`
+	WarmPeers []PeerQuality `json:"warm_peers,omitempty"`
+	ColdPeers []PeerQuality `json:"cold_peers,omitempty"`
+	Alpha     float64       `json:"alpha"`
+	Seed      uint64        `json:"seed"`
 }
 
 // Protocol is the quality of one detector under one protocol. Shares are of sessions.
@@ -58,14 +60,30 @@ type Suite struct {
 	InTime    Number `json:"in_time"`
 }
 
-// Run measures both protocols. Progress is told how many models are done.
-func (d *AgentDojo) Run(ctx context.Context, progress func(done, all int)) (AgentDojoReport, error) {
+// Run measures both protocols, with peers those of the peers' detectors too. Progress is told how many models are done.
+func (d *AgentDojo) Run(ctx context.Context, withPeers bool, progress func(done, all int)) (AgentDojoReport, error) {
 	out := AgentDojoReport{Alpha: Alpha, Seed: d.seed}
-	var err error
-	if out.Warm, err = d.protocol(ctx, d.rig, byPipeline, progress); err == nil {
-		out.Cold, err = d.protocol(ctx, d.rig, byTask, progress)
+	for _, p := range []struct {
+		group leftOut
+		ours  *Protocol
+		peers *[]PeerQuality
+	}{{byPipeline, &out.Warm, &out.WarmPeers}, {byTask, &out.Cold, &out.ColdPeers}} {
+		var err error
+		if *p.ours, err = d.protocol(ctx, d.rig, p.group, progress); err != nil {
+			return out, err
+		}
+		for _, named := range peers() {
+			if !withPeers {
+				break
+			}
+			q, err := d.protocol(ctx, byRole{named.make}, p.group, progress)
+			if err != nil {
+				return out, err
+			}
+			*p.peers = append(*p.peers, PeerQuality{named.name, q.AUC, q.PooledTPR, q.MacroTPR, q.FPR, q.ShippedTPR, q.ShippedFPR})
+		}
 	}
-	return out, err
+	return out, nil
 }
 
 func (d *AgentDojo) protocol(ctx context.Context, det detector, group leftOut, progress func(done, all int)) (Protocol, error) {

@@ -50,6 +50,59 @@ func auc(cases []scored) float64 {
 	return won / (positives * below)
 }
 
+// thresholdAt is the score that reaches the most positives while it reaches at most a share of the negatives; ok is false where no
+// score does, or one of the two is missing.
+func thresholdAt(cases []scored, fpr float64) (threshold float64, ok bool) {
+	sorted := slices.SortedFunc(slices.Values(cases), func(a, b scored) int { return cmp.Compare(b.score, a.score) })
+	_, negatives := weigh(cases)
+	wrong, hit := 0.0, false
+	for i, c := range sorted {
+		if c.positive {
+			hit = true
+		} else {
+			wrong += c.weight
+		}
+		if wrong > fpr*negatives {
+			break
+		}
+		if hit && (i+1 == len(sorted) || sorted[i+1].score != c.score) {
+			threshold, ok = c.score, true
+		}
+	}
+	return threshold, ok && negatives > 0
+}
+
+// tprAt is the largest share of positives that a threshold reaches while it reaches at most a share of the negatives. The
+// threshold is set on the cases themselves: it is a point of their ROC curve.
+func tprAt(cases []scored, fpr float64) float64 {
+	positives, negatives := weigh(cases)
+	if positives == 0 || negatives == 0 {
+		return math.NaN()
+	}
+	threshold, ok := thresholdAt(cases, fpr)
+	if !ok {
+		return 0
+	}
+	hits := 0.0
+	for _, c := range cases {
+		if c.positive && c.score >= threshold {
+			hits += c.weight
+		}
+	}
+	return hits / positives
+}
+
+func weigh(cases []scored) (positives, negatives float64) {
+	for _, c := range cases {
+		if c.positive {
+			positives += c.weight
+		} else {
+			negatives += c.weight
+		}
+	}
+	return positives, negatives
+}
+
 // conformal is the p-value of a score by the scores of a calibration sample from elsewhere, ties counting against it (Vovk et al.,
 // 2005): if both are exchangeable, it is at most alpha with a probability of at most alpha.
 func conformal(calibration []float64, score float64) float64 {
@@ -68,6 +121,14 @@ func interval(replicates []float64) Interval {
 	}
 	slices.Sort(replicates)
 	return Interval{Number(stat.Quantile(0.025, stat.Empirical, replicates, nil)), Number(stat.Quantile(0.975, stat.Empirical, replicates, nil))}
+}
+
+// median of values; NaN of none.
+func median(values []float64) float64 {
+	if len(values) == 0 {
+		return math.NaN()
+	}
+	return stat.Quantile(0.5, stat.Empirical, slices.Sorted(slices.Values(values)), nil)
 }
 
 // share is a part of a whole; NaN of nothing.
