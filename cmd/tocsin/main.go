@@ -28,6 +28,7 @@ type commands struct {
 	Demo      demoCmd      `cmd:"" help:"Show the main job on recorded telemetry of real agents: learn, detect, ask, contain."`
 	Replay    replayCmd    `cmd:"" help:"Run captures or events through the detectors, offline."`
 	Rules     rulesCmd     `cmd:"" help:"Check, test and list rules."`
+	Eval      evalCmd      `cmd:"" help:"Measure the learned detections on sessions whose truth is known."`
 	Incidents incidentsCmd `cmd:"" help:"List and show incidents."`
 	Approvals approvalsCmd `cmd:"" help:"List, approve and deny requests."`
 	Agents    agentsCmd    `cmd:"" help:"List agents and show what each taught."`

@@ -45,6 +45,8 @@ type Options struct {
 	MaxBytes int
 	// Explain, if set, is asked about each event before the rules judge it.
 	Explain *Explain
+	// Scored, if set, is told each event as it was judged, with its anomaly; again if it is judged again under its agent's name.
+	Scored func(*event.Event, baselines.Anomaly)
 }
 
 // Explain asks a shard to say at one event why a rule fires on it or does not.
@@ -167,6 +169,9 @@ func (s *Shard) Process(e *event.Event, at Position) []Raised {
 // judge scores an event and evaluates the rules on it.
 func (s *Shard) judge(c *class, e *event.Event, ses *session) []Raised {
 	anomaly, says := s.score(c, e, ses)
+	if s.options.Scored != nil {
+		s.options.Scored(e, anomaly)
+	}
 	s.env.Fill(e, ses.Facts, says)
 	if d, ok := c.delegation(e, ses); ok {
 		s.env.Delegation = d

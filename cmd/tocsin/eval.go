@@ -1,0 +1,271 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/tocsin-dr/tocsin/internal/eval"
+)
+
+type evalCmd struct {
+	Agentdojo evalAgentDojoCmd `cmd:"" name:"agentdojo" help:"Measure on transcripts of AgentDojo, with the pipeline or the task left out of learning."`
+	Threats   evalThreatsCmd   `cmd:"" help:"Measure on generated fleets of agents, threat by threat."`
+	Stream    evalStreamCmd    `cmd:"" help:"Measure on events in time order, each with an optional label."`
+}
+
+// rig reads the rules and returns the pipeline to measure.
+func (s *ruleSource) rig() (*eval.Rig, error) {
+	set, err := s.read()
+	if err != nil {
+		return nil, err
+	}
+	return eval.NewRig(set), nil
+}
+
+type evalAgentDojoCmd struct {
+	ruleSource
+	File string `arg:"" type:"existingfile" help:"Transcripts, one JSON object a line; may be packed by gzip."`
+	Seed uint64 `default:"1" help:"Decides the order of the sessions in time, and the bootstrap."`
+	peersFlag
+}
+
+// peersFlag asks for the peers' detectors.
+type peersFlag struct {
+	Peers bool `help:"Show what peers ship beside ours, stated again from their descriptions."`
+}
+
+// Run implements the command.
+func (c *evalAgentDojoCmd) Run(ctx context.Context, std *stdio) error {
+	rig, err := c.rig()
+	if err != nil {
+		return err
+	}
+	f, err := os.Open(c.File)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	data, err := rig.ReadAgentDojo(f, c.Seed)
+	if err != nil {
+		return fmt.Errorf("eval %s: %w", c.File, err)
+	}
+	got, err := data.Run(ctx, c.Peers, modelsDone(std.err))
+	if err != nil {
+		return fmt.Errorf("eval %s: %w", c.File, err)
+	}
+	if c.JSON {
+		return printJSON(std.out, got)
+	}
+	return printAgentDojo(std.out, got)
+}
+
+// modelsDone says every five seconds how far a measurement is.
+func modelsDone(w io.Writer) func(done, all int) {
+	last := time.Now()
+	return func(done, all int) {
+		if time.Since(last) >= 5*time.Second {
+			last = time.Now()
+			fmt.Fprintf(w, "tocsin: %d of %d models taught and tested\n", done, all)
+		}
+	}
+}
+
+func printAgentDojo(w io.Writer, r eval.AgentDojoReport) error {
+	protocols := []struct {
+		name, left string
+		eval.Protocol
+	}{{"warm", "pipeline", r.Warm}, {"cold", "task", r.Cold}}
+	fmt.Fprintf(w, "%d benign sessions, %d with a successful attack, %d with one that was tried and failed; thresholds set for %s false positives, on other sessions than those tested; in brackets 95 %% by bootstrap over tasks and pipelines; seed %d\n\n",
+		r.Warm.Benign, r.Warm.Succeeded, r.Warm.Attempted, percent(eval.Number(r.Alpha)), r.Seed)
+	measures := []struct{ name, key string }{
+		{"found, pooled", "pooled_tpr"},
+		{"found, mean of suites", "macro_tpr"},
+		{"false positives", "fpr"},
+		{"in time", "in_time"},
+		{"AUC", "auc"},
+		{"AUC, mean of suites", "macro_auc"},
+	}
+	err := table(w, "\tWARM (pipeline left out)\tCOLD (task left out)", len(measures)+5, "", func(w io.Writer, n int) {
+		cell := func(p eval.Protocol) string {
+			if n < len(measures) {
+				key := measures[n].key
+				return withInterval(p.Values()[key], p.Intervals[key], strings.Contains(key, "auc"))
+			}
+			return percent([]eval.Number{p.AttemptedTPR, p.RawTPR, p.RawFPR, p.ShippedTPR, p.ShippedFPR}[n-len(measures)])
+		}
+		name := ""
+		if n < len(measures) {
+			name = measures[n].name
+		} else {
+			name = []string{"found of attempted", "own p <= alpha: found", "own p <= alpha: false positives", "as shipped: found", "as shipped: false positives"}[n-len(measures)]
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\n", name, cell(r.Warm), cell(r.Cold))
+	})
+	if err != nil {
+		return err
+	}
+	for _, p := range protocols {
+		fmt.Fprintf(w, "\n%s (%s left out), by suite\n", p.name, p.left)
+		err := table(w, "SUITE\tBENIGN\tFALSE POSITIVES\tATTACKS\tFOUND\tIN TIME\tAUC", len(p.Suites), "no suites", func(w io.Writer, n int) {
+			s := p.Suites[n]
+			fmt.Fprintf(w, "%s\t%d\t%s\t%d\t%s\t%s\t%s\n", visible(s.Suite), s.Benign, percent(s.FPR), s.Succeeded, percent(s.TPR), percent(s.InTime), decimal(s.AUC))
+		})
+		if err != nil {
+			return err
+		}
+	}
+	for _, p := range []struct {
+		name  string
+		peers []eval.PeerQuality
+	}{{"warm", r.WarmPeers}, {"cold", r.ColdPeers}} {
+		if len(p.peers) > 0 {
+			fmt.Fprintf(w, "\n%s, what peers ship (stated again from their descriptions, one state for a role)\n", p.name)
+			if err := printPeers(w, p.peers); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func printPeers(w io.Writer, peers []eval.PeerQuality) error {
+	return table(w, "PEER\tAUC\tFOUND AT 1 %\tMEAN OF SUITES\tFALSE POSITIVES\tAS SHIPPED: FOUND\tFALSE POSITIVES", len(peers), "", func(w io.Writer, n int) {
+		p := peers[n]
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", p.Peer, decimal(p.AUC), percent(p.TPR), percent(p.MacroTPR), percent(p.FPR), percent(p.ShippedTPR), percent(p.ShippedFPR))
+	})
+}
+
+type evalStreamCmd struct {
+	ruleSource
+	File  string `arg:"" type:"existingfile" help:"Events in the schema of POST /v1/events, one a line in time order, each with an optional label: benign or attack. May be packed by gzip."`
+	Train int    `default:"20" help:"How many of an agent's first sessions only teach."`
+	peersFlag
+}
+
+// Run implements the command.
+func (c *evalStreamCmd) Run(ctx context.Context, std *stdio) error {
+	rig, err := c.rig()
+	if err != nil {
+		return err
+	}
+	f, err := os.Open(c.File)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	data, err := rig.ReadStream(f)
+	if err != nil {
+		return fmt.Errorf("eval %s: %w", c.File, err)
+	}
+	got, err := data.Run(ctx, c.Train, c.Peers)
+	if err != nil {
+		return fmt.Errorf("eval %s: %w", c.File, err)
+	}
+	if c.JSON {
+		return printJSON(std.out, got)
+	}
+	return printStream(std.out, got)
+}
+
+func printStream(w io.Writer, r eval.StreamReport) error {
+	fmt.Fprintf(w, "%d events of %d agents: %d sessions taught, %d benign and %d attacks were scored; in brackets 95 %% by bootstrap over agents\n\n",
+		r.Events, r.Agents, r.Taught, r.Benign, r.Attacks)
+	rows := [][2]string{
+		{"AUC", withInterval(r.AUC, r.Intervals["auc"], true)},
+		{"found at 1 % false positives", withInterval(r.TPRAtFPR1, r.Intervals["tpr_at_fpr_1"], false)},
+		{"found at 5 % false positives", withInterval(r.TPRAtFPR5, r.Intervals["tpr_at_fpr_5"], false)},
+		{"events to the finding, median", decimal(r.DelayEventsP50)},
+	}
+	for _, alpha := range []string{"0.01", "0.001"} {
+		rows = append(rows, [2]string{"p <= " + alpha + ": false positives", withInterval(r.FPRAtAlpha[alpha], r.Intervals["fpr_at_"+alpha], false)},
+			[2]string{"p <= " + alpha + ": found", withInterval(r.TPRAtAlpha[alpha], r.Intervals["tpr_at_"+alpha], false)})
+	}
+	rows = append(rows, [2]string{"alerts an agent and day", decimal(r.AlertsPerAgentDay)}, [2]string{"of baselines", decimal(r.BaselineAlertsPerAgentDay)})
+	err := table(w, "MEASURE\tVALUE", len(rows), "", func(w io.Writer, n int) { fmt.Fprintf(w, "%s\t%s\n", rows[n][0], rows[n][1]) })
+	if err != nil || len(r.Peers) == 0 {
+		return err
+	}
+	fmt.Fprintln(w, "\nwhat peers ship (stated again from their descriptions)")
+	return printPeers(w, r.Peers)
+}
+
+type evalThreatsCmd struct {
+	ruleSource
+	Seed  uint64 `default:"1" help:"Decides the fleet and everything that happens in it."`
+	Write string `placeholder:"THREAT" help:"Write the events of this threat's case to standard output, for eval stream, and measure nothing."`
+}
+
+// Run implements the command.
+func (c *evalThreatsCmd) Run(ctx context.Context, std *stdio) error {
+	rig, err := c.rig()
+	if err != nil {
+		return err
+	}
+	if c.Write != "" {
+		out := bufio.NewWriter(std.out)
+		return errors.Join(eval.WriteThreat(out, c.Write, c.Seed), out.Flush())
+	}
+	got, err := rig.Threats(ctx, c.Seed, modelsDone(std.err))
+	if err != nil {
+		return fmt.Errorf("eval threats: %w", err)
+	}
+	if c.JSON {
+		return printJSON(std.out, got)
+	}
+	return printThreats(std.out, got)
+}
+
+func printThreats(w io.Writer, r eval.ThreatsReport) error {
+	err := table(w, "THREAT\tVICTIMS\tFOUND\tALERTED\tBY RULE\tSESSIONS\tFOUND\tFALSE POSITIVES\tAUC\tEXPLAINED\t", len(r.Cases), "", func(w io.Writer, n int) {
+		c := r.Cases[n]
+		verdict := "blind spot"
+		if c.Detected {
+			verdict = "detected"
+		}
+		fmt.Fprintf(w, "%s\t%d\t%d\t%d\t%d\t%d\t%d\t%s\t%s\t%s\t%s\n", c.Threat, c.Victims, c.Found, c.Alerted, c.ByRule, c.Sessions, c.FoundIn, percent(c.FPR), decimal(c.AUC), percent(c.Explained), verdict)
+	})
+	if err != nil {
+		return err
+	}
+	fmt.Fprintln(w)
+	for _, c := range r.Cases {
+		fmt.Fprintf(w, "%s: %s\n", c.Threat, c.What)
+	}
+	fmt.Fprintf(w, "\nboiling frog: AUC %s clean, %s after a trickle of 20 %% over four weeks, a loss of %s; alerted within 7 days: %d of %d victims\n",
+		decimal(r.Frog.CleanAUC), decimal(r.Frog.AUC), decimal(r.Frog.Loss), r.Frog.Alarmed, r.Frog.Victims)
+	fmt.Fprintf(w, "alert budget: %s of %d agent-days over it in 30 days with drift; %s alerts an agent and day, %s before the drift\n",
+		percent(r.Budget.Over), r.Budget.AgentDays, decimal(r.Budget.AlertsPerAgentDay), decimal(r.Budget.BeforeDrift))
+	fmt.Fprintf(w, "calibration, false positives over alpha: by event %s at 0.01 and %s at 0.001 of %d; by session %s and %s of %d\n",
+		decimal(r.Calibration.ByEvent["0.01"]), decimal(r.Calibration.ByEvent["0.001"]), r.Calibration.Events,
+		decimal(r.Calibration.Session["0.01"]), decimal(r.Calibration.Session["0.001"]), r.Calibration.Sessions)
+	fmt.Fprintf(w, "explanation: names what was changed in %s of %d found attacks\n", percent(r.Explained), r.Causes)
+	return nil
+}
+
+func withInterval(v eval.Number, i eval.Interval, decimals bool) string {
+	show := percent
+	if decimals {
+		show = decimal
+	}
+	return fmt.Sprintf("%s  [%s, %s]", show(v), show(i[0]), show(i[1]))
+}
+
+func percent(n eval.Number) string {
+	if !n.Defined() {
+		return "-"
+	}
+	return fmt.Sprintf("%.2f %%", 100*n)
+}
+
+func decimal(n eval.Number) string {
+	if !n.Defined() {
+		return "-"
+	}
+	return fmt.Sprintf("%.3f", n)
+}
