@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -21,6 +22,7 @@ import (
 	"go.opentelemetry.io/collector/pdata/pcommon"
 	"go.opentelemetry.io/collector/pdata/ptrace"
 	"go.opentelemetry.io/collector/pdata/ptrace/ptraceotlp"
+	"go.temporal.io/sdk/client"
 
 	"github.com/tocsin-dr/tocsin/detect"
 	"github.com/tocsin-dr/tocsin/internal/event"
@@ -227,4 +229,87 @@ func cpuTime(b *testing.B) time.Duration {
 		b.Fatal(err)
 	}
 	return time.Duration(use.Utime.Nano() + use.Stime.Nano())
+}
+
+// BenchmarkEventToIncident sends 2,000 events a second over OTLP, five of them a second ones that a rule proposes to contain, each in a
+// session of its own, and measures the time from sending such an event until its incident's workflow has it. An iteration is a second.
+func BenchmarkEventToIncident(b *testing.B) {
+	var mu sync.Mutex
+	sent, took := make(map[string]time.Time), []time.Duration(nil)
+	a, stop := launch(b, configured(b), func(a *App) {
+		a.workflows = told{a.workflows, func(session string) {
+			mu.Lock()
+			defer mu.Unlock()
+			if at, ok := sent[session]; ok {
+				took = append(took, time.Since(at))
+				delete(sent, session)
+			}
+		}}
+	})
+	defer stop()
+	bodies := toolCalls(b, 200)
+	post := func(path, contentType string, body []byte) {
+		answer, err := http.Post("http://"+a.Addresses.OTLPHTTP+path, contentType, bytes.NewReader(body))
+		if err != nil {
+			b.Error(err)
+			return
+		}
+		defer answer.Body.Close()
+		if answer.StatusCode != http.StatusOK {
+			b.Error(answer.Status)
+		}
+	}
+	var senders sync.WaitGroup
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	n := 0
+	for b.Loop() {
+		for i := range 20 { // a request of 100 events each 50 ms
+			<-tick.C
+			body := bodies[n%len(bodies)]
+			senders.Go(func() { post("/v1/traces", "application/x-protobuf", body) })
+			if i%4 == 0 {
+				session := fmt.Sprint("bench-", n)
+				request := quick(session, "wire_now")
+				mu.Lock()
+				sent[session] = time.Now()
+				mu.Unlock()
+				senders.Go(func() { post(request.Path, request.ContentType, request.Body) })
+			}
+			n++
+		}
+	}
+	senders.Wait()
+	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
+		mu.Lock()
+		left := len(sent)
+		mu.Unlock()
+		if left == 0 {
+			break
+		}
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	if len(took) == 0 || len(sent) > 0 {
+		b.Fatalf("%d incidents were reached, %d not", len(took), len(sent))
+	}
+	slices.Sort(took)
+	b.ReportMetric(float64(took[len(took)/2].Microseconds())/1000, "p50-ms")
+	b.ReportMetric(float64(took[len(took)*99/100].Microseconds())/1000, "p99-ms")
+	b.ReportMetric(float64(len(took)), "incidents")
+}
+
+// told is a workflow client that tells of each session whose finding reached its incident.
+type told struct {
+	client.Client
+	tell func(session string)
+}
+
+// SignalWithStartWorkflow implements client.Client.
+func (t told) SignalWithStartWorkflow(ctx context.Context, id, signal string, arg any, o client.StartWorkflowOptions, workflow any, args ...any) (client.WorkflowRun, error) {
+	run, err := t.Client.SignalWithStartWorkflow(ctx, id, signal, arg, o, workflow, args...)
+	if raised, ok := arg.(pipeline.Raised); ok && err == nil {
+		t.tell(raised.Finding.Session)
+	}
+	return run, err
 }

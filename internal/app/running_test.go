@@ -58,7 +58,7 @@ steps:
 `
 )
 
-func configured(t *testing.T) Config {
+func configured(t testing.TB) Config {
 	t.Helper()
 	hash, err := auth.HashPassword(password)
 	if err != nil {
@@ -85,12 +85,22 @@ func configured(t *testing.T) Config {
 	return cfg
 }
 
-// start runs an App until stop is called or the test ends.
+// start runs a whole Tocsin until stop is called or the test ends.
 func start(t *testing.T, cfg Config) (h *running, stop func()) {
+	t.Helper()
+	a, stop := launch(t, cfg)
+	return &running{T: t, App: a, tokens: make(map[string]string)}, stop
+}
+
+// launch runs an App, changed before it runs, until stop is called or the test ends.
+func launch(t testing.TB, cfg Config, before ...func(*App)) (a *App, stop func()) {
 	t.Helper()
 	a, err := New(t.Context(), cfg, slog.New(slog.NewTextHandler(io.Discard, nil)))
 	if err != nil {
 		t.Fatal(err)
+	}
+	for _, fn := range before {
+		fn(a)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
@@ -110,7 +120,7 @@ func start(t *testing.T, cfg Config) (h *running, stop func()) {
 		}
 	}
 	t.Cleanup(stop)
-	return &running{T: t, App: a, tokens: make(map[string]string)}, stop
+	return a, stop
 }
 
 func (h *running) console(path string) string { return "http://" + h.Addresses.Console + path }
