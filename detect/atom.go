@@ -105,8 +105,6 @@ type need struct {
 // chooser derives needs. Where an expression demands two things it takes the rarer.
 type chooser struct {
 	fields *fieldTable
-	rates  rates
-	note   func(atom) // called with each atom that could be chosen
 }
 
 var unbound = need{share: 1}
@@ -212,10 +210,7 @@ func (c *chooser) either(a, b need) need {
 }
 
 func (c *chooser) one(a atom) need {
-	if c.note != nil {
-		c.note(a)
-	}
-	return need{bound: true, atoms: []atom{a}, share: c.rates.of(a)}
+	return need{bound: true, atoms: []atom{a}, share: a.estimate()}
 }
 
 func (c *chooser) anyOf(atoms []atom) need {
@@ -330,8 +325,7 @@ func (c *chooser) search(node ast.Node, list origin, operator, text string) need
 	case "endsWith":
 		return c.literals(o, []literal{{text: text, end: true}})
 	case "matches":
-		quiet := &chooser{fields: c.fields, rates: c.rates}
-		estimate := func(all []literal) float64 { return quiet.literals(o, all).share }
+		estimate := func(all []literal) float64 { return c.literals(o, all).share }
 		return c.literals(o, requiredLiterals(text, estimate))
 	}
 	return c.literals(o, []literal{{text: text}})

@@ -58,12 +58,11 @@ func (c Condition) String() string {
 	return strings.Join(shown, " or ") + more
 }
 
-// newIndex builds an index. The sample may be nil; with one, what is often seen is not chosen as a rule's condition.
-func newIndex(rules []indexed, s *sample) *index {
+func newIndex(rules []indexed) *index {
 	ix := &index{kinds: make(map[event.Kind]*kindIndex), chose: make(map[int][]Condition)}
 	fields := newFieldTable()
 	for _, k := range kindsOf(rules) {
-		b := &kindBuilder{choose: &chooser{fields: fields, rates: s.ratesOf(k)}, values: make(map[ref]*valueBuilder), slots: argSlots{make(map[string]int)}}
+		b := &kindBuilder{choose: &chooser{fields: fields}, values: make(map[ref]*valueBuilder), slots: argSlots{make(map[string]int)}}
 		for _, r := range rules {
 			if needs := b.add(r, k); len(needs) > 0 {
 				ix.note(r.at, k, needs)

@@ -61,13 +61,13 @@ type indexEngine struct {
 	asked    int
 }
 
-func newIndexEngine(tb testing.TB, w *workload, s *sample) *indexEngine {
+func newIndexEngine(tb testing.TB, w *workload) *indexEngine {
 	tb.Helper()
 	x := &indexEngine{env: NewEnv()}
 	list := indexedOf(tb, w, func(program *vm.Program, need lazy) {
 		x.programs, x.needs = append(x.programs, program), append(x.needs, need)
 	})
-	x.use(newIndex(list, s))
+	x.use(newIndex(list))
 	return x
 }
 
@@ -110,17 +110,6 @@ func (x *indexEngine) matches(tb testing.TB, e *event.Event, out []int) []int {
 	return out
 }
 
-// learned shows a sample the first events.
-func learned(tb testing.TB, w *workload, n int) *sample {
-	tb.Helper()
-	s, env := newSample(indexedOf(tb, w, func(*vm.Program, lazy) {})), NewEnv()
-	for i := range w.events[:n] {
-		env.Fill(&w.events[i], SessionFacts{}, BaselineEnv{P: 1})
-		s.observe(env, event.KindToolResult)
-	}
-	return s
-}
-
 // spent is the processor time of the process, garbage collection included.
 func spent(tb testing.TB) time.Duration {
 	var u syscall.Rusage
@@ -151,22 +140,18 @@ func median(values []float64) float64 {
 //	GOMAXPROCS=1 go test ./detect -run '^$' -bench BenchmarkIndex -benchtime 5x
 func BenchmarkIndex(b *testing.B) {
 	for _, mix := range []struct {
-		name          string
-		hard, sampled bool
-	}{{"normal", false, false}, {"hard", true, false}, {"hard-sampled", true, true}} {
+		name string
+		hard bool
+	}{{"normal", false}, {"hard", true}} {
 		for _, n := range []int{50, 500, 5000} {
-			b.Run(fmt.Sprintf("%s/%d", mix.name, n), func(b *testing.B) { benchIndex(b, newWorkload(b, n, mix.hard, calm), mix.sampled) })
+			b.Run(fmt.Sprintf("%s/%d", mix.name, n), func(b *testing.B) { benchIndex(b, newWorkload(b, n, mix.hard, calm)) })
 		}
 	}
 }
 
-func benchIndex(b *testing.B, w *workload, sampled bool) {
+func benchIndex(b *testing.B, w *workload) {
 	plain := newPlainEngine(b, w)
-	var s *sample
-	if sampled {
-		s = learned(b, w, 256)
-	}
-	x := newIndexEngine(b, w, s)
+	x := newIndexEngine(b, w)
 	full, bare := x.ix, unfiltered(x.ix)
 	b.ReportMetric(float64(checkEngines(b, w, plain, x)), "matches")
 
@@ -248,7 +233,7 @@ func BenchmarkIndexHostile(b *testing.B) {
 	for _, n := range []int{50, 500, 5000} {
 		b.Run(fmt.Sprint(n), func(b *testing.B) {
 			calmly, cut, whole := newWorkload(b, n, false, calm), newWorkload(b, n, false, cuts), newWorkload(b, n, false, wholes)
-			x := newIndexEngine(b, calmly, nil)
+			x := newIndexEngine(b, calmly)
 			run := func(w *workload) float64 {
 				return perEvent(b, 4*workEvents, func(i int) { x.matches(b, &w.events[i%workEvents], nil) })
 			}
@@ -282,7 +267,7 @@ func BenchmarkIndexBuild(b *testing.B) {
 			runtime.GC()
 			runtime.ReadMemStats(&before)
 			for b.Loop() {
-				ix = newIndex(list, nil)
+				ix = newIndex(list)
 			}
 			runtime.GC()
 			runtime.ReadMemStats(&after)

@@ -3,6 +3,7 @@ package detect
 import (
 	"fmt"
 	"maps"
+	"math"
 	"math/rand/v2"
 	"reflect"
 	"slices"
@@ -88,7 +89,7 @@ func TestNecessary(t *testing.T) {
 	} {
 		t.Run(tc.when, func(t *testing.T) {
 			_, list := indexOf(t, tc.when)
-			got := newIndex(list, nil).conditions(0)
+			got := newIndex(list).conditions(0)
 			if len(got) != 1 || got[0].String() != tc.want {
 				t.Errorf("got %v, want %s", got, tc.want)
 			}
@@ -96,22 +97,10 @@ func TestNecessary(t *testing.T) {
 	}
 }
 
-func TestSampleTurnsAway(t *testing.T) {
-	_, list := indexOf(t, `tool.name == "everywhere" && tool.effect == "write"`)
-	s, env := newSample(list), NewEnv()
-	for range 500 {
-		env.Fill(&event.Event{Kind: event.KindToolResult, Tool: &event.Tool{Name: "everywhere"}}, SessionFacts{}, BaselineEnv{})
-		s.observe(env, event.KindToolResult)
-	}
-	if got, want := newIndex(list, s).conditions(0)[0].String(), `tool.effect == "write"`; got != want {
-		t.Errorf("got %s, want %s", got, want)
-	}
-}
-
 // A rule that fails on an event is a candidate, so that the failure is seen.
 func TestFailingRuleIsCandidate(t *testing.T) {
 	_, list := indexOf(t, `tool.name == "x" && 7 % len(destinations) == 1`)
-	ix, env := newIndex(list, nil), NewEnv()
+	ix, env := newIndex(list), NewEnv()
 	env.Fill(&event.Event{Kind: event.KindToolResult}, SessionFacts{}, BaselineEnv{})
 	if got := ix.candidates(env, event.KindToolResult, ix.newProbe()); len(got) != 1 {
 		t.Errorf("got %v, want the rule", got)
@@ -140,7 +129,7 @@ func TestJoinedFields(t *testing.T) {
 		for _, field := range []string{"text", "tool.args"} {
 			when := fmt.Sprintf(tc.when, field)
 			_, list := indexOf(t, when)
-			ix, env := unfiltered(newIndex(list, nil)), NewEnv()
+			ix, env := unfiltered(newIndex(list)), NewEnv()
 			env.Fill(&e, SessionFacts{}, BaselineEnv{})
 			if got := len(ix.candidates(env, e.Kind, ix.newProbe())) == 1; got != tc.want {
 				t.Errorf("%s: got %v, want %v", when, got, tc.want)
@@ -159,7 +148,7 @@ func TestInvalidText(t *testing.T) {
 		if holds, _ := truth(env, programs); len(holds) != 1 {
 			t.Fatalf("%s does not hold, and the test is void", when)
 		}
-		checkIndex(t, env, &e, SessionFacts{}, BaselineEnv{}, programs, list, nil)
+		checkIndex(t, env, &e, SessionFacts{}, BaselineEnv{}, programs, list)
 	}
 }
 
@@ -167,7 +156,7 @@ func TestInvalidText(t *testing.T) {
 func TestConditionsOfOneRule(t *testing.T) {
 	_, steps := indexOf(t, `tool.name == "read"`, `outcome == "success"`)
 	steps[1].conditions[0].on = []event.Kind{event.KindPrompt, event.KindToolResult}
-	ix := newIndex([]indexed{{at: 7, conditions: append(steps[0].conditions, steps[1].conditions...)}}, nil)
+	ix := newIndex([]indexed{{at: 7, conditions: append(steps[0].conditions, steps[1].conditions...)}})
 	env, p := NewEnv(), ix.newProbe()
 	for _, tc := range []struct {
 		name string
@@ -355,8 +344,8 @@ func truth(env *Env, programs []*vm.Program) (holds, fails []int) {
 }
 
 // checkIndex compares the index with plain expr on one event: what holds or fails is a candidate.
-func checkIndex(t interface{ Fatalf(string, ...any) }, env *Env, e *event.Event, facts SessionFacts, baseline BaselineEnv, programs []*vm.Program, list []indexed, s *sample) {
-	ix := newIndex(list, s)
+func checkIndex(t interface{ Fatalf(string, ...any) }, env *Env, e *event.Event, facts SessionFacts, baseline BaselineEnv, programs []*vm.Program, list []indexed) {
+	ix := newIndex(list)
 	env.Fill(e, facts, baseline)
 	got := slices.Clone(ix.candidates(env, e.Kind, ix.newProbe()))
 	env.Fill(e, facts, baseline)
@@ -366,16 +355,16 @@ func checkIndex(t interface{ Fatalf(string, ...any) }, env *Env, e *event.Event,
 			t.Fatalf("rule %d holds or fails and is no candidate: condition %v, expression %s", i, ix.conditions(i), list[i].conditions[0].when)
 		}
 	}
-	checkStages(t, env, ix, e, facts, baseline, list, s)
+	checkStages(t, env, ix, e, facts, baseline, list)
 }
 
 // checkStages looks at the index alone: a rule is marked if one of its atoms, evaluated by itself, holds.
-func checkStages(t interface{ Fatalf(string, ...any) }, env *Env, ix *index, e *event.Event, facts SessionFacts, baseline BaselineEnv, list []indexed, s *sample) {
+func checkStages(t interface{ Fatalf(string, ...any) }, env *Env, ix *index, e *event.Event, facts SessionFacts, baseline BaselineEnv, list []indexed) {
 	bare := unfiltered(ix)
 	env.Fill(e, facts, baseline)
 	got := bare.candidates(env, e.Kind, bare.newProbe())
 	env.completeMore(^lazy(0), 0)
-	choose := &chooser{fields: newFieldTable(), rates: s.ratesOf(e.Kind)}
+	choose := &chooser{fields: newFieldTable()}
 	for i, r := range list {
 		n := choose.necessary(r.conditions[0].when)
 		want := !n.bound || slices.ContainsFunc(n.atoms, func(a atom) bool { return a.holds(choose.fields, env) })
@@ -383,6 +372,65 @@ func checkStages(t interface{ Fatalf(string, ...any) }, env *Env, ix *index, e *
 			t.Fatalf("rule %d is not marked though one of %v holds", i, n.atoms)
 		}
 	}
+}
+
+// holds evaluates an atom by itself, as the index does for many at once.
+func (a atom) holds(fields *fieldTable, env *Env) bool {
+	switch a.ref.origin {
+	case fromArg:
+		return a.holdsText(env.Arg(a.ref.name))
+	case fromAttr:
+		return a.holdsText(env.Attr(a.ref.name))
+	case fromProvenance:
+		return a.holdsText(env.Provenance(a.ref.name))
+	case fromAnyArg:
+		return env.ArgFrom(a.text)
+	case fromNumber:
+		return a.holdsNumber(env.Number(a.ref.name))
+	case fromCommand:
+		return slices.ContainsFunc(env.Tool.Commands, func(c CommandEnv) bool { return a.holdsText(fields.command[a.ref.name](&c)) })
+	case fromDestination:
+		return slices.ContainsFunc(env.Destinations, func(d DestinationEnv) bool { return a.holdsText(fields.dest[a.ref.name](&d)) })
+	}
+	switch name := a.ref.name; {
+	case fields.texts[name] != nil:
+		return a.holdsText(fields.texts[name](env))
+	case fields.floats[name] != nil:
+		return a.holdsNumber(fields.floats[name](env))
+	case fields.ints[name] != nil:
+		return a.holdsNumber(float64(fields.ints[name](env)))
+	}
+	return fields.flags[a.ref.name](env)
+}
+
+func (a atom) holdsText(text string) bool {
+	if a.op == opIs {
+		return text == a.text
+	}
+	if a.fold != foldNone {
+		text = foldASCII(text)
+	}
+	return slices.ContainsFunc(a.variants(), func(v string) bool {
+		switch {
+		case a.start && a.end:
+			return text == v
+		case a.start:
+			return strings.HasPrefix(text, v)
+		case a.end:
+			return strings.HasSuffix(text, v)
+		}
+		return strings.Contains(text, v)
+	})
+}
+
+func (a atom) holdsNumber(n float64) bool {
+	switch a.op {
+	case opAbove:
+		return !(n < a.number)
+	case opBelow:
+		return !(n > a.number)
+	}
+	return n == a.number || math.IsNaN(n)
 }
 
 // unfiltered is the index without its filters: candidates are what the atoms find.
@@ -414,20 +462,10 @@ func TestIndexIsSound(t *testing.T) {
 			return
 		}
 		env := NewEnv()
-		var s *sample
-		if rapid.Bool().Draw(rt, "sampled") {
-			s = newSample(list)
-			e := drawEvent(rt)
-			facts, baseline := drawFacts(rt)
-			for range 100 {
-				env.Fill(&e, facts, baseline)
-				s.observe(env, e.Kind)
-			}
-		}
 		for range 4 {
 			e := drawEvent(rt)
 			facts, baseline := drawFacts(rt)
-			checkIndex(rt, env, &e, facts, baseline, programs, list, s)
+			checkIndex(rt, env, &e, facts, baseline, programs, list)
 		}
 	})
 }
@@ -484,7 +522,7 @@ func FuzzIndex(f *testing.F) {
 			Tool:         &event.Tool{Name: name, Command: command, Path: value, Args: []event.Arg{{Path: "x", Value: value, Provenance: "tool_output"}}, Result: event.Content{Text: result}},
 			Destinations: []event.Destination{{Kind: "host", Value: value, Arg: "x"}},
 		}
-		checkIndex(t, NewEnv(), &e, SessionFacts{Tainted: true}, BaselineEnv{P: 0.5}, programs, list, nil)
+		checkIndex(t, NewEnv(), &e, SessionFacts{Tainted: true}, BaselineEnv{P: 0.5}, programs, list)
 	})
 }
 

@@ -109,7 +109,7 @@ func (s *Set) buildIndex() {
 		}
 		list = append(list, r)
 	}
-	s.index = newIndex(list, nil)
+	s.index = newIndex(list)
 }
 
 func (s *Set) add(c *compiled) {

@@ -288,7 +288,7 @@ func mustCompile(t testing.TB, rules ...Rule) *Set {
 // A rule that the index leaves out wrongly is found out by the events on which more rules are asked, and a finding says so.
 func TestCanary(t *testing.T) {
 	set := mustCompile(t, rule(func(r *Rule) { r.Count = nil }))
-	set.index = newIndex(nil, nil)
+	set.index = newIndex(nil)
 	st, env := NewState(), NewEnv()
 	var got []Finding
 	for i := range 3 * canaryEvery {
