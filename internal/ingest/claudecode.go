@@ -7,9 +7,6 @@ import (
 	"strings"
 	"time"
 
-	"go.opentelemetry.io/collector/pdata/pcommon"
-	"go.opentelemetry.io/collector/pdata/plog"
-
 	"github.com/tocsin-dr/tocsin/internal/event"
 )
 
@@ -100,7 +97,7 @@ func claudeModel() []field {
 	}
 }
 
-func claudeLog(d *draft, rec plog.LogRecord) {
+func claudeLog(d *draft, rec *otlpRecord) {
 	d.Source.Product, d.Source.ProductVersion = "claude-code", d.Agent.Version
 	if v := d.attr("app.version"); v != "" {
 		d.Source.ProductVersion = v
@@ -109,10 +106,10 @@ func claudeLog(d *draft, rec plog.LogRecord) {
 	d.apply(d.dialect.fields)
 	// The name is an attribute; the body repeats it with a prefix, and other SDKs may use OTLP's own field.
 	if d.op == "" {
-		d.op = rec.EventName()
+		d.op = rec.name
 	}
-	if d.op == "" && rec.Body().Type() == pcommon.ValueTypeStr {
-		d.op = rec.Body().Str()
+	if d.op == "" {
+		d.op = rec.body.str()
 	}
 	d.op = strings.TrimPrefix(d.op, "claude_code.")
 	entry, ok := claudeEvents()[d.op]
@@ -150,15 +147,15 @@ func (d *draft) claudeID(sequenced bool) {
 	}
 }
 
-func claudeTime(d *draft, v pcommon.Value) bool {
-	at, err := time.Parse(time.RFC3339Nano, v.AsString())
+func claudeTime(d *draft, v *value) bool {
+	at, err := time.Parse(time.RFC3339Nano, v.asText())
 	if d.Time.IsZero() && err == nil {
 		d.Time = at
 	}
 	return err == nil
 }
 
-func claudeSuccess(d *draft, v pcommon.Value) bool {
+func claudeSuccess(d *draft, v *value) bool {
 	ok, known := boolean(v)
 	switch {
 	case !known:
@@ -170,8 +167,8 @@ func claudeSuccess(d *draft, v pcommon.Value) bool {
 	return known
 }
 
-func claudeStatus(d *draft, v pcommon.Value) bool {
-	switch v.AsString() {
+func claudeStatus(d *draft, v *value) bool {
+	switch v.asText() {
 	case "connected":
 		d.Outcome = event.OutcomeSuccess
 	case "failed":
@@ -182,9 +179,9 @@ func claudeStatus(d *draft, v pcommon.Value) bool {
 
 // claudeParameters reads the summary that goes with a call. It names the MCP tool that tool_name hides; for a decision, which has
 // no tool_input, it is also all that is known of the arguments.
-func claudeParameters(d *draft, v pcommon.Value) bool {
+func claudeParameters(d *draft, v *value) bool {
 	t := d.tool()
-	found, state := event.ParseArgs(v.AsString())
+	found, state := event.ParseArgs(v.asText())
 	for _, a := range found {
 		switch a.Path {
 		case "mcp_server_name":
@@ -204,7 +201,7 @@ func claudeParameters(d *draft, v pcommon.Value) bool {
 	return true
 }
 
-func claudeResultSize(d *draft, v pcommon.Value) bool {
+func claudeResultSize(d *draft, v *value) bool {
 	n, ok := number(v)
 	if ok && n < math.MaxInt32 {
 		d.tool().Result.Size = int(n)
@@ -212,8 +209,8 @@ func claudeResultSize(d *draft, v pcommon.Value) bool {
 	return ok
 }
 
-func claudeVerdict(d *draft, v pcommon.Value) bool {
-	switch s := v.AsString(); s {
+func claudeVerdict(d *draft, v *value) bool {
+	switch s := v.asText(); s {
 	case "accept":
 		d.decision().Effect = "allow"
 	case "reject":
@@ -225,8 +222,8 @@ func claudeVerdict(d *draft, v pcommon.Value) bool {
 }
 
 // claudeBy folds the ways in which a user answers into one; which it was is the reason.
-func claudeBy(d *draft, v pcommon.Value) bool {
-	by := v.AsString()
+func claudeBy(d *draft, v *value) bool {
+	by := v.asText()
 	if strings.HasPrefix(by, "user_") {
 		d.decision().Reason, by = by, "user"
 	}
@@ -234,12 +231,12 @@ func claudeBy(d *draft, v pcommon.Value) bool {
 	return true
 }
 
-func claudeMode(d *draft, v pcommon.Value) bool {
-	d.decision().Mode = v.AsString()
+func claudeMode(d *draft, v *value) bool {
+	d.decision().Mode = v.asText()
 	return true
 }
 
-func claudeCost(d *draft, v pcommon.Value) bool {
+func claudeCost(d *draft, v *value) bool {
 	n, ok := number(v)
 	if ok && d.model().CostMicros == 0 {
 		d.Model.CostMicros = int64(math.Round(n * 1e6))
@@ -247,7 +244,7 @@ func claudeCost(d *draft, v pcommon.Value) bool {
 	return ok
 }
 
-func addInput(d *draft, v pcommon.Value) bool {
+func addInput(d *draft, v *value) bool {
 	n, ok := number(v)
 	if ok {
 		d.model().InputTokens += int64(n)
@@ -256,10 +253,10 @@ func addInput(d *draft, v pcommon.Value) bool {
 }
 
 // text sets the event's one text of a role. Clients send it twice under two names.
-func text(role string) func(*draft, pcommon.Value) bool {
-	return func(d *draft, v pcommon.Value) bool {
+func text(role string) func(*draft, *value) bool {
+	return func(d *draft, v *value) bool {
 		if len(d.Content) == 0 {
-			d.Content = append(d.Content, content(role, v.AsString()))
+			d.Content = append(d.Content, content(role, v.asText()))
 		}
 		return true
 	}

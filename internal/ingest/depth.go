@@ -3,8 +3,6 @@ package ingest
 import (
 	"encoding/binary"
 	"iter"
-
-	"go.opentelemetry.io/collector/pdata/pcommon"
 )
 
 // Decoders of nested values recurse once for each level and a stack overflow ends the whole process, so what is nested deeper is cut
@@ -139,25 +137,6 @@ func cutField(field []byte, limit int) bool {
 	}
 	for i := range field {
 		field[i] = 0x70 * byte(1-i%2)
-	}
-	return true
-}
-
-// shallow reports whether a value is nested at most limit deep.
-func shallow(v pcommon.Value, limit int) bool {
-	switch v.Type() {
-	case pcommon.ValueTypeMap:
-		for _, item := range v.Map().All() {
-			if limit == 0 || !shallow(item, limit-1) {
-				return false
-			}
-		}
-	case pcommon.ValueTypeSlice:
-		for _, item := range v.Slice().All() {
-			if limit == 0 || !shallow(item, limit-1) {
-				return false
-			}
-		}
 	}
 	return true
 }

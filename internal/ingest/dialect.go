@@ -1,16 +1,13 @@
 package ingest
 
 import (
+	"fmt"
 	"maps"
 	"math"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
-
-	"go.opentelemetry.io/collector/pdata/pcommon"
-	"go.opentelemetry.io/collector/pdata/plog"
-	"go.opentelemetry.io/collector/pdata/ptrace"
 
 	"github.com/tocsin-dr/tocsin/internal/event"
 )
@@ -24,7 +21,7 @@ type dialect struct {
 	fields []field
 	// span and log set the kind and what takes more than one attribute. A dialect without the one ignores that signal.
 	span func(*draft)
-	log  func(*draft, plog.LogRecord)
+	log  func(*draft, *otlpRecord)
 	// meta lists attributes, or prefixes of them that end in a dot, whose text is never content, so that ContentHashed keeps it.
 	// Numbers and booleans are always kept.
 	meta []string
@@ -54,22 +51,24 @@ var generic = &dialect{
 // among the attributes.
 type field struct {
 	key string
-	set func(*draft, pcommon.Value) bool
+	set func(*draft, *value) bool
 }
 
 // draft is an event in the making.
 type draft struct {
 	event.Event
-	item    string // where in the request it is
+	place   place
 	scope   string
 	dialect *dialect
-	attrs   map[string]pcommon.Value // what no field took
-	span    ptrace.Span
-	isSpan  bool
-	deep    []string // attributes that are nested too deep to be read
-	op      string   // the dialect's own word for the kind
+	attrs   []attribute // what no field took is of another kind than kindTaken
+	span    *otlpSpan   // nil for a log record
+	deep    []string    // attributes that are nested too deep to be read
+	op      string      // the dialect's own word for the kind
 	failed  bool
 	errType string
+	// ownName and ownSession are the agent's name and the session that the item gives itself; see forest.
+	ownName, ownSession string
+	arena               *arena
 	// fallback names the agent where neither the span nor an ancestor does.
 	fallback string
 	// weak: the agent's name is only the name of its span, which for the root of a workflow is the workflow's.
@@ -77,62 +76,124 @@ type draft struct {
 	more []event.Event // further events that the item implies
 }
 
-// newDraft starts from what the resource says. Attributes nested deeper than maxValueDepth are not read.
-func newDraft(base event.Event, scope pcommon.InstrumentationScope, attrs pcommon.Map, item string) *draft {
-	d := &draft{Event: base, item: item, scope: scope.Name(), attrs: make(map[string]pcommon.Value, attrs.Len())}
-	d.Labels = maps.Clone(base.Labels)
-	d.Attrs = nil
-	d.Source.Scope = scope.Name()
-	d.Agent.Framework = framework(scope.Name())
-	for k, v := range base.Attrs {
-		d.attrs[k] = pcommon.NewValueStr(v)
+// place is where in the request an item is: in which resource and scope, and which of the scope's.
+type place struct{ resource, scope, item int }
+
+// item names the item for its sender.
+func (d *draft) item() string {
+	parts := logParts()
+	if d.span != nil {
+		parts = spanParts()
 	}
-	for k, v := range attrs.All() {
-		if !shallow(v, maxValueDepth) {
-			d.deep = append(d.deep, k)
-			continue
-		}
-		if !isLabel(k) {
-			d.attrs[k] = v
-			continue
-		}
-		if d.Labels == nil {
-			d.Labels = map[string]string{}
-		}
-		d.Labels[k] = v.AsString()
-	}
-	return d
+	return fmt.Sprintf("%s[%d].%s[%d].%s[%d] %.80q", parts[0], d.place.resource, parts[1], d.place.scope, parts[2], d.place.item, d.Trace.Name)
 }
 
 // resourceAttrs are the facts about the machine that are worth a place in each event: they tell one copy of an agent from
 // another. Command lines are left out because they hold prompts and keys.
 var resourceAttrs = []string{"host.name", "host.id", "container.id", "cloud.account.id", "cloud.region", "process.owner"}
 
-func resource(res pcommon.Resource) event.Event {
-	var e event.Event
+// base is what all items of a resource, and then of a scope, have in common.
+type base struct {
+	event.Event
+	attrs []attribute
+}
+
+func newBase(attrs []attribute) base {
+	var b base
 	get := func(key string) string {
-		if v, ok := res.Attributes().Get(key); ok && shallow(v, maxValueDepth) {
-			return v.AsString()
+		if v := first(attrs, key); v != nil && v.shallow(maxValueDepth) {
+			return v.asText()
 		}
 		return ""
 	}
-	e.Agent.Service, e.Agent.Version = get("service.name"), get("service.version")
-	if e.Agent.Class = get("tocsin.agent.class"); e.Agent.Class == "" {
-		e.Agent.Class = get("service.namespace")
+	b.Agent.Service, b.Agent.Version = get("service.name"), get("service.version")
+	if b.Agent.Class = get("tocsin.agent.class"); b.Agent.Class == "" {
+		b.Agent.Class = get("service.namespace")
 	}
-	e.Source.Instance = get("service.instance.id")
-	e.Attrs, e.Labels = map[string]string{}, map[string]string{}
+	b.Source.Instance = get("service.instance.id")
 	for _, key := range resourceAttrs {
 		if v := get(key); v != "" {
-			e.Attrs[key] = v
+			b.attrs = append(b.attrs, attribute{key, textValue(v)})
 		}
 	}
-	for k := range res.Attributes().All() {
-		if isLabel(k) {
-			e.Labels[k] = get(k)
+	for i := range attrs {
+		if key := attrs[i].key; isLabel(key) {
+			b.label(key, get(key))
 		}
 	}
-	return e
+	return b
+}
+
+// label sets a label of a resource, or of one of its items.
+func (b *base) label(key, text string) { b.Labels = with(b.Labels, key, text) }
+
+func with(labels map[string]string, key, text string) map[string]string {
+	if labels == nil {
+		labels = map[string]string{}
+	}
+	labels[key] = text
+	return labels
+}
+
+// in returns what the items of a scope have in common.
+func (b base) in(scope string) base {
+	b.Source.Scope = scope
+	b.Agent.Framework = framework(scope)
+	return b
+}
+
+// first returns the first of the attributes with a name, or nil.
+func first(attrs []attribute, key string) *value {
+	for i := range attrs {
+		if attrs[i].key == key {
+			return &attrs[i].value
+		}
+	}
+	return nil
+}
+
+// manyAttrs is from when on a map is made to find attributes that are sent twice.
+const manyAttrs = 64
+
+// draft returns a new draft.
+func (t *telemetry) draft(at place) *draft {
+	t.drafts = append(t.drafts, draft{})
+	d := &t.drafts[len(t.drafts)-1]
+	d.place, d.arena = at, &t.arena
+	return d
+}
+
+// begin starts from what resource and scope say, and takes over the attributes; of two with one name the later counts. Attributes
+// nested deeper than maxValueDepth are not read.
+func (d *draft) begin(b *base, attrs []attribute) {
+	d.Event, d.scope = b.Event, b.Source.Scope
+	d.Labels = maps.Clone(b.Labels)
+	d.attrs = append(d.arena.take(len(b.attrs) + len(attrs) + 2)[:0], b.attrs...) // 2 more for what dialects put back
+	var places map[string]int
+	if len(attrs) > manyAttrs {
+		places = make(map[string]int, len(attrs)+len(b.attrs))
+		for i := range d.attrs {
+			places[d.attrs[i].key] = i
+		}
+	}
+	for i := range attrs {
+		a := &attrs[i]
+		switch {
+		case !a.shallow(maxValueDepth):
+			d.deep = append(d.deep, a.key)
+		case isLabel(a.key):
+			d.Labels = with(d.Labels, a.key, a.asText())
+		case places == nil:
+			d.set(a.key, a.value)
+		default:
+			at, ok := places[a.key]
+			if !ok {
+				at = len(d.attrs)
+				places[a.key], d.attrs = at, append(d.attrs, *a)
+			}
+			d.attrs[at].value = a.value
+		}
+	}
 }
 
 func isLabel(key string) bool {
@@ -162,45 +223,71 @@ func framework(scope string) string {
 }
 
 func (d *draft) apply(fields []field) {
-	for _, f := range fields {
-		v, ok := d.attrs[f.key]
-		if !ok {
+	for i := range fields {
+		v := d.find(fields[i].key)
+		if v == nil {
 			continue
 		}
 		// A null is what some clients send for "none".
-		if v.Type() == pcommon.ValueTypeEmpty || f.set(d, v) {
-			delete(d.attrs, f.key)
+		if v.kind == kindEmpty || fields[i].set(d, v) {
+			v.kind = kindTaken
 		}
 	}
+}
+
+// find returns an attribute that no field took, or nil.
+func (d *draft) find(key string) *value {
+	for i := range d.attrs {
+		if a := &d.attrs[i]; a.key == key && a.kind != kindTaken {
+			return &a.value
+		}
+	}
+	return nil
+}
+
+// set puts an attribute among those that no field took.
+func (d *draft) set(key string, v value) {
+	if old := first(d.attrs, key); old != nil {
+		*old = v
+		return
+	}
+	d.attrs = append(d.attrs, attribute{key, v})
 }
 
 // attr returns an attribute's text without taking it.
 func (d *draft) attr(key string) string {
-	if v, ok := d.attrs[key]; ok {
-		return v.AsString()
+	if v := d.find(key); v != nil {
+		return v.asText()
 	}
 	return ""
 }
 
-func (d *draft) has(key string) bool {
-	_, ok := d.attrs[key]
-	return ok
-}
+func (d *draft) has(key string) bool { return d.find(key) != nil }
 
 // text returns what no field took.
 func (d *draft) text(hide bool) map[string]string {
-	out := make(map[string]string, len(d.attrs))
-	for k, v := range d.attrs {
-		switch v.Type() {
-		case pcommon.ValueTypeEmpty:
+	n := 0
+	for i := range d.attrs {
+		if k := d.attrs[i].kind; k != kindTaken && k != kindEmpty {
+			n++
+		}
+	}
+	if n == 0 {
+		return nil
+	}
+	out := make(map[string]string, n)
+	for i := range d.attrs {
+		a := &d.attrs[i]
+		switch a.kind {
+		case kindTaken, kindEmpty:
 			continue
-		case pcommon.ValueTypeBool, pcommon.ValueTypeInt, pcommon.ValueTypeDouble:
+		case kindBool, kindInt, kindDouble:
 		default:
-			if hide && !d.isMeta(k) {
+			if hide && !d.isMeta(a.key) {
 				continue
 			}
 		}
-		out[k] = v.AsString()
+		out[a.key] = a.asText()
 	}
 	return out
 }
@@ -238,30 +325,27 @@ func endKind(k event.Kind) bool {
 }
 
 func (d *draft) spanTimes() {
-	start, end := d.span.StartTimestamp(), d.span.EndTimestamp()
+	start, end := d.span.start, d.span.end
 	at := start
 	if endKind(d.Kind) && end != 0 || start == 0 {
 		at = end
 	}
 	d.Time = stamp(at)
 	if start != 0 && end > start {
-		d.Duration = end.AsTime().Sub(start.AsTime())
+		d.Duration = stamp(end).Sub(stamp(start))
 	}
 }
 
 // spanOutcome derives the outcome from several signals, because no client sends all of them.
 func (d *draft) spanOutcome() {
 	failed, message := d.failed || d.errType != "", ""
-	if d.span.Status().Code() == ptrace.StatusCodeError {
-		failed, message = true, d.span.Status().Message()
+	if d.span.status == statusError {
+		failed, message = true, d.span.message
 	}
-	for _, e := range d.span.Events().All() {
-		if e.Name() != "exception" {
-			continue
-		}
+	for _, attrs := range d.span.exceptions {
 		failed = true
-		if v, ok := e.Attributes().Get("exception.message"); ok && message == "" && shallow(v, maxValueDepth) {
-			message = v.AsString()
+		if v := first(attrs, "exception.message"); v != nil && message == "" && v.shallow(maxValueDepth) {
+			message = v.asText()
 		}
 	}
 	switch {
@@ -279,9 +363,9 @@ func (d *draft) spanOutcome() {
 }
 
 // str sets a text. A different value that comes later is left among the attributes.
-func str(at func(*draft) *string) func(*draft, pcommon.Value) bool {
-	return func(d *draft, v pcommon.Value) bool {
-		s, p := v.AsString(), at(d)
+func str(at func(*draft) *string) func(*draft, *value) bool {
+	return func(d *draft, v *value) bool {
+		s, p := v.asText(), at(d)
 		if *p == "" {
 			*p = s
 		}
@@ -290,8 +374,8 @@ func str(at func(*draft) *string) func(*draft, pcommon.Value) bool {
 }
 
 // num sets a count. Clients send counts as integers, floats and texts.
-func num(at func(*draft) *int64) func(*draft, pcommon.Value) bool {
-	return func(d *draft, v pcommon.Value) bool {
+func num(at func(*draft) *int64) func(*draft, *value) bool {
+	return func(d *draft, v *value) bool {
 		n, ok := number(v)
 		if !ok {
 			return false
@@ -305,16 +389,16 @@ func num(at func(*draft) *int64) func(*draft, pcommon.Value) bool {
 }
 
 // number reads a non-negative number of any spelling that an int64 can hold.
-func number(v pcommon.Value) (float64, bool) {
+func number(v *value) (float64, bool) {
 	var n float64
-	switch v.Type() {
-	case pcommon.ValueTypeInt:
-		n = float64(v.Int())
-	case pcommon.ValueTypeDouble:
-		n = v.Double()
-	case pcommon.ValueTypeStr:
+	switch v.kind {
+	case kindInt:
+		n = float64(int64(v.num))
+	case kindDouble:
+		n = math.Float64frombits(v.num)
+	case kindText:
 		var err error
-		if n, err = strconv.ParseFloat(strings.TrimSpace(v.Str()), 64); err != nil {
+		if n, err = strconv.ParseFloat(strings.TrimSpace(v.text), 64); err != nil {
 			return 0, false
 		}
 	default:
@@ -323,15 +407,15 @@ func number(v pcommon.Value) (float64, bool) {
 	return n, n >= 0 && n < math.MaxInt64
 }
 
-func boolean(v pcommon.Value) (value, ok bool) {
-	if v.Type() == pcommon.ValueTypeBool {
-		return v.Bool(), true
+func boolean(v *value) (is, ok bool) {
+	if v.kind == kindBool {
+		return v.num != 0, true
 	}
-	value, err := strconv.ParseBool(strings.TrimSpace(v.AsString()))
-	return value, err == nil
+	is, err := strconv.ParseBool(strings.TrimSpace(v.asText()))
+	return is, err == nil
 }
 
-func millis(d *draft, v pcommon.Value) bool {
+func millis(d *draft, v *value) bool {
 	n, ok := number(v)
 	if ok && n < float64(math.MaxInt64/int64(time.Millisecond)) {
 		d.Duration = time.Duration(n * float64(time.Millisecond))
@@ -339,34 +423,34 @@ func millis(d *draft, v pcommon.Value) bool {
 	return ok
 }
 
-func host(d *draft, v pcommon.Value) bool {
+func host(d *draft, v *value) bool {
 	if len(d.Destinations) == 0 {
-		d.Destinations = []event.Destination{{Kind: "host", Value: hostOf(v.AsString())}}
+		d.Destinations = []event.Destination{{Kind: "host", Value: hostOf(v.asText())}}
 	}
 	return false
 }
 
-func errorType(d *draft, v pcommon.Value) bool {
-	d.errType = v.AsString()
+func errorType(d *draft, v *value) bool {
+	d.errType = v.asText()
 	return false // Error may hold the message instead
 }
 
 // args sets a tool's arguments from a map or from JSON in a text.
-func args(d *draft, v pcommon.Value) bool {
+func args(d *draft, v *value) bool {
 	t := d.tool()
 	switch {
-	case isRedacted(v.AsString()):
+	case v.kind == kindMap, v.kind == kindList:
+		t.Args, t.ArgsState = event.FlattenArgs(v.raw())
+	case isRedacted(v.asText()):
 		t.ArgsState = event.StateRedacted
-	case v.Type() == pcommon.ValueTypeMap, v.Type() == pcommon.ValueTypeSlice:
-		t.Args, t.ArgsState = event.FlattenArgs(v.AsRaw())
 	default:
-		t.Args, t.ArgsState = event.ParseArgs(v.AsString())
+		t.Args, t.ArgsState = event.ParseArgs(v.asText())
 	}
 	return true
 }
 
-func result(d *draft, v pcommon.Value) bool {
-	d.tool().Result = content("", v.AsString())
+func result(d *draft, v *value) bool {
+	d.tool().Result = content("", v.asText())
 	return true
 }
 

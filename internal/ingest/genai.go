@@ -3,8 +3,6 @@ package ingest
 import (
 	"strings"
 
-	"go.opentelemetry.io/collector/pdata/pcommon"
-
 	"github.com/tocsin-dr/tocsin/internal/event"
 )
 
@@ -31,7 +29,7 @@ func genAIFields() []field {
 	return []field{
 		{"gen_ai.operation.name", str(func(d *draft) *string { return &d.op })},
 		{"gen_ai.agent.name", str(func(d *draft) *string { return &d.Agent.Name })},
-		{"gen_ai.agent.version", func(d *draft, v pcommon.Value) bool { d.Agent.Version = v.AsString(); return true }},
+		{"gen_ai.agent.version", func(d *draft, v *value) bool { d.Agent.Version = v.asText(); return true }},
 		{"gen_ai.conversation.id", str(func(d *draft) *string { return &d.Session.ID })},
 		{"session.id", str(func(d *draft) *string { return &d.Session.ID })},
 		{"user.id", str(func(d *draft) *string { return &d.Principal.ID })},
@@ -87,11 +85,12 @@ func genAISpan(d *draft) {
 	}
 	// These kinds have more than one operation.
 	if d.Kind == event.KindOther || d.Kind == event.KindMemory || d.Kind == event.KindConfig {
-		d.attrs["gen_ai.operation.name"] = pcommon.NewValueStr(d.op)
+		d.set("gen_ai.operation.name", textValue(d.op))
 	}
 	// Releases before 1.37 flattened the messages.
-	d.add(messages(d.nested("gen_ai.prompt."), 0), event.RoleSystem, event.RolePrompt)
-	d.add(messages(d.nested("gen_ai.completion."), 0), event.RoleResponse)
+	prompt, completion := d.nested("gen_ai.prompt."), d.nested("gen_ai.completion.")
+	d.add(messages(&prompt, 0), event.RoleSystem, event.RolePrompt)
+	d.add(messages(&completion, 0), event.RoleResponse)
 	if d.Model != nil {
 		if p, ok := providers[d.Model.Provider]; ok {
 			d.Model.Provider = p
@@ -121,7 +120,7 @@ func (d *draft) kindWithoutOperation() event.Kind {
 	return event.KindOther
 }
 
-func document(d *draft, v pcommon.Value) bool {
-	d.Content = append(d.Content, content(event.RoleDocument, v.AsString()))
+func document(d *draft, v *value) bool {
+	d.Content = append(d.Content, content(event.RoleDocument, v.asText()))
 	return true
 }

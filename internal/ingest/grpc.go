@@ -1,11 +1,10 @@
 package ingest
 
 import (
+	"bytes"
 	"context"
 
-	"go.opentelemetry.io/collector/pdata/plog/plogotlp"
 	"go.opentelemetry.io/collector/pdata/pmetric/pmetricotlp"
-	"go.opentelemetry.io/collector/pdata/ptrace/ptraceotlp"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	_ "google.golang.org/grpc/encoding/gzip" // clients compress
@@ -14,41 +13,57 @@ import (
 )
 
 // Register adds the OTLP services of the three signals. A server refuses messages larger than its own limit (4 MiB by default)
-// with ResourceExhausted; no larger limit than 8 MiB should be set, as messages are decoded before their depth can be checked.
+// with ResourceExhausted; no larger limit than 8 MiB should be set, as metrics are decoded before their depth can be checked.
 func (r *Receiver) Register(s *grpc.Server) {
-	ptraceotlp.RegisterGRPCServer(s, &traceService{r: r})
-	plogotlp.RegisterGRPCServer(s, &logService{r: r})
+	s.RegisterService(r.exportService("opentelemetry.proto.collector.trace.v1.TraceService", "traces", r.traces), r)
+	s.RegisterService(r.exportService("opentelemetry.proto.collector.logs.v1.LogsService", "logs", r.logs), r)
 	pmetricotlp.RegisterGRPCServer(s, &metricService{r: r})
 }
 
-type traceService struct {
-	ptraceotlp.UnimplementedGRPCServer
-	r *Receiver
-}
-
-// Export implements ptraceotlp.GRPCServer.
-func (s *traceService) Export(ctx context.Context, in ptraceotlp.ExportRequest) (ptraceotlp.ExportResponse, error) {
-	rc, err := s.r.receipt(ctx)
-	if err != nil {
-		return ptraceotlp.NewExportResponse(), s.r.told("traces", err)
+// exportService serves a signal with the same code as over HTTP: messages come as bytes, so that they are decoded where one bad item costs
+// no other.
+func (r *Receiver) exportService(name, signal string, handle func(context.Context, []byte, string, Receipt) (answer, error)) *grpc.ServiceDesc {
+	export := func(ctx context.Context, in any) (any, error) {
+		rc, err := r.receipt(ctx)
+		if err != nil {
+			return nil, r.told(signal, err)
+		}
+		out, err := handle(ctx, *in.(*rawMessage), typeProto, rc)
+		if err = r.told(signal, err); err != nil {
+			return nil, err
+		}
+		raw, err := out.MarshalProto()
+		return (*rawMessage)(&raw), err
 	}
-	out, err := s.r.exportTraces(ctx, in, lost{}, rc)
-	return out, s.r.told("traces", err)
+	return &grpc.ServiceDesc{ServiceName: name, HandlerType: (*any)(nil), Methods: []grpc.MethodDesc{{
+		MethodName: "Export",
+		Handler: func(server any, ctx context.Context, decode func(any) error, interceptor grpc.UnaryServerInterceptor) (any, error) {
+			in := new(rawMessage)
+			if err := decode(in); err != nil {
+				return nil, err
+			}
+			if interceptor == nil {
+				return export(ctx, in)
+			}
+			return interceptor(ctx, in, &grpc.UnaryServerInfo{Server: server, FullMethod: "/" + name + "/Export"}, export)
+		},
+	}}}
 }
 
-type logService struct {
-	plogotlp.UnimplementedGRPCServer
-	r *Receiver
-}
+// rawMessage is a message as its bytes. Its methods are those by which pdata's codec, which is the server's, knows messages that encode
+// themselves.
+type rawMessage []byte
 
-// Export implements plogotlp.GRPCServer.
-func (s *logService) Export(ctx context.Context, in plogotlp.ExportRequest) (plogotlp.ExportResponse, error) {
-	rc, err := s.r.receipt(ctx)
-	if err != nil {
-		return plogotlp.NewExportResponse(), s.r.told("logs", err)
-	}
-	out, err := s.r.exportLogs(ctx, in, lost{}, rc)
-	return out, s.r.told("logs", err)
+// SizeProto implements what pdata's codec asks for.
+func (m *rawMessage) SizeProto() int { return len(*m) }
+
+// MarshalProto implements what pdata's codec asks for.
+func (m *rawMessage) MarshalProto(to []byte) int { return copy(to, *m) }
+
+// UnmarshalProto implements what pdata's codec asks for. The bytes are the codec's and will be used again.
+func (m *rawMessage) UnmarshalProto(from []byte) error {
+	*m = bytes.Clone(from)
+	return nil
 }
 
 type metricService struct {

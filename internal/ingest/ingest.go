@@ -9,14 +9,11 @@ package ingest
 import (
 	"cmp"
 	"crypto/rand"
+	"encoding/hex"
 	"fmt"
 	"slices"
 	"strings"
 	"time"
-
-	"go.opentelemetry.io/collector/pdata/pcommon"
-	"go.opentelemetry.io/collector/pdata/plog"
-	"go.opentelemetry.io/collector/pdata/ptrace"
 
 	"github.com/tocsin-dr/tocsin/internal/event"
 )
@@ -75,46 +72,40 @@ func NewMapper(opts Options) *Mapper {
 	return m
 }
 
-// Traces maps the spans of one request. The events are ordered by time, sequence and id; an item that can't be kept is named in
-// the rejections and rejects no other. Spans that have nothing to do with an agent are left out silently.
-//
-// The time of an agent.invoke, a model.call and other is their start, of anything that brings data back (tool.result, retrieval,
-// memory, guardrail) their end, so that ordering by time puts a prompt before the calls it caused, and a result after its call.
-func (m *Mapper) Traces(td ptrace.Traces, r Receipt) ([]event.Event, []Rejection) {
-	b := m.traces(td, r)
-	return b.events, b.rejected
-}
-
-// Logs maps the records of one request, as Traces does.
-func (m *Mapper) Logs(ld plog.Logs, r Receipt) ([]event.Event, []Rejection) {
-	b := m.logs(ld, r)
-	return b.events, b.rejected
-}
-
 // batch is the outcome of one request.
 type batch struct {
 	events   []event.Event
 	rejected []Rejection
 	left     []Rejection // what items that were kept are without
 	ignored  int
+	cut      bool // values nested too deep were left out before anything was read
 }
 
-func (m *Mapper) traces(td ptrace.Traces, r Receipt) batch {
-	var b batch
-	var drafts []*draft
-	for i, rs := range td.ResourceSpans().All() {
-		base := resource(rs.Resource())
-		for j, ss := range rs.ScopeSpans().All() {
-			for k, span := range ss.Spans().All() {
-				d := newDraft(base, ss.Scope(), span.Attributes(), fmt.Sprintf("resourceSpans[%d].scopeSpans[%d].spans[%d]", i, j, k))
-				m.readSpan(d, span)
-				drafts = append(drafts, d)
+// traces maps the spans of one request. The events are ordered by time, sequence and id; an item that can't be kept is named in the
+// rejections and rejects no other. Spans that have nothing to do with an agent are left out silently.
+//
+// The time of an agent.invoke, a model.call and other is their start, of anything that brings data back (tool.result, retrieval,
+// memory, guardrail) their end, so that ordering by time puts a prompt before the calls it caused, and a result after its call.
+func (m *Mapper) traces(t *telemetry, r Receipt) batch {
+	t.drafts = slices.Grow(t.drafts[:0], len(t.spans)) // they point at each other and must not move
+	for i, resource := range t.resources {
+		base := newBase(resource.attrs)
+		for j, scope := range t.scopes[resource.from:resource.to] {
+			start := base.in(scope.name)
+			for k := range t.spans[scope.from:scope.to] {
+				span := &t.spans[scope.from+k]
+				d := t.draft(place{i, j, k})
+				d.span = span
+				d.begin(&start, span.attrs)
+				m.readSpan(d)
 			}
 		}
 	}
-	forest := newForest(drafts)
-	for _, d := range drafts {
-		if d.dialect == nil || d.dialect == generic && !forest.ai[d.span.TraceID()] {
+	forest := newForest(t.drafts)
+	b := batch{events: make([]event.Event, 0, len(t.drafts))}
+	for i := range t.drafts {
+		d := &t.drafts[i]
+		if d.dialect == nil || d.dialect == generic && !forest.traces[d.span.trace].ai {
 			b.ignored++
 			continue
 		}
@@ -125,9 +116,9 @@ func (m *Mapper) traces(td ptrace.Traces, r Receipt) batch {
 	return b
 }
 
-func (m *Mapper) readSpan(d *draft, span ptrace.Span) {
-	d.span, d.isSpan = span, true
-	d.Trace = event.Trace{TraceID: span.TraceID().String(), SpanID: span.SpanID().String(), ParentID: span.ParentSpanID().String(), Name: span.Name()}
+func (m *Mapper) readSpan(d *draft) {
+	d.Trace = event.Trace{Name: d.span.name}
+	d.Trace.TraceID, d.Trace.SpanID, d.Trace.ParentID = hexIDs(d.span.trace, d.span.id, d.span.parent)
 	d.dialect = generic
 	for i := range m.dialects {
 		if m.dialects[i].isSpan(d) {
@@ -149,14 +140,37 @@ func (m *Mapper) readSpan(d *draft, span ptrace.Span) {
 	}
 }
 
-func (m *Mapper) logs(ld plog.Logs, r Receipt) batch {
-	var b batch
-	for i, rl := range ld.ResourceLogs().All() {
-		base := resource(rl.Resource())
-		for j, sl := range rl.ScopeLogs().All() {
-			for k, rec := range sl.LogRecords().All() {
-				d := newDraft(base, sl.Scope(), rec.Attributes(), fmt.Sprintf("resourceLogs[%d].scopeLogs[%d].logRecords[%d]", i, j, k))
-				if !m.readLog(d, rec) {
+// hexIDs spells the ids of a span, in one piece of memory. One that is all zero is none.
+func hexIDs(trace traceID, id, parent spanID) (traceText, idText, parentText string) {
+	var buf [2*len(trace) + 4*len(id)]byte
+	hex.Encode(buf[:], trace[:])
+	hex.Encode(buf[2*len(trace):], id[:])
+	hex.Encode(buf[2*len(trace)+2*len(id):], parent[:])
+	all := string(buf[:])
+	if trace != (traceID{}) {
+		traceText = all[:2*len(trace)]
+	}
+	if id != (spanID{}) {
+		idText = all[2*len(trace) : 2*len(trace)+2*len(id)]
+	}
+	if parent != (spanID{}) {
+		parentText = all[2*len(trace)+2*len(id):]
+	}
+	return traceText, idText, parentText
+}
+
+// logs maps the records of one request, as traces does.
+func (m *Mapper) logs(t *telemetry, r Receipt) batch {
+	b := batch{events: make([]event.Event, 0, len(t.records))}
+	for i, resource := range t.resources {
+		base := newBase(resource.attrs)
+		for j, scope := range t.scopes[resource.from:resource.to] {
+			start := base.in(scope.name)
+			for k := range t.records[scope.from:scope.to] {
+				record := &t.records[scope.from+k]
+				d := t.draft(place{i, j, k})
+				d.begin(&start, record.attrs)
+				if !m.readLog(d, record) {
 					b.ignored++
 					continue
 				}
@@ -169,15 +183,15 @@ func (m *Mapper) logs(ld plog.Logs, r Receipt) batch {
 }
 
 // readLog reports whether a dialect knew the record.
-func (m *Mapper) readLog(d *draft, rec plog.LogRecord) bool {
+func (m *Mapper) readLog(d *draft, rec *otlpRecord) bool {
 	for i := range m.dialects {
 		dialect := &m.dialects[i]
 		if dialect.log == nil || !dialect.isLog(d) {
 			continue
 		}
 		d.dialect, d.Source.Dialect = dialect, dialect.name
-		d.Trace = event.Trace{TraceID: rec.TraceID().String(), SpanID: rec.SpanID().String()}
-		d.Time = stamp(cmp.Or(rec.Timestamp(), rec.ObservedTimestamp()))
+		d.Trace.TraceID, d.Trace.SpanID, _ = hexIDs(rec.trace, rec.span, spanID{})
+		d.Time = stamp(cmp.Or(rec.time, rec.observed))
 		dialect.log(d, rec)
 		if d.Agent.Basis == "" {
 			d.Agent.Basis = "service"
@@ -195,20 +209,26 @@ func (m *Mapper) finish(b *batch, d *draft, r Receipt) {
 	}
 	d.Attrs = d.text(m.hasher != nil)
 	for _, key := range d.deep {
-		b.left = append(b.left, Rejection{Item: fmt.Sprintf("%s %.80q", d.item, d.Trace.Name), Reason: fmt.Sprintf("attribute %.80q: nested deeper than %d, left out", key, maxValueDepth)})
+		b.left = append(b.left, Rejection{Item: d.item(), Reason: fmt.Sprintf("attribute %.80q: nested deeper than %d, left out", key, maxValueDepth)})
 	}
-	events := append([]event.Event{d.Event}, d.more...)
-	for i := range events {
-		e := &events[i]
-		if i > 0 { // what a span implies shares its origin
-			e.Source, e.Agent, e.Session, e.Principal, e.Trace, e.Labels = d.Source, d.Agent, d.Session, d.Principal, d.Trace, d.Labels
-		}
-		if err := m.seal(e, r); err != nil {
-			b.rejected = append(b.rejected, Rejection{Item: fmt.Sprintf("%s %.80q", d.item, d.Trace.Name), Reason: err.Error()})
-			continue
-		}
-		b.events = append(b.events, *e)
+	for i := range d.more { // what a span implies shares its origin
+		e := &d.more[i]
+		e.Source, e.Agent, e.Session, e.Principal, e.Trace, e.Labels = d.Source, d.Agent, d.Session, d.Principal, d.Trace, d.Labels
 	}
+	item := d.item
+	m.add(b, &d.Event, item, r)
+	for i := range d.more {
+		m.add(b, &d.more[i], item, r)
+	}
+}
+
+// add seals an event and keeps it, or says why not.
+func (m *Mapper) add(b *batch, e *event.Event, item func() string, r Receipt) {
+	if err := m.seal(e, r); err != nil {
+		b.rejected = append(b.rejected, Rejection{Item: item(), Reason: err.Error()})
+		return
+	}
+	b.events = append(b.events, *e)
 }
 
 // maxSkew is how far a sender's clock may be ahead. An event from further ahead would make every session of its class look silent for
@@ -259,16 +279,34 @@ func contentID(e *event.Event) string {
 	return event.NewID(e.Tenant, e.Kind, string(line))
 }
 
+// sortEvents orders events by time, sequence and id, and leaves those in their order that have the same. Events are large, so their
+// places are sorted, and each event is moved once.
 func sortEvents(events []event.Event) {
-	slices.SortStableFunc(events, func(a, b event.Event) int {
+	compare := func(i, j int) int {
+		a, b := &events[i], &events[j]
 		return cmp.Or(a.Time.Compare(b.Time), cmp.Compare(a.Seq, b.Seq), strings.Compare(a.ID, b.ID))
-	})
+	}
+	from := make([]int, len(events))
+	for i := range from {
+		from[i] = i
+	}
+	slices.SortStableFunc(from, compare)
+	for i := range from {
+		if from[i] == i {
+			continue
+		}
+		held, at := events[i], i // a cycle of places
+		for ; from[at] != i; at, from[at] = from[at], at {
+			events[at] = events[from[at]]
+		}
+		events[at], from[at] = held, at
+	}
 }
 
 // stamp is the zero time for 0, which in OTLP means that the sender did not say.
-func stamp(t pcommon.Timestamp) time.Time {
-	if t == 0 {
+func stamp(nanos uint64) time.Time {
+	if nanos == 0 {
 		return time.Time{}
 	}
-	return t.AsTime()
+	return time.Unix(0, int64(nanos)).UTC()
 }

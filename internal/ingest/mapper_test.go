@@ -15,7 +15,9 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"go.opentelemetry.io/collector/pdata/pcommon"
 	"go.opentelemetry.io/collector/pdata/plog"
+	"go.opentelemetry.io/collector/pdata/plog/plogotlp"
 	"go.opentelemetry.io/collector/pdata/ptrace"
+	"go.opentelemetry.io/collector/pdata/ptrace/ptraceotlp"
 
 	"github.com/tocsin-dr/tocsin/internal/event"
 )
@@ -280,6 +282,39 @@ func TestOrder(t *testing.T) {
 	}
 }
 
+// mapTraces sends a request through the decoder of protobuf and the mapper.
+func mapTraces(m *Mapper, td ptrace.Traces, rc Receipt) ([]event.Event, []Rejection) {
+	return mapProto(m, pathTraces, ptraceotlp.NewExportRequestFromTraces(td).MarshalProto, rc)
+}
+
+func mapLogs(m *Mapper, ld plog.Logs, rc Receipt) ([]event.Event, []Rejection) {
+	return mapProto(m, pathLogs, plogotlp.NewExportRequestFromLogs(ld).MarshalProto, rc)
+}
+
+func mapProto(m *Mapper, path string, marshal func() ([]byte, error), rc Receipt) ([]event.Event, []Rejection) {
+	body, err := marshal()
+	if err != nil {
+		panic(err)
+	}
+	events, rejected, err := m.Capture(Request{Path: path, ContentType: typeProto, Body: body}, rc)
+	if err != nil {
+		panic(err)
+	}
+	return events, rejected
+}
+
+func mapBatch(m *Mapper, td ptrace.Traces) batch {
+	body, err := ptraceotlp.NewExportRequestFromTraces(td).MarshalProto()
+	if err != nil {
+		panic(err)
+	}
+	b, err := m.mapped(signals()[pathTraces], body, typeProto, Receipt{})
+	if err != nil {
+		panic(err)
+	}
+	return b
+}
+
 // traces builds one request with one span.
 func traces(service string, attrs map[string]any, change func(ptrace.Span)) ptrace.Traces {
 	td := ptrace.NewTraces()
@@ -383,7 +418,7 @@ func TestSpans(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			events, rejected := NewMapper(Options{}).Traces(traces("s", tt.attrs, nil), Receipt{})
+			events, rejected := mapTraces(NewMapper(Options{}), traces("s", tt.attrs, nil), Receipt{})
 			if len(events) != 1 || len(rejected) > 0 {
 				t.Fatalf("got %d events, rejected %v", len(events), rejected)
 			}
@@ -425,7 +460,7 @@ func TestClaudeRecords(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			events, rejected := NewMapper(Options{}).Logs(logs(tt.attrs), Receipt{})
+			events, rejected := mapLogs(NewMapper(Options{}), logs(tt.attrs), Receipt{})
 			if len(events) != 1 || len(rejected) > 0 {
 				t.Fatalf("got %d events, rejected %v", len(events), rejected)
 			}
@@ -438,11 +473,11 @@ func TestClaudeRecords(t *testing.T) {
 		})
 	}
 	t.Run("hidden tool name and states", func(t *testing.T) {
-		events, _ := NewMapper(Options{}).Logs(logs(base("tool_result", map[string]any{"tool_name": "mcp_tool", "tool_use_id": "t"})), Receipt{})
+		events, _ := mapLogs(NewMapper(Options{}), logs(base("tool_result", map[string]any{"tool_name": "mcp_tool", "tool_use_id": "t"})), Receipt{})
 		if !events[0].Tool.Redacted {
 			t.Error("tool is not marked as redacted")
 		}
-		events, _ = NewMapper(Options{}).Logs(logs(base("user_prompt", map[string]any{"prompt": "<REDACTED>"})), Receipt{})
+		events, _ = mapLogs(NewMapper(Options{}), logs(base("user_prompt", map[string]any{"prompt": "<REDACTED>"})), Receipt{})
 		if got := events[0].Content[0].State; got != event.StateRedacted {
 			t.Errorf("state = %s, want redacted", got)
 		}
@@ -453,12 +488,12 @@ func TestClaudeRecords(t *testing.T) {
 func TestGeneric(t *testing.T) {
 	http := map[string]any{"http.request.method": "POST", "url.full": "https://Evil.example/x?token=abcdefgh"}
 	m := NewMapper(Options{})
-	if b := m.traces(traces("s", http, nil), Receipt{}); len(b.events)+len(b.rejected) != 0 || b.ignored != 1 {
+	if b := mapBatch(m, traces("s", http, nil)); len(b.events)+len(b.rejected) != 0 || b.ignored != 1 {
 		t.Fatalf("alone: %d events, %d rejected, %d ignored", len(b.events), len(b.rejected), b.ignored)
 	}
 	td := traces("s", map[string]any{"gen_ai.operation.name": "invoke_agent", "gen_ai.agent.name": "a"}, nil)
 	addSpan(td.ResourceSpans().At(0).ScopeSpans().At(0), http, func(s ptrace.Span) { s.SetParentSpanID([8]byte{1}) })
-	events, _ := m.Traces(td, Receipt{})
+	events, _ := mapTraces(m, td, Receipt{})
 	if len(events) != 2 || events[1].Kind != event.KindOther || events[1].Agent.ID != "s/a" {
 		t.Fatalf("beside an agent: %+v", events)
 	}
@@ -484,7 +519,7 @@ func TestAncestors(t *testing.T) {
 			s.SetParentSpanID([8]byte{byte(i + 1)})
 		})
 	}
-	events, _ := NewMapper(Options{}).Traces(td, Receipt{})
+	events, _ := mapTraces(NewMapper(Options{}), td, Receipt{})
 	var got []string
 	for _, e := range events {
 		got = append(got, fmt.Sprint(e.Agent.ID, " of ", e.Agent.Parent, " of ", e.Agent.Ancestors))
@@ -502,7 +537,7 @@ func TestCycle(t *testing.T) {
 	for range 2 {
 		addSpan(td.ResourceSpans().At(0).ScopeSpans().At(0), chat, func(s ptrace.Span) { s.SetParentSpanID([8]byte{1}) })
 	}
-	if events, _ := NewMapper(Options{}).Traces(td, Receipt{}); len(events) != 3 {
+	if events, _ := mapTraces(NewMapper(Options{}), td, Receipt{}); len(events) != 3 {
 		t.Errorf("got %d events, want 3", len(events))
 	}
 }
@@ -513,7 +548,7 @@ func TestExceptionAloneIsAFailure(t *testing.T) {
 		e.SetName("exception")
 		e.Attributes().PutStr("exception.message", "refused")
 	})
-	events, _ := NewMapper(Options{}).Traces(td, Receipt{})
+	events, _ := mapTraces(NewMapper(Options{}), td, Receipt{})
 	if e := events[0]; e.Outcome != event.OutcomeFailure || e.Error != "refused" {
 		t.Errorf("outcome = %s, error = %q", e.Outcome, e.Error)
 	}
@@ -531,7 +566,7 @@ func TestResource(t *testing.T) {
 	}); err != nil {
 		t.Fatal(err)
 	}
-	got, _ := NewMapper(Options{}).Traces(td, Receipt{})
+	got, _ := mapTraces(NewMapper(Options{}), td, Receipt{})
 	want := event.Event{
 		ID: got[0].ID, Schema: 1, Kind: event.KindModelCall, Outcome: event.OutcomeSuccess, Time: got[0].Time, Duration: time.Second,
 		Source:  event.Source{Dialect: "gen_ai", Instance: "s-0"},
@@ -544,7 +579,7 @@ func TestResource(t *testing.T) {
 		t.Errorf("events (-want +got):\n%s", d)
 	}
 	td.ResourceSpans().At(0).Resource().Attributes().PutStr("tocsin.agent.class", "payers")
-	if got, _ := NewMapper(Options{}).Traces(td, Receipt{}); got[0].Agent.Class != "payers" {
+	if got, _ := mapTraces(NewMapper(Options{}), td, Receipt{}); got[0].Agent.Class != "payers" {
 		t.Errorf("class = %s, want payers", got[0].Agent.Class)
 	}
 }
@@ -555,7 +590,7 @@ func TestBadItemRejectsNoOther(t *testing.T) {
 		s.SetEndTimestamp(0)
 	})
 	addSpan(td.ResourceSpans().At(0).ScopeSpans().At(0), map[string]any{"gen_ai.operation.name": "chat"}, nil)
-	events, rejected := NewMapper(Options{}).Traces(td, Receipt{Authn: "gateway"})
+	events, rejected := mapTraces(NewMapper(Options{}), td, Receipt{Authn: "gateway"})
 	want := []Rejection{{Item: `resourceSpans[0].scopeSpans[0].spans[0] ""`, Reason: "time: is empty, want RFC 3339"}}
 	if d := cmp.Diff(want, rejected); d != "" {
 		t.Error(d)
@@ -607,7 +642,7 @@ func TestRedact(t *testing.T) {
 func TestHashed(t *testing.T) {
 	hasher := event.NewHasher([]byte("salt"))
 	m := NewMapper(Options{Hasher: hasher, Content: ContentHashed})
-	events, _ := m.Traces(traces("s", map[string]any{
+	events, _ := mapTraces(m, traces("s", map[string]any{
 		"gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": "send_email", "gen_ai.tool.call.arguments": `{"to":"eve@evil.example","url":"https://evil.example/x"}`,
 		"gen_ai.tool.call.result": "sent", "custom": "secret plan", "custom.n": int64(4), "gen_ai.tool.type": "function", "error.type": "x",
 	}, nil), Receipt{})
@@ -641,7 +676,7 @@ func TestLongConversationKeepsItsAnswer(t *testing.T) {
 	for i := range 200 {
 		msgs = append(msgs, map[string]any{"role": "user", "content": fmt.Sprint("q", i)})
 	}
-	events, _ := NewMapper(Options{}).Traces(traces("s", map[string]any{
+	events, _ := mapTraces(NewMapper(Options{}), traces("s", map[string]any{
 		"gen_ai.operation.name": "chat", "gen_ai.input.messages": msgs, "gen_ai.completion": "answer",
 	}, nil), Receipt{})
 	c := events[0].Content

@@ -1,14 +1,12 @@
 package ingest
 
 import (
-	"encoding/json"
-	"maps"
+	"cmp"
 	"net/url"
 	"slices"
 	"strconv"
 	"strings"
-
-	"go.opentelemetry.io/collector/pdata/pcommon"
+	"unsafe"
 
 	"github.com/tocsin-dr/tocsin/internal/event"
 )
@@ -29,7 +27,7 @@ type message struct {
 
 type call struct {
 	id, name string
-	args     any // JSON text or a decoded value
+	args     value // JSON in a text, or a structure
 }
 
 // roles maps the spellings of a role. Messages of tools are hostile data and have none.
@@ -40,35 +38,41 @@ var roles = map[string]string{
 	"system":         event.RoleSystem, "developer": event.RoleSystem, "SystemMessage": event.RoleSystem,
 }
 
-// decoded returns an attribute's value: a structure as it is, a text that is JSON decoded, any other text as a string.
-func decoded(v pcommon.Value) any {
-	if v.Type() != pcommon.ValueTypeStr {
-		return v.AsRaw()
+// decoded returns an attribute's value: a structure as it is, a text that is JSON decoded, any other text as a text.
+func (d *draft) decoded(v *value) value {
+	if v.kind != kindText {
+		return *v
 	}
-	var out any
-	text := strings.TrimSpace(v.Str())
-	if text == "" || text[0] != '{' && text[0] != '[' || jsonDepth([]byte(text)) > maxJSONDepth || json.Unmarshal([]byte(text), &out) != nil {
-		return v.Str()
+	text := strings.TrimSpace(v.text)
+	if text == "" || text[0] != '{' && text[0] != '[' {
+		return *v
+	}
+	var out value
+	r := jsonReader{text: unsafe.Slice(unsafe.StringData(text), len(text)), arena: d.arena}
+	height := len(d.arena.stack)
+	if r.value(&out) != nil || r.end() != nil {
+		d.arena.stack = d.arena.stack[:height]
+		return *v
 	}
 	return out
 }
 
 // messages finds the messages in a decoded value: a list of them, an object with a list, or one alone; in the forms of the
 // semantic conventions, of OpenAI, of OpenInference's flattened attributes and of LangChain's serialised objects.
-func messages(v any, depth int) []message {
+func messages(v *value, depth int) []message {
 	if depth > maxMessageDepth {
 		return nil
 	}
-	switch v := v.(type) {
-	case []any:
+	switch v.kind {
+	case kindList:
 		var out []message
-		for _, item := range v {
-			out = append(out, messages(item, depth+1)...)
+		for i := range v.items {
+			out = append(out, messages(&v.items[i].value, depth+1)...)
 		}
 		return out
-	case map[string]any:
-		for _, wrapper := range []string{"messages", "message"} {
-			if inner, ok := v[wrapper]; ok {
+	case kindMap:
+		for _, wrapper := range [...]string{"messages", "message"} {
+			if inner := v.get(wrapper); inner != nil {
 				return messages(inner, depth+1)
 			}
 		}
@@ -79,78 +83,84 @@ func messages(v any, depth int) []message {
 	return nil
 }
 
-func oneMessage(v map[string]any) (message, bool) {
-	role, body := asString(v["role"]), v
-	if kwargs, ok := v["kwargs"].(map[string]any); ok { // LangChain: {"lc":1,"id":[…,"HumanMessage"],"kwargs":{…}}
-		if id, ok := v["id"].([]any); ok && len(id) > 0 {
-			role, body = asString(id[len(id)-1]), kwargs
+func oneMessage(v *value) (message, bool) {
+	role, body := v.get("role").str(), v
+	if kwargs := v.get("kwargs"); kwargs != nil && kwargs.kind == kindMap { // LangChain: {"lc":1,"id":[…,"HumanMessage"],"kwargs":{…}}
+		if id := v.get("id"); id != nil && id.kind == kindList && len(id.items) > 0 {
+			role, body = id.items[len(id.items)-1].str(), kwargs
 		}
 	}
 	if role == "" {
 		return message{}, false
 	}
 	m := message{role: roles[role]}
-	for _, key := range []string{"content", "contents", "parts"} {
+	for _, key := range [...]string{"content", "contents", "parts"} {
+		part := body.get(key)
 		if m.text == "" {
-			m.text = partsText(body[key], 0)
+			m.text = partsText(part, 0)
 		}
-		m.calls = append(m.calls, calls(body[key])...)
+		m.calls = append(m.calls, calls(part)...)
 	}
-	m.calls = append(m.calls, calls(body["tool_calls"])...)
+	m.calls = append(m.calls, calls(body.get("tool_calls"))...)
 	return m, true
 }
 
 // partsText joins the parts of a message that are text. Parts of other types, above all tool results, are left out.
-func partsText(v any, depth int) string {
-	if depth > maxMessageDepth {
+func partsText(v *value, depth int) string {
+	if v == nil || depth > maxMessageDepth {
 		return ""
 	}
-	switch v := v.(type) {
-	case string:
-		return v
-	case []any:
+	switch v.kind {
+	case kindText:
+		return v.text
+	case kindList:
 		var texts []string
-		for _, part := range v {
-			if t := partsText(part, depth+1); t != "" {
+		for i := range v.items {
+			if t := partsText(&v.items[i].value, depth+1); t != "" {
 				texts = append(texts, t)
 			}
 		}
 		return strings.Join(texts, "\n")
-	case map[string]any:
-		if inner, ok := v["message_content"]; ok {
+	case kindMap:
+		if inner := v.get("message_content"); inner != nil {
 			return partsText(inner, depth+1)
 		}
-		switch asString(v["type"]) {
+		switch v.get("type").str() {
 		case "text", "input_text", "output_text":
-			if t := asString(v["text"]); t != "" {
+			if t := v.get("text").str(); t != "" {
 				return t
 			}
-			return asString(v["content"])
+			return v.get("content").str()
 		}
 	}
 	return ""
 }
 
 // calls finds the tool calls that a message asks for.
-func calls(v any) []call {
-	list, _ := v.([]any)
+func calls(v *value) []call {
+	if v == nil || v.kind != kindList {
+		return nil
+	}
 	var out []call
-	for _, item := range list {
-		m, _ := item.(map[string]any)
-		if inner, ok := m["tool_call"].(map[string]any); ok {
+	for i := range v.items {
+		m := &v.items[i].value
+		if inner := m.get("tool_call"); inner != nil && inner.kind == kindMap {
 			m = inner
 		}
-		fn, ok := m["function"].(map[string]any)
+		fn := m.get("function")
+		ok := fn != nil && fn.kind == kindMap
 		if !ok {
 			fn = m
 		}
-		name := asString(fn["name"])
-		if name == "" || !ok && asString(m["type"]) != "tool_call" {
+		name := fn.get("name").str()
+		if name == "" || !ok && m.get("type").str() != "tool_call" {
 			continue
 		}
-		c := call{id: asString(m["id"]), name: name, args: fn["arguments"]}
-		if c.args == nil {
-			c.args = fn["args"]
+		c := call{id: m.get("id").str(), name: name}
+		for _, key := range [...]string{"arguments", "args"} {
+			if args := fn.get(key); args != nil && c.args.kind == kindEmpty {
+				c.args = *args
+			}
 		}
 		out = append(out, c)
 	}
@@ -168,16 +178,16 @@ func (d *draft) add(all []message, wanted ...string) {
 
 // conversation returns a setter that takes an attribute's messages of the wanted roles. bare is the role of a text that is no
 // message at all.
-func conversation(bare string, wanted ...string) func(*draft, pcommon.Value) bool {
-	return func(d *draft, v pcommon.Value) bool {
-		value := decoded(v)
-		if all := messages(value, 0); len(all) > 0 {
+func conversation(bare string, wanted ...string) func(*draft, *value) bool {
+	return func(d *draft, v *value) bool {
+		decoded := d.decoded(v)
+		if all := messages(&decoded, 0); len(all) > 0 {
 			d.add(all, wanted...)
 			return true
 		}
-		text := partsText(value, 0)
+		text := partsText(&decoded, 0)
 		if text == "" {
-			if text = v.AsString(); text == "[]" || text == "{}" {
+			if text = v.asText(); text == "[]" || text == "{}" {
 				return true
 			}
 		}
@@ -188,65 +198,82 @@ func conversation(bare string, wanted ...string) func(*draft, pcommon.Value) boo
 
 // nested builds the value that the attributes with a prefix flatten ("llm.input_messages.0.message.role"), and takes them. Keys
 // that are numbers make a list.
-func (d *draft) nested(prefix string) any {
-	var keys []string
-	for key := range d.attrs {
-		if strings.HasPrefix(key, prefix) {
-			keys = append(keys, key)
+func (d *draft) nested(prefix string) value {
+	var found []attribute
+	for i := range d.attrs {
+		if a := &d.attrs[i]; a.kind != kindTaken && strings.HasPrefix(a.key, prefix) {
+			found = append(found, attribute{a.key[len(prefix):], a.value})
+			a.kind = kindTaken
 		}
 	}
-	slices.Sort(keys) // "0" and "0.x" can't both be kept; the order must not decide by chance
-	root := map[string]any{}
-	for _, key := range keys {
-		at, parts := root, strings.SplitN(key[len(prefix):], ".", maxMessageDepth)
-		for _, p := range parts[:len(parts)-1] {
-			next, ok := at[p].(map[string]any)
-			if !ok {
-				next = map[string]any{}
-				at[p] = next
-			}
-			at = next
-		}
-		at[parts[len(parts)-1]] = d.attrs[key].AsRaw()
-		delete(d.attrs, key)
+	// "0" and "0.x" can't both be kept; the order must not decide by chance. It also brings together what has the same beginning.
+	slices.SortFunc(found, func(a, b attribute) int { return comparePaths(a.key, b.key) })
+	root := value{kind: kindMap}
+	for i := range found {
+		root.put(found[i].key, found[i].value, maxMessageDepth)
 	}
-	return lists(root)
+	root.lists()
+	return root
+}
+
+// comparePaths orders paths by their parts: a dot comes before anything else.
+func comparePaths(a, b string) int {
+	for i := range min(len(a), len(b)) {
+		switch x, y := a[i], b[i]; {
+		case x == y:
+		case x == '.':
+			return -1
+		case y == '.':
+			return 1
+		default:
+			return cmp.Compare(x, y)
+		}
+	}
+	return cmp.Compare(len(a), len(b))
+}
+
+// put sets what is at a path of at most limit parts. Paths come in order, so only the last item can have the same name.
+func (v *value) put(path string, leaf value, limit int) {
+	name, rest, deeper := strings.Cut(path, ".")
+	if limit == 1 {
+		name, rest, deeper = path, "", false
+	}
+	if n := len(v.items); n == 0 || v.items[n-1].key != name {
+		v.items = append(v.items, attribute{key: name})
+	}
+	at := &v.items[len(v.items)-1].value
+	switch {
+	case !deeper:
+		*at = leaf
+	case at.kind != kindMap:
+		*at = value{kind: kindMap}
+		fallthrough
+	default:
+		at.put(rest, leaf, limit-1)
+	}
 }
 
 // lists turns maps whose keys are all numbers into lists in the order of the numbers.
-func lists(v any) any {
-	m, ok := v.(map[string]any)
-	if !ok {
-		return v
+func (v *value) lists() {
+	if v.kind != kindMap || len(v.items) == 0 {
+		return
 	}
-	numeric := len(m) > 0
-	for k, item := range m {
-		m[k] = lists(item)
-		if _, err := strconv.Atoi(k); err != nil {
+	numeric := true
+	for i := range v.items {
+		v.items[i].lists()
+		if _, err := strconv.Atoi(v.items[i].key); err != nil {
 			numeric = false
 		}
 	}
 	if !numeric {
-		return m
+		return
 	}
-	keys := slices.SortedFunc(maps.Keys(m), func(a, b string) int {
-		i, _ := strconv.Atoi(a)
-		j, _ := strconv.Atoi(b)
-		if i != j {
-			return i - j
-		}
-		return strings.Compare(a, b)
+	v.kind = kindList
+	slices.SortFunc(v.items, func(a, b attribute) int {
+		i, _ := strconv.Atoi(a.key)
+		j, _ := strconv.Atoi(b.key)
+		return cmp.Or(cmp.Compare(i, j), strings.Compare(a.key, b.key))
 	})
-	out := make([]any, len(keys))
-	for i, k := range keys {
-		out[i] = m[k]
-	}
-	return out
-}
-
-func asString(v any) string {
-	s, _ := v.(string)
-	return s
 }
 
 // hostOf returns the host of a URL, or the text itself where it is not one.

@@ -4,8 +4,6 @@ import (
 	"strconv"
 	"strings"
 
-	"go.opentelemetry.io/collector/pdata/pcommon"
-
 	"github.com/tocsin-dr/tocsin/internal/event"
 )
 
@@ -47,7 +45,7 @@ var openInferenceKinds = map[string]event.Kind{
 }
 
 func openInferenceSpan(d *draft) {
-	root := d.span.ParentSpanID().IsEmpty()
+	root := d.span.parent == spanID{}
 	d.Kind = openInferenceKinds[d.op]
 	if d.op == "CHAIN" && root {
 		d.Kind = event.KindAgentInvoke
@@ -65,7 +63,7 @@ func openInferenceSpan(d *draft) {
 		d.guardrailSpan()
 	case "":
 		d.Kind = event.KindOther
-		d.attrs["openinference.span.kind"] = pcommon.NewValueStr(d.op)
+		d.set("openinference.span.kind", textValue(d.op))
 	}
 	if d.op != "AGENT" {
 		d.fallback = d.attr("graph.node.id")
@@ -82,17 +80,18 @@ func (d *draft) agentSpan(root bool) {
 		d.agentInput(in, root)
 	}
 	if out, ok := d.take("output.value"); ok {
-		all := messages(decoded(out), 0)
+		decoded := d.decoded(&out)
+		all := messages(&decoded, 0)
 		// The output repeats the whole conversation; its last message is the answer.
 		for len(all) > 1 && (all[0].role != event.RoleResponse || all[0].text == "" || hasResponse(all[1:])) {
 			all = all[1:]
 		}
 		if len(all) > 0 {
 			d.add(all[:1], event.RoleResponse)
-		} else if text, ok := plain(out); ok {
-			d.Content = append(d.Content, content(event.RoleResponse, text))
+		} else if decoded.kind == kindText {
+			d.Content = append(d.Content, content(event.RoleResponse, decoded.text))
 		} else {
-			d.attrs["output.value"] = out
+			d.set("output.value", out)
 		}
 	}
 }
@@ -108,29 +107,27 @@ func hasResponse(all []message) bool {
 
 // agentInput takes the messages of the input. An input without messages is a prompt only at the root: further down, a framework
 // passes its state, and with it what tools returned.
-func (d *draft) agentInput(in pcommon.Value, root bool) {
-	if all := messages(decoded(in), 0); len(all) > 0 {
+func (d *draft) agentInput(in value, root bool) {
+	decoded := d.decoded(&in)
+	switch all := messages(&decoded, 0); {
+	case len(all) > 0:
 		d.add(all, event.RoleSystem, event.RolePrompt)
-		return
+	case decoded.kind == kindText || root:
+		d.Content = append(d.Content, content(event.RolePrompt, in.asText()))
+	default:
+		d.set("input.value", in)
 	}
-	if text, ok := plain(in); ok || root {
-		if !ok {
-			text = in.AsString()
-		}
-		d.Content = append(d.Content, content(event.RolePrompt, text))
-		return
-	}
-	d.attrs["input.value"] = in
 }
 
 func (d *draft) llmSpan() {
-	in := messages(d.nested("llm.input_messages."), 0)
-	out := messages(d.nested("llm.output_messages."), 0)
+	asked, answered := d.nested("llm.input_messages."), d.nested("llm.output_messages.")
+	in, out := messages(&asked, 0), messages(&answered, 0)
 	if raw, ok := d.take("input.value"); ok {
-		all := messages(decoded(raw), 0)
+		decoded := d.decoded(&raw)
+		all := messages(&decoded, 0)
 		switch {
 		case len(in) == 0 && len(all) == 0:
-			d.attrs["input.value"] = raw
+			d.set("input.value", raw)
 		case len(in) == 0:
 			in = all
 		default: // LangChain's flattened messages lack the system's text
@@ -142,8 +139,9 @@ func (d *draft) llmSpan() {
 		}
 	}
 	if raw, ok := d.take("output.value"); ok && len(out) == 0 {
-		if out = messages(decoded(raw), 0); len(out) == 0 {
-			d.attrs["output.value"] = raw
+		decoded := d.decoded(&raw)
+		if out = messages(&decoded, 0); len(out) == 0 {
+			d.set("output.value", raw)
 		}
 	}
 	d.add(in, event.RoleSystem, event.RolePrompt)
@@ -161,14 +159,14 @@ func (d *draft) requests(out []message) {
 				return
 			}
 			t := &event.Tool{Name: c.name, CallID: c.id}
-			if text, ok := c.args.(string); ok {
-				t.Args, t.ArgsState = event.ParseArgs(text)
-			} else if c.args != nil {
-				t.Args, t.ArgsState = event.FlattenArgs(c.args)
+			if c.args.kind == kindText {
+				t.Args, t.ArgsState = event.ParseArgs(c.args.text)
+			} else if c.args.kind != kindEmpty {
+				t.Args, t.ArgsState = event.FlattenArgs(c.args.raw())
 			}
-			e := event.Event{Kind: event.KindToolRequest, Time: stamp(d.span.EndTimestamp()), Tool: t, Tenant: d.Tenant}
+			e := event.Event{Kind: event.KindToolRequest, Time: stamp(d.span.end), Tool: t, Tenant: d.Tenant}
 			if e.Time.IsZero() {
-				e.Time = stamp(d.span.StartTimestamp())
+				e.Time = stamp(d.span.start)
 			}
 			if d.Trace.TraceID != "" && d.Trace.SpanID != "" {
 				e.ID = event.NewID(d.Tenant, e.Kind, d.Trace.TraceID, d.Trace.SpanID, c.id, strconv.Itoa(len(d.more)))
@@ -182,11 +180,11 @@ func (d *draft) toolSpan() {
 	t := d.tool()
 	t.Name = d.Trace.Name
 	if v, ok := d.take("tool.name"); ok {
-		t.Name = v.AsString()
+		t.Name = v.asText()
 	}
 	for _, key := range []string{"tool_call.id", "tool.id"} {
 		if v, ok := d.take(key); ok && t.CallID == "" {
-			t.CallID = v.AsString()
+			t.CallID = v.asText()
 		}
 	}
 	in, ok := d.take("input.value")
@@ -194,53 +192,55 @@ func (d *draft) toolSpan() {
 		in, ok = d.take("tool.parameters")
 	}
 	if ok {
-		args(d, in)
+		args(d, &in)
 	}
 	out, ok := d.take("output.value")
 	if !ok {
 		return
 	}
-	t.Result = content("", out.AsString())
+	t.Result = content("", out.asText())
 	// LangChain wraps the result: {"output":{"kwargs":{"content":…,"tool_call_id":…,"status":…}}}
-	m, _ := decoded(out).(map[string]any)
-	if wrapped, ok := m["output"].(map[string]any); ok {
+	decoded := d.decoded(&out)
+	m := &decoded
+	if wrapped := m.get("output"); wrapped != nil && wrapped.kind == kindMap {
 		m = wrapped
 	}
-	kwargs, ok := m["kwargs"].(map[string]any)
-	if !ok {
+	kwargs := m.get("kwargs")
+	if kwargs == nil || kwargs.kind != kindMap {
 		return
 	}
-	if text, ok := kwargs["content"].(string); ok {
-		t.Result = content("", text)
-	} else if text := partsText(kwargs["content"], 0); text != "" {
+	said := kwargs.get("content")
+	if text := partsText(said, 0); text != "" || said != nil && said.kind == kindText {
 		t.Result = content("", text)
 	}
 	if t.CallID == "" {
-		t.CallID = asString(kwargs["tool_call_id"])
+		t.CallID = kwargs.get("tool_call_id").str()
 	}
-	d.failed = asString(kwargs["status"]) == "error"
+	d.failed = kwargs.get("status").str() == "error"
 }
 
 func (d *draft) retrieverSpan() {
 	if in, ok := d.take("input.value"); ok {
-		d.Content = append(d.Content, content(event.RolePrompt, in.AsString()))
+		d.Content = append(d.Content, content(event.RolePrompt, in.asText()))
 	}
-	list, _ := d.nested("retrieval.documents.").([]any)
-	for _, item := range list {
-		doc, _ := item.(map[string]any)
-		inner, _ := doc["document"].(map[string]any)
-		if text := asString(inner["content"]); text != "" {
+	documents := d.nested("retrieval.documents.")
+	n := 0
+	if documents.kind == kindList {
+		n = len(documents.items)
+	}
+	for i := range n {
+		if text := documents.items[i].get("document").get("content").str(); text != "" {
 			d.Content = append(d.Content, content(event.RoleDocument, text))
 		}
 	}
-	if out, ok := d.take("output.value"); ok && len(list) == 0 {
-		d.Content = append(d.Content, content(event.RoleDocument, out.AsString()))
+	if out, ok := d.take("output.value"); ok && n == 0 {
+		d.Content = append(d.Content, content(event.RoleDocument, out.asText()))
 	}
 }
 
 func (d *draft) guardrailSpan() {
-	v, ok := d.attrs["guardrail.triggered"]
-	if !ok {
+	v := d.find("guardrail.triggered")
+	if v == nil {
 		return
 	}
 	if triggered, ok := boolean(v); ok {
@@ -251,32 +251,30 @@ func (d *draft) guardrailSpan() {
 	}
 }
 
-func (d *draft) take(key string) (pcommon.Value, bool) {
-	v, ok := d.attrs[key]
-	delete(d.attrs, key)
-	return v, ok && v.Type() != pcommon.ValueTypeEmpty
-}
-
-// plain returns a text that is not JSON.
-func plain(v pcommon.Value) (string, bool) {
-	text, ok := decoded(v).(string)
-	return text, ok
+func (d *draft) take(key string) (value, bool) {
+	at := d.find(key)
+	if at == nil {
+		return value{}, false
+	}
+	v := *at
+	at.kind = kindTaken
+	return v, v.kind != kindEmpty
 }
 
 // llmSystem names the provider only where llm.provider doesn't, and only for model calls: every span carries it.
-func llmSystem(d *draft, v pcommon.Value) bool {
+func llmSystem(d *draft, v *value) bool {
 	if d.op != "LLM" && d.op != "EMBEDDING" {
 		return false
 	}
 	if d.model().Provider == "" {
-		d.Model.Provider = v.AsString()
+		d.Model.Provider = v.asText()
 	}
-	return d.Model.Provider == v.AsString()
+	return d.Model.Provider == v.asText()
 }
 
 // langChainMetadata reads what LangChain says on every span. The rest of it stays among the attributes.
-func langChainMetadata(d *draft, v pcommon.Value) bool {
-	m, _ := decoded(v).(map[string]any)
+func langChainMetadata(d *draft, v *value) bool {
+	m := d.decoded(v)
 	for _, f := range []struct {
 		key string
 		at  *string
@@ -288,7 +286,7 @@ func langChainMetadata(d *draft, v pcommon.Value) bool {
 		{"user_id", &d.Principal.ID},
 	} {
 		if *f.at == "" {
-			*f.at = asString(m[f.key])
+			*f.at = m.get(f.key).str()
 		}
 	}
 	return false

@@ -25,7 +25,8 @@ import (
 	"github.com/tocsin-dr/tocsin/internal/event"
 )
 
-// Appender is the event log. Append returns only when the events are safe.
+// Appender is the event log. Append returns only when the events are safe. Their texts may alias the request that they came in, so who
+// keeps one for longer keeps all of it.
 type Appender interface {
 	Append(ctx context.Context, events []event.Event) error
 }
@@ -242,18 +243,12 @@ func readStatus(err error) int {
 }
 
 func (r *Receiver) traces(ctx context.Context, body []byte, contentType string, rc Receipt) (answer, error) {
-	in, without, err := decodeTraces(body, contentType)
+	b, err := r.mapper.mapped(signals()[pathTraces], body, contentType, rc)
 	if err != nil {
 		return nil, status.Error(codes.InvalidArgument, err.Error())
 	}
-	return r.exportTraces(ctx, in, without, rc)
-}
-
-func (r *Receiver) exportTraces(ctx context.Context, in ptraceotlp.ExportRequest, without lost, rc Receipt) (ptraceotlp.ExportResponse, error) {
 	out := ptraceotlp.NewExportResponse()
-	b := r.mapper.traces(in.Traces(), rc)
-	b.rejected = append(b.rejected, without.unread...)
-	if told := b.told(without.cut); len(told) > 0 {
+	if told := b.told(); len(told) > 0 {
 		out.PartialSuccess().SetRejectedSpans(int64(len(b.rejected)))
 		out.PartialSuccess().SetErrorMessage(reasons(told))
 	}
@@ -261,18 +256,12 @@ func (r *Receiver) exportTraces(ctx context.Context, in ptraceotlp.ExportRequest
 }
 
 func (r *Receiver) logs(ctx context.Context, body []byte, contentType string, rc Receipt) (answer, error) {
-	in, without, err := decodeLogs(body, contentType)
+	b, err := r.mapper.mapped(signals()[pathLogs], body, contentType, rc)
 	if err != nil {
 		return nil, status.Error(codes.InvalidArgument, err.Error())
 	}
-	return r.exportLogs(ctx, in, without, rc)
-}
-
-func (r *Receiver) exportLogs(ctx context.Context, in plogotlp.ExportRequest, without lost, rc Receipt) (plogotlp.ExportResponse, error) {
 	out := plogotlp.NewExportResponse()
-	b := r.mapper.logs(in.Logs(), rc)
-	b.rejected = append(b.rejected, without.unread...)
-	if told := b.told(without.cut); len(told) > 0 {
+	if told := b.told(); len(told) > 0 {
 		out.PartialSuccess().SetRejectedLogRecords(int64(len(b.rejected)))
 		out.PartialSuccess().SetErrorMessage(reasons(told))
 	}
@@ -280,9 +269,9 @@ func (r *Receiver) exportLogs(ctx context.Context, in plogotlp.ExportRequest, wi
 }
 
 // told is what the sender must know: the items that were rejected, and what the others were kept without.
-func (b *batch) told(cut bool) []Rejection {
+func (b *batch) told() []Rejection {
 	out := append(b.rejected[:len(b.rejected):len(b.rejected)], b.left...)
-	if cut {
+	if b.cut {
 		out = append(out, Rejection{Item: "request", Reason: "values nested too deep were cut out before it was read"})
 	}
 	return out

@@ -1,7 +1,6 @@
 package ingest
 
 import (
-	"reflect"
 	"regexp"
 	"slices"
 	"strconv"
@@ -12,8 +11,12 @@ import (
 
 // secret is a shape by which a credential is recognised.
 type secret struct {
-	kind  string
-	hints []string // one of them is in every match; looking for them first is what makes clean texts cheap
+	kind string
+	// needles: every match holds one of them. Each word of a needle is the set of bytes that one place may have; \b is a place before
+	// a word. Where a shape ignores case, the sets hold the first byte of what else folds to a letter: ſ (C5 BF) and K (E2 84 AA).
+	needles []string
+	// fits is false only for a text without a match; nil is always true.
+	fits  func(text string) bool
 	shape *regexp.Regexp
 	// replace keeps what stands around the secret; "" replaces the whole match.
 	replace string
@@ -21,72 +24,165 @@ type secret struct {
 
 // secrets are the well-known shapes, the more special before the more general.
 var secrets = []secret{
-	{kind: "private_key", hints: []string{"PRIVATE KEY"}, shape: regexp.MustCompile(`-----BEGIN [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----[\s\S]*?(?:-----END [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----|$)`)},
-	{kind: "aws_access_key", hints: []string{"AKIA", "ASIA"}, shape: regexp.MustCompile(`\b(?:AKIA|ASIA)[0-9A-Z]{16}\b`)},
-	{kind: "aws_secret_key", hints: []string{"ecret", "ECRET"}, shape: regexp.MustCompile(`(?i)(aws_?secret_?(?:access_?)?key[\\"']*\s*[=:]\s*[\\"']*)[A-Za-z0-9/+=]{40}`), replace: "${1}"},
-	{kind: "github_token", hints: []string{"ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_"}, shape: regexp.MustCompile(`\b(?:gh[pousr]_[A-Za-z0-9]{36,255}|github_pat_[A-Za-z0-9_]{22,255})`)},
-	{kind: "gitlab_token", hints: []string{"glpat-"}, shape: regexp.MustCompile(`\bglpat-[A-Za-z0-9_.-]{20,}`)},
-	{kind: "slack_token", hints: []string{"xox", "xapp-"}, shape: regexp.MustCompile(`\b(?:xox[abeoprs]|xapp)-[A-Za-z0-9-]{10,}`)},
-	{kind: "slack_webhook", hints: []string{"hooks.slack.com"}, shape: regexp.MustCompile(`hooks\.slack\.com/(?:services|workflows)/[A-Za-z0-9/_-]{20,}`)},
-	{kind: "anthropic_key", hints: []string{"sk-ant-"}, shape: regexp.MustCompile(`\bsk-ant-[A-Za-z0-9_-]{20,}`)},
-	{kind: "openai_key", hints: []string{"sk-"}, shape: regexp.MustCompile(`\bsk-(?:proj-|svcacct-|admin-)?[A-Za-z0-9_-]*[0-9A-Z][A-Za-z0-9_-]{19,}`)},
-	{kind: "jwt", hints: []string{"eyJ"}, shape: regexp.MustCompile(`\beyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*`)},
-	{kind: "bearer", hints: []string{"earer", "EARER"}, shape: regexp.MustCompile(`(?i)\b(bearer\s+)[A-Za-z0-9._~+/=-]{16,}`), replace: "${1}"},
-	{kind: "password", hints: []string{"://"}, shape: regexp.MustCompile(`(://[^\s/:@"']*:)[^\s/@"'\[]+@`), replace: "${1}[redacted:password]@"},
-	{kind: "password", hints: []string{"?", "&", ";"}, shape: regexp.MustCompile(`(?i)([?&;](?:password|passwd|pwd|secret|client_secret|token|access_token|api_?key)=)[^\s&;"'\[]+`), replace: "${1}"},
+	{kind: "private_key", needles: []string{"P R I V"}, shape: regexp.MustCompile(`-----BEGIN [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----[\s\S]*?(?:-----END [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----|$)`)},
+	{kind: "aws_access_key", needles: []string{`\b A KS I A`}, shape: regexp.MustCompile(`\b(?:AKIA|ASIA)[0-9A-Z]{16}\b`)},
+	{kind: "aws_secret_key", needles: []string{"aA wW sS\xc5 _sS\xc5\xbf"}, shape: regexp.MustCompile(`(?i)(aws_?secret_?(?:access_?)?key[\\"']*\s*[=:]\s*[\\"']*)[A-Za-z0-9/+=]{40}`), replace: "${1}"},
+	{kind: "github_token", needles: []string{`\b g h pousr _`, "b _ p a"}, shape: regexp.MustCompile(`\b(?:gh[pousr]_[A-Za-z0-9]{36,255}|github_pat_[A-Za-z0-9_]{22,255})`)},
+	{kind: "gitlab_token", needles: []string{"l p a t"}, shape: regexp.MustCompile(`\bglpat-[A-Za-z0-9_.-]{20,}`)},
+	{kind: "slack_token", needles: []string{"x o x abeoprs", "x a p p"}, shape: regexp.MustCompile(`\b(?:xox[abeoprs]|xapp)-[A-Za-z0-9-]{10,}`)},
+	{kind: "slack_webhook", needles: []string{"k s . s"}, shape: regexp.MustCompile(`hooks\.slack\.com/(?:services|workflows)/[A-Za-z0-9/_-]{20,}`)},
+	{kind: "anthropic_key", needles: []string{"s k - a"}, shape: regexp.MustCompile(`\bsk-ant-[A-Za-z0-9_-]{20,}`)},
+	{kind: "openai_key", needles: []string{`\b s k -`}, shape: regexp.MustCompile(`\bsk-(?:proj-|svcacct-|admin-)?[A-Za-z0-9_-]*[0-9A-Z][A-Za-z0-9_-]{19,}`)},
+	{kind: "jwt", needles: []string{`\b e y J`}, shape: regexp.MustCompile(`\beyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*`)},
+	{kind: "bearer", needles: []string{`\b bB eE aA rR`}, shape: regexp.MustCompile(`(?i)\b(bearer\s+)[A-Za-z0-9._~+/=-]{16,}`), replace: "${1}"},
+	{kind: "password", needles: []string{": / /"}, fits: hasUserInfo, shape: regexp.MustCompile(`(://[^\s/:@"']*:)[^\s/@"'\[]+@`), replace: "${1}[redacted:password]@"},
+	{kind: "password", needles: []string{"?&; pPsScCtTaA\xc5 aAwWeElLoOcCpP\xbf sSdDcCiIkKeE\xc5\xe2"}, shape: regexp.MustCompile(`(?i)([?&;](?:password|passwd|pwd|secret|client_secret|token|access_token|api_?key)=)[^\s&;"'\[]+`), replace: "${1}"},
 }
+
+// hasUserInfo reports whether a colon is what first ends the part after a "://".
+func hasUserInfo(text string) bool {
+	for {
+		_, rest, ok := strings.Cut(text, "://")
+		if !ok {
+			return false
+		}
+		if end := strings.IndexAny(rest, "\t\n\f\r /:@\"'"); end >= 0 && rest[end] == ':' {
+			return true
+		}
+		text = rest
+	}
+}
+
+// needles finds all needles in one pass over a text, whatever the text: each place of each needle is one bit of a word (bit-parallel
+// matching, Baeza-Yates and Gonnet, 1992).
+type needles struct {
+	first uint64      // the bits of the needles' first places
+	has   [256]uint64 // the places that may have a byte
+	of    []uint64    // by secret: the bits of its needles' last places
+	start uint64      // the state before a text, where a word may begin
+}
+
+func newNeedles(secrets []secret) *needles {
+	n := &needles{of: make([]uint64, len(secrets))}
+	place := 0
+	for i, s := range secrets {
+		for _, needle := range s.needles {
+			n.first |= 1 << place
+			for set := range strings.FieldsSeq(needle) {
+				for b := range n.has {
+					if set == `\b` && !isWord(byte(b)) || set != `\b` && strings.IndexByte(set, byte(b)) >= 0 {
+						n.has[b] |= 1 << place
+					}
+				}
+				place++
+			}
+			n.of[i] |= 1 << (place - 1)
+		}
+	}
+	n.start = n.first & n.has[' ']
+	return n
+}
+
+func isWord(b byte) bool {
+	return b == '_' || '0' <= b && b <= '9' || 'A' <= b && b <= 'Z' || 'a' <= b && b <= 'z'
+}
+
+// in returns the bits of all places that were reached in a text.
+func (n *needles) in(text string) (reached uint64) {
+	state, first := n.start, n.first
+	for i := 0; i < len(text); i++ {
+		state = (state<<1 | first) & n.has[text[i]]
+		reached |= state
+	}
+	return reached
+}
+
+var secretNeedles = newNeedles(secrets)
 
 // clean replaces the secrets in a text.
 func clean(text string) string {
-	for _, s := range secrets {
-		for _, hint := range s.hints {
-			if strings.Contains(text, hint) {
-				replace := s.replace
-				if !strings.Contains(replace, "[") {
-					replace += "[redacted:" + s.kind + "]"
-				}
-				text = s.shape.ReplaceAllString(text, replace)
-				break
-			}
+	if len(text) < 6 { // no shape is shorter
+		return text
+	}
+	reached := secretNeedles.in(text)
+	for i := range secrets {
+		s := &secrets[i]
+		if reached&secretNeedles.of[i] == 0 || s.fits != nil && !s.fits(text) {
+			continue
+		}
+		replace := s.replace
+		if !strings.Contains(replace, "[") {
+			replace += "[redacted:" + s.kind + "]"
+		}
+		if cleaned := s.shape.ReplaceAllString(text, replace); cleaned != text {
+			text, reached = cleaned, secretNeedles.in(cleaned)
 		}
 	}
 	return text
 }
 
-// redact replaces the secrets in every text of the event. It walks the type, so that a new field can't be forgotten.
-func redact(e *event.Event) { redactValue(reflect.ValueOf(e).Elem()) }
+// redact replaces the secrets in every text of the event.
+func redact(e *event.Event) {
+	redactAll(
+		&e.ID, &e.Tenant, &e.Error, &e.Source.Dialect, &e.Source.Scope, &e.Source.Product, &e.Source.ProductVersion, &e.Source.Instance,
+		&e.Source.Authn, &e.Agent.ID, &e.Agent.Name, &e.Agent.Service, &e.Agent.Class, &e.Agent.Version, &e.Agent.Framework, &e.Agent.Parent,
+		&e.Agent.Basis, &e.Session.ID, &e.Session.Turn, &e.Session.Basis, &e.Principal.ID, &e.Principal.Email, &e.Principal.Org,
+		&e.Trace.TraceID, &e.Trace.SpanID, &e.Trace.ParentID, &e.Trace.Name,
+	)
+	redactAll(&e.Kind)
+	redactAll(&e.Outcome)
+	if e.Tool != nil {
+		redactTool(e.Tool)
+	}
+	if d := e.Decision; d != nil {
+		redactAll(&d.Effect, &d.By, &d.Mode, &d.Reason)
+	}
+	if m := e.Model; m != nil {
+		redactAll(&m.Provider, &m.Name)
+	}
+	for i := range e.Destinations {
+		d := &e.Destinations[i]
+		redactAll(&d.Kind, &d.Value, &d.Arg)
+	}
+	for i := range e.Content {
+		redactContent(&e.Content[i])
+	}
+	redactMap(e.Labels)
+	redactMap(e.Attrs)
+}
 
-// redactValue reports whether it changed anything, which the texts' states record.
-func redactValue(v reflect.Value) bool {
-	changed := false
-	switch v.Kind() {
-	case reflect.String:
-		old := v.String()
-		if len(old) >= 8 { // no shape is shorter
-			if text := clean(old); text != old {
-				v.SetString(text)
-				changed = true
-			}
+// redactAll reports whether it changed anything, which the texts' states record.
+func redactAll[S ~string](texts ...*S) (changed bool) {
+	for _, s := range texts {
+		if text := clean(string(*s)); text != string(*s) {
+			*s, changed = S(text), true
 		}
-	case reflect.Pointer:
-		changed = !v.IsNil() && redactValue(v.Elem())
-	case reflect.Slice:
-		if v.Type().Elem().Kind() == reflect.Uint64 {
-			return false // token hashes
-		}
-		for i := range v.Len() {
-			changed = redactValue(v.Index(i)) || changed
-		}
-	case reflect.Map:
-		changed = redactMap(v)
-	case reflect.Struct:
-		changed = redactStruct(v)
 	}
 	return changed
 }
 
-func redactMap(v reflect.Value) bool {
-	m, _ := v.Interface().(map[string]string)
+func redactTool(t *event.Tool) {
+	redactAll(&t.Name, &t.Server, &t.CallID, &t.Command, &t.Path, &t.URL)
+	redactAll(&t.Effect)
+	redactAll(&t.ArgsState)
+	for i := range t.Args {
+		a := &t.Args[i]
+		changed := redactAll(&a.Path, &a.Value, &a.Origin)
+		if redactAll(&a.Provenance) || changed {
+			t.ArgsState = event.StateRedacted
+		}
+	}
+	redactContent(&t.Result)
+}
+
+func redactContent(c *event.Content) {
+	changed := redactAll(&c.Role, &c.Text)
+	if redactAll(&c.State) || changed {
+		c.State = event.StateRedacted
+	}
+}
+
+func redactMap(m map[string]string) {
 	var found []string
 	for k, text := range m {
 		if clean(k) != k || clean(text) != text {
@@ -99,26 +195,6 @@ func redactMap(v reflect.Value) bool {
 		delete(m, k)
 		m[clean(k)] = text
 	}
-	return len(found) > 0
-}
-
-func redactStruct(v reflect.Value) bool {
-	changed := false
-	for i := range v.NumField() {
-		f := v.Field(i)
-		if !f.CanSet() {
-			continue
-		}
-		did := redactValue(f)
-		if t, ok := v.Addr().Interface().(*event.Tool); ok && did && v.Type().Field(i).Name == "Args" {
-			t.ArgsState = event.StateRedacted
-		}
-		changed = changed || did
-	}
-	if c, ok := v.Addr().Interface().(*event.Content); ok && changed {
-		c.State = event.StateRedacted
-	}
-	return changed
 }
 
 // boundSlack is what a text may exceed its limit by while secrets are looked for: a key that begins before the cut is found whole.

@@ -3,8 +3,6 @@ package ingest
 import (
 	"slices"
 
-	"go.opentelemetry.io/collector/pdata/pcommon"
-
 	"github.com/tocsin-dr/tocsin/internal/event"
 )
 
@@ -12,45 +10,48 @@ import (
 const maxAncestors = 256
 
 type spanKey struct {
-	trace pcommon.TraceID
-	span  pcommon.SpanID
+	trace traceID
+	span  spanID
 }
 
 // forest is the part of the traces that one request holds. Most clients name the agent and the conversation on some spans only.
 type forest struct {
-	spans map[spanKey]*draft
-	roots map[pcommon.TraceID]*draft
-	ai    map[pcommon.TraceID]bool
-	names map[*draft]string // the agent's name that each span gives itself
-	convs map[*draft]string
+	spans  map[spanKey]*draft
+	traces map[traceID]*tree
 }
 
-func newForest(drafts []*draft) *forest {
-	f := &forest{
-		spans: map[spanKey]*draft{}, roots: map[pcommon.TraceID]*draft{}, ai: map[pcommon.TraceID]bool{},
-		names: map[*draft]string{}, convs: map[*draft]string{},
-	}
-	strong := map[pcommon.TraceID]*draft{} // the first agent of a trace that has a name of its own
-	for _, d := range drafts {
+// tree is what a request holds of one trace.
+type tree struct {
+	root   *draft
+	strong *draft // the first agent that has a name of its own
+	ai     bool   // a dialect knows one of its spans
+}
+
+func newForest(drafts []draft) *forest {
+	f := &forest{spans: make(map[spanKey]*draft, len(drafts)), traces: map[traceID]*tree{}}
+	for i := range drafts {
+		d := &drafts[i]
+		t := f.traces[d.span.trace]
+		if t == nil {
+			t = &tree{}
+			f.traces[d.span.trace] = t
+		}
 		if d.dialect == nil {
 			continue
 		}
-		id := d.span.TraceID()
-		f.spans[spanKey{id, d.span.SpanID()}] = d
-		f.names[d], f.convs[d] = d.Agent.Name, d.Session.ID
-		if d.span.ParentSpanID().IsEmpty() && f.roots[id] == nil {
-			f.roots[id] = d
+		f.spans[spanKey{d.span.trace, d.span.id}] = d
+		d.ownName, d.ownSession = d.Agent.Name, d.Session.ID
+		if d.span.parent == (spanID{}) && t.root == nil {
+			t.root = d
 		}
-		if d.dialect != generic {
-			f.ai[id] = true
-		}
-		if s := strong[id]; d.Kind == event.KindAgentInvoke && d.Agent.Name != "" && !d.weak && (s == nil || d.Time.Before(s.Time)) {
-			strong[id] = d
+		t.ai = t.ai || d.dialect != generic
+		if s := t.strong; d.Kind == event.KindAgentInvoke && d.Agent.Name != "" && !d.weak && (s == nil || d.Time.Before(s.Time)) {
+			t.strong = d
 		}
 	}
-	for id, root := range f.roots {
-		if s := strong[id]; root.weak && s != nil {
-			f.names[root] = s.Agent.Name
+	for _, t := range f.traces {
+		if t.root != nil && t.root.weak && t.strong != nil {
+			t.root.ownName = t.strong.Agent.Name
 		}
 	}
 	return f
@@ -58,31 +59,31 @@ func newForest(drafts []*draft) *forest {
 
 // walk calls visit for the nearest ancestor, its parent, and so on, last the root of the trace, until visit returns true.
 func (f *forest) walk(d *draft, visit func(*draft) bool) {
-	id, parent := d.span.TraceID(), d.span.ParentSpanID()
+	parent := d.span.parent
 	for range maxAncestors {
-		a := f.spans[spanKey{id, parent}]
+		a := f.spans[spanKey{d.span.trace, parent}]
 		if a == nil || a == d {
 			break
 		}
 		if visit(a) {
 			return
 		}
-		parent = a.span.ParentSpanID()
+		parent = a.span.parent
 	}
-	if root := f.roots[id]; root != nil && root != d {
+	if root := f.traces[d.span.trace].root; root != nil && root != d {
 		visit(root)
 	}
 }
 
 // resolve fills in the agent and the session from the span itself, else its nearest ancestor, else the root of its trace.
 func (f *forest) resolve(d *draft) {
-	name, basis := f.names[d], "attr"
+	name, basis := d.ownName, "attr"
 	if name != d.Agent.Name {
 		basis = "stitched"
 	}
 	if name == "" {
 		basis = "ancestor"
-		f.walk(d, func(a *draft) bool { name = f.names[a]; return name != "" })
+		f.walk(d, func(a *draft) bool { name = a.ownName; return name != "" })
 	}
 	if name == "" && d.fallback != "" {
 		name, basis = d.fallback, "attr"
@@ -92,18 +93,18 @@ func (f *forest) resolve(d *draft) {
 	}
 	d.Agent.Name, d.Agent.Basis = name, basis
 	f.delegation(d, name)
-	if d.Session.ID = f.convs[d]; d.Session.ID == "" {
-		f.walk(d, func(a *draft) bool { d.Session.ID = f.convs[a]; return d.Session.ID != "" })
+	if d.Session.ID = d.ownSession; d.Session.ID == "" {
+		f.walk(d, func(a *draft) bool { d.Session.ID = a.ownSession; return d.Session.ID != "" })
 	}
 	d.sessionOfTrace()
-	d.Session.Root = d.Kind == event.KindAgentInvoke && d.span.ParentSpanID().IsEmpty()
+	d.Session.Root = d.Kind == event.KindAgentInvoke && d.span.parent == spanID{}
 }
 
 // delegation fills in the agents above the span's, nearest first: each ancestor that has another name than the one below it.
 func (f *forest) delegation(d *draft, name string) {
 	var above []string
 	f.walk(d, func(a *draft) bool {
-		if n := f.names[a]; name != "" && n != "" && n != name {
+		if n := a.ownName; name != "" && n != "" && n != name {
 			above, name = append(above, event.AgentID(a.Agent.Service, n)), n
 		}
 		return len(above) > event.MaxAncestors

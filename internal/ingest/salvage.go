@@ -8,8 +8,8 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 )
 
-// pdata decodes a request as a whole or not at all: one span whose id has the wrong length would cost all the others. A request that can't
-// be decoded is therefore taken apart into requests of one item each, which are decoded by themselves.
+// A request is decoded as a whole or not at all: one span whose id has the wrong length would cost all the others. A request that can't be
+// decoded is therefore taken apart into requests of one item each, which are decoded by themselves.
 
 // lost is what of a request could not be read.
 type lost struct {

@@ -10,7 +10,7 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 )
 
-const span = `{"traceId":"5b8efff798038103d269b633813fc60c","spanId":"eee19b7ec3c1b174","name":"NAME","startTimeUnixNano":"1767603600000000000","endTimeUnixNano":"1767603601000000000"}`
+const span = `{"traceId":"5b8efff798038103d269b633813fc60c","spanId":"eee19b7ec3c1b174","name":"NAME","startTimeUnixNano":"1767603600000000000","endTimeUnixNano":"1767603601000000000","attributes":[{"key":"gen_ai.system","value":{"stringValue":"x"}}]}`
 
 // A request with an item that can't be decoded keeps the others, with their resource, and names the bad one.
 func TestSalvage(t *testing.T) {
@@ -29,32 +29,27 @@ func TestSalvage(t *testing.T) {
 		{"a time that is text", request(strings.Replace(named("a"), "1767603600000000000", "now", 1), named("b")), []string{"shop/b"}, []string{"spans 1"}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			in, without, err := decodeTraces([]byte(tc.body), typeJSON)
-			if err != nil {
-				t.Fatal(err)
-			}
-			checkSalvaged(t, in, without, tc.want, tc.bad)
+			checkSalvaged(t, []byte(tc.body), typeJSON, tc.want, tc.bad)
 		})
 	}
 	for _, body := range []string{request(short), `{"resourceSpans":[`} {
-		if _, _, err := decodeTraces([]byte(body), typeJSON); err == nil {
+		if _, _, err := NewMapper(Options{}).Capture(Request{Path: pathTraces, ContentType: typeJSON, Body: []byte(body)}, Receipt{}); err == nil {
 			t.Errorf("%.60s: got no error", body)
 		}
 	}
 }
 
-func checkSalvaged(t *testing.T, in ptraceotlp.ExportRequest, without lost, want, bad []string) {
+func checkSalvaged(t *testing.T, body []byte, contentType string, want, bad []string) {
 	t.Helper()
-	var got, items []string
-	for _, rs := range in.Traces().ResourceSpans().All() {
-		service, _ := rs.Resource().Attributes().Get("service.name")
-		for _, ss := range rs.ScopeSpans().All() {
-			for _, s := range ss.Spans().All() {
-				got = append(got, service.Str()+"/"+s.Name())
-			}
-		}
+	events, rejected, err := NewMapper(Options{}).Capture(Request{Path: pathTraces, ContentType: contentType, Body: body}, Receipt{})
+	if err != nil {
+		t.Fatal(err)
 	}
-	for _, r := range without.unread {
+	var got, items []string
+	for _, e := range events {
+		got = append(got, e.Agent.Service+"/"+e.Trace.Name)
+	}
+	for _, r := range rejected {
 		items = append(items, r.Item)
 	}
 	if diff := cmp.Diff([][]string{want, bad}, [][]string{got, items}); diff != "" {
@@ -72,6 +67,8 @@ func TestSalvageProto(t *testing.T) {
 		s := spans.AppendEmpty()
 		s.SetName(name)
 		s.SetSpanID([8]byte(bytes.Repeat([]byte(name[:1]), 8)))
+		s.SetStartTimestamp(1_767_603_600_000_000_000)
+		s.Attributes().PutStr("gen_ai.system", "x")
 	}
 	spans.At(1).SetSpanID([8]byte{9, 9, 9, 9, 9, 9, 9, 9})
 	body, err := in.MarshalProto()
@@ -85,11 +82,7 @@ func TestSalvageProto(t *testing.T) {
 	// An id of six bytes and an unknown field in the place of eight.
 	id := protowire.AppendBytes(protowire.AppendTag(nil, 2, protowire.BytesType), bytes.Repeat([]byte{9}, 8))
 	copy(body[bytes.Index(body, id):], append(protowire.AppendBytes(protowire.AppendTag(nil, 2, protowire.BytesType), bytes.Repeat([]byte{9}, 6)), 0x78, 0x01))
-	decoded, without, err := decodeTraces(body, typeProto)
-	if err != nil {
-		t.Fatal(err)
-	}
-	checkSalvaged(t, decoded, without, []string{"shop/a", "shop/b"}, []string{"spans 2"})
+	checkSalvaged(t, body, typeProto, []string{"shop/a", "shop/b"}, []string{"spans 2"})
 }
 
 // A resource that is copied to each of very many items is too much.
@@ -97,7 +90,7 @@ func TestSalvageIsBounded(t *testing.T) {
 	bad := strings.Replace(span, "eee19b7ec3c1b174", "eee19b", 1)
 	body := `{"resourceSpans":[{"resource":{"attributes":[{"key":"k","value":{"stringValue":"` + strings.Repeat("x", 1<<20) + `"}}]},"scopeSpans":[{"spans":[` +
 		bad + strings.Repeat(","+span, 200) + `]}]}]}`
-	if _, _, err := decodeTraces([]byte(body), typeJSON); err == nil || !strings.Contains(err.Error(), "take request apart") {
+	if _, _, err := NewMapper(Options{}).Capture(Request{Path: pathTraces, ContentType: typeJSON, Body: []byte(body)}, Receipt{}); err == nil || !strings.Contains(err.Error(), "take request apart") {
 		t.Errorf("got %v", err)
 	}
 }

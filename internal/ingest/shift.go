@@ -1,0 +1,170 @@
+package ingest
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"strings"
+	"time"
+
+	"go.opentelemetry.io/collector/pdata/pcommon"
+	"go.opentelemetry.io/collector/pdata/plog/plogotlp"
+	"go.opentelemetry.io/collector/pdata/ptrace/ptraceotlp"
+)
+
+// Shift moves every timestamp of a recorded request of traces or logs by a duration, so that a history can be replayed as if it
+// were recent. Times that are not set stay so, and metrics are returned as they are. Shifting back gives the same request; to the
+// letter too, if it is by whole milliseconds.
+func Shift(req Request, by time.Duration) (Request, error) {
+	s := shifter{by: by}
+	var body []byte
+	var err error
+	switch req.Path {
+	case pathTraces:
+		body, err = s.traces(req)
+	case pathLogs:
+		body, err = s.logs(req)
+	default:
+		return req, nil
+	}
+	if err = errors.Join(err, s.err); err != nil {
+		return Request{}, fmt.Errorf("shift request: %w", err)
+	}
+	req.Body = body
+	return req, nil
+}
+
+type shifter struct {
+	by  time.Duration
+	err error
+}
+
+func (s *shifter) traces(req Request) ([]byte, error) {
+	in, _, err := decodeTraces(req.Body, req.ContentType)
+	if err != nil {
+		return nil, err
+	}
+	for _, rs := range in.Traces().ResourceSpans().All() {
+		for _, ss := range rs.ScopeSpans().All() {
+			for _, span := range ss.Spans().All() {
+				span.SetStartTimestamp(s.move(span.StartTimestamp()))
+				span.SetEndTimestamp(s.move(span.EndTimestamp()))
+				for _, e := range span.Events().All() {
+					e.SetTimestamp(s.move(e.Timestamp()))
+				}
+			}
+		}
+	}
+	return encode(req.ContentType, in.MarshalProto, in.MarshalJSON)
+}
+
+func (s *shifter) logs(req Request) ([]byte, error) {
+	in, _, err := decodeLogs(req.Body, req.ContentType)
+	if err != nil {
+		return nil, err
+	}
+	for _, rl := range in.Logs().ResourceLogs().All() {
+		for _, sl := range rl.ScopeLogs().All() {
+			for _, rec := range sl.LogRecords().All() {
+				rec.SetTimestamp(s.move(rec.Timestamp()))
+				rec.SetObservedTimestamp(s.move(rec.ObservedTimestamp()))
+				if v, ok := rec.Attributes().Get("event.timestamp"); ok && v.Type() == pcommon.ValueTypeStr {
+					v.SetStr(s.moveText(v.Str()))
+				}
+			}
+		}
+	}
+	return encode(req.ContentType, in.MarshalProto, in.MarshalJSON)
+}
+
+func encode(contentType string, asProto, asJSON func() ([]byte, error)) ([]byte, error) {
+	if contentType == typeProto {
+		return asProto()
+	}
+	return asJSON()
+}
+
+func (s *shifter) move(t pcommon.Timestamp) pcommon.Timestamp {
+	if t == 0 {
+		return 0
+	}
+	moved := int64(t) + int64(s.by) // what overflows is found below
+	if t > math.MaxInt64 || moved <= 0 || (moved > int64(t)) != (s.by > 0) && s.by != 0 {
+		s.err = fmt.Errorf("timestamp %d can't be moved by %s", t, s.by)
+		return t
+	}
+	return pcommon.Timestamp(moved)
+}
+
+// moveText moves an RFC 3339 time and keeps the number of its digits if they suffice. Any other text stays.
+func (s *shifter) moveText(text string) string {
+	at, err := time.Parse(time.RFC3339Nano, text)
+	if err != nil {
+		return text
+	}
+	layout := time.RFC3339
+	if _, fraction, ok := strings.Cut(text, "."); ok {
+		digits := strings.IndexFunc(fraction, func(r rune) bool { return r < '0' || r > '9' })
+		layout = strings.Replace(layout, "Z", "."+strings.Repeat("0", max(digits, 0))+"Z", 1)
+	}
+	at = at.Add(s.by)
+	out := at.Format(layout)
+	if back, err := time.Parse(time.RFC3339Nano, out); err != nil || !back.Equal(at) {
+		return at.Format(time.RFC3339Nano)
+	}
+	return out
+}
+
+// decodeTraces decodes a request that is to be encoded again: nothing of it may get lost, so it is pdata that decodes it. Items that can't
+// be decoded are left out.
+func decodeTraces(body []byte, contentType string) (in ptraceotlp.ExportRequest, without lost, err error) {
+	in = ptraceotlp.NewExportRequest()
+	if without.cut, err = decode(body, contentType, in.UnmarshalProto, in.UnmarshalJSON); err == nil {
+		return in, without, nil
+	}
+	in = ptraceotlp.NewExportRequest()
+	without.unread, err = salvage(err, body, contentType, spanParts(), func(one []byte) error {
+		single := ptraceotlp.NewExportRequest()
+		if _, err := decode(one, contentType, single.UnmarshalProto, single.UnmarshalJSON); err != nil {
+			return err
+		}
+		single.Traces().ResourceSpans().MoveAndAppendTo(in.Traces().ResourceSpans())
+		return nil
+	})
+	return in, without, err
+}
+
+func decodeLogs(body []byte, contentType string) (in plogotlp.ExportRequest, without lost, err error) {
+	in = plogotlp.NewExportRequest()
+	if without.cut, err = decode(body, contentType, in.UnmarshalProto, in.UnmarshalJSON); err == nil {
+		return in, without, nil
+	}
+	in = plogotlp.NewExportRequest()
+	without.unread, err = salvage(err, body, contentType, logParts(), func(one []byte) error {
+		single := plogotlp.NewExportRequest()
+		if _, err := decode(one, contentType, single.UnmarshalProto, single.UnmarshalJSON); err != nil {
+			return err
+		}
+		single.Logs().ResourceLogs().MoveAndAppendTo(in.Logs().ResourceLogs())
+		return nil
+	})
+	return in, without, err
+}
+
+// decode decodes a body, without what is nested so deep that it does harm; the body is changed where there is such a thing.
+func decode(body []byte, contentType string, asProto, asJSON func([]byte) error) (cut bool, err error) {
+	switch contentType {
+	case typeJSON:
+		cut = cutJSON(body, maxJSONDepth)
+		err = asJSON(body)
+	case typeProto:
+		cut = cutProto(body, maxProtoDepth)
+		err = asProto(body)
+	default:
+		err = fmt.Errorf("content type %.80q is not known", contentType)
+	}
+	if err != nil {
+		return cut, fmt.Errorf("decode OTLP: %w", err)
+	}
+	return cut, nil
+}
