@@ -57,3 +57,29 @@ func TestFields(t *testing.T) {
 		t.Error(diff)
 	}
 }
+
+// A field is warned of where sources send the rule's kinds and none of them the field; of kinds that nobody sends nothing is known.
+func TestLintSources(t *testing.T) {
+	seen := detect.NewSources()
+	for _, e := range stream(t, "kind: tool.result, tool: Bash, args: {command: ls}", "kind: prompt, text: x") {
+		seen.Event(&e)
+	}
+	for _, tc := range []struct{ name, detection, want string }{
+		{"sent", onResult + "when: any(tool.commands, .name == \"ls\")", ""},
+		{"not sent, and who would", onResult + "when: tool.path == \"x\"", "looks at tool.path, which no source (test) sends with an event of kind tool.result; claude_code, gen_ai would"},
+		{"sent by nobody", onResult + "when: tool.server == \"x\"", "looks at tool.server, which no source (test) sends with an event of kind tool.result; no recorded client does, JSON events can"},
+		{"one of its kinds has it", "on: [prompt, tool.result]\nwhen: text == \"x\"", ""},
+		{"nothing is known of the kind", "on: [memory]\nwhen: text == \"x\"", ""},
+		{"Tocsin's own facts", onResult + "when: session.tainted && baseline.p < 0.01 && tool.hidden", ""},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			var got []string
+			for _, w := range mustLoad(t, written("example-rule", tc.detection, "kind: prompt")).LintSources(seen) {
+				got = append(got, w.Text)
+			}
+			if diff := cmp.Diff(tc.want, strings.Join(got, "\n")); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}

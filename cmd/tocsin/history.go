@@ -20,6 +20,9 @@ type history struct {
 	Spread time.Duration `help:"Lay the sessions of captures out in time, one after the other at this distance, so that baselines learn."`
 }
 
+// named reports whether any events are named.
+func (h *history) named() bool { return len(h.Files) > 0 || h.Data != "" || h.Config != "" }
+
 // read hands over the events in order.
 func (h *history) read(ctx context.Context, std *stdio, set *detect.Set, fn func(*event.Event) error) error {
 	if h.Config != "" || h.Data != "" {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -9,6 +10,7 @@ import (
 
 	"github.com/tocsin-dr/tocsin/detect"
 	"github.com/tocsin-dr/tocsin/internal/app"
+	"github.com/tocsin-dr/tocsin/internal/event"
 	"github.com/tocsin-dr/tocsin/internal/pipeline"
 )
 
@@ -42,15 +44,17 @@ func (s *ruleSource) read() (*detect.Set, error) {
 }
 
 type rulesCheckCmd struct {
+	history
 	ruleSource
 	Strict    bool          `aliases:"ci" help:"For continuous integration: a rule without a test that fires and one that does not doesn't load, and warnings are errors."`
 	Retention time.Duration `default:"720h" help:"How long the event log keeps events."`
 	Playbooks string        `type:"existingdir" help:"Directory with playbooks beside the shipped ones."`
 }
 
-// Run implements the command. Rules may name the playbooks that exist alone.
-func (c *rulesCheckCmd) Run(std *stdio) error {
-	set, err := c.read()
+// Run implements the command. Rules may name the playbooks that exist alone. Where events are named, fields that none of their sources
+// sends are warned of; without, what the recorded sources don't send is worth a note.
+func (c *rulesCheckCmd) Run(ctx context.Context, std *stdio) error {
+	set, err := c.ruleSource.read()
 	if err != nil {
 		return err
 	}
@@ -66,11 +70,23 @@ func (c *rulesCheckCmd) Run(std *stdio) error {
 		return err
 	}
 	out := checked{Rules: len(rules), Warnings: append(set.Lint(c.Retention, time.Now()), swallowed(set)...)}
+	if c.named() {
+		sources := detect.NewSources()
+		if err := c.history.read(ctx, std, set, func(e *event.Event) error { sources.Event(e); return nil }); err != nil {
+			return err
+		}
+		out.Warnings = append(out.Warnings, set.LintSources(sources)...)
+	} else {
+		out.Notes = set.LintSources(detect.RecordedSources())
+	}
 	if c.JSON {
 		if err := printJSON(std.out, out); err != nil {
 			return err
 		}
 	} else {
+		for _, w := range out.Notes {
+			fmt.Fprintf(std.out, "note     %s: %s: %s\n", w.Place, w.Rule, w.Text)
+		}
 		for _, w := range out.Warnings {
 			fmt.Fprintf(std.out, "warning  %s: %s: %s\n", w.Place, w.Rule, w.Text)
 		}
@@ -109,6 +125,7 @@ func swallowed(set *detect.Set) (out []detect.Warning) {
 type checked struct {
 	Rules    int              `json:"rules"`
 	Warnings []detect.Warning `json:"warnings"`
+	Notes    []detect.Warning `json:"notes,omitempty"` // no mistakes as far as can be told
 }
 
 type rulesTestCmd struct {

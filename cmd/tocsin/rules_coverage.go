@@ -23,7 +23,7 @@ func (c *rulesCoverageCmd) Run(ctx context.Context, std *stdio) error {
 	}
 	techniques := set.Techniques(detect.DefaultCatalogue())
 	var blind []detect.Blind
-	if len(c.Files) > 0 || c.Data != "" || c.Config != "" {
+	if c.named() {
 		coverage := detect.NewCoverage(set)
 		if err := c.history.read(ctx, std, set, func(e *event.Event) error { coverage.Event(e); return nil }); err != nil {
 			return err
