@@ -140,6 +140,9 @@ func redact(e *event.Event) {
 	if m := e.Model; m != nil {
 		redactAll(&m.Provider, &m.Name)
 	}
+	for i := range e.Agent.Ancestors {
+		redactAll(&e.Agent.Ancestors[i])
+	}
 	for i := range e.Destinations {
 		d := &e.Destinations[i]
 		redactAll(&d.Kind, &d.Value, &d.Arg)
