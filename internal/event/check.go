@@ -3,6 +3,7 @@ package event
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -68,14 +69,19 @@ const MaxEventTokens = 1 << 16
 // plainID returns an id that can be shown, logged and put into a path wherever ids are, as people trust them to be harmless. One that
 // holds anything else, or is too long, becomes its hash: the same id is still the same, and the event is kept.
 func plainID(id string) string {
-	if len(id) <= MaxIDBytes && strings.IndexFunc(id, func(r rune) bool { return !idRune(r) }) < 0 {
-		return id
+	if len(id) > MaxIDBytes {
+		return NewID("", "", "id", id)
 	}
-	return NewID("", "", "id", id)
+	for i := range len(id) {
+		if !idByte(id[i]) {
+			return NewID("", "", "id", id)
+		}
+	}
+	return id
 }
 
-func idRune(r rune) bool {
-	return 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || strings.ContainsRune("._:/@+=-", r)
+func idByte(c byte) bool {
+	return 'a' <= c && c <= 'z' || '0' <= c && c <= '9' || 'A' <= c && c <= 'Z' || strings.IndexByte("._:/@+=-", c) >= 0
 }
 
 // clipTokens keeps hashes within the bound of the event: the arguments' first, because they are what is looked for.
@@ -114,14 +120,7 @@ func (a *Agent) check() error {
 	return nil
 }
 
-func known(k Kind) bool {
-	for _, v := range Kinds() {
-		if v == k {
-			return true
-		}
-	}
-	return false
-}
+func known(k Kind) bool { return slices.Contains(Kinds(), k) }
 
 func kindList() string {
 	names := make([]string, 0, len(Kinds()))
@@ -167,10 +166,14 @@ func (e *Event) clipLists() {
 	e.Labels, e.Attrs = clipMap(e.Labels), clipMap(e.Attrs)
 }
 
-// clipMap keeps the first MaxAttrs keys in sorted order, so that what is kept does not depend on chance.
+// clipMap keeps the first MaxAttrs keys in sorted order, so that what is kept does not depend on chance. A map that is within the limits
+// is returned as it is.
 func clipMap(m map[string]string) map[string]string {
 	if len(m) == 0 {
 		return nil
+	}
+	if fits(m) {
+		return m
 	}
 	out := make(map[string]string, min(len(m), MaxAttrs))
 	for _, k := range sortedKeys(m) {
@@ -180,6 +183,18 @@ func clipMap(m map[string]string) map[string]string {
 		out[clip(k, MaxNameBytes)] = clip(m[k], MaxAttrBytes)
 	}
 	return out
+}
+
+func fits(m map[string]string) bool {
+	if len(m) > MaxAttrs {
+		return false
+	}
+	for k, v := range m {
+		if len(k) > MaxNameBytes || len(v) > MaxAttrBytes || !utf8.ValidString(k) || !utf8.ValidString(v) {
+			return false
+		}
+	}
+	return true
 }
 
 func (c *Content) clip() {

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 )
 
 // Effect is what a tool call does to the world.
@@ -40,31 +42,43 @@ var effectWords = map[string]Effect{
 var effectOrder = []Effect{EffectUnknown, EffectRead, EffectWrite, EffectEgress, EffectExec}
 
 // ToolEffect guesses a tool's effect from the words of its name: "send_money" is egress, "read_file" is read. The first word
-// that is a verb of reading wins over nouns that follow it ("get_email" reads).
+// that is a verb of reading wins over nouns that follow it ("get_email" reads). Names are snake_case, kebab-case, dotted or camelCase.
 func ToolEffect(name string) Effect {
 	best := EffectUnknown
-	for i, word := range splitWords(name) {
-		effect := effectWords[word]
-		if i == 0 && effect == EffectRead {
-			return EffectRead
+	n := 0
+	eachWord(name, func(word []byte) bool {
+		effect := effectWords[string(word)]
+		n++
+		if n == 1 && effect == EffectRead {
+			best = EffectRead
+			return false
 		}
 		if slices.Index(effectOrder, effect) > slices.Index(effectOrder, best) {
 			best = effect
 		}
-	}
+		return true
+	})
 	return best
 }
 
-// splitWords splits snake_case, kebab-case, dotted and camelCase names into lower-case words.
-func splitWords(name string) []string {
-	var b strings.Builder
+// eachWord calls visit with the lower-case words of a name until it returns false.
+func eachWord(name string, visit func(word []byte) bool) {
+	var room [64]byte
+	word := room[:0]
 	for i, r := range name {
-		if i > 0 && r >= 'A' && r <= 'Z' {
-			b.WriteByte(' ')
+		if len(word) > 0 && (!isWord(unicode.ToLower(r)) || i > 0 && 'A' <= r && r <= 'Z') {
+			if !visit(word) {
+				return
+			}
+			word = word[:0]
 		}
-		b.WriteRune(r)
+		if r = unicode.ToLower(r); isWord(r) {
+			word = utf8.AppendRune(word, r)
+		}
 	}
-	return strings.FieldsFunc(strings.ToLower(b.String()), func(r rune) bool { return !isWord(r) })
+	if len(word) > 0 {
+		visit(word)
+	}
 }
 
 // normalise brings names and arguments to their canonical form and limits, and parses the arguments of well-known tools.
@@ -161,15 +175,27 @@ func (t *Tool) destinations() []Destination {
 	return out
 }
 
-// lastElement returns the last part of a path that is not a list position.
+// lastElement returns the last part of a path that is not a list position, in lower case.
 func lastElement(path string) string {
-	parts := strings.Split(strings.ToLower(path), ".")
-	for i := len(parts) - 1; i >= 0; i-- {
-		if _, err := strconv.Atoi(parts[i]); err != nil {
-			return parts[i]
+	for rest := path; ; {
+		dot := strings.LastIndexByte(rest, '.')
+		if part := rest[dot+1:]; !isPosition(part) {
+			return strings.ToLower(part)
 		}
+		if dot < 0 {
+			return path
+		}
+		rest = rest[:dot]
 	}
-	return path
+}
+
+// isPosition reports whether a part of a path is a number. That most are none is seen without making an error.
+func isPosition(part string) bool {
+	if part == "" || part[0] > '9' {
+		return false
+	}
+	_, err := strconv.Atoi(part)
+	return err == nil
 }
 
 // hostOf returns the host of a URL, or the text itself where it is not one.
@@ -195,6 +221,9 @@ func ParseArgs(text string) ([]Arg, State) {
 	if strings.Contains(text, "REDACTED") && len(text) < 32 && text[0] != '{' {
 		return nil, StateRedacted
 	}
+	if args, ok := parseFlat(text); ok {
+		return args, StateFull
+	}
 	decoder := json.NewDecoder(bytes.NewReader([]byte(text)))
 	decoder.UseNumber()
 	var v any
@@ -202,6 +231,90 @@ func ParseArgs(text string) ([]Arg, State) {
 		return []Arg{{Path: "input", Value: text}}, StateFull
 	}
 	return FlattenArgs(v)
+}
+
+// parseFlat reads what most arguments are, an object of texts without escapes, numbers and booleans, with no more arguments than an event
+// may have; it is there because a decoder of all JSON costs many times as much. Anything else, good or bad, is not ok.
+func parseFlat(text string) (args []Arg, ok bool) {
+	if text[0] != '{' || !utf8.ValidString(text) {
+		return nil, false
+	}
+	p := flatParser{rest: text[1:]}
+	for more := true; more; {
+		key, isText := p.text()
+		if !isText || key == "" || !p.take(':') || len(args) == MaxArgs {
+			return nil, false
+		}
+		value, isText := p.text()
+		if !isText {
+			if value, ok = p.word(); !ok {
+				return nil, false
+			}
+		}
+		args = append(args, Arg{Path: key, Value: value})
+		more = p.take(',')
+	}
+	if !p.take('}') || p.rest != "" {
+		return nil, false
+	}
+	byPath := func(a, b Arg) int { return strings.Compare(a.Path, b.Path) }
+	slices.SortFunc(args, byPath)
+	for i := range args[1:] {
+		if args[i].Path == args[i+1].Path {
+			return nil, false
+		}
+	}
+	return args, true
+}
+
+type flatParser struct{ rest string }
+
+// take takes a byte and the white space around it, if it comes next.
+func (p *flatParser) take(c byte) bool {
+	rest := strings.TrimLeft(p.rest, " \t\r\n")
+	if rest == "" || rest[0] != c {
+		return false
+	}
+	p.rest = strings.TrimLeft(rest[1:], " \t\r\n")
+	return true
+}
+
+// text takes a text without escapes.
+func (p *flatParser) text() (string, bool) {
+	rest := strings.TrimLeft(p.rest, " \t\r\n")
+	if rest == "" || rest[0] != '"' {
+		return "", false
+	}
+	for i := 1; i < len(rest); i++ {
+		switch c := rest[i]; {
+		case c == '"':
+			p.rest = rest[i+1:]
+			return rest[1:i], true
+		case c == '\\' || c < ' ':
+			return "", false
+		}
+	}
+	return "", false
+}
+
+// word takes a boolean or a whole number, or one with digits after a point.
+func (p *flatParser) word() (string, bool) {
+	end := strings.IndexAny(p.rest, ",} \t\r\n")
+	if end < 0 {
+		return "", false
+	}
+	word := p.rest[:end]
+	p.rest = p.rest[end:]
+	if word == "true" || word == "false" {
+		return word, true
+	}
+	whole, fraction, point := strings.Cut(strings.TrimPrefix(word, "-"), ".")
+	ok := isDigits(whole) && (whole == "0" || whole[0] != '0') && (!point || isDigits(fraction))
+	return word, ok
+}
+
+func isDigits(text string) bool {
+	return text != "" && strings.IndexFunc(text, func(r rune) bool { return r < '0' || r > '9' }) < 0
 }
 
 // FlattenArgs flattens decoded JSON (maps, slices, strings, numbers, booleans) into values by path.

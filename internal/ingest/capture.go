@@ -113,7 +113,7 @@ func (m *Mapper) Capture(req Request, rc Receipt) ([]event.Event, []Rejection, e
 	if req.Path == pathMetrics {
 		return nil, nil, nil
 	}
-	s, ok := signals()[req.Path]
+	s, ok := signalOf(req.Path)
 	if !ok {
 		return nil, nil, fmt.Errorf("map capture: path %.80q is not one of OTLP", req.Path)
 	}

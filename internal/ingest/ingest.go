@@ -101,15 +101,15 @@ func (m *Mapper) traces(t *telemetry, r Receipt) batch {
 			}
 		}
 	}
-	forest := newForest(t.drafts)
+	t.forest.plant(t.drafts)
 	b := batch{events: make([]event.Event, 0, len(t.drafts))}
 	for i := range t.drafts {
 		d := &t.drafts[i]
-		if d.dialect == nil || d.dialect == generic && !forest.traces[d.span.trace].ai {
+		if d.dialect == nil || d.dialect == generic && !t.forest.traces[d.span.trace].ai {
 			b.ignored++
 			continue
 		}
-		forest.resolve(d)
+		t.forest.resolve(d)
 		m.finish(&b, d, r)
 	}
 	sortEvents(b.events)
@@ -286,9 +286,13 @@ func sortEvents(events []event.Event) {
 		a, b := &events[i], &events[j]
 		return cmp.Or(a.Time.Compare(b.Time), cmp.Compare(a.Seq, b.Seq), strings.Compare(a.ID, b.ID))
 	}
-	from := make([]int, len(events))
+	from, sorted := make([]int, len(events)), true
 	for i := range from {
 		from[i] = i
+		sorted = sorted && (i == 0 || compare(i-1, i) <= 0)
+	}
+	if sorted {
+		return
 	}
 	slices.SortStableFunc(from, compare)
 	for i := range from {
@@ -296,8 +300,10 @@ func sortEvents(events []event.Event) {
 			continue
 		}
 		held, at := events[i], i // a cycle of places
-		for ; from[at] != i; at, from[at] = from[at], at {
-			events[at] = events[from[at]]
+		for from[at] != i {
+			next := from[at]
+			events[at], from[at] = events[next], at
+			at = next
 		}
 		events[at], from[at] = held, at
 	}

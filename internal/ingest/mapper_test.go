@@ -303,12 +303,17 @@ func mapProto(m *Mapper, path string, marshal func() ([]byte, error), rc Receipt
 	return events, rejected
 }
 
+func tracesSignal() signal {
+	s, _ := signalOf(pathTraces)
+	return s
+}
+
 func mapBatch(m *Mapper, td ptrace.Traces) batch {
 	body, err := ptraceotlp.NewExportRequestFromTraces(td).MarshalProto()
 	if err != nil {
 		panic(err)
 	}
-	b, err := m.mapped(signals()[pathTraces], body, typeProto, Receipt{})
+	b, err := m.mapped(tracesSignal(), body, typeProto, Receipt{})
 	if err != nil {
 		panic(err)
 	}

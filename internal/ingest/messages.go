@@ -59,28 +59,29 @@ func (d *draft) decoded(v *value) value {
 
 // messages finds the messages in a decoded value: a list of them, an object with a list, or one alone; in the forms of the
 // semantic conventions, of OpenAI, of OpenInference's flattened attributes and of LangChain's serialised objects.
-func messages(v *value, depth int) []message {
+func messages(v *value) []message { return appendMessages(nil, v, 0) }
+
+func appendMessages(out []message, v *value, depth int) []message {
 	if depth > maxMessageDepth {
-		return nil
+		return out
 	}
 	switch v.kind {
 	case kindList:
-		var out []message
+		out = slices.Grow(out, len(v.items))
 		for i := range v.items {
-			out = append(out, messages(&v.items[i].value, depth+1)...)
+			out = appendMessages(out, &v.items[i].value, depth+1)
 		}
-		return out
 	case kindMap:
 		for _, wrapper := range [...]string{"messages", "message"} {
 			if inner := v.get(wrapper); inner != nil {
-				return messages(inner, depth+1)
+				return appendMessages(out, inner, depth+1)
 			}
 		}
 		if m, ok := oneMessage(v); ok {
-			return []message{m}
+			return append(out, m)
 		}
 	}
-	return nil
+	return out
 }
 
 func oneMessage(v *value) (message, bool) {
@@ -99,9 +100,9 @@ func oneMessage(v *value) (message, bool) {
 		if m.text == "" {
 			m.text = partsText(part, 0)
 		}
-		m.calls = append(m.calls, calls(part)...)
+		m.calls = appendCalls(m.calls, part)
 	}
-	m.calls = append(m.calls, calls(body.get("tool_calls"))...)
+	m.calls = appendCalls(m.calls, body.get("tool_calls"))
 	return m, true
 }
 
@@ -136,12 +137,11 @@ func partsText(v *value, depth int) string {
 	return ""
 }
 
-// calls finds the tool calls that a message asks for.
-func calls(v *value) []call {
+// appendCalls finds the tool calls that a message asks for.
+func appendCalls(out []call, v *value) []call {
 	if v == nil || v.kind != kindList {
-		return nil
+		return out
 	}
-	var out []call
 	for i := range v.items {
 		m := &v.items[i].value
 		if inner := m.get("tool_call"); inner != nil && inner.kind == kindMap {
@@ -181,7 +181,7 @@ func (d *draft) add(all []message, wanted ...string) {
 func conversation(bare string, wanted ...string) func(*draft, *value) bool {
 	return func(d *draft, v *value) bool {
 		decoded := d.decoded(v)
-		if all := messages(&decoded, 0); len(all) > 0 {
+		if all := messages(&decoded); len(all) > 0 {
 			d.add(all, wanted...)
 			return true
 		}
@@ -199,19 +199,21 @@ func conversation(bare string, wanted ...string) func(*draft, *value) bool {
 // nested builds the value that the attributes with a prefix flatten ("llm.input_messages.0.message.role"), and takes them. Keys
 // that are numbers make a list.
 func (d *draft) nested(prefix string) value {
-	var found []attribute
+	height := len(d.arena.stack)
 	for i := range d.attrs {
 		if a := &d.attrs[i]; a.kind != kindTaken && strings.HasPrefix(a.key, prefix) {
-			found = append(found, attribute{a.key[len(prefix):], a.value})
+			d.arena.stack = append(d.arena.stack, attribute{a.key[len(prefix):], a.value})
 			a.kind = kindTaken
 		}
 	}
+	found := d.arena.stack[height:]
 	// "0" and "0.x" can't both be kept; the order must not decide by chance. It also brings together what has the same beginning.
 	slices.SortFunc(found, func(a, b attribute) int { return comparePaths(a.key, b.key) })
 	root := value{kind: kindMap}
 	for i := range found {
-		root.put(found[i].key, found[i].value, maxMessageDepth)
+		root.put(d.arena, found[i].key, found[i].value, maxMessageDepth)
 	}
+	d.arena.stack = d.arena.stack[:height]
 	root.lists()
 	return root
 }
@@ -233,13 +235,13 @@ func comparePaths(a, b string) int {
 }
 
 // put sets what is at a path of at most limit parts. Paths come in order, so only the last item can have the same name.
-func (v *value) put(path string, leaf value, limit int) {
+func (v *value) put(arena *arena, path string, leaf value, limit int) {
 	name, rest, deeper := strings.Cut(path, ".")
 	if limit == 1 {
 		name, rest, deeper = path, "", false
 	}
 	if n := len(v.items); n == 0 || v.items[n-1].key != name {
-		v.items = append(v.items, attribute{key: name})
+		v.items = arena.push(v.items, attribute{key: name})
 	}
 	at := &v.items[len(v.items)-1].value
 	switch {
@@ -249,7 +251,7 @@ func (v *value) put(path string, leaf value, limit int) {
 		*at = value{kind: kindMap}
 		fallthrough
 	default:
-		at.put(rest, leaf, limit-1)
+		at.put(arena, rest, leaf, limit-1)
 	}
 }
 
@@ -261,9 +263,7 @@ func (v *value) lists() {
 	numeric := true
 	for i := range v.items {
 		v.items[i].lists()
-		if _, err := strconv.Atoi(v.items[i].key); err != nil {
-			numeric = false
-		}
+		numeric = numeric && isNumber(v.items[i].key)
 	}
 	if !numeric {
 		return
@@ -274,6 +274,15 @@ func (v *value) lists() {
 		j, _ := strconv.Atoi(b.key)
 		return cmp.Or(cmp.Compare(i, j), strings.Compare(a.key, b.key))
 	})
+}
+
+// isNumber is true for a key of a list. That most are none is seen without making an error.
+func isNumber(key string) bool {
+	if key == "" || key[0] > '9' {
+		return false
+	}
+	_, err := strconv.Atoi(key)
+	return err == nil
 }
 
 // hostOf returns the host of a URL, or the text itself where it is not one.

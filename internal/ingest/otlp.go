@@ -22,6 +22,7 @@ type telemetry struct {
 	records   []otlpRecord
 	cut       bool    // values nested too deep were left out
 	drafts    []draft // the mapper's
+	forest    forest
 	arena
 }
 
@@ -29,16 +30,19 @@ type telemetry struct {
 type signal struct {
 	parts []string // as JSON names them, outermost first
 	proto items
-	json  *jsonSignal
+	json  jsonSignal
 	read  func(m *Mapper, t *telemetry, r Receipt) batch
 }
 
-// signals are those whose items become events, by their path.
-func signals() map[string]signal {
-	return map[string]signal{
-		pathTraces: {spanParts(), (*telemetry).protoSpan, jsonSpans(), (*Mapper).traces},
-		pathLogs:   {logParts(), (*telemetry).protoRecord, jsonRecords(), (*Mapper).logs},
+// signalOf returns the signal with a path, if its items become events.
+func signalOf(path string) (signal, bool) {
+	switch path {
+	case pathTraces:
+		return signal{spanParts(), (*telemetry).protoSpan, jsonSpans(), (*Mapper).traces}, true
+	case pathLogs:
+		return signal{logParts(), (*telemetry).protoRecord, jsonRecords(), (*Mapper).logs}, true
 	}
+	return signal{}, false
 }
 
 // mapped decodes a request and maps its items. An item that can't be decoded costs no other.
@@ -211,7 +215,9 @@ func (v *value) asText() string {
 }
 
 func doubleText(f float64) string {
-	switch {
+	switch abs := math.Abs(f); {
+	case abs == 0 || abs >= 1e-6 && abs < 1e21: // JSON has no exponent for these
+		return strconv.FormatFloat(f, 'f', -1, 64)
 	case math.IsNaN(f):
 		return "NaN"
 	case math.IsInf(f, 1):
@@ -288,6 +294,14 @@ func (a *arena) take(n int) []attribute {
 	return a.slab[from : from+n : from+n]
 }
 
+// push appends to a list that was taken here, or to an empty one.
+func (a *arena) push(list []attribute, item attribute) []attribute {
+	if len(list) == cap(list) {
+		list = append(a.take(max(4, 2*len(list)))[:0], list...)
+	}
+	return append(list, item)
+}
+
 // pop ends the list that began where the stack had a given height.
 func (a *arena) pop(height int) []attribute {
 	list := a.stack[height:]
@@ -338,9 +352,10 @@ func (t *telemetry) reset() {
 	clear(t.records)
 	clear(t.slab)
 	clear(t.drafts)
+	t.forest.clear()
 	clear(t.stack[:cap(t.stack)])
 	*t = telemetry{
-		resources: t.resources[:0], scopes: t.scopes[:0], spans: t.spans[:0], records: t.records[:0], drafts: t.drafts[:0],
+		resources: t.resources[:0], scopes: t.scopes[:0], spans: t.spans[:0], records: t.records[:0], drafts: t.drafts[:0], forest: t.forest,
 		arena: arena{slab: t.slab[:0], stack: t.stack[:0]},
 	}
 }

@@ -16,7 +16,7 @@ import (
 // behind the request, and a value of another type in a field that is read. Bytes that are no UTF-8 stay, as in protobuf.
 
 // readJSON adds the resources of a request, as readProto does.
-func (t *telemetry) readJSON(body []byte, signal *jsonSignal) error {
+func (t *telemetry) readJSON(body []byte, signal jsonSignal) error {
 	r := &jsonReader{text: body, keep: true, arena: &t.arena}
 	err := r.object(func(key string) error {
 		if key != signal.resources && key != signal.resourcesOld {
@@ -39,15 +39,15 @@ type jsonSignal struct {
 	item                                                        func(t *telemetry, r *jsonReader) error
 }
 
-func jsonSpans() *jsonSignal {
-	return &jsonSignal{"resourceSpans", "resource_spans", "scopeSpans", "scope_spans", "spans", "spans", (*telemetry).jsonSpan}
+func jsonSpans() jsonSignal {
+	return jsonSignal{"resourceSpans", "resource_spans", "scopeSpans", "scope_spans", "spans", "spans", (*telemetry).jsonSpan}
 }
 
-func jsonRecords() *jsonSignal {
-	return &jsonSignal{"resourceLogs", "resource_logs", "scopeLogs", "scope_logs", "logRecords", "log_records", (*telemetry).jsonRecord}
+func jsonRecords() jsonSignal {
+	return jsonSignal{"resourceLogs", "resource_logs", "scopeLogs", "scope_logs", "logRecords", "log_records", (*telemetry).jsonRecord}
 }
 
-func (t *telemetry) jsonResource(r *jsonReader, signal *jsonSignal) error {
+func (t *telemetry) jsonResource(r *jsonReader, signal jsonSignal) error {
 	out := otlpResource{from: len(t.scopes)}
 	err := r.object(func(key string) error {
 		switch key {
@@ -70,7 +70,7 @@ func (t *telemetry) jsonResource(r *jsonReader, signal *jsonSignal) error {
 	return err
 }
 
-func (t *telemetry) jsonScope(r *jsonReader, signal *jsonSignal) error {
+func (t *telemetry) jsonScope(r *jsonReader, signal jsonSignal) error {
 	out := otlpScope{from: len(t.spans) + len(t.records)} // one of them is empty
 	err := r.object(func(key string) error {
 		switch key {

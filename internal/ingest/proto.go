@@ -173,7 +173,10 @@ func (t *telemetry) protoResource(buf []byte, read items) error {
 	err := eachField(buf, func(f wireField) error {
 		switch f.number {
 		case 1:
-			return f.message(func(f wireField) error { return t.protoResourceField(&f, &r) })
+			height := len(t.stack)
+			err := f.message(t.protoResourceField)
+			r.attrs = append(r.attrs, t.pop(height)...)
+			return err
 		case scopeField:
 			return t.protoScope(&f, read)
 		case 3:
@@ -207,13 +210,10 @@ func (t *telemetry) protoDeprecated(buf []byte, read items, count bool) error {
 	return err
 }
 
-func (t *telemetry) protoResourceField(f *wireField, r *otlpResource) error {
+func (t *telemetry) protoResourceField(f wireField) error {
 	switch f.number {
 	case 1:
-		height := len(t.stack)
-		err := t.protoAttribute(f, 3)
-		r.attrs = append(r.attrs, t.pop(height)...)
-		return err
+		return t.protoAttribute(&f, 3)
 	case 2:
 		return f.is(wireVarint)
 	case 3: // an entity: the names of those attributes that identify it

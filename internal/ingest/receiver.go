@@ -243,7 +243,8 @@ func readStatus(err error) int {
 }
 
 func (r *Receiver) traces(ctx context.Context, body []byte, contentType string, rc Receipt) (answer, error) {
-	b, err := r.mapper.mapped(signals()[pathTraces], body, contentType, rc)
+	s, _ := signalOf(pathTraces)
+	b, err := r.mapper.mapped(s, body, contentType, rc)
 	if err != nil {
 		return nil, status.Error(codes.InvalidArgument, err.Error())
 	}
@@ -256,7 +257,8 @@ func (r *Receiver) traces(ctx context.Context, body []byte, contentType string, 
 }
 
 func (r *Receiver) logs(ctx context.Context, body []byte, contentType string, rc Receipt) (answer, error) {
-	b, err := r.mapper.mapped(signals()[pathLogs], body, contentType, rc)
+	s, _ := signalOf(pathLogs)
+	b, err := r.mapper.mapped(s, body, contentType, rc)
 	if err != nil {
 		return nil, status.Error(codes.InvalidArgument, err.Error())
 	}

@@ -253,7 +253,7 @@ func TestProtoDepth(t *testing.T) {
 	if _, cut, err := decodeTraces(body, typeProto); err != nil || !cut.cut || len(body) != len(asSent) {
 		t.Errorf("error %v, cut %v", err, cut)
 	}
-	if b, err := NewMapper(Options{}).mapped(signals()[pathTraces], asSent, typeProto, Receipt{}); err != nil || !b.cut {
+	if b, err := NewMapper(Options{}).mapped(tracesSignal(), asSent, typeProto, Receipt{}); err != nil || !b.cut {
 		t.Errorf("error %v, cut %v", err, b.cut)
 	}
 	text := []byte(strings.Repeat("\n\x12\"*2:BJRZbjrz", 10_000))

@@ -27,8 +27,16 @@ type tree struct {
 	ai     bool   // a dialect knows one of its spans
 }
 
-func newForest(drafts []draft) *forest {
-	f := &forest{spans: make(map[spanKey]*draft, len(drafts)), traces: map[traceID]*tree{}}
+func (f *forest) clear() {
+	clear(f.spans)
+	clear(f.traces)
+}
+
+// plant fills an empty forest.
+func (f *forest) plant(drafts []draft) {
+	if f.spans == nil {
+		f.spans, f.traces = make(map[spanKey]*draft, len(drafts)), map[traceID]*tree{}
+	}
 	for i := range drafts {
 		d := &drafts[i]
 		t := f.traces[d.span.trace]
@@ -54,7 +62,6 @@ func newForest(drafts []draft) *forest {
 			t.root.ownName = t.strong.Agent.Name
 		}
 	}
-	return f
 }
 
 // walk calls visit for the nearest ancestor, its parent, and so on, last the root of the trace, until visit returns true.
