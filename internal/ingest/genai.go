@@ -89,8 +89,8 @@ func genAISpan(d *draft) {
 	}
 	// Releases before 1.37 flattened the messages.
 	prompt, completion := d.nested("gen_ai.prompt."), d.nested("gen_ai.completion.")
-	d.add(messages(&prompt), event.RoleSystem, event.RolePrompt)
-	d.add(messages(&completion), event.RoleResponse)
+	d.add(d.messages(&prompt), event.RoleSystem, event.RolePrompt)
+	d.add(d.messages(&completion), event.RoleResponse)
 	if d.Model != nil {
 		if p, ok := providers[d.Model.Provider]; ok {
 			d.Model.Provider = p

@@ -59,7 +59,11 @@ func (d *draft) decoded(v *value) value {
 
 // messages finds the messages in a decoded value: a list of them, an object with a list, or one alone; in the forms of the
 // semantic conventions, of OpenAI, of OpenInference's flattened attributes and of LangChain's serialised objects.
-func messages(v *value) []message { return appendMessages(nil, v, 0) }
+func (d *draft) messages(v *value) []message {
+	from := len(d.arena.messages)
+	d.arena.messages = appendMessages(d.arena.messages, v, 0)
+	return d.arena.messages[from:len(d.arena.messages):len(d.arena.messages)]
+}
 
 func appendMessages(out []message, v *value, depth int) []message {
 	if depth > maxMessageDepth {
@@ -67,7 +71,6 @@ func appendMessages(out []message, v *value, depth int) []message {
 	}
 	switch v.kind {
 	case kindList:
-		out = slices.Grow(out, len(v.items))
 		for i := range v.items {
 			out = appendMessages(out, &v.items[i].value, depth+1)
 		}
@@ -169,6 +172,9 @@ func appendCalls(out []call, v *value) []call {
 
 // add appends the texts of the messages that have one of the wanted roles.
 func (d *draft) add(all []message, wanted ...string) {
+	if d.Content == nil && len(all) > 0 {
+		d.Content = make([]event.Content, 0, max(len(all), 4)) // most have a system's text, a prompt and an answer
+	}
 	for _, m := range all {
 		if m.text != "" && slices.Contains(wanted, m.role) {
 			d.Content = append(d.Content, content(m.role, m.text))
@@ -181,7 +187,7 @@ func (d *draft) add(all []message, wanted ...string) {
 func conversation(bare string, wanted ...string) func(*draft, *value) bool {
 	return func(d *draft, v *value) bool {
 		decoded := d.decoded(v)
-		if all := messages(&decoded); len(all) > 0 {
+		if all := d.messages(&decoded); len(all) > 0 {
 			d.add(all, wanted...)
 			return true
 		}

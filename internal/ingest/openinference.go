@@ -81,7 +81,7 @@ func (d *draft) agentSpan(root bool) {
 	}
 	if out, ok := d.take("output.value"); ok {
 		decoded := d.decoded(&out)
-		all := messages(&decoded)
+		all := d.messages(&decoded)
 		// The output repeats the whole conversation; its last message is the answer.
 		for len(all) > 1 && (all[0].role != event.RoleResponse || all[0].text == "" || hasResponse(all[1:])) {
 			all = all[1:]
@@ -109,7 +109,7 @@ func hasResponse(all []message) bool {
 // passes its state, and with it what tools returned.
 func (d *draft) agentInput(in value, root bool) {
 	decoded := d.decoded(&in)
-	switch all := messages(&decoded); {
+	switch all := d.messages(&decoded); {
 	case len(all) > 0:
 		d.add(all, event.RoleSystem, event.RolePrompt)
 	case decoded.kind == kindText || root:
@@ -121,10 +121,10 @@ func (d *draft) agentInput(in value, root bool) {
 
 func (d *draft) llmSpan() {
 	asked, answered := d.nested("llm.input_messages."), d.nested("llm.output_messages.")
-	in, out := messages(&asked), messages(&answered)
+	in, out := d.messages(&asked), d.messages(&answered)
 	if raw, ok := d.take("input.value"); ok {
 		decoded := d.decoded(&raw)
-		all := messages(&decoded)
+		all := d.messages(&decoded)
 		switch {
 		case len(in) == 0 && len(all) == 0:
 			d.set("input.value", raw)
@@ -140,7 +140,7 @@ func (d *draft) llmSpan() {
 	}
 	if raw, ok := d.take("output.value"); ok && len(out) == 0 {
 		decoded := d.decoded(&raw)
-		if out = messages(&decoded); len(out) == 0 {
+		if out = d.messages(&decoded); len(out) == 0 {
 			d.set("output.value", raw)
 		}
 	}

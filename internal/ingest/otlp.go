@@ -273,9 +273,10 @@ func (v *value) shallow(limit int) bool {
 
 // arena holds the attributes and values of one request.
 type arena struct {
-	slab  []attribute // what is taken from
-	stack []attribute // lists under way, each above the one that it is part of
-	texts []byte      // texts that were written otherwise in the body; never used again, as events hold them
+	slab     []attribute // what is taken from
+	stack    []attribute // lists under way, each above the one that it is part of
+	messages []message   // those that were found in values
+	texts    []byte      // texts that were written otherwise in the body; never used again, as events hold them
 }
 
 // Bounds on an arena's slabs, in attributes and bytes: what is used again, and what is asked for at once.
@@ -337,7 +338,7 @@ func newTelemetry() *telemetry { return telemetries.Get().(*telemetry) }
 
 // release lets the memory be used for another request, unless it is that of an unusually large one.
 func (t *telemetry) release() {
-	if cap(t.slab) > maxSlab || cap(t.stack) > maxSlab || cap(t.spans) > maxSlab || cap(t.records) > maxSlab || cap(t.drafts) > maxSlab || cap(t.scopes) > maxSlab || cap(t.resources) > maxSlab {
+	if cap(t.slab) > maxSlab || cap(t.stack) > maxSlab || cap(t.spans) > maxSlab || cap(t.records) > maxSlab || cap(t.drafts) > maxSlab || cap(t.messages) > maxSlab || cap(t.scopes) > maxSlab || cap(t.resources) > maxSlab {
 		return
 	}
 	t.reset()
@@ -352,10 +353,11 @@ func (t *telemetry) reset() {
 	clear(t.records)
 	clear(t.slab)
 	clear(t.drafts)
+	clear(t.messages)
 	t.forest.clear()
 	clear(t.stack[:cap(t.stack)])
 	*t = telemetry{
 		resources: t.resources[:0], scopes: t.scopes[:0], spans: t.spans[:0], records: t.records[:0], drafts: t.drafts[:0], forest: t.forest,
-		arena: arena{slab: t.slab[:0], stack: t.stack[:0]},
+		arena: arena{slab: t.slab[:0], stack: t.stack[:0], messages: t.messages[:0]},
 	}
 }
