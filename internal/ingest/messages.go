@@ -51,7 +51,7 @@ func (d *draft) decoded(v *value) value {
 	r := jsonReader{text: unsafe.Slice(unsafe.StringData(text), len(text)), arena: d.arena}
 	height := len(d.arena.stack)
 	if r.value(&out) != nil || r.end() != nil {
-		d.arena.stack = d.arena.stack[:height]
+		d.arena.drop(height)
 		return *v
 	}
 	return out
@@ -219,7 +219,7 @@ func (d *draft) nested(prefix string) value {
 	for i := range found {
 		root.put(d.arena, found[i].key, found[i].value, maxMessageDepth)
 	}
-	d.arena.stack = d.arena.stack[:height]
+	d.arena.drop(height)
 	root.lists()
 	return root
 }

@@ -90,7 +90,8 @@ func (s signal) decode(t *telemetry, body []byte, contentType string) error {
 func (t *telemetry) forget(before *telemetry) {
 	t.resources, t.scopes = shorten(t.resources, len(before.resources)), shorten(t.scopes, len(before.scopes))
 	t.spans, t.records = shorten(t.spans, len(before.spans)), shorten(t.records, len(before.records))
-	t.stack, t.cut = t.stack[:len(before.stack)], before.cut
+	t.drop(len(before.stack))
+	t.cut = before.cut
 }
 
 func shorten[T any](list []T, n int) []T {
@@ -311,9 +312,12 @@ func (a *arena) pop(height int) []attribute {
 	}
 	out := a.take(len(list))
 	copy(out, list)
-	a.stack = a.stack[:height]
+	a.drop(height)
 	return out
 }
+
+// drop forgets what is on the stack above a height.
+func (a *arena) drop(height int) { a.stack = shorten(a.stack, height) }
 
 // room returns an empty slice of bytes with a capacity for n.
 func (a *arena) room(n int) []byte {
@@ -355,7 +359,7 @@ func (t *telemetry) reset() {
 	clear(t.drafts)
 	clear(t.messages)
 	t.forest.clear()
-	clear(t.stack[:cap(t.stack)])
+	t.drop(0)
 	*t = telemetry{
 		resources: t.resources[:0], scopes: t.scopes[:0], spans: t.spans[:0], records: t.records[:0], drafts: t.drafts[:0], forest: t.forest,
 		arena: arena{slab: t.slab[:0], stack: t.stack[:0], messages: t.messages[:0]},

@@ -266,7 +266,7 @@ func (t *telemetry) protoScopeField(f *wireField, s *otlpScope) error {
 func (t *telemetry) protoUnread(f *wireField) error {
 	height := len(t.stack)
 	err := t.protoAttribute(f, 4)
-	t.stack = t.stack[:height]
+	t.drop(height)
 	return err
 }
 

@@ -325,7 +325,7 @@ func (r *jsonReader) skip() error {
 	height := len(r.arena.stack)
 	var v value
 	err := r.value(&v)
-	r.arena.stack = r.arena.stack[:height]
+	r.arena.drop(height)
 	return err
 }
 

@@ -27,7 +27,11 @@ type tree struct {
 	ai     bool   // a dialect knows one of its spans
 }
 
+// clear empties a forest for the next request. Maps cost by their size to be cleared, so large ones are given up.
 func (f *forest) clear() {
+	if max(len(f.spans), len(f.traces)) > minSlab {
+		*f = forest{}
+	}
 	clear(f.spans)
 	clear(f.traces)
 }
