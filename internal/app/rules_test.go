@@ -1,8 +1,11 @@
 package app
 
 import (
+	"bytes"
 	"encoding/json"
+	"fmt"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -13,6 +16,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/tocsin-dr/tocsin/internal/api"
 	"github.com/tocsin-dr/tocsin/internal/measure"
 )
 
@@ -140,5 +144,61 @@ func TestLoadsSayWhatTheyChange(t *testing.T) {
 		{"tocsin", "token-spend: added, version 1.0.0, lane alert", library},
 	}, got); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// A lead reads the event log of a running Tocsin, which is what ingest took in; the ledger says so, and there is one reader at a time.
+func TestReadEvents(t *testing.T) {
+	h, _ := start(t, configured(t))
+	before := time.Now()
+	for i := range 3 {
+		h.send(quick(fmt.Sprint("s", i), "pay"))
+	}
+	if status, _ := h.call("ana", http.MethodGet, "/api/v1/events", nil); status != http.StatusForbidden {
+		t.Errorf("a responder reads the log: %d", status)
+	}
+	read := func(query string) (sessions []string) {
+		t.Helper()
+		status, body := h.call("bob", http.MethodGet, "/api/v1/events"+query, nil)
+		if status != http.StatusOK {
+			t.Fatalf("%d %s", status, body)
+		}
+		end := -1
+		for lines := json.NewDecoder(bytes.NewReader(body)); lines.More(); {
+			var line api.EventLine
+			if err := lines.Decode(&line); err != nil {
+				t.Fatal(err)
+			}
+			if line.End != nil {
+				end = *line.End
+				continue
+			}
+			if e := line.Event; e.Check() != nil || e.Tool.Name != "pay" || e.Ingested.Before(before) {
+				t.Errorf("%+v", e)
+			}
+			sessions = append(sessions, line.Event.Session.ID)
+		}
+		if end != len(sessions) {
+			t.Errorf("the end says %d events of %d", end, len(sessions))
+		}
+		slices.Sort(sessions)
+		return sessions
+	}
+	if diff := cmp.Diff([]string{"s0", "s1", "s2"}, read("")); diff != "" {
+		t.Error(diff)
+	}
+	if got := read("?since=" + url.QueryEscape(time.Now().Add(time.Hour).Format(time.RFC3339))); got != nil {
+		t.Errorf("later than now: %v", got)
+	}
+	if status, _ := h.call("bob", http.MethodGet, "/api/v1/events?since=yesterday", nil); status != http.StatusBadRequest {
+		t.Errorf("a bad time: %d", status)
+	}
+	rows, err := h.store.LedgerOf(t.Context(), "evidence", 10)
+	if err != nil || len(rows) != 2 || rows[0].Actor != "bob" || rows[0].Subject != "event log" {
+		t.Errorf("%v %+v", err, rows)
+	}
+	h.events.busy <- struct{}{}
+	if status, body := h.call("bob", http.MethodGet, "/api/v1/events", nil); status != http.StatusConflict || !strings.Contains(string(body), "somebody else is reading") {
+		t.Errorf("a second reader: %d %s", status, body)
 	}
 }
