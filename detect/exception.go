@@ -73,6 +73,18 @@ func (s *Set) Excepted() (out []Rule) {
 	return out
 }
 
+// Exceptions returns the exceptions that name a rule, those that have ended too.
+func (s *Set) Exceptions(rule string) (out []*Exception) {
+	for _, c := range s.rules {
+		if c.ID == rule {
+			for _, x := range c.exceptions {
+				out = append(out, x.Exception)
+			}
+		}
+	}
+	return out
+}
+
 // excepted reports whether an exception in force covers the event, and counts it.
 func (c *compiled) excepted(env *Env, e *event.Event, st *State) (bool, error) {
 	for _, x := range c.exceptions {
@@ -84,7 +96,13 @@ func (c *compiled) excepted(env *Env, e *event.Event, st *State) (bool, error) {
 			return false, fmt.Errorf("exception %s: %w", x.ID, err)
 		}
 		if covered {
-			st.Excepted[x.ID]++
+			if st.Excepted == nil { // an empty one is left out of a snapshot
+				st.Excepted = make(map[string]map[string]int)
+			}
+			if st.Excepted[c.ID] == nil {
+				st.Excepted[c.ID] = make(map[string]int)
+			}
+			st.Excepted[c.ID][x.ID]++
 			return true, nil
 		}
 	}

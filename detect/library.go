@@ -68,6 +68,7 @@ type Overlay struct {
 	Lane     Lane           `yaml:"lane"`
 	Severity Severity       `yaml:"severity"`
 	Disabled bool           `yaml:"disabled"`
+	Reason   string         `yaml:"reason"` // why; the ledger quotes it
 }
 
 // Exception says where a rule does not apply. It is no part of the rule and survives its upgrade. The rule does not see an event

@@ -26,11 +26,11 @@ const (
 
 // State is what the rules of one class of agents remember. It is saved in the shard's snapshot. Not safe for concurrent use.
 type State struct {
-	Rules    map[string]*memory            `json:"rules"`  // by rule and operator
-	Silent   map[string]map[string]silence `json:"silent"` // by rule and operator, and key
-	Stats    map[string]*Stats             `json:"stats"`  // by rule
-	Excepted map[string]int                `json:"excepted,omitempty"`
-	Clock    int                           `json:"clock"` // matching events counted, the order of group.Touched
+	Rules    map[string]*memory            `json:"rules"`             // by rule and operator
+	Silent   map[string]map[string]silence `json:"silent"`            // by rule and operator, and key
+	Stats    map[string]*Stats             `json:"stats"`             // by rule
+	Excepted map[string]map[string]int     `json:"covered,omitempty"` // events, by rule and exception
+	Clock    int                           `json:"clock"`             // matching events counted, the order of group.Touched
 	Events   int                           `json:"events"`
 	// Watermark is the newest event time seen.
 	Watermark time.Time `json:"watermark"`
@@ -138,7 +138,7 @@ type silence struct {
 func NewState() *State {
 	return &State{
 		Rules: make(map[string]*memory), Silent: make(map[string]map[string]silence),
-		Stats: make(map[string]*Stats), Excepted: make(map[string]int),
+		Stats: make(map[string]*Stats), Excepted: make(map[string]map[string]int),
 	}
 }
 

@@ -58,7 +58,7 @@ func TestPages(t *testing.T) {
 		"/incidents/INC-138ccccc":           {"Expected", "Load test, announced."},
 		"/agents":                           {"3 agents", "Learning", `<td class="right num wide">3</td>`, "(2 min ago)"},
 		"/agents?id=payments%2Fbilling-bot": {"payments/billing-bot has 1 open incident", "5210 events", "239 · 58 %", "send_money recipient", "61 · 95 %", `action="/agents/ask"`},
-		"/rules":                            {"2 rules", "untrusted-value-egress", "25 % of 8", "0 judged", "Read the rules again"},
+		"/rules":                            {"2 rules", "untrusted-value-egress", "25 % of 8", "0 judged", "payroll-run: 17", "Read the rules again"},
 		"/audit":                            {"What happened", "Sign in"},
 		"/audit?subject=" + incID:           {"What happened to " + incID},
 		"/health":                           {"1 part needs attention", "rule agent-loop failed"},

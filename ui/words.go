@@ -33,6 +33,7 @@ func words(urls map[string]string) template.FuncMap {
 		"segment": url.PathEscape,
 		"span":    span,
 		"stamp":   func(t time.Time) string { return t.UTC().Format("2 Jan 2006, 15:04:05 UTC") },
+		"day":     func(t time.Time) string { return t.UTC().Format("2 Jan 2006") },
 		"clock":   func(t time.Time) string { return t.UTC().Format("15:04:05") },
 		"iso":     func(t time.Time) string { return t.UTC().Format(time.RFC3339Nano) },
 		"ago":     ago,

@@ -63,7 +63,7 @@ func newDesk(t *testing.T) *desk {
 	return d
 }
 
-func (d *desk) server() server { return server{Server: d.URL, Token: "t"} }
+func (d *desk) server() server { return server{address: address{Server: d.URL, Token: "t"}} }
 
 // TestApproveNeedsALook: a decision is sent only for a plan that somebody looked at.
 func TestApproveNeedsALook(t *testing.T) {

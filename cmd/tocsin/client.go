@@ -16,39 +16,97 @@ import (
 
 	"github.com/tocsin-dr/tocsin/internal/api"
 	"github.com/tocsin-dr/tocsin/internal/auth"
+	"github.com/tocsin-dr/tocsin/internal/event"
 )
 
-// server is how commands reach a running Tocsin.
-type server struct {
+// address is how commands reach a running Tocsin.
+type address struct {
 	Server string `help:"Address of the console and API." default:"http://127.0.0.1:8700" env:"TOCSIN_SERVER"`
 	Token  string `help:"Session token; tocsin sign-in keeps one." env:"TOCSIN_TOKEN"`
-	JSON   bool   `help:"Print JSON."`
 }
 
-const clientTimeout = 30 * time.Second
+// server is for commands that do nothing else than ask a running Tocsin.
+type server struct {
+	address
+	JSON bool `help:"Print JSON."`
+}
+
+const (
+	clientTimeout = 30 * time.Second
+	maxFailure    = 1 << 20
+)
 
 // call sends a request as the signed-in person and decodes the answer into v. An answer that is not 2xx is an error with the
 // server's own words.
-func (s *server) call(ctx context.Context, method, path string, body, v any) error {
+func (s *address) call(ctx context.Context, method, path string, body, v any) error {
+	request, err := s.request(ctx, method, path, body)
+	if err != nil {
+		return err
+	}
+	return send(request, personDoor(), v)
+}
+
+// personDoor is the door of people.
+func personDoor() door { return door{"set --server or TOCSIN_SERVER", "sign in with tocsin sign-in"} }
+
+// request makes a request of the signed-in person.
+func (s *address) request(ctx context.Context, method, path string, body any) (*http.Request, error) {
 	var payload io.Reader
 	if body != nil {
 		text, err := json.Marshal(body)
 		if err != nil {
-			return fmt.Errorf("encode request: %w", err)
+			return nil, fmt.Errorf("encode request: %w", err)
 		}
 		payload = bytes.NewReader(text)
 	}
 	request, err := http.NewRequestWithContext(ctx, method, strings.TrimRight(s.Server, "/")+path, payload)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	token, err := s.token()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	request.Header.Set("Authorization", "Bearer "+token)
 	request.Header.Set("Content-Type", "application/json")
-	return send(request, door{"set --server or TOCSIN_SERVER", "sign in with tocsin sign-in"}, v)
+	return request, nil
+}
+
+// events hands over the events of the running Tocsin's log. It takes as long as the log is long.
+func (s *address) events(ctx context.Context, fn func(*event.Event) error) error {
+	request, err := s.request(ctx, http.MethodGet, "/api/v1/events", nil)
+	if err != nil {
+		return err
+	}
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		return fmt.Errorf("reach Tocsin: %w (is it running? %s)", err, personDoor().address)
+	}
+	defer response.Body.Close()
+	if response.StatusCode != http.StatusOK {
+		text, err := io.ReadAll(io.LimitReader(response.Body, maxFailure))
+		if err != nil {
+			return fmt.Errorf("read answer: %w", err)
+		}
+		return refused(response, text, personDoor())
+	}
+	for lines, n := json.NewDecoder(response.Body), 0; ; n++ {
+		var line api.EventLine
+		if err := lines.Decode(&line); err != nil {
+			return fmt.Errorf("read the event log: cut off after %d events: %w", n, err)
+		}
+		switch {
+		case line.Error != "":
+			return fmt.Errorf("read the event log: after %d events: %s", n, line.Error)
+		case line.End != nil && *line.End == n:
+			return nil
+		case line.Event == nil:
+			return fmt.Errorf("read the event log: after %d events: a line without one", n)
+		}
+		if err := fn(line.Event); err != nil {
+			return err
+		}
+	}
 }
 
 // door is what to do about a request that does not come through: nobody answers, or the sender is not known.
@@ -71,17 +129,7 @@ func send(request *http.Request, d door, v any) error {
 		return fmt.Errorf("read answer: %w", err)
 	}
 	if response.StatusCode/100 != 2 {
-		var failure api.Failure
-		if json.Unmarshal(text, &failure) != nil || failure.Error == "" {
-			failure.Error = response.Status
-		}
-		if response.StatusCode == http.StatusUnauthorized && d.credential != "" {
-			return errors.New(failure.Error + ": " + d.credential)
-		}
-		if response.StatusCode == http.StatusForbidden {
-			return &forbidden{failure.Error}
-		}
-		return errors.New(failure.Error)
+		return refused(response, text, d)
 	}
 	if v == nil {
 		return nil
@@ -92,7 +140,22 @@ func send(request *http.Request, d door, v any) error {
 	return nil
 }
 
-func (s *server) token() (string, error) {
+// refused is the error of an answer that is not 2xx.
+func refused(response *http.Response, text []byte, d door) error {
+	var failure api.Failure
+	if json.Unmarshal(text, &failure) != nil || failure.Error == "" {
+		failure.Error = response.Status
+	}
+	if response.StatusCode == http.StatusUnauthorized && d.credential != "" {
+		return errors.New(failure.Error + ": " + d.credential)
+	}
+	if response.StatusCode == http.StatusForbidden {
+		return &forbidden{failure.Error}
+	}
+	return errors.New(failure.Error)
+}
+
+func (s *address) token() (string, error) {
 	if s.Token != "" {
 		return s.Token, nil
 	}

@@ -20,7 +20,7 @@ func (c *rulesReportCmd) Run(ctx context.Context, std *stdio) error {
 	if c.JSON {
 		return printJSON(std.out, all)
 	}
-	return table(std.out, "RULE\tLANE\tFIRED\tSUPPRESSED\tERRORS\tFALSE\tJUDGED EVENTS\tLAST FIRED\tTESTS", len(all), "no rules", func(w io.Writer, n int) {
+	return table(std.out, "RULE\tLANE\tFIRED\tSUPPRESSED\tEXCEPTED\tERRORS\tFALSE\tJUDGED EVENTS\tLAST FIRED\tTESTS", len(all), "no rules", func(w io.Writer, n int) {
 		r := all[n]
 		last, wrong := "never", fmt.Sprintf("of %d", r.Judged())
 		if !r.Stats.LastFired.IsZero() {
@@ -29,7 +29,7 @@ func (c *rulesReportCmd) Run(ctx context.Context, std *stdio) error {
 		if share, known := r.FalsePositives(); known {
 			wrong = fmt.Sprintf("%.0f%% of %d", 100*share, r.Judged())
 		}
-		fmt.Fprintf(w, "%s\t%s\t%d\t%d\t%d\t%s\t%d\t%s\t%d\n", r.ID, r.Lane, r.Stats.Fired, r.Stats.Suppressed, r.Stats.Errors, wrong, r.Stats.Judged, last, r.Tests)
+		fmt.Fprintf(w, "%s\t%s\t%d\t%d\t%d\t%d\t%s\t%d\t%s\t%d\n", r.ID, r.Lane, r.Stats.Fired, r.Stats.Suppressed, r.Excepted(), r.Stats.Errors, wrong, r.Stats.Judged, last, r.Tests)
 	})
 }
 

@@ -24,6 +24,7 @@ type Options struct {
 	Reader ui.Reader
 	Facts  ui.Facts
 	Actor  ui.Actor
+	Events Events
 	Auth   *auth.Auth
 	Now    func() time.Time
 }
@@ -62,6 +63,8 @@ func Routes(mux *http.ServeMux, o Options) {
 	handle("POST /api/v1/rules/reload", approval.Lead, a.reload)
 	handle("GET /api/v1/findings", approval.Viewer, a.findings)
 	handle("GET /api/v1/ledger", approval.Viewer, a.ledger)
+	// What people and tools said in all sessions is for those who may change what is done about it.
+	mux.Handle("GET /api/v1/events", o.Auth.Require(approval.Lead, http.HandlerFunc(a.events)))
 }
 
 type api struct{ Options }

@@ -244,6 +244,20 @@ func (d *detector) ruleStats() map[string]detect.Stats {
 	return d.shard.RuleStats()
 }
 
+// addExcepted adds up, by rule and exception, how many events exceptions covered.
+func (d *detector) addExcepted(to map[string]map[string]int) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for rule, covered := range d.shard.Excepted() {
+		if to[rule] == nil {
+			to[rule] = make(map[string]int)
+		}
+		for id, n := range covered {
+			to[rule][id] += n
+		}
+	}
+}
+
 func (d *detector) agents() []baselines.Learned {
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -6,8 +6,13 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
+	"time"
 
+	"github.com/tocsin-dr/tocsin/internal/approval"
 	"github.com/tocsin-dr/tocsin/internal/event"
+	"github.com/tocsin-dr/tocsin/internal/ledger"
+	"github.com/tocsin-dr/tocsin/internal/store"
 	"github.com/tocsin-dr/tocsin/internal/stream"
 )
 
@@ -26,16 +31,20 @@ func ReadLog(ctx context.Context, cfg Config, fn func(*event.Event) error) (err 
 		return err
 	}
 	for p := range cfg.NATS.Partitions {
-		if err := a.readPartition(ctx, p, fn); err != nil {
+		if err := readPartition(ctx, a.log, a.codec, p, math.MaxUint64, fn); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (a *App) readPartition(ctx context.Context, partition int, fn func(*event.Event) error) error {
-	err := a.log.Follow(ctx, partition, 0, func(m stream.Message) error {
-		events, err := stream.DecodeBatch(a.codec, m.Data)
+// readPartition hands over the events of a partition up to its end, or up to a message of the log.
+func readPartition(ctx context.Context, log *stream.Log, codec *event.Codec, partition int, last uint64, fn func(*event.Event) error) error {
+	err := log.Follow(ctx, partition, 0, func(m stream.Message) error {
+		if m.Sequence > last {
+			return errEnd
+		}
+		events, err := stream.DecodeBatch(codec, m.Data)
 		if err != nil {
 			return fmt.Errorf("read event log at %d: %w", m.Sequence, err)
 		}
@@ -53,4 +62,44 @@ func (a *App) readPartition(ctx context.Context, partition int, fn func(*event.E
 		return nil
 	}
 	return err
+}
+
+// logReader reads the event log of a running Tocsin for people, one at a time: what it reads is read from the disk that ingest writes
+// to. It implements api.Events.
+type logReader struct {
+	log        *stream.Log
+	codec      *event.Codec
+	store      *store.Store
+	partitions int
+	now        func() time.Time
+	busy       chan struct{} // holds one
+}
+
+// ReadEvents implements api.Events. Events that are older than the time are left out.
+func (l *logReader) ReadEvents(ctx context.Context, by approval.Principal, since time.Time, fn func(*event.Event) error) error {
+	select {
+	case l.busy <- struct{}{}:
+		defer func() { <-l.busy }()
+	default:
+		return &approval.Refusal{Kind: approval.RefusedBusy, Text: "somebody else is reading the event log; try again later"}
+	}
+	last, err := l.log.Last(ctx)
+	if err != nil {
+		return err
+	}
+	if err := appendLedger(ctx, l.store, l.now(), ledger.KindEvidence, by.ID, "event log", map[string]any{"opened": "events", "since": since, "via": by.Via}); err != nil {
+		return err
+	}
+	for p := range l.partitions {
+		err := readPartition(ctx, l.log, l.codec, p, last, func(e *event.Event) error {
+			if e.Time.Before(since) {
+				return nil
+			}
+			return fn(e)
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }

@@ -36,6 +36,7 @@ type rulebook struct {
 	loading sync.Mutex // one load at a time
 	mu      sync.Mutex
 	set     *detect.Set
+	loaded  loaded
 }
 
 func (b *rulebook) inForce() *detect.Set {
@@ -44,26 +45,34 @@ func (b *rulebook) inForce() *detect.Set {
 	return b.set
 }
 
+// since is when a rule in force came into its lane.
+func (b *rulebook) since(rule string) time.Time {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.loaded.Rules[rule].Since
+}
+
 // load reads the rules, keeps each text in the vault under the digest that findings carry, puts the set in force, and records who did,
 // so that the way back to an older set shows too. Rules that can't be read leave the set in force as it is; that is recorded as well.
 func (b *rulebook) load(ctx context.Context, actor string) error {
 	b.loading.Lock()
 	defer b.loading.Unlock()
-	set, texts, err := b.read()
+	set, read, err := b.read()
 	if err != nil {
 		b.metrics.RulesLoaded(false)
 		return errors.Join(err, appendLedger(ctx, b.store, b.now(), ledger.KindRules, actor, "refused", map[string]string{"error": err.Error()}))
 	}
-	for _, text := range texts {
+	for _, text := range read.Texts {
 		if _, err := b.vault.Put(ctx, text); err != nil {
 			return fmt.Errorf("keep rule: %w", err)
 		}
 	}
-	if err := b.store.AppendLedger(ctx, ledger.Record{At: b.now(), Kind: ledger.KindRules, Actor: actor, Subject: set.Digest()}); err != nil {
+	now, err := b.record(ctx, set, read.Library, actor)
+	if err != nil {
 		return err
 	}
 	b.mu.Lock()
-	b.set = set
+	b.set, b.loaded = set, now
 	b.mu.Unlock()
 	for _, d := range b.detectors {
 		d.setRules(ctx, set)
@@ -74,22 +83,23 @@ func (b *rulebook) load(ctx context.Context, actor string) error {
 }
 
 // read reads and compiles the rules and checks that the playbooks that they name exist.
-func (b *rulebook) read() (*detect.Set, [][]byte, error) {
+func (b *rulebook) read() (*detect.Set, RuleFiles, error) {
 	read, err := ReadRules(b.dir)
 	if err == nil {
 		err = CheckPlaybooks(read.Rules, b.playbooks)
 	}
 	if err != nil {
-		return nil, nil, err
+		return nil, RuleFiles{}, err
 	}
 	set, err := detect.Compile(read.Rules)
-	return set, read.Texts, err
+	return set, read, err
 }
 
 // Rules implements ui.Facts: a report card for each rule in force.
 func (f *facts) Rules(ctx context.Context) ([]measure.RuleReport, error) {
-	stats := make(map[string]detect.Stats)
+	stats, excepted := make(map[string]detect.Stats), make(map[string]map[string]int)
 	for _, d := range f.detectors {
+		d.addExcepted(excepted)
 		for rule, n := range d.ruleStats() {
 			sum := stats[rule]
 			sum.Add(&n)
@@ -101,13 +111,22 @@ func (f *facts) Rules(ctx context.Context) ([]measure.RuleReport, error) {
 		return nil, err
 	}
 	var out []measure.RuleReport
-	for _, r := range f.rules.inForce().Rules() {
+	set := f.rules.inForce()
+	for _, r := range set.Rules() {
 		out = append(out, measure.RuleReport{
 			ID: r.ID, Version: r.Version, Title: r.Title, Severity: r.Severity, Lane: r.Lane, Operator: r.Operator(), Capture: r.Capture,
-			Tests: len(r.Tests), Stats: stats[r.ID], Verdicts: verdicts[r.ID],
+			Tests: len(r.Tests), Stats: stats[r.ID], Verdicts: verdicts[r.ID], Since: f.rules.since(r.ID), Exceptions: hits(set.Exceptions(r.ID), excepted[r.ID]),
 		})
 	}
 	return out, nil
+}
+
+// hits are the exceptions of a rule with how many events each covered.
+func hits(of []*detect.Exception, covered map[string]int) (out []measure.ExceptionReport) {
+	for _, x := range of {
+		out = append(out, measure.ExceptionReport{ID: x.ID, Owner: x.Owner, Expires: x.Expires, Events: covered[x.ID]})
+	}
+	return out
 }
 
 // ReloadRules implements ui.Actor.

@@ -194,6 +194,7 @@ const (
 	RefusedGrant     = "grant"     // the approval carries no valid grant
 	RefusedWaiting   = "waiting"   // a request must be decided first
 	RefusedUnknown   = "unknown"   // there is no such request
+	RefusedBusy      = "busy"      // somebody else is doing it
 	RefusedRules     = "rules"     // the rules can't be read, and those in force stay
 )
 

@@ -1,6 +1,8 @@
 package measure
 
 import (
+	"time"
+
 	"github.com/tocsin-dr/tocsin/detect"
 	"github.com/tocsin-dr/tocsin/internal/incident"
 )
@@ -19,6 +21,26 @@ type RuleReport struct {
 	Stats detect.Stats `json:"stats"`
 	// Verdicts are those of people who closed incidents in which the rule fired, one for each incident.
 	Verdicts map[incident.Verdict]int `json:"verdicts,omitempty"`
+	// Since is when it came into its lane.
+	Since time.Time `json:"since,omitzero"`
+	// Exceptions are those that name the rule.
+	Exceptions []ExceptionReport `json:"exceptions,omitempty"`
+}
+
+// ExceptionReport says how many events an exception kept from a rule, since the detectors' state began.
+type ExceptionReport struct {
+	ID      string    `json:"id"`
+	Owner   string    `json:"owner"`
+	Expires time.Time `json:"expires"`
+	Events  int       `json:"events"`
+}
+
+// Excepted is how many events all exceptions kept from the rule.
+func (r *RuleReport) Excepted() (n int) {
+	for _, x := range r.Exceptions {
+		n += x.Events
+	}
+	return n
 }
 
 // minVerdicts are how many verdicts a ratio needs to mean anything.

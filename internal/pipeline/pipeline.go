@@ -349,12 +349,17 @@ func (s *Shard) RuleStats() map[string]detect.Stats {
 	return out
 }
 
-// Excepted returns how many events each exception covered.
-func (s *Shard) Excepted() map[string]int {
-	out := make(map[string]int)
+// Excepted returns, by rule and exception, how many events exceptions covered, over all classes.
+func (s *Shard) Excepted() map[string]map[string]int {
+	out := make(map[string]map[string]int)
 	for _, c := range s.classes {
-		for id, n := range c.Rules.Excepted {
-			out[id] += n
+		for rule, covered := range c.Rules.Excepted {
+			if out[rule] == nil {
+				out[rule] = make(map[string]int)
+			}
+			for id, n := range covered {
+				out[rule][id] += n
+			}
 		}
 	}
 	return out

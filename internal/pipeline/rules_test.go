@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"testing"
+	"testing/fstest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -326,4 +327,42 @@ func rulesFired(t *testing.T, set *detect.Set, policy ingest.ContentPolicy, file
 		t.Fatal(err)
 	}
 	return slices.Sorted(maps.Keys(fired))
+}
+
+// What exceptions kept from rules is counted by rule and exception, and survives a restart.
+func TestExcepted(t *testing.T) {
+	l, err := detect.ReadLibrary(fstest.MapFS{"exceptions.yaml": {Data: []byte("- {id: payroll, rules: [rule-a, rule-b], when: 'tool.name == \"pay\"', reason: x, owner: ann, expires: 2099-01-01}")}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var list []detect.Rule
+	for id, when := range map[string]string{"rule-a": "true", "rule-b": "tool.name == \"pay\" && arg(\"to\") == \"x1\""} {
+		r, err := detect.ParseRule("r.yaml", []byte("id: "+id+"\nversion: 1.0.0\ntitle: x\nseverity: low\non: [tool.result]\nwhen: '"+when+"'\ntags: {asi: [ASI10]}\ntriage: x\n"), l)
+		if err != nil {
+			t.Fatal(err)
+		}
+		list = append(list, r)
+	}
+	set, err := detect.Compile(list)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := &feed{t: t, shard: pipeline.New(set, event.NewHasher(nil), pipeline.Options{})}
+	for i, to := range []string{"x1", "x2", "x1"} {
+		if i == 1 {
+			data, err := f.shard.Snapshot(0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			f.shard = pipeline.New(set, event.NewHasher(nil), pipeline.Options{})
+			if _, _, err := f.shard.Restore(data); err != nil {
+				t.Fatal(err)
+			}
+		}
+		f.send(0, event.Event{Tool: tool("pay", "to", to)})
+	}
+	f.send(0, event.Event{Tool: tool("read_file", "to", "x1")})
+	if diff := cmp.Diff(map[string]map[string]int{"rule-a": {"payroll": 3}, "rule-b": {"payroll": 2}}, f.shard.Excepted()); diff != "" {
+		t.Error(diff)
+	}
 }

@@ -57,6 +57,11 @@ func (s *Store) Ledger(ctx context.Context, subject string, limit int) ([]ledger
 	return list[ledger.Record](ctx, s, "read ledger", `SELECT doc FROM ledger WHERE subject = ? ORDER BY seq LIMIT ?`, subject, limit)
 }
 
+// LedgerOf returns the latest records of a kind, newest first.
+func (s *Store) LedgerOf(ctx context.Context, kind string, limit int) ([]ledger.Record, error) {
+	return list[ledger.Record](ctx, s, "read ledger", `SELECT doc FROM ledger WHERE kind = ? ORDER BY seq DESC LIMIT ?`, kind, limit)
+}
+
 // VerifyLedger checks the whole chain and returns the number of records that it holds.
 func (s *Store) VerifyLedger(ctx context.Context) (n int64, err error) {
 	rows, err := s.db.QueryContext(ctx, `SELECT doc FROM ledger ORDER BY seq`)
