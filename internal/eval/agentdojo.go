@@ -21,7 +21,8 @@ import (
 )
 
 // The transcripts have no clock, so one is laid out: each agent does its sessions in an order that the seed decides, evenly over
-// the days of learning, between eight and eighteen o'clock, one event every 3 s. What is tested comes the day after.
+// the days of learning, between eight and eighteen o'clock, one event every 3 s. What is tested comes after a day in which nothing
+// happens.
 const (
 	learningDays = 28
 	eventGap     = 3 * time.Second
@@ -216,11 +217,11 @@ func (t *transcript) events(at time.Time) []event.Event {
 	return out
 }
 
-// tested is a session moved to the day after learning.
+// tested is a session moved to when learning has ended.
 func (t *transcript) tested() *session {
 	out := &session{agent: t.session.agent, events: slices.Clone(t.session.events)}
 	first := out.events[0].Time
-	shift := begin.AddDate(0, 0, learningDays).Sub(first.Truncate(24 * time.Hour))
+	shift := begin.AddDate(0, 0, learningDays+1).Sub(first.Truncate(24 * time.Hour))
 	for i := range out.events {
 		out.events[i].Time = out.events[i].Time.Add(shift)
 	}

@@ -7,7 +7,6 @@ package eval
 import (
 	"bytes"
 	"fmt"
-	"math"
 	"math/rand/v2"
 	"time"
 
@@ -124,6 +123,10 @@ func (r *Rig) teach(sessions []*session) (judge, error) {
 			shard.Process(&e, pipeline.Position{})
 		}
 	}
+	if len(sessions) > 0 {
+		e := quiet(sessions[len(sessions)-1])
+		shard.Process(&e, pipeline.Position{})
+	}
 	taught, err := shard.Snapshot(0)
 	if err != nil {
 		return nil, err
@@ -131,14 +134,21 @@ func (r *Rig) teach(sessions []*session) (judge, error) {
 	return func(s *session) (verdict, error) { return r.judge(taught, s) }, nil
 }
 
+// quietFor is longer than a session is kept.
+const quietFor = 25 * time.Hour
+
+// quiet is an event after a day in which nothing happened: by it each session has ended and was learned.
+func quiet(last *session) event.Event {
+	e := last.events[len(last.events)-1]
+	return event.Event{ID: "quiet", Kind: event.KindSession, Time: e.Time.Add(quietFor), Agent: e.Agent, Session: event.Session{ID: "quiet"}}
+}
+
 // judge takes a session through a shard that was restored for it alone.
 func (r *Rig) judge(taught []byte, s *session) (verdict, error) {
-	v, at, run := newVerdict(len(s.events)), 0, newRunning()
+	v, at, least := newVerdict(len(s.events)), 0, 1.0
 	shard := pipeline.New(r.rules, r.hasher, pipeline.Options{Scored: func(_ *event.Event, a baselines.Anomaly) {
-		if len(a.Features) > 0 {
-			run.add(a.P)
-			v.top[at] = a.Features[0]
-		}
+		least = min(least, a.P)
+		v.top[at] = top(a)
 	}})
 	if _, _, err := shard.Restore(taught); err != nil {
 		return v, err
@@ -150,7 +160,7 @@ func (r *Rig) judge(taught []byte, s *session) (verdict, error) {
 				v.alarm = at
 			}
 		}
-		v.scores[at] = -run.p()
+		v.scores[at] = -least // what an anomaly's p-value promises, it promises of a session
 	}
 	return v, nil
 }
@@ -158,22 +168,12 @@ func (r *Rig) judge(taught []byte, s *session) (verdict, error) {
 // seen reports whether a human sees a finding.
 func seen(f *detect.Finding) bool { return f.Lane == detect.Alert || f.Lane == detect.Propose }
 
-// running is the p-value of a session so far: that of its least probable event, corrected for the number of events that were
-// scored (Šidák, 1967). It keeps its level where they are independent, and is cautious where they agree.
-type running struct {
-	least float64
-	n     int
-}
-
-func newRunning() running { return running{least: 1} }
-
-func (r *running) add(p float64) { r.n, r.least = r.n+1, min(r.least, p) }
-
-func (r *running) p() float64 {
-	if r.n == 0 || r.least >= 1 {
-		return 1
+// top is the feature that an anomaly's explanation names first, if there is one.
+func top(a baselines.Anomaly) (out baselines.Feature) {
+	if len(a.Features) > 0 {
+		out = a.Features[0]
 	}
-	return -math.Expm1(float64(r.n) * math.Log1p(-r.least))
+	return out
 }
 
 // begin is when laid-out time starts: a Monday.

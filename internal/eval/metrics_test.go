@@ -126,29 +126,6 @@ func TestConformalKeepsItsLevel(t *testing.T) {
 	}
 }
 
-// A session's p-value is uniform where its events' are, however many they are.
-func TestRunningKeepsItsLevel(t *testing.T) {
-	random := seeded(4)
-	for _, events := range []int{1, 5, 100} {
-		hits := 0
-		for range 20_000 {
-			run := newRunning()
-			for range events {
-				run.add(random.Float64())
-			}
-			if run.p() <= 0.05 {
-				hits++
-			}
-		}
-		if got := float64(hits) / 20_000; math.Abs(got-0.05) > 0.006 {
-			t.Errorf("%d events: p <= 0.05 in a share of %.4f", events, got)
-		}
-	}
-	if run := newRunning(); run.p() != 1 {
-		t.Errorf("p of nothing is %v", run.p())
-	}
-}
-
 func TestVerdictReached(t *testing.T) {
 	at := func(scores ...float64) int {
 		return verdict{scores: scores}.reached(func(s float64) bool { return s >= 2 })

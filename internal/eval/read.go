@@ -12,8 +12,8 @@ import (
 // Bounds of a file of JSON lines, unpacked.
 const (
 	maxLine  = 16 << 20
-	maxFile  = 2 << 30
-	maxLines = 5_000_000
+	maxFile  = 1 << 30
+	maxLines = 1_000_000
 )
 
 // lines hands over each line of a file of JSON lines, packed by gzip or not, with its number. Empty lines are left out. Errors

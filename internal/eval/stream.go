@@ -90,8 +90,8 @@ func cutLabel(line []byte) (label string, rest []byte, err error) {
 	return label, rest, err
 }
 
-// StreamReport is the quality on a stream, by session: a session is an attack if one of its events is. Its score is the p-value of
-// its least probable event, corrected for how many of its events were scored.
+// StreamReport is the quality on a stream, by session: a session is an attack if one of its events is. Its p-value is
+// that of its least probable event, because what an anomaly's p-value promises, it promises of a session.
 type StreamReport struct {
 	AUC Number `json:"auc"`
 	// TPRs at points of the ROC curve: these two thresholds alone are set on what is tested.
@@ -226,19 +226,19 @@ func (r *streamRun) scored(e *event.Event, a baselines.Anomaly) {
 		ses.p, ses.top = append(ses.p, math.NaN()), append(ses.top, baselines.Feature{})
 	}
 	ses.agent = e.Agent.ID
-	if len(a.Features) > 0 {
-		ses.p[at], ses.top[at] = a.P, a.Features[0]
+	if a.Life == baselines.Active {
+		ses.p[at], ses.top[at] = a.P, top(a)
 	}
 }
 
 // verdict is the session's p-value after each of its events.
 func (f *follow) verdict() verdict {
-	v, run := newVerdict(len(f.p)), newRunning()
+	v, least := newVerdict(len(f.p)), 1.0
 	for i, p := range f.p {
 		if !math.IsNaN(p) {
-			run.add(p)
+			least = min(least, p)
 		}
-		v.scores[i] = -run.p()
+		v.scores[i] = -least
 	}
 	v.top = f.top
 	return v

@@ -111,9 +111,11 @@ func TestStreamJudgedAgain(t *testing.T) {
 	run.now = &e
 	run.scored(&e.Event, baselines.Anomaly{P: 1})
 	e.Agent.ID = "svc/agent"
-	run.scored(&e.Event, baselines.Anomaly{P: 0.25, Features: make([]baselines.Feature, 1)})
-	got := run.judged()
-	if len(got) != 1 || got[0].agent != "svc/agent" || len(got[0].verdict.scores) != 1 || math.Abs(got[0].verdict.final()+0.25) > 1e-12 {
+	run.scored(&e.Event, baselines.Anomaly{P: 0.25, Life: baselines.Active})
+	var got []judgedSession
+	run.scored(&event.Event{ID: "2", Time: begin, Agent: e.Agent, Session: e.Session}, baselines.Anomaly{P: 0.001, Life: baselines.Learning})
+	got = run.judged()
+	if len(got) != 1 || got[0].agent != "svc/agent" || len(got[0].verdict.scores) != 2 || math.Abs(got[0].verdict.final()+0.25) > 1e-12 {
 		t.Errorf("%+v", got)
 	}
 }
