@@ -15,9 +15,9 @@ const (
 	refitShare = 32
 	// minExcesses is from how many scores on the shape of a tail is fitted, and not taken for 0.
 	minExcesses = 32
-	// minTailScale is the least scale of the extrapolated tail that few scores can show, in bits. If the model's probabilities were exact, a score of s bits
-	// would be reached with probability 2^-s, an exponential tail of scale 1/ln 2.
-	minTailScale = 1 / math.Ln2
+	// minTailScale is the least scale of the extrapolated tail that few scores can show, in bits. If the model's probabilities were
+	// exact, a score of s bits would be reached with probability 2^-s, a tail of scale 1.44; sums of surprises fall faster.
+	minTailScale = 1
 	// sureTailScale is the least one that many scores can show.
 	sureTailScale = 0.5
 	// minP is the least p-value. Its reciprocal, which combine adds up, is still a finite number.
