@@ -6,31 +6,28 @@
 package baselines
 
 import (
-	"cmp"
 	"fmt"
-	"maps"
-	"math"
-	"slices"
 	"strings"
 
 	"github.com/tocsin-dr/tocsin/internal/event"
 )
 
 // Version names the way scores are made. A change of it makes older scores incomparable.
-const Version = "rarity-1"
+const Version = "page-1"
 
-// Bounds and weights of a model. Each table is bounded, so that an agent's page can't grow without end.
+// Bounds and weights of a model.
 const (
-	priorWeight    = 10.0 // observations that the class's word is worth beside the agent's own
-	maxTools       = 128  // tools of one agent
-	maxContexts    = 256  // (tool, argument) pairs of one agent
-	maxValues      = 256  // values of one argument
-	maxKnown       = 4096 // tokens that an agent is known to have used
-	maxAgents      = 4096 // agents of one class that keep a page
-	minSessions    = 10   // sessions of its own before an agent's baseline is active
-	minCalibration = 50   // scores of the class before its p-values mean anything
-	minContext     = 20   // scores of one argument before it is calibrated by its own, and not by all arguments'
-	warmSessions   = 3    // sessions before an agent's scores calibrate its class
+	priorWeight   = 10.0 // observations that the class's word is worth beside the agent's own
+	maxAgents     = 4096 // pages of one class in memory
+	maxNames      = 4096 // tools, arguments and destinations of one class that have a text
+	maxNameBytes  = 256
+	classContexts = 1024
+	classValues   = 8192
+	minSessions   = 10  // sessions of its own before an agent's baseline is active, if its class knows no agents in their first days
+	minScores     = 10  // scored sessions of the class before its p-values mean anything
+	minMaturity   = 100 // scored sessions of one maturity before it is calibrated by its own, and not by all
+	firstDays     = 20  // sessions of an agent's first days, whose scores calibrate those of other new agents
+	warmClass     = 3   // sessions of a class before its scores calibrate it
 )
 
 // Life is the stage of an agent's baseline. While it is learning, the answer to every question is unknown.
@@ -42,138 +39,122 @@ const (
 	Active   Life = "active"
 )
 
+// stages are the stages that a page holds, by their number in it.
+var stages = [...]Life{Learning, Active}
+
 // Model is what one class of agents taught. It is not safe for concurrent use: one detector shard owns it.
 type Model struct {
-	Class   string                  `json:"class"`
-	Peers   page                    `json:"peers"` // all agents of the class together
-	Agents  map[string]*page        `json:"agents"`
-	Scores  map[string]*calibration `json:"scores"`  // by feature, and by argument
-	Evicted int                     `json:"evicted"` // pages dropped because the class had too many agents
+	Class   string           `json:"class"`
+	Evicted int              `json:"evicted"` // pages dropped because the class had too many agents
+	Agents  map[string]*page `json:"agents"`
+	Peers   peers            `json:"peers"`
+	Scores  maturities       `json:"scores"`
+	Names   map[uint32]name  `json:"names"`
 }
 
-// page is what one agent, or a class, was seen to do.
-type page struct {
-	Sessions int               `json:"sessions"`
-	Tools    table             `json:"tools"`
-	Values   map[string]*table `json:"values"`     // by tool and argument
-	Origins  map[string]*table `json:"provenance"` // by tool and argument
-	Dests    table             `json:"destinations"`
-	Known    map[uint64]int    `json:"known"` // tokens of argument values, with the session that last used them
-	LastSeen int               `json:"last_seen"`
+// peers is what all agents of a class did together.
+type peers struct {
+	Sessions int    `json:"sessions"`
+	Contexts []byte `json:"contexts"`
+	Values   []byte `json:"values"`
+	Seen     sketch `json:"seen"`  // identifying tokens of what tools returned: the class's surroundings
+	Used     sketch `json:"used"`  // tokens that each agent used in arguments
+	Reads    int    `json:"reads"` // sessions that Seen was told of
+	// Flows are values that went from tools' outputs into arguments; Signed are those whose output spoke to the agent as its operator.
+	Flows  int `json:"flows"`
+	Signed int `json:"signed"`
+}
+
+func (p *peers) table() table { return table{p.Contexts, p.Values} }
+
+// maturities are calibrations of agents in their first days, of others, and of all.
+type maturities [3]*calibration
+
+const (
+	young = iota
+	grown
+	anyAge
+)
+
+// name is the text of a key, for people; hostile.
+type name struct {
+	Kind    byte   `json:"kind"` // of keyOf: t a tool, d a destination, a an argument ("tool argument")
+	Context uint32 `json:"context"`
+	Text    string `json:"text"`
 }
 
 // NewModel returns an empty model.
 func NewModel(class string) *Model {
-	return &Model{Class: class, Agents: make(map[string]*page), Scores: make(map[string]*calibration)}
-}
-
-// The features that the model scores.
-const (
-	FeatureTool        = "tool"        // which tool, among the tools this agent uses
-	FeatureDestination = "destination" // where data goes
-	FeatureArgument    = "argument"    // an argument's value: its rarity times the rarity of where it came from
-)
-
-// weights of the features in an event's p-value; they sum to 1. Provenance says most, see the harmonic mean in combine.
-var weights = map[string]float64{FeatureArgument: 0.5, FeatureDestination: 0.25, FeatureTool: 0.25}
-
-// Observation is what one tool call leaves behind to learn from. It holds no text but a destination's.
-type Observation struct {
-	Tool  string            `json:"tool"`
-	Args  []ArgObservation  `json:"args,omitempty"`
-	Dests []DestObservation `json:"dests,omitempty"`
-}
-
-// ArgObservation is one argument value: its key, its tokens and where it came from.
-type ArgObservation struct {
-	Path       string           `json:"path"`
-	Value      uint64           `json:"value"`
-	Tokens     event.Hashes     `json:"tokens,omitempty"`
-	Provenance event.Provenance `json:"provenance,omitempty"`
-}
-
-// DestObservation is one destination of a call.
-type DestObservation struct {
-	Key  uint64 `json:"key"`
-	Text string `json:"text"`
-	Arg  string `json:"arg,omitempty"`
-}
-
-// Observe reads a tool call into an observation; ok is false for an event that baselines don't look at. Provenance must be set.
-func Observe(e *event.Event, h *event.Hasher) (o Observation, ok bool) {
-	if e.Tool == nil || (e.Kind != event.KindToolResult && e.Kind != event.KindToolRequest) {
-		return Observation{}, false
-	}
-	o.Tool = e.Tool.Name
-	for _, a := range e.Tool.Args {
-		tokens := a.Tokens
-		if len(tokens) == 0 {
-			tokens = h.Hash(a.Value)
-		}
-		if len(tokens) == 0 {
-			continue
-		}
-		o.Args = append(o.Args, ArgObservation{Path: a.Path, Value: fold(tokens), Tokens: bounded(tokens), Provenance: a.Provenance})
-	}
-	for _, d := range e.Destinations {
-		o.Dests = append(o.Dests, DestObservation{Key: fold(h.Hash(d.Kind + " " + d.Value)), Text: d.Value, Arg: d.Arg})
-	}
-	return o, true
-}
-
-// maxKept bounds the tokens of one value that enter an agent's history.
-const maxKept = 32
-
-// bounded keeps a value's identifying tokens, which alone can prove that the value was used before.
-func bounded(tokens event.Hashes) event.Hashes {
-	var out event.Hashes
-	for _, t := range tokens {
-		if t.Identifying() && len(out) < maxKept {
-			out = append(out, t)
-		}
-	}
-	return out
-}
-
-// fold makes one key of a value's tokens, in order (FNV-1a over words).
-func fold(tokens event.Hashes) uint64 {
-	key := uint64(14695981039346656037)
-	for _, t := range tokens {
-		key = (key ^ uint64(t)) * 1099511628211
-	}
-	return key
+	return &Model{Class: class, Agents: make(map[string]*page), Names: make(map[uint32]name), Scores: maturities{{}, {}, {}}}
 }
 
 // Knows reports whether an agent used a token in an earlier, learned session.
 func (m *Model) Knows(agent string, token event.Hash) bool {
-	page := m.Agents[agent]
-	if page == nil {
-		return false
-	}
-	_, ok := page.Known[uint64(token)]
-	return ok
+	p := m.Agents[agent]
+	return p != nil && (p.knows(uint64(token)) || m.Peers.Used.count(mix(p.u64(hAgent), uint64(token))) > 0)
 }
+
+// Has reports whether an agent taught anything.
+func (m *Model) Has(agent string) bool { return m.Agents[agent] != nil }
 
 // Life returns the stage of an agent's baseline with the reason, for people.
 func (m *Model) Life(agent string) (Life, string) {
-	sessions := 0
-	if page := m.Agents[agent]; page != nil {
-		sessions = page.Sessions
+	p := m.Agents[agent]
+	life := m.life(p)
+	n := 0
+	if p != nil {
+		n = p.sessions()
 	}
-	if sessions < minSessions {
-		return Learning, fmt.Sprintf("%d of %d sessions learned", sessions, minSessions)
+	switch {
+	case life == Active:
+		return life, fmt.Sprintf("%d sessions learned", n)
+	case n < minSessions:
+		return life, fmt.Sprintf("%d of %d sessions learned", n, minSessions)
 	}
-	if n := m.scored(); n < minCalibration {
-		return Learning, fmt.Sprintf("%d of %d scores of its class calibrated", n, minCalibration)
-	}
-	return Active, fmt.Sprintf("%d sessions learned", sessions)
+	return life, fmt.Sprintf("%d of %d sessions of its class scored", m.Scores[anyAge].n, minScores)
 }
 
-func (m *Model) scored() int {
-	if s := m.Scores[FeatureTool]; s != nil {
-		return s.N
+func (m *Model) life(p *page) Life {
+	n := 0
+	if p != nil {
+		n = p.sessions()
 	}
-	return 0
+	if m.Scores[anyAge].n < minScores || n < minSessions && m.Scores[young].n < minMaturity {
+		return Learning
+	}
+	return Active
+}
+
+// maturity is which calibration judges an agent.
+func (s maturities) of(p *page) *calibration {
+	at := grown
+	if p == nil || p.sessions() < firstDays {
+		at = young
+	}
+	if s[at].n < minMaturity {
+		at = anyAge
+	}
+	return s[at]
+}
+
+func (s maturities) add(p *page, score shown) {
+	at := grown
+	if p.sessions() < firstDays {
+		at = young
+	}
+	s[at].add(score)
+	s[anyAge].add(score)
+}
+
+// Read takes in the identifying tokens of what tools returned in a session that ended without a finding.
+func (m *Model) Read(tokens event.Hashes) {
+	if len(tokens) == 0 {
+		return
+	}
+	m.Peers.Reads++
+	for _, t := range tokens {
+		m.Peers.Seen.add(uint64(t))
+	}
 }
 
 // Learn takes a session that ended without a finding. The class is calibrated with how surprising the session is to the model
@@ -183,45 +164,52 @@ func (m *Model) Learn(agent string, session []Observation) {
 		return
 	}
 	p := m.page(agent)
-	if p.Sessions >= warmSessions {
-		for i := range session {
-			m.calibrate(p, &session[i])
-		}
+	if m.Peers.Sessions >= warmClass {
+		m.calibrate(p, session)
 	}
 	m.Peers.Sessions++
-	p.Sessions++
-	p.LastSeen = m.Peers.Sessions
-	for _, o := range session {
-		p.learn(o)
-		m.Peers.learn(o)
-		p.remember(o)
+	day := dayOf(&session[len(session)-1])
+	if p.u16(hDays) == 0 {
+		p.set16(hFirstDay, day)
+	}
+	if p.u16(hDays) == 0 || day > p.u16(hLastDay) {
+		p.set16(hDays, bump(p.u16(hDays)))
+		p.set16(hLastDay, day)
+	}
+	p.set32(hSessions, p.u32(hSessions)+1)
+	p.set32(hEvents, p.u32(hEvents)+uint32(len(session)))
+	p.set64(hUsed, uint64(m.Peers.Sessions))
+	for i := range session {
+		m.learn(p, &session[i])
 	}
 }
 
-func (m *Model) calibrate(p *page, o *Observation) {
-	for _, s := range m.scores(p, o) {
-		m.calibrateOne(s.feature, s.bits)
-	}
-	for i := range o.Args {
-		a := &o.Args[i]
-		m.calibrateOne(argKey(o.Tool, a.Path), m.argScore(p, o.Tool, a))
-	}
-}
-
-func (m *Model) calibrateOne(key string, bits float64) {
-	c := m.Scores[key]
-	if c == nil {
-		if len(m.Scores) > maxContexts && strings.HasPrefix(key, FeatureArgument+"\x00") {
-			return // a class with more arguments than that is calibrated by all of them together
+// calibrate scores a session as one: by the most surprising of its calls in each family, and in all together.
+func (m *Model) calibrate(p *page, session []Observation) {
+	var s shown
+	by, most := m.Scores.of(p), 0.0
+	for i := range session {
+		v := m.judge(p, &session[i])
+		v.blur(chanceOf(p.u64(hAgent)+uint64(i), by.n))
+		by.combine(&v)
+		for f := range v.families {
+			s.Most[f] = max(s.Most[f], float32(v.families[f].bits))
 		}
-		c = &calibration{}
-		m.Scores[key] = c
+		if i > 0 && v.bits <= most {
+			continue
+		}
+		most = v.bits
+		for f := range v.families {
+			s.Call[f] = float32(v.families[f].bits)
+		}
 	}
-	c.add(bits)
+	m.Scores.add(p, s)
 }
 
-// argKey is the calibration of one argument of a tool.
-func argKey(tool, path string) string { return FeatureArgument + "\x00" + tool + "\x00" + path }
+// dayOf is the day of an observation, counted from 2020.
+func dayOf(o *Observation) uint16 {
+	return uint16(min(max(o.At.Unix()/86400-18262, 0), 0xFFFF))
+}
 
 // page returns an agent's page, making room by dropping the page that was idle longest.
 func (m *Model) page(agent string) *page {
@@ -229,73 +217,102 @@ func (m *Model) page(agent string) *page {
 		return p
 	}
 	if len(m.Agents) >= maxAgents {
-		victim := slices.MinFunc(slices.Sorted(maps.Keys(m.Agents)), func(a, b string) int {
-			return cmp.Compare(m.Agents[a].LastSeen, m.Agents[b].LastSeen)
-		})
+		victim := ""
+		for id, p := range m.Agents {
+			if victim == "" || p.u64(hUsed) < m.Agents[victim].u64(hUsed) || p.u64(hUsed) == m.Agents[victim].u64(hUsed) && id < victim {
+				victim = id
+			}
+		}
 		delete(m.Agents, victim)
 		m.Evicted++
 	}
-	p := &page{}
+	p := newPage(agentKey(agent))
 	m.Agents[agent] = p
 	return p
 }
 
-func (p *page) learn(o Observation) {
-	p.Tools.add(toolKey(o.Tool), o.Tool, maxTools)
-	for _, a := range o.Args {
-		context := o.Tool + "\x00" + a.Path
-		if values := at(&p.Values, context); values != nil {
-			values.add(a.Value, "", maxValues)
+// learn counts one call on the agent's page and among its peers.
+func (m *Model) learn(p *page, o *Observation) {
+	if m.Peers.Contexts == nil {
+		m.Peers.Contexts, m.Peers.Values = make([]byte, classContexts*contextSize), make([]byte, classValues*valueSize)
+	}
+	day := dayOf(o)
+	tool := keyTool(o.Tool)
+	m.count(p, keyTools, tool, day)
+	m.call(keyTools, tool, 't', o.Tool, "")
+	for i := range o.Dests {
+		reach := keyReach(o.Tool)
+		m.count(p, reach, o.Dests[i].Key, day)
+		m.call(reach, o.Dests[i].Key, 'd', o.Dests[i].Text, "")
+	}
+	for i := range o.Args {
+		a := &o.Args[i]
+		path := element(a.Path)
+		context := keyArg(o.Tool, path)
+		m.count(p, context, a.Value, day)
+		m.call(0, context, 'a', o.Tool, path)
+		if at := originOf(a); at >= 0 {
+			for _, t := range []table{p.table(), m.Peers.table()} {
+				if c := t.context(context); c != nil {
+					addOrigin(c, at)
+				}
+			}
+			if at == 2 {
+				m.flowed(a.Flow.Signed)
+			}
 		}
-		if origins := at(&p.Origins, context); origins != nil && a.Provenance != event.ProvenanceUnknown {
-			origins.add(toolKey(string(a.Provenance)), string(a.Provenance), maxValues)
-		}
-	}
-	for _, d := range o.Dests {
-		p.Dests.add(d.Key, d.Text, maxValues)
-	}
-}
-
-// at returns the table of a context, or nil for a new context on a full page.
-func at(tables *map[string]*table, context string) *table {
-	if *tables == nil {
-		*tables = make(map[string]*table)
-	}
-	t := (*tables)[context]
-	if t == nil && len(*tables) < maxContexts {
-		t = &table{}
-		(*tables)[context] = t
-	}
-	return t
-}
-
-func (p *page) remember(o Observation) {
-	if p.Known == nil {
-		p.Known = make(map[uint64]int)
-	}
-	for _, a := range o.Args {
 		for _, t := range a.Tokens {
-			p.Known[uint64(t)] = p.Sessions
+			p.remember(uint64(t))
+			m.Peers.Used.add(mix(p.u64(hAgent), uint64(t)))
 		}
 	}
-	for len(p.Known) > maxKnown {
-		p.forgetOldest()
+}
+
+// count counts an answer twice: among peers, and, with whether they support it, on the agent's own page.
+func (m *Model) count(p *page, context, value uint64, day uint16) {
+	class := m.Peers.table()
+	before := class.value(context, value)
+	own := p.table()
+	others := int(countOf(before, vCount)) > int(countOf(own.value(context, value), vCount))
+	alone := len(m.Agents) == 1
+	class.learn(context, value, day, others, alone)
+	own.learn(context, value, day, others, alone)
+}
+
+// flowed counts a flow; an eighth of the past is forgotten where the count is full.
+func (m *Model) flowed(signed bool) {
+	m.Peers.Flows++
+	if signed {
+		m.Peers.Signed++
+	}
+	if m.Peers.Flows >= 1<<14 {
+		m.Peers.Flows, m.Peers.Signed = m.Peers.Flows/8*7, m.Peers.Signed/8*7
 	}
 }
 
-// forgetOldest drops the tokens of the session that was used longest ago.
-func (p *page) forgetOldest() {
-	oldest := math.MaxInt
-	for _, session := range p.Known {
-		oldest = min(oldest, session)
+func addOrigin(c []byte, at int) {
+	if getU16(c, cOrigin+2*at) == 0xFFFF {
+		for i := range origins {
+			halve(c, cOrigin+2*i, 1)
+		}
 	}
-	maps.DeleteFunc(p.Known, func(_ uint64, session int) bool { return session == oldest })
+	putU16(c, cOrigin+2*at, getU16(c, cOrigin+2*at)+1)
 }
 
-func toolKey(name string) uint64 {
-	key := uint64(14695981039346656037)
-	for i := range len(name) {
-		key = (key ^ uint64(name[i])) * 1099511628211
+// call gives a key its text. Names stay until they are too many; then the class starts anew, because what is used comes back.
+func (m *Model) call(context, key uint64, kind byte, text, path string) {
+	print := fingerprint(mix(context, key))
+	if kind == 'a' {
+		print = fingerprint(key)
 	}
-	return key
+	if _, ok := m.Names[print]; ok {
+		return
+	}
+	if path != "" {
+		text += " " + path
+	}
+	if len(m.Names) >= maxNames {
+		clear(m.Names)
+	}
+	m.Names[print] = name{kind, fingerprint(context), strings.ToValidUTF8(text[:min(len(text), maxNameBytes)], "")}
 }

@@ -1,7 +1,7 @@
 package baselines
 
 import (
-	"encoding/json"
+	"bytes"
 	"fmt"
 	"math/rand/v2"
 	"strings"
@@ -20,8 +20,8 @@ func TestColdStartIsSilent(t *testing.T) {
 	for sessions := 0; ; sessions++ {
 		a := scored(m, "svc/0", &strange)
 		if a.Life == Active {
-			if sessions < minSessions || m.Scores[FeatureTool].N < minCalibration || a.P > 0.05 {
-				t.Errorf("active after %d sessions and %d scores with p = %g", sessions, m.Scores[FeatureTool].N, a.P)
+			if sessions < minSessions || m.Scores[anyAge].n < minScores || a.P > 0.05 {
+				t.Errorf("active after %d sessions and %d scores with p = %g", sessions, m.Scores[anyAge].n, a.P)
 			}
 			break
 		}
@@ -34,11 +34,28 @@ func TestColdStartIsSilent(t *testing.T) {
 		m.Learn(clerk.session(r))
 	}
 	if a := scored(m, "svc/new", &strange); a.P != 1 || a.Life != Learning {
-		t.Errorf("a new agent of a known class is judged: %+v", a)
+		t.Errorf("a new agent is judged by a class that knows no agents in their first days: %+v", a)
 	}
 	m.Learn("svc/empty", nil)
-	if m.Agents["svc/empty"] != nil {
+	if m.Has("svc/empty") {
 		t.Error("a session without calls makes a page")
+	}
+}
+
+// A class that has seen many agents in their first days judges a new one from its first call on, by what it knows of the others.
+func TestNewAgentOfKnownClass(t *testing.T) {
+	m, r := NewModel("class"), rand.New(rand.NewPCG(1, 9))
+	for n := range 12 {
+		for range firstDays {
+			m.Learn(fmt.Sprint("svc/", n), []Observation{call("search", 1+ranked(r, 0.5, 9)), call("reply", 1)})
+		}
+	}
+	usual, strange := call("search", 1), call("wire_abroad", 77)
+	if a := scored(m, "svc/new", &usual); a.Life != Active || a.P < 0.05 {
+		t.Errorf("what its peers do: %+v", a)
+	}
+	if a := scored(m, "svc/new", &strange); a.Life != Active || a.P > 0.01 {
+		t.Errorf("what no peer does: %+v", a)
 	}
 }
 
@@ -54,7 +71,7 @@ func TestExplanation(t *testing.T) {
 		want := map[string][3]string{
 			FeatureTool:        {"send_money", "used by this agent in ", "usual tools: read_file "},
 			FeatureDestination: {"d9999", "reached by this agent in 0 of ", "usual destinations: d1 "},
-			FeatureArgument:    {"to", "the value came from a tool's output, not from the user; used by this agent in 0 of ", "it usually comes from: prompt "},
+			FeatureArgument:    {"to", "the value came from a tool's output, not from the user; tools returned it in 0 of ", "it usually comes from: prompt "},
 		}[f.Name]
 		if f.About != want[0] || !strings.HasPrefix(f.Got, want[1]) || !strings.HasPrefix(f.Want, want[2]) {
 			t.Errorf("%s: about %q, got %q, want %q", f.Name, f.About, f.Got, f.Want)
@@ -71,13 +88,38 @@ func TestExplanation(t *testing.T) {
 // A value of the prompt, or of the agent's own history, was asked for: it may be new without being surprising.
 func TestAskedForIsNoSurprise(t *testing.T) {
 	m := shapes()[0].trained(rand.New(rand.NewPCG(1, 3)), 300)
-	for p, want := range map[event.Provenance]bool{
-		event.ProvenancePrompt: false, event.ProvenanceHistory: false, event.ProvenanceUnknown: false,
-		event.ProvenanceToolOutput: true, event.ProvenanceNowhere: true,
+	for _, tt := range []struct {
+		name string
+		a    ArgObservation
+		want bool
+	}{
+		{"prompt", ArgObservation{Provenance: event.ProvenancePrompt}, false},
+		{"history", ArgObservation{Provenance: event.ProvenanceHistory}, false},
+		{"unknown", ArgObservation{}, false},
+		{"tool output", ArgObservation{Provenance: event.ProvenanceToolOutput}, true},
+		{"history, and a tool's output", ArgObservation{Provenance: event.ProvenanceHistory, Flow: Flow{Tokens: event.Hashes{99}}}, true},
 	} {
-		if got := m.argScore(m.Agents["svc/0"], "send_money", &ArgObservation{Path: "to", Value: 1 << 40, Provenance: p}) > 0; got != want {
-			t.Errorf("a new value of provenance %q is surprising: %v", p, got)
+		tt.a.Path, tt.a.Value = "to", 1<<40
+		if got := m.argument(m.Agents["svc/0"], "send_money", &tt.a) > 0; got != tt.want {
+			t.Errorf("a new value from %s is surprising: %v", tt.name, got)
 		}
+	}
+}
+
+// What tools of the class return in many sessions is part of its surroundings; what came today, in an output that gives orders, is not.
+func TestSurroundings(t *testing.T) {
+	m := shapes()[0].trained(rand.New(rand.NewPCG(1, 3)), 300)
+	known, strange := event.Hash(1001), event.Hash(1003)
+	for range 40 {
+		m.Read(event.Hashes{known})
+	}
+	value := func(token event.Hash, signed bool) float64 {
+		return m.argument(m.Agents["svc/0"], "send_money", &ArgObservation{
+			Path: "to", Value: 1 << 40, Provenance: event.ProvenanceToolOutput, Flow: Flow{Tokens: event.Hashes{token}, Signed: signed},
+		})
+	}
+	if k, s, o := value(known, false), value(strange, false), value(strange, true); k+4 > s || s+4 > o {
+		t.Errorf("a known account surprises by %.1f bits, a strange one by %.1f, one of an output with orders by %.1f", k, s, o)
 	}
 }
 
@@ -116,14 +158,7 @@ func TestOrderOfLearning(t *testing.T) {
 		for range 5 {
 			session = append(session, team.call(r, 1))
 		}
-		text, err := json.Marshal(m)
-		if err != nil {
-			t.Fatal(err)
-		}
-		shuffled := NewModel("class")
-		if err := json.Unmarshal(text, shuffled); err != nil {
-			t.Fatal(err)
-		}
+		shuffled := copied(t, m)
 		m.Learn("svc/1", session)
 		shuffled.Learn("svc/1", rapid.Permutation(session).Draw(t, "order"))
 		for range 20 {
@@ -135,43 +170,88 @@ func TestOrderOfLearning(t *testing.T) {
 	})
 }
 
-func TestRoundTrip(t *testing.T) {
+// copied is a model as a snapshot keeps it, read back.
+func copied(t rapid.TB, m *Model) *Model {
+	t.Helper()
 	codec, err := event.NewCodec()
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, s := range shapes() {
-		r := rand.New(rand.NewPCG(1, 4))
-		m := s.trained(r, 300)
-		fromJSON, fromCBOR := NewModel(""), NewModel("")
-		text, err := json.Marshal(m)
-		if err == nil {
-			err = json.Unmarshal(text, fromJSON)
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		data, err := codec.Marshal(m)
-		if err == nil {
-			err = codec.Unmarshal(data, fromCBOR)
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		if again, err := codec.Marshal(fromCBOR); err != nil || string(again) != string(data) {
-			t.Errorf("%s: a model that was read back has other bytes: %v", s.name, err)
-		}
-		for range 50 {
+	data, err := codec.Marshal(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	back := NewModel("")
+	if err := codec.Unmarshal(data, back); err != nil {
+		t.Fatal(err)
+	}
+	if err := back.Check(); err != nil {
+		t.Fatal(err)
+	}
+	if again, err := codec.Marshal(back); err != nil || string(again) != string(data) {
+		t.Fatalf("a model that was read back has other bytes: %v", err)
+	}
+	return back
+}
+
+// A snapshot at any point leaves the same scores, then and after learning more.
+func TestSnapshotKeepsScores(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		s := rapid.SampledFrom(shapes()).Draw(t, "shape")
+		r := rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "seed"), 4))
+		m := s.trained(r, rapid.IntRange(0, 120).Draw(t, "sessions"))
+		back := copied(t, m)
+		for range 30 {
 			agent, calls := s.session(r)
-			for _, back := range []*Model{fromJSON, fromCBOR} {
-				if diff := cmp.Diff(scored(m, agent, &calls[0]), scored(back, agent, &calls[0])); diff != "" {
-					t.Fatal(s.name, diff)
-				}
-				back.Learn(agent, calls)
+			if diff := cmp.Diff(scored(m, agent, &calls[0]), scored(back, agent, &calls[0])); diff != "" {
+				t.Fatal(s.name, diff)
 			}
 			m.Learn(agent, calls)
+			back.Learn(agent, calls)
 		}
-	}
+	})
+}
+
+// Bytes that are no page are refused; what is taken is kept as it is.
+func FuzzPage(f *testing.F) {
+	m := shapes()[0].trained(rand.New(rand.NewPCG(1, 4)), 30)
+	good, _ := m.Agents["svc/0"].MarshalBinary()
+	f.Add(good)
+	f.Add(good[:pageSize-1])
+	f.Add(make([]byte, pageSize))
+	flipped := bytes.Clone(good)
+	flipped[atValues+7] ^= 4
+	f.Add(flipped)
+	f.Fuzz(func(t *testing.T, data []byte) {
+		var p page
+		if err := p.UnmarshalBinary(data); err != nil {
+			if p != (page{}) {
+				t.Fatal("a page that was refused left something behind")
+			}
+			return
+		}
+		if again, _ := p.MarshalBinary(); !bytes.Equal(again, data) {
+			t.Fatal("a page that was read back has other bytes")
+		}
+		// Whatever a page with a right checksum holds, it can be used.
+		m.Agents["svc/0"] = &p
+		o := call("send_money", 7, ArgObservation{Path: "to", Value: 7, Provenance: event.ProvenanceToolOutput})
+		scored(m, "svc/0", &o)
+		m.Learn("svc/0", []Observation{o})
+		m.Learned("svc/0")
+	})
+}
+
+func TestDamagedPages(t *testing.T) {
+	m := shapes()[0].trained(rand.New(rand.NewPCG(1, 4)), 30)
+	good, _ := m.Agents["svc/0"].MarshalBinary()
+	rapid.Check(t, func(t *rapid.T) {
+		bad := bytes.Clone(good)
+		bad[rapid.IntRange(0, pageSize-1).Draw(t, "at")] ^= 1 << rapid.IntRange(0, 7).Draw(t, "bit")
+		if err := new(page).UnmarshalBinary(bad); err == nil {
+			t.Fatal("a damaged page is read")
+		}
+	})
 }
 
 func TestKnows(t *testing.T) {
@@ -183,7 +263,7 @@ func TestKnows(t *testing.T) {
 	}
 }
 
-// A page can't grow without end, whatever agents send.
+// Whatever agents send, what they did last is known, and nothing grows: pages are arrays, and names are bounded.
 func TestBounds(t *testing.T) {
 	m := NewModel("class")
 	for i := range uint64(600) {
@@ -193,37 +273,14 @@ func TestBounds(t *testing.T) {
 		}
 		m.Learn("svc/0", []Observation{o, call("tool0", 0, ArgObservation{Path: "arg0", Value: i, Provenance: event.Provenance(fmt.Sprint("p", i))})})
 	}
-	for name, p := range map[string]*page{"agent": m.Agents["svc/0"], "class": &m.Peers} {
-		got := []int{len(p.Tools.Counts), len(p.Values), len(p.Origins), len(p.Dests.Counts), len(p.Values["tool0\x00arg0"].Counts), len(p.Origins["tool0\x00arg0"].Counts)}
-		if diff := cmp.Diff([]int{maxTools, maxContexts, maxContexts, maxValues, maxValues, maxValues}, got); diff != "" {
-			t.Errorf("%s: %s", name, diff)
-		}
-		if len(p.Known) > maxKnown {
-			t.Errorf("%s: %d known tokens", name, len(p.Known))
-		}
+	if len(m.Names) > maxNames {
+		t.Errorf("%d names", len(m.Names))
 	}
-	if m.Knows("svc/0", 1001) || !m.Knows("svc/0", 599039) {
-		t.Error("the tokens of the oldest sessions must go first")
+	if m.Knows("svc/0", 1<<40) || !m.Knows("svc/0", 599039) {
+		t.Error("the tokens of the last session must be known")
 	}
-	for _, feature := range []string{FeatureTool, FeatureDestination, FeatureArgument} {
-		if m.Scores[feature] == nil {
-			t.Errorf("%s is not calibrated", feature)
-		}
-	}
-	if len(m.Scores) > maxContexts+3 {
-		t.Errorf("%d calibrations", len(m.Scores))
-	}
-}
-
-// A class whose arguments filled all calibrations before its first destination must not be blind to destinations.
-func TestArgumentsDoNotCrowdOutFeatures(t *testing.T) {
-	m := NewModel("class")
-	for i := range 400 {
-		m.Learn("svc/0", []Observation{call("t", 0, ArgObservation{Path: fmt.Sprint(i), Value: 1, Provenance: event.ProvenanceNowhere})})
-	}
-	m.Learn("svc/0", []Observation{call("t", 1)})
-	if m.Scores[FeatureDestination] == nil {
-		t.Error("destinations are not calibrated")
+	if err := copied(t, m).Check(); err != nil {
+		t.Error(err)
 	}
 }
 
@@ -235,62 +292,89 @@ func TestAgentsAreBounded(t *testing.T) {
 	}
 	m.Learn("svc/0", session)
 	m.Learn("svc/new", session)
-	if len(m.Agents) != maxAgents || m.Evicted != 1 || m.Agents["svc/0"] == nil || m.Agents["svc/1"] != nil || m.Agents["svc/new"] == nil {
+	if len(m.Agents) != maxAgents || m.Evicted != 1 || !m.Has("svc/0") || m.Has("svc/1") || !m.Has("svc/new") {
 		t.Errorf("%d agents, %d evicted: want the one that was idle longest to go", len(m.Agents), m.Evicted)
 	}
 }
 
+// A table keeps what was used often and lately, and never loses what was just learned.
 func TestTable(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		const bound = 4
-		values := rapid.SliceOfN(rapid.Uint64Range(1, 9), 1, 60).Draw(t, "values")
-		var a, b table
-		for _, v := range values {
-			a.add(v, fmt.Sprint(v), bound)
-			b.add(v, fmt.Sprint(v), bound)
-			if a.count(v) == 0 || len(a.Counts) > bound {
-				t.Fatalf("%d entries, the newest is counted %d times", len(a.Counts), a.count(v))
+		days := rapid.SliceOfN(rapid.Uint16Range(0, 400), 1, 120).Draw(t, "days")
+		a, b := newPage(1), newPage(1)
+		for i, day := range days { // clocks may go back
+			value := uint64(rapid.IntRange(0, 40).Draw(t, "value"))
+			for _, p := range []*page{a, b} {
+				p.table().learn(7, value, day, i%2 == 0, false)
+			}
+			n := countOf(a.table().value(7, value), vCount)
+			most, total := rarer(a.table().context(7), cFast, levels-1)
+			if n == 0 || most != total || total < 1 {
+				t.Fatalf("the newest value is counted %d times, its context %g", n, total)
 			}
 		}
-		if !cmp.Equal(a, b) {
-			t.Fatal("the same values leave other tables")
+		if *a != *b {
+			t.Fatal("the same values leave other pages")
 		}
-		if p := a.probability(100) + a.novelty(); a.Total != len(values) || p <= 0 || p > 2 || bits(&a, &b, 100) < 0 {
-			t.Fatalf("total %d, p %g", a.Total, p)
+		p := surprise(a.table().context(7), nil, cFast, 0, 0)
+		if q := surprise(a.table().context(7), nil, cFast, levels-1, 0); p < q {
+			t.Fatalf("a new value surprises by %g bits, the most usual one by %g", p, q)
 		}
 	})
-	var kept table
-	for _, v := range []uint64{1, 1, 2, 3, 4} { // 2 and 3 were seen once, 2 longer ago
-		kept.add(v, fmt.Sprint(v), 3)
+	if surprise(nil, nil, cFast, 0, 0) != 1 {
+		t.Error("where nothing is known, a new value is as probable as not")
 	}
-	if diff := cmp.Diff([]Count{{"1", 2}, {"3", 1}, {"4", 1}}, kept.top(9)); diff != "" {
-		t.Error(diff)
+}
+
+// A value is part of the anchor after three days of use that peers share, or after a week of an agent without peers.
+func TestAnchorAdmits(t *testing.T) {
+	tests := []struct {
+		name         string
+		days         uint16
+		peers, alone bool
+		want         bool
+	}{
+		{"two days, peers", 2, true, false, false},
+		{"three days, peers", 3, true, false, true},
+		{"a month, and no peer does it", 30, false, false, false},
+		{"six days, no peers at all", 6, false, true, false},
+		{"seven days, no peers at all", 7, false, true, true},
 	}
-	if kept.Distinct != 4 || kept.count(2) != 0 {
-		t.Errorf("%d distinct values, 2 is counted %d times", kept.Distinct, kept.count(2))
-	}
-	var none *table
-	if none.count(1) != 0 || none.total() != 0 || none.novelty() != 1 || none.top(1) != nil || bits(nil, nil, 1) != 0 {
-		t.Error("a table that is not there counts something")
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			table := newPage(1).table()
+			for day := range tt.days {
+				for range 50 {
+					table.learn(7, 9, 100+day, tt.peers, tt.alone)
+				}
+			}
+			if got := countOf(table.value(7, 9), vAnchor) > 0; got != tt.want {
+				t.Errorf("admitted: %v", got)
+			}
+		})
 	}
 }
 
 // The class's word weighs less, the more the agent itself has done.
 func TestShrinkage(t *testing.T) {
-	var class, young, old table
-	for range 100 {
-		class.add(1, "", 9)
-	}
-	for i := range 100 {
-		class.add(2, "", 9)
-		if old.add(1, "", 9); i < 2 {
-			young.add(1, "", 9)
+	learned := func(n int, value uint64) table {
+		t := newPage(1).table()
+		for range n {
+			t.learn(7, value, 1, false, false)
 		}
+		return t
 	}
-	if y, o := bits(&young, &class, 2), bits(&old, &class, 2); y >= o || y <= 0 {
+	class, young, old := learned(100, 1), learned(2, 1), learned(100, 1)
+	for range 100 {
+		class.learn(7, 2, 1, false, false)
+	}
+	of := func(own table, value uint64) float64 {
+		return surprise(own.context(7), class.context(7), cFast, level(countOf(own.value(7, value), vCount)), level(countOf(class.value(7, value), vCount)))
+	}
+	if y, o := of(young, 2), of(old, 2); y >= o || y <= 0 {
 		t.Errorf("what peers do costs a young agent %.2f bits, an old one %.2f; want less for the young", y, o)
 	}
-	if own, new := bits(&old, &class, 1), bits(&old, &class, 3); own >= new {
+	if own, new := of(old, 1), of(old, 3); own >= new {
 		t.Errorf("what the agent does costs %.2f bits, what nobody does %.2f", own, new)
 	}
 }

@@ -1,70 +1,206 @@
 package baselines
 
 import (
+	"encoding/binary"
+	"fmt"
 	"math"
 	"slices"
-
-	"gonum.org/v1/gonum/stat"
-	"gonum.org/v1/gonum/stat/distuv"
 )
 
-// tailSize is how many of the largest scores a calibration keeps. Below the smallest kept one a p-value is only known to be
-// larger than tailSize/N, which no alert needs to know better.
-const tailSize = 512
+const (
+	// windowSize is how many sessions a calibration remembers, the last ones: what is usual may change.
+	windowSize = 2048
+	minWindow  = 10
+	// refitShare: a calibration is fitted again when it has grown by this part, one in so many sessions.
+	refitShare = 32
+	// minExcesses is from how many scores on the shape of a tail is fitted, and not taken for 0.
+	minExcesses = 32
+	// minTailScale is the least scale of the extrapolated tail that few scores can show, in bits. If the model's probabilities were
+	// exact, a score of s bits would be reached with probability 2^-s, a tail of scale 1.44; sums of surprises fall faster.
+	minTailScale = 1
+	// sureTailScale is the least one that many scores can show.
+	sureTailScale = 0.5
+	// minP is the least p-value. Its reciprocal, which combine adds up, is still a finite number.
+	minP = 1e-30
+	// maxShape bounds the tail's shape: beyond it the moments that fit it don't exist.
+	maxShape = 0.45
+)
 
-// minTailScale is the least scale of the extrapolated tail, in bits. If the model's probabilities were exact, a score of s bits
-// would be reached with probability 2^-s, an exponential tail of scale 1/ln 2.
-const minTailScale = 1 / math.Ln2
-
-// minP is the least p-value. Its reciprocal, which combine adds up, is still a finite number.
-const minP = 1e-300
-
-// calibration turns scores into p-values by what the same score did on traffic that raised no finding: split-conformal
-// (Vovk et al., 2005) inside the sample, and beyond its largest score an exponential tail, whose scale is the mean excess over
-// the sample's 90th percentile (a generalised Pareto tail with shape 0).
+// calibration turns surprise into p-values by what unremarkable sessions showed: split-conformal (Vovk et al., 2005) within the
+// sample, and beyond its largest score the tail of a generalised Pareto distribution.
 type calibration struct {
-	N   int       `json:"n"`
-	Top []float64 `json:"top"` // the largest scores, ascending
+	n        int     // sessions in all
+	ring     []shown // the last of them
+	fitted   int     // how many of the ring the fit knows: the first ones
+	families [familyCount]sample
+	all      sample // of the families together
 }
 
-func (c *calibration) add(score float64) {
-	c.N++
-	i, _ := slices.BinarySearch(c.Top, score)
-	if len(c.Top) < tailSize {
-		c.Top = slices.Insert(c.Top, i, score)
-		return
-	}
-	if i > 0 {
-		copy(c.Top, c.Top[1:i])
-		c.Top[i-1] = score
+// shown is what one session showed, in bits: the most of each family, and the families of the call that was most surprising in all.
+type shown struct{ Most, Call [familyCount]float32 }
+
+// add takes in the next session. Those from when the model had seen less than a third of what it has seen now are dropped: to a young
+// model everything is a surprise, and what was usual then is not what is usual now.
+func (c *calibration) add(s shown) {
+	c.n++
+	c.ring = append(c.ring, s)
+	if len(c.ring)-c.fitted > c.fitted/refitShare {
+		room := min(windowSize, max(minWindow, c.n/2))
+		c.ring = slices.Delete(c.ring, 0, max(0, len(c.ring)-room))
+		c.fit()
 	}
 }
 
-// p is the probability that unremarkable traffic scores at least this much. It is never 0.
-func (c *calibration) p(score float64) float64 {
-	if c.N == 0 || score <= 0 {
+// fit sorts what the sessions showed, and then combines each session's families as if it were new to the others.
+func (c *calibration) fit() {
+	c.fitted = len(c.ring)
+	for f := range c.families {
+		s := &c.families[f]
+		s.sorted = s.sorted[:0]
+		for i := range c.ring {
+			s.sorted = append(s.sorted, c.ring[i].Most[f])
+		}
+		s.fit()
+	}
+	c.all.sorted = c.all.sorted[:0]
+	for i := range c.ring {
+		sum := 0.0
+		for f := range c.families {
+			sum += families[f].weight / c.families[f].others(c.ring[i].Call[f])
+		}
+		c.all.sorted = append(c.all.sorted, float32(math.Log2(sum)))
+	}
+	c.all.fit()
+}
+
+// combine is the weighted harmonic mean of the families' p-values (Wilson, 2019), in bits. It keeps near its level whatever their
+// dependence, and is a score that is calibrated like any other.
+func (c *calibration) combine(v *verdict) {
+	sum := 0.0
+	for f := range v.families {
+		v.families[f].p = c.families[f].p(v.families[f].bits, 1)
+		sum += families[f].weight / v.families[f].p
+	}
+	v.bits = math.Log2(sum)
+}
+
+// sample is a sorted sample of scores with the tail beyond them.
+type sample struct {
+	sorted                        []float32
+	threshold, over, scale, shape float64 // the tail: where it begins, which part of the sample is in it
+}
+
+// p is the probability that a further score of the same kind is at least this large; it is never 0. Scores that are equal come in
+// the order that u decides, uniform in (0, 1]: that makes the p-value exact where scores are few. u = 1 is the most cautious.
+func (s *sample) p(score, u float64) float64 {
+	n := len(s.sorted)
+	if n == 0 {
 		return 1
 	}
-	i, _ := slices.BinarySearch(c.Top, score)
-	reached := len(c.Top) - i
-	if i == 0 {
-		reached = c.N
+	at := float32(score)
+	from, to := s.place(at)
+	if from == n {
+		return s.beyond(score, n)
 	}
-	p := float64(reached+1) / float64(c.N+1)
-	if reached > 0 {
-		return p
-	}
-	largest := c.Top[len(c.Top)-1]
-	tail := distuv.Exponential{Rate: 1 / c.tailScale()}
-	return max(p*tail.Survival(score-largest), minP)
+	return (float64(n-to) + u*float64(to-from+1)) / float64(n+1)
 }
 
-func (c *calibration) tailScale() float64 {
-	start := len(c.Top) * 9 / 10
-	threshold := c.Top[start]
-	excess := make([]float64, 0, len(c.Top)-start)
-	for _, s := range c.Top[start:] {
-		excess = append(excess, s-threshold)
+// others is p for one of the sample's own scores, compared with all the others.
+func (s *sample) others(score float32) float64 {
+	n := len(s.sorted)
+	from, _ := s.place(score)
+	if from == n-1 && n > 1 {
+		return s.beyond(float64(score), n-1)
 	}
-	return max(minTailScale, stat.Mean(excess, nil))
+	return float64(n-from) / float64(n)
 }
+
+func (s *sample) place(score float32) (from, to int) {
+	from, _ = slices.BinarySearch(s.sorted, score)
+	n := len(s.sorted)
+	if from < n && s.sorted[from] == score {
+		to, _ = slices.BinarySearch(s.sorted[from:], math.Nextafter32(score, math.MaxFloat32))
+		return from, from + to
+	}
+	return from, from
+}
+
+// beyond is the p-value of a score that is larger than n others: of exceeding the threshold as tenth of the sample did, and then by so
+// much.
+func (s *sample) beyond(score float64, n int) float64 {
+	excess, p := score-s.threshold, 0.0
+	if s.shape < 1e-6 {
+		p = math.Exp(-excess / s.scale)
+	} else {
+		p = math.Pow(1+s.shape*excess/s.scale, -1/s.shape)
+	}
+	return min(max(p*s.over, minP), 1/float64(n+1))
+}
+
+// fit sorts the sample and fits the excesses over its 90th percentile by probability-weighted moments (Hosking and Wallis, 1987). A
+// tail that would end somewhere is taken for an exponential one: that nothing was ever larger is no proof that nothing will be.
+func (s *sample) fit() {
+	slices.Sort(s.sorted)
+	n := len(s.sorted)
+	start := n * 9 / 10
+	k := float64(n - start)
+	s.threshold, s.over = float64(s.sorted[start]), k/float64(n+1)
+	a0, a1 := 0.0, 0.0
+	for i, score := range s.sorted[start:] {
+		x := float64(score) - s.threshold
+		a0 += x / k
+		a1 += x * (k - float64(i) - 0.65) / (k * k) // the weight is 1 - plotting position
+	}
+	s.scale, s.shape = a0, 0
+	if d := a0 - 2*a1; d > 0 && n-start >= minExcesses {
+		s.shape = min(max(2-a0/d, 0), maxShape)
+		s.scale = a0 * (1 - s.shape)
+	}
+	if n-start < minExcesses {
+		s.scale = max(s.scale, minTailScale)
+	}
+	s.scale = max(s.scale, sureTailScale)
+}
+
+// MarshalBinary writes what the sessions showed. The fit follows from it.
+func (c *calibration) MarshalBinary() ([]byte, error) {
+	le := binary.LittleEndian
+	out := le.AppendUint64(make([]byte, 0, 16+len(c.ring)*shownSize), uint64(c.n))
+	out = le.AppendUint64(out, uint64(c.fitted))
+	return binary.Append(out, le, c.ring)
+}
+
+const shownSize = 8 * int(familyCount)
+
+// UnmarshalBinary reads what MarshalBinary wrote. It refuses what no sessions could have left.
+func (c *calibration) UnmarshalBinary(data []byte) error {
+	le := binary.LittleEndian
+	size := len(data) - 16
+	if size < 0 || size%shownSize != 0 || size/shownSize > windowSize+windowSize/refitShare+1 {
+		return fmt.Errorf("calibration of %d bytes", len(data))
+	}
+	n, fitted := le.Uint64(data), le.Uint64(data[8:])
+	ring := make([]shown, size/shownSize)
+	if _, err := binary.Decode(data[16:], le, ring); err != nil {
+		return fmt.Errorf("read calibration: %w", err)
+	}
+	for i := range ring {
+		for f := range familyCount {
+			if most, call := ring[i].Most[f], ring[i].Call[f]; !(call >= 0 && call <= most && most < maxBits) {
+				return fmt.Errorf("calibration with a surprise of %g bits", most)
+			}
+		}
+	}
+	if n < uint64(len(ring)) || n > math.MaxInt64 || fitted > uint64(len(ring)) || fitted == 0 && len(ring) > 0 {
+		return fmt.Errorf("calibration of %d sessions, %d of %d fitted", n, fitted, len(ring))
+	}
+	*c = calibration{n: int(n), ring: ring[:fitted:fitted]}
+	if fitted > 0 {
+		c.fit()
+	}
+	c.ring = ring
+	return nil
+}
+
+// maxBits is more than any family can be surprised.
+const maxBits = 1e6

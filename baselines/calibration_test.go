@@ -4,7 +4,9 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"reflect"
 	"testing"
+	"time"
 
 	"pgregory.net/rapid"
 
@@ -16,8 +18,6 @@ type shape struct {
 	name   string
 	agents int
 	call   func(r *rand.Rand, agent int) Observation
-	// limit is how many times alpha the share of p <= alpha may be.
-	limit float64
 	// routine: what is new comes from tools' outputs day by day, so that no single call can give an attack away.
 	routine bool
 }
@@ -43,7 +43,17 @@ func from(r *rand.Rand, percent int) event.Provenance {
 	return event.ProvenancePrompt
 }
 
+// flow gives a value of a tool's output its one token.
+func flow(a *ArgObservation) {
+	if a.Provenance == event.ProvenanceToolOutput {
+		a.Flow.Tokens = event.Hashes{event.Hash(a.Value<<1 | 1)}
+	}
+}
+
 func call(tool string, dest uint64, args ...ArgObservation) Observation {
+	for i := range args {
+		flow(&args[i])
+	}
 	o := Observation{Tool: tool, Args: args}
 	if dest > 0 {
 		o.Dests = []DestObservation{{Key: dest, Text: fmt.Sprint("d", dest), Arg: "to"}}
@@ -53,14 +63,14 @@ func call(tool string, dest uint64, args ...ArgObservation) Observation {
 
 func shapes() []shape {
 	return []shape{
-		{name: "clerk", agents: 1, limit: 1.5, call: func(r *rand.Rand, _ int) Observation { // few payees, and now and then a new one
+		{name: "clerk", agents: 1, call: func(r *rand.Rand, _ int) Observation { // few payees, and now and then a new one
 			if r.IntN(3) > 0 {
 				return call("read_file", 0, ArgObservation{Path: "path", Value: ranked(r, 0.8, 60), Provenance: from(r, 5)})
 			}
 			to := 1 + ranked(r, 0.7, 40)
 			return call("send_money", to, ArgObservation{Path: "to", Value: to, Provenance: from(r, 8)}, ArgObservation{Path: "amount", Value: r.Uint64N(500), Provenance: from(r, 10)})
 		}},
-		{name: "crawler", agents: 1, limit: 1.5, routine: true, call: func(r *rand.Rand, _ int) Observation { // every tenth page is new
+		{name: "crawler", agents: 1, routine: true, call: func(r *rand.Rand, _ int) Observation { // every tenth page is new
 			host := 1 + ranked(r, 0.9, 200)
 			if r.IntN(10) == 0 {
 				host = r.Uint64()
@@ -69,19 +79,19 @@ func shapes() []shape {
 		}},
 		// Peers, each with its own customers and only some 30 sessions old: what is new surprises a page the more, the more it has
 		// learned, and scores of younger days calibrate it.
-		{name: "team", agents: 20, limit: 2, call: func(r *rand.Rand, agent int) Observation {
+		{name: "team", agents: 20, call: func(r *rand.Rand, agent int) Observation {
 			to := uint64(100*agent) + 1 + ranked(r, 0.6, 30)
 			tools := []string{"search", "reply", "close", "escalate"}
 			return call(tools[ranked(r, 0.4, 3)], to, ArgObservation{Path: "customer", Value: to, Provenance: from(r, 20)})
 		}},
-		{name: "clockwork", agents: 2, limit: 1.5, call: func(r *rand.Rand, _ int) Observation { // the same thing day by day, 1 call in 200 differs
+		{name: "clockwork", agents: 2, call: func(r *rand.Rand, _ int) Observation { // the same thing day by day, 1 call in 200 differs
 			if r.IntN(200) == 0 {
 				to := 2 + r.Uint64N(20)
 				return call("report", to, ArgObservation{Path: "to", Value: to, Provenance: event.ProvenanceToolOutput})
 			}
 			return call("report", 1, ArgObservation{Path: "to", Value: 1, Provenance: event.ProvenancePrompt})
 		}},
-		{name: "many arguments", agents: 3, limit: 1.5, call: func(r *rand.Rand, _ int) Observation {
+		{name: "many arguments", agents: 3, call: func(r *rand.Rand, _ int) Observation {
 			o := Observation{Tool: "book"}
 			for _, path := range []string{"from", "to", "date", "seat", "meal", "note"} {
 				o.Args = append(o.Args, ArgObservation{Path: path, Value: ranked(r, 0.85, 80), Provenance: from(r, 15)})
@@ -102,48 +112,74 @@ func (s shape) session(r *rand.Rand) (agent string, calls []Observation) {
 func (s shape) trained(r *rand.Rand, sessions int) *Model {
 	m := NewModel("class")
 	for range sessions {
-		m.Learn(s.session(r))
+		agent, calls := s.session(r)
+		teach(m, agent, calls)
 	}
 	return m
+}
+
+// teach lets a model learn a session whose tools returned what flowed into its arguments. There is one an hour.
+func teach(m *Model, agent string, calls []Observation) {
+	for i := range calls {
+		calls[i].At = time.Unix(1767225600, 0).Add(time.Duration(m.Peers.Sessions) * time.Hour)
+	}
+	m.Learn(agent, calls)
+	var read event.Hashes
+	for i := range calls {
+		for k := range calls[i].Args {
+			read = append(read, calls[i].Args[k].Flow.Tokens...)
+		}
+	}
+	m.Read(read)
 }
 
 func scored(m *Model, agent string, o *Observation) Anomaly {
 	return m.Score(&event.Event{Agent: event.Agent{ID: agent}}, o)
 }
 
-// The promise of a p-value: unremarkable traffic gets one of at most alpha in at most about alpha of its calls.
+// The promise of a p-value: an unremarkable session shows one of at most alpha with a probability of about alpha.
 func TestBenignTrafficIsCalibrated(t *testing.T) {
-	alphas := []float64{0.05, 0.01, 0.005}
+	alphas := []float64{0.1, 0.01, 0.001}
+	all, sessions := make([]int, len(alphas)), 0
 	for _, s := range shapes() {
 		t.Run(s.name, func(t *testing.T) {
-			below, calls := make([]int, len(alphas)), 0
-			for seed := range uint64(5) {
+			below, n := make([]int, len(alphas)), 0
+			for seed := range uint64(4) {
 				r := rand.New(rand.NewPCG(seed, 1))
 				m := s.trained(r, 600)
-				for range 600 {
+				for i := range 1500 {
 					agent, session := s.session(r)
-					for i := range session {
-						a := scored(m, agent, &session[i])
+					least := 1.0
+					for k := range session {
+						e := event.Event{ID: fmt.Sprint(seed, i, k), Agent: event.Agent{ID: agent}}
+						a := m.Score(&e, &session[k])
 						if a.Life != Active {
 							t.Fatal(a.Why)
 						}
-						calls++
-						for k, alpha := range alphas {
-							if a.P <= alpha {
-								below[k]++
-							}
+						least = min(least, a.P)
+					}
+					teach(m, agent, session)
+					n++
+					for k, alpha := range alphas {
+						if least <= alpha {
+							below[k]++
 						}
 					}
 				}
 			}
 			for k, alpha := range alphas {
-				share := float64(below[k]) / float64(calls)
-				t.Logf("share of p <= %.3f: %.4f of %d calls, %.2f times alpha", alpha, share, calls, share/alpha)
-				if share > s.limit*alpha {
-					t.Errorf("share of p <= %.3f is %.4f, want at most %.1f times alpha", alpha, share, s.limit)
+				share := float64(below[k]) / float64(n)
+				all[k] += below[k]
+				t.Logf("share of sessions with p <= %g: %.4f of %d, %.2f times alpha", alpha, share, n, share/alpha)
+				if want := 1.5*alpha + 3*math.Sqrt(alpha/float64(n)); share > want {
+					t.Errorf("share of sessions with p <= %g is %.4f, want at most %.4f", alpha, share, want)
 				}
 			}
+			sessions += n
 		})
+	}
+	for k, alpha := range alphas {
+		t.Logf("all: share of p <= %g is %.2f times alpha", alpha, float64(all[k])/float64(sessions)/alpha)
 	}
 }
 
@@ -180,6 +216,7 @@ func attacked(r *rand.Rand, o *Observation) Observation {
 	out := Observation{Tool: o.Tool}
 	for _, a := range o.Args {
 		out.Args = append(out.Args, ArgObservation{Path: a.Path, Value: r.Uint64(), Provenance: event.ProvenanceToolOutput})
+		flow(&out.Args[len(out.Args)-1])
 	}
 	for _, d := range o.Dests {
 		out.Dests = append(out.Dests, DestObservation{Key: r.Uint64(), Arg: d.Arg})
@@ -187,49 +224,72 @@ func attacked(r *rand.Rand, o *Observation) Observation {
 	return out
 }
 
+// A larger score has no larger p-value, but for what decides between equals.
 func TestPValues(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		var c calibration
-		for _, s := range rapid.SliceOfN(rapid.Float64Range(0, 60), 0, 3*tailSize/2).Draw(t, "scores") {
+		for _, bits := range rapid.SliceOfN(rapid.Float32Range(0, 60), 1, 300).Draw(t, "scores") {
+			var s shown
+			s.Most[0], s.Call[0] = bits, bits/2
 			c.add(s)
 		}
-		a, b := rapid.Float64Range(0, 1e6).Draw(t, "a"), rapid.Float64Range(0, 1e6).Draw(t, "b")
+		a, b := rapid.Float64Range(0, 1e3).Draw(t, "a"), rapid.Float64Range(0, 1e3).Draw(t, "b")
 		if a > b {
 			a, b = b, a
 		}
-		pa, pb := c.p(a), c.p(b)
-		if !(pb > 0 && pb <= pa && pa <= 1) {
-			t.Fatalf("p(%g) = %g, p(%g) = %g", a, pa, b, pb)
+		for _, s := range []*sample{&c.families[0], &c.all} {
+			pa, pb := s.p(a, 1), s.p(b, 1)
+			if !(pb > 0 && pb <= pa && pa <= 1) {
+				t.Fatalf("p(%g) = %g, p(%g) = %g", a, pa, b, pb)
+			}
+			if u := s.p(a, 0.5); u > pa || u < minP {
+				t.Fatalf("p(%g) = %g where equals come first, %g else", a, pa, u)
+			}
 		}
-		if len(c.Top) > tailSize {
-			t.Fatalf("%d scores are kept", len(c.Top))
+		data, err := c.MarshalBinary()
+		var back calibration
+		if err == nil {
+			err = back.UnmarshalBinary(data)
+		}
+		if again, _ := back.MarshalBinary(); err != nil || string(again) != string(data) || !reflect.DeepEqual(c.all, back.all) || !reflect.DeepEqual(c.families, back.families) {
+			t.Fatalf("a calibration that was read back is another: %v", err)
 		}
 	})
 }
 
-func TestCombine(t *testing.T) {
-	names := []string{FeatureTool, FeatureDestination, FeatureArgument}
-	rapid.Check(t, func(t *rapid.T) {
-		var in []Feature
-		least := 1.0
-		for _, name := range names[:rapid.IntRange(1, 3).Draw(t, "features")] {
-			p := max(minP, math.Pow(10, -rapid.Float64Range(0, 320).Draw(t, "exponent")))
-			least = min(least, p)
-			in = append(in, Feature{Name: name, P: p})
-		}
-		out, p := combine(in)
-		shares := 0.0
-		for i, f := range out {
-			shares += f.Share
-			if i > 0 && f.Share > out[i-1].Share {
-				t.Fatal("features are not in the order of their shares")
+// Scores with a known tail get the p-values of that tail, far beyond the sample too.
+func TestTail(t *testing.T) {
+	tests := []struct {
+		name  string
+		draw  func(r *rand.Rand) float64
+		score func(p float64) float64
+	}{
+		{"exponential", func(r *rand.Rand) float64 { return 2 * r.ExpFloat64() }, func(p float64) float64 { return -2 * math.Log(p) }},
+		{"heavy", func(r *rand.Rand) float64 { return 3 * (math.Pow(r.Float64(), -0.3) - 1) / 0.3 }, func(p float64) float64 { return 3 * (math.Pow(p, -0.3) - 1) / 0.3 }},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			r := rand.New(rand.NewPCG(5, 5))
+			var s sample
+			for range windowSize {
+				s.sorted = append(s.sorted, float32(tt.draw(r)))
 			}
-		}
-		if !(p > 0 && p <= 1 && p >= least*(1-1e-9)) || math.Abs(shares-1) > 1e-9 {
-			t.Fatalf("p = %g of %g at least, shares sum to %g", p, least, shares)
-		}
-	})
-	if _, p := combine(nil); p != 1 {
-		t.Errorf("p of nothing is %g", p)
+			s.fit()
+			for _, p := range []float64{1e-2, 1e-3, 1e-4, 1e-5} {
+				if got := s.p(tt.score(p), 1); got < p/4 || got > 4*p {
+					t.Errorf("p = %.2g, want about %.2g", got, p)
+				}
+			}
+		})
+	}
+}
+
+func TestWeights(t *testing.T) {
+	sum := 0.0
+	for _, f := range families {
+		sum += f.weight
+	}
+	if math.Abs(sum-1) > 1e-9 {
+		t.Errorf("the families' weights sum to %g", sum)
 	}
 }

@@ -3,7 +3,6 @@ package baselines
 import (
 	"cmp"
 	"fmt"
-	"maps"
 	"math"
 	"slices"
 	"strings"
@@ -14,13 +13,14 @@ import (
 
 // Anomaly is what a baseline says of one event.
 type Anomaly struct {
-	// P is the probability that unremarkable traffic of this class is at least as surprising; 1 while learning.
+	// P is the probability that an unremarkable session of this class shows anything as surprising as this event; 1 while learning.
 	P    float64 `json:"p"`
 	Life Life    `json:"life"`
 	// Why is the reason for the stage.
-	Why      string    `json:"why"`
-	Version  string    `json:"version"`
-	Features []Feature `json:"features"` // by share, largest first
+	Why     string `json:"why"`
+	Version string `json:"version"`
+	// Features are how the event was looked at, by share, the largest three. Only a p-value of at most 0.05 is explained.
+	Features []Feature `json:"features"`
 }
 
 // Feature is one way in which the event was looked at.
@@ -36,30 +36,186 @@ type Feature struct {
 	Share float64 `json:"share"` // of the event's surprise; all shares sum to 1
 }
 
-// score is one feature's surprise, and which destination or argument it is about (an index into the observation).
-type score struct {
-	feature string
+// family is one way of looking at an event.
+type family int
+
+// The families.
+const (
+	familyArgument    family = iota // values that came out of tools' outputs
+	familyDestination               // where data goes
+	familyTool                      // which tool
+	familyCount
+)
+
+// The families' names.
+const (
+	FeatureArgument    = "argument"
+	FeatureDestination = "destination"
+	FeatureTool        = "tool"
+)
+
+// families are their names and weights; the weights sum to 1. Equal ones dilute the family that says most.
+var families = [familyCount]struct {
+	name   string
+	weight float64
+}{{FeatureArgument, 0.7}, {FeatureDestination, 0.2}, {FeatureTool, 0.1}}
+
+// explained is the p-value up to which an event is explained in words.
+const explained = 0.05
+
+// verdict is how surprising an event is, in bits, by each family and by all.
+type verdict struct {
+	families [familyCount]finding
+	bits     float64
+}
+
+// finding is one family's surprise, and which destination or argument it is about (an index into the observation).
+type finding struct {
+	bits, p float64
 	index   int
-	bits    float64
-	p       float64
 }
 
 // Score says how surprising an observation is to the model. It changes nothing. The event gives the words of the explanation.
 func (m *Model) Score(e *event.Event, o *Observation) Anomaly {
-	life, why := m.Life(e.Agent.ID)
-	a := Anomaly{P: 1, Life: life, Why: why, Version: Version}
-	if life != Active {
+	p := m.Agents[e.Agent.ID]
+	a := Anomaly{P: 1, Life: m.life(p), Version: Version}
+	if a.Life != Active {
+		_, a.Why = m.Life(e.Agent.ID)
 		return a
 	}
-	agent := m.Agents[e.Agent.ID]
-	var features []Feature
-	for _, s := range m.scores(agent, o) {
-		f := m.explain(agent, o, s)
-		f.Name, f.Score, f.P = s.feature, s.bits, s.p
-		features = append(features, f)
+	v := m.judge(p, o)
+	by := m.Scores.of(p)
+	chance := chanceOf(agentKey(e.ID), by.n)
+	v.blur(chance)
+	by.combine(&v)
+	a.P = by.all.p(v.bits, uniform(chance))
+	if a.P <= explained {
+		_, a.Why = m.Life(e.Agent.ID)
+		a.Features = m.explain(p, o, &v)
 	}
-	a.Features, a.P = combine(features)
 	return a
+}
+
+// judge is how surprising an observation is by every family.
+func (m *Model) judge(p *page, o *Observation) verdict {
+	var v verdict
+	v.families[familyTool].bits = m.rarity(p, keyTools, keyTool(o.Tool))
+	reach := keyReach(o.Tool)
+	for i := range o.Dests {
+		v.families[familyDestination].atLeast(i, m.rarity(p, reach, o.Dests[i].Key))
+	}
+	for i := range o.Args {
+		v.families[familyArgument].atLeast(i, m.argument(p, o.Tool, &o.Args[i]))
+	}
+	return v
+}
+
+// blur spreads each family's surprise by up to one bit. What is new surprises a model that has learned more by a little more, so that
+// without it the next new thing would always be the most surprising of all.
+func (v *verdict) blur(chance uint64) {
+	for f := range v.families {
+		bits := &v.families[f].bits
+		*bits += min(*bits, blurWidth) * uniform(mix(chance, uint64(f)+1))
+	}
+}
+
+const blurWidth = 1.0
+
+// chanceOf is what chance there is in judging an event. It follows from the event and from how much the class has seen, which its
+// sender does not know, and is the same in every replay.
+func chanceOf(key uint64, n int) uint64 { return mix(key, uint64(n)) }
+
+// uniform makes a number in (0, 1] of a chance.
+func uniform(chance uint64) float64 { return (float64(finish(chance)>>11) + 1) / (1 << 53) }
+
+func (f *finding) atLeast(i int, bits float64) {
+	if bits > f.bits {
+		f.bits, f.index = bits, i
+	}
+}
+
+// rarity is how seldom an answer to a question is as little usual as this one, in bits: by the agent's own counts shrunk towards
+// its peers', on the fast time scale or the anchor, whichever is more surprised.
+func (m *Model) rarity(p *page, context, value uint64) float64 {
+	class := m.Peers.table()
+	cc, cv := class.context(context), class.value(context, value)
+	var own, ownValue []byte
+	if p != nil {
+		t := p.table()
+		own, ownValue = t.context(context), t.value(context, value)
+	}
+	fast := surprise(own, cc, cFast, level(max(countOf(ownValue, vCount), countOf(ownValue, vAnchor))), level(countOf(cv, vCount)))
+	if p == nil || p.u16(hDays) < anchorDays {
+		return fast
+	}
+	return max(fast, surprise(own, cc, cAnchor, level(countOf(ownValue, vAnchor)), level(countOf(cv, vAnchor))))
+}
+
+// anchorDays of sessions are what an agent's anchor must have seen before it is asked.
+const anchorDays = 14
+
+func surprise(own, class []byte, field, ownLevel, classLevel int) float64 {
+	n, total := rarer(class, field, classLevel)
+	prior := (n + 0.5) / (total + 1)
+	n, total = rarer(own, field, ownLevel)
+	return max(0, -math.Log2((n+priorWeight*prior)/(total+priorWeight)))
+}
+
+// argument is the surprise of a value that came from a tool's output: how seldom this argument has such a value, how seldom it comes
+// from there, how little the value belongs to what tools of this class return, and whether the output spoke to the agent as its
+// operator. A value from the prompt or from the agent's own history was asked for or is habit: it scores 0 however rare it is.
+func (m *Model) argument(p *page, tool string, a *ArgObservation) float64 {
+	if originOf(a) != 2 {
+		return 0
+	}
+	context := keyArg(tool, element(a.Path))
+	bits := m.rarity(p, context, a.Value) + m.origin(p, context, 2) + m.strange(a)
+	if a.Flow.Signed {
+		bits += -math.Log2((float64(m.Peers.Signed) + 0.5) / float64(m.Peers.Flows+1))
+	}
+	return bits
+}
+
+// origin is how seldom a value of an argument comes from where this one does, or from where even fewer do, in bits.
+func (m *Model) origin(p *page, context uint64, at int) float64 {
+	n, total := originsUpTo(m.Peers.table().context(context), at)
+	prior := (n + 0.5) / (total + 1)
+	n, total = 0, 0
+	if p != nil {
+		n, total = originsUpTo(p.table().context(context), at)
+	}
+	return max(0, -math.Log2((n+priorWeight*prior)/(total+priorWeight)))
+}
+
+func originsUpTo(c []byte, at int) (n, total float64) {
+	if c == nil {
+		return 0, 0
+	}
+	limit := getU16(c, cOrigin+2*at)
+	for i := range origins {
+		k := getU16(c, cOrigin+2*i)
+		total += float64(k)
+		if k <= limit {
+			n += float64(k)
+		}
+	}
+	return n, total
+}
+
+// strangeWindow is how many sessions' outputs prove that a token belongs to the class's surroundings.
+const strangeWindow = 256
+
+// strange is how little the strangest token of a flow belongs to what tools of this class return, in bits: an account that was in
+// the mailbox of many sessions is part of it, one that came with today's mail is not.
+func (m *Model) strange(a *ArgObservation) float64 {
+	if len(a.Flow.Tokens) == 0 {
+		return 0
+	}
+	seen := math.MaxInt
+	for _, t := range a.Flow.Tokens {
+		seen = min(seen, m.Peers.Seen.count(uint64(t)))
+	}
+	return max(0, math.Log2(float64(min(m.Peers.Reads, strangeWindow)+1)/(float64(seen)+0.5)))
 }
 
 // Familiarity says whether an agent did something before.
@@ -74,140 +230,207 @@ const (
 
 // Familiar says whether the agent used the observation's tool before, and reached all of its destinations.
 func (m *Model) Familiar(agent string, o *Observation) (tool, destination Familiarity) {
-	if life, _ := m.Life(agent); life != Active {
+	p := m.Agents[agent]
+	if p == nil || m.life(p) != Active {
 		return Unknown, Unknown
 	}
-	page := m.Agents[agent]
+	t := p.table()
 	tool, destination = Known, Known
-	if page.Tools.count(toolKey(o.Tool)) == 0 {
+	if t.value(keyTools, keyTool(o.Tool)) == nil {
 		tool = New
 	}
 	for _, d := range o.Dests {
-		if page.Dests.count(d.Key) == 0 {
+		if t.value(keyReach(o.Tool), d.Key) == nil {
 			destination = New
 		}
 	}
 	return tool, destination
 }
 
-// combine is the weighted harmonic mean of the features' p-values (Wilson, 2019), which keeps its level under dependence up to
-// a factor near 1 for the small p-values that matter here. The shares are each feature's part of the sum.
-func combine(features []Feature) ([]Feature, float64) {
-	total, used := 0.0, 0.0
-	for _, f := range features {
-		total += weights[f.Name] / f.P
-		used += weights[f.Name]
+// explain says in counts what was found and what is usual, for the three families with the largest shares.
+func (m *Model) explain(p *page, o *Observation, v *verdict) []Feature {
+	out := make([]Feature, 0, familyCount)
+	total := 0.0
+	for i := range v.families {
+		f := &v.families[i]
+		if f.bits <= 0 {
+			continue
+		}
+		share := families[i].weight / f.p
+		total += share
+		feature := m.words(p, o, family(i), f.index)
+		feature.Name, feature.Score, feature.P, feature.Share = families[i].name, f.bits, f.p, share
+		out = append(out, feature)
 	}
-	if total == 0 {
-		return nil, 1
-	}
-	for i, f := range features {
-		features[i].Share = weights[f.Name] / f.P / total
-	}
-	slices.SortFunc(features, func(a, b Feature) int {
+	slices.SortFunc(out, func(a, b Feature) int {
 		return cmp.Or(cmp.Compare(b.Share, a.Share), strings.Compare(a.Name, b.Name))
 	})
-	return features, min(1, used/total)
-}
-
-// scores looks at what the observation shows: always the tool, the most surprising of its destinations, and the least probable of
-// its arguments; the first of equals.
-func (m *Model) scores(agent *page, o *Observation) []score {
-	tool := score{feature: FeatureTool, bits: bits(&agent.Tools, &m.Peers.Tools, toolKey(o.Tool))}
-	tool.p = m.p(FeatureTool, tool.bits)
-	out := []score{tool}
-	if len(o.Dests) > 0 {
-		dest := score{feature: FeatureDestination, bits: -1}
-		for i, d := range o.Dests {
-			if b := bits(&agent.Dests, &m.Peers.Dests, d.Key); b > dest.bits {
-				dest.index, dest.bits = i, b
-			}
-		}
-		dest.p = m.p(FeatureDestination, dest.bits)
-		out = append(out, dest)
+	out = out[:min(3, len(out))]
+	kept := 0.0
+	for i := range out {
+		kept += out[i].Share
 	}
-	if len(o.Args) > 0 {
-		out = append(out, m.argument(agent, o))
+	for i := range out {
+		out[i].Share /= kept
 	}
 	return out
 }
 
-// argument scores each argument against its own calibration and returns the least probable, its p-value corrected for having
-// looked at all of them (Bonferroni).
-func (m *Model) argument(agent *page, o *Observation) score {
-	best := score{feature: FeatureArgument, p: 2}
-	for i := range o.Args {
-		b := m.argScore(agent, o.Tool, &o.Args[i])
-		p := m.p(FeatureArgument, b)
-		if c := m.Scores[argKey(o.Tool, o.Args[i].Path)]; c != nil && c.N >= minContext {
-			p = c.p(b)
-		}
-		if p < best.p {
-			best.index, best.bits, best.p = i, b, p
-		}
-	}
-	best.p = min(1, best.p*float64(len(o.Args)))
-	return best
-}
-
-// p is the p-value of a score by a calibration; 1 where there is none.
-func (m *Model) p(key string, bits float64) float64 {
-	if c := m.Scores[key]; c != nil {
-		return c.p(bits)
-	}
-	return 1
-}
-
-// argScore is the surprise of a value and of where it came from, as if both were independent. A value from the prompt or from the
-// agent's own history was asked for or is habit: it scores 0 however rare it is.
-func (m *Model) argScore(agent *page, tool string, a *ArgObservation) float64 {
-	if a.Provenance != event.ProvenanceToolOutput && a.Provenance != event.ProvenanceNowhere {
-		return 0
-	}
-	context := tool + "\x00" + a.Path
-	return bits(agent.Values[context], m.Peers.Values[context], a.Value) + bits(agent.Origins[context], m.Peers.Origins[context], toolKey(string(a.Provenance)))
-}
-
-// explain says in counts what was found and what is usual.
-func (m *Model) explain(agent *page, o *Observation, s score) Feature {
-	switch s.feature {
-	case FeatureDestination:
-		d := o.Dests[s.index]
-		return Feature{About: d.Text, Got: counts("reached", &agent.Dests, &m.Peers.Dests, d.Key), Want: "usual destinations: " + usual(&agent.Dests)}
-	case FeatureArgument:
-		a := o.Args[s.index]
-		context := o.Tool + "\x00" + a.Path
+func (m *Model) words(p *page, o *Observation, f family, at int) Feature {
+	switch f {
+	case familyDestination:
+		d := &o.Dests[at]
+		reach := keyReach(o.Tool)
+		return Feature{About: d.Text, Got: m.counts(p, "reached", reach, d.Key, o.Tool), Want: "usual destinations: " + m.usual(p, reach)}
+	case familyArgument:
+		a := &o.Args[at]
+		context := keyArg(o.Tool, element(a.Path))
 		return Feature{
-			About: a.Path, Want: "it usually comes from: " + usual(agent.Origins[context]),
-			Got: provenanceWords[a.Provenance] + "; " + counts("used", agent.Values[context], m.Peers.Values[context], a.Value),
+			About: a.Path, Want: "it usually comes from: " + m.usualOrigins(p, context),
+			Got: wayOf(a) + m.surroundings(a) + "; " + m.counts(p, "used", context, a.Value, o.Tool),
 		}
 	}
-	return Feature{About: o.Tool, Got: counts("used", &agent.Tools, &m.Peers.Tools, toolKey(o.Tool)), Want: "usual tools: " + usual(&agent.Tools)}
+	return Feature{About: o.Tool, Got: m.counts(p, "used", keyTools, keyTool(o.Tool), ""), Want: "usual tools: " + m.usual(p, keyTools)}
 }
 
-func counts(verb string, agent, class *table, key uint64) string {
-	return fmt.Sprintf("%s by this agent in %d of %d calls, by its class in %d of %d", verb, agent.count(key), agent.total(), class.count(key), class.total())
+// counts says how often the agent and how many of its peers gave an answer.
+func (m *Model) counts(p *page, verb string, context, value uint64, tool string) string {
+	n, of := 0, 0
+	if p != nil {
+		t := p.table()
+		n = int(countOf(t.value(context, value), vCount))
+		if c := t.context(context); c != nil {
+			of = int(getU16(c, cTotal))
+		}
+	}
+	calls := "calls"
+	if tool != "" {
+		calls += " of " + tool
+	}
+	used, peers := m.support(p, context, value)
+	return fmt.Sprintf("%s by this agent in %d of %d %s, by %d of %d peers", verb, n, max(n, of), calls, used, peers)
 }
 
-var provenanceWords = map[event.Provenance]string{
-	event.ProvenanceUnknown:    "its origin is unknown",
-	event.ProvenancePrompt:     "the value is in the prompt",
-	event.ProvenanceHistory:    "the agent used the value in earlier sessions",
-	event.ProvenanceToolOutput: "the value came from a tool's output, not from the user",
-	event.ProvenanceNowhere:    "the value appears nowhere before this call",
+// support counts the agent's peers that gave an answer.
+func (m *Model) support(p *page, context, value uint64) (used, peers int) {
+	for _, other := range m.Agents {
+		if other == p {
+			continue
+		}
+		peers++
+		if other.table().value(context, value) != nil {
+			used++
+		}
+	}
+	return used, peers
 }
 
-// usual names the three most frequent values of a table with their share.
-func usual(t *table) string {
-	top := t.top(3)
-	if len(top) == 0 {
+func wayOf(a *ArgObservation) string {
+	if a.Flow.Tool == "" {
+		return "the value came from a tool's output, not from the user"
+	}
+	ago := "one event earlier"
+	if a.Flow.Ago > 1 {
+		ago = fmt.Sprintf("%d events earlier", a.Flow.Ago)
+	}
+	text := fmt.Sprintf("the value came from %s's output %s, not from the user", a.Flow.Tool, ago)
+	if a.Flow.Signed {
+		text += "; that output speaks to the agent as if it were its operator"
+	}
+	return text
+}
+
+func (m *Model) surroundings(a *ArgObservation) string {
+	if len(a.Flow.Tokens) == 0 {
+		return ""
+	}
+	seen := math.MaxInt
+	for _, t := range a.Flow.Tokens {
+		seen = min(seen, m.Peers.Seen.count(uint64(t)))
+	}
+	return fmt.Sprintf("; tools returned it in %d of %d earlier sessions", min(seen, m.Peers.Reads), m.Peers.Reads)
+}
+
+// usual names the three most frequent answers to a question with their share.
+func (m *Model) usual(p *page, context uint64) string {
+	if p == nil {
 		return "none yet"
 	}
-	words := make([]string, 0, len(top))
+	return shares(m.answers(p, fingerprint(context), 0), 3)
+}
+
+// answers are a page's answers that have a text, of one question or, for 0, of all questions of a kind.
+func (m *Model) answers(p *page, context uint32, kind byte) []Count {
+	var out []Count
+	b := p[atValues:atKnown]
+	for at := 0; at < len(b); at += valueSize {
+		n, ok := m.Names[getU32(b, at)]
+		if ok && (context != 0 && n.Context == context || n.Kind == kind) {
+			out = append(out, Count{Text: n.Text, N: int(getU16(b, at+vCount))})
+		}
+	}
+	return merged(out)
+}
+
+// merged adds up equal texts and sorts by count.
+func merged(counts []Count) []Count {
+	slices.SortFunc(counts, func(a, b Count) int { return strings.Compare(a.Text, b.Text) })
+	out := counts[:0]
+	for _, c := range counts {
+		if n := len(out); n > 0 && out[n-1].Text == c.Text {
+			out[n-1].N += c.N
+			continue
+		}
+		out = append(out, c)
+	}
+	slices.SortStableFunc(out, func(a, b Count) int { return b.N - a.N })
+	return out
+}
+
+var originWords = [origins]string{"prompt", "history", "tool_output", "nowhere"}
+
+func originCounts(c []byte) []Count {
+	var out []Count
+	for i, word := range originWords {
+		if n := getU16(c, cOrigin+2*i); n > 0 {
+			out = append(out, Count{Text: word, N: int(n)})
+		}
+	}
+	return merged(out)
+}
+
+func (m *Model) usualOrigins(p *page, context uint64) string {
+	c := m.Peers.table().context(context)
+	if p != nil {
+		if own := p.table().context(context); own != nil {
+			c = own
+		}
+	}
+	if c == nil {
+		return "none yet"
+	}
+	return shares(originCounts(c), 3)
+}
+
+func shares(top []Count, n int) string {
+	total := 0
 	for _, c := range top {
-		words = append(words, fmt.Sprintf("%s %.0f %%", c.Text, math.Round(100*float64(c.N)/float64(t.Total))))
+		total += c.N
+	}
+	if total == 0 {
+		return "none yet"
+	}
+	words := make([]string, 0, n)
+	for _, c := range top[:min(n, len(top))] {
+		words = append(words, fmt.Sprintf("%s %.0f %%", c.Text, math.Round(100*float64(c.N)/float64(total))))
 	}
 	return strings.Join(words, ", ")
+}
+
+// Count is one value with how often it was seen, for people.
+type Count struct {
+	Text string `json:"text"`
+	N    int    `json:"n"`
 }
 
 // Learned is what an agent's page holds, for people.
@@ -237,10 +460,16 @@ func (m *Model) Learned(agent string) Learned {
 		out.Peers = len(m.Agents)
 		return out
 	}
-	out.Sessions, out.Peers = p.Sessions, len(m.Agents)-1
-	out.Tools, out.Destinations = p.Tools.top(20), p.Dests.top(20)
-	for _, context := range slices.Sorted(maps.Keys(p.Origins)) {
-		out.Provenance[strings.Replace(context, "\x00", " ", 1)] = p.Origins[context].top(4)
+	out.Sessions, out.Peers = p.sessions(), len(m.Agents)-1
+	tools, dests := m.answers(p, 0, 't'), m.answers(p, 0, 'd')
+	out.Tools, out.Destinations = tools[:min(20, len(tools))], dests[:min(20, len(dests))]
+	b := p[atContexts:atValues]
+	for at := 0; at < len(b); at += contextSize {
+		if n, ok := m.Names[getU32(b, at)]; ok && n.Kind == 'a' {
+			if counts := originCounts(b[at:]); len(counts) > 0 {
+				out.Provenance[n.Text] = counts
+			}
+		}
 	}
 	return out
 }

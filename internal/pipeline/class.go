@@ -126,6 +126,7 @@ func (c *class) learn(ses *session) {
 	for _, agent := range slices.Sorted(maps.Keys(byAgent)) {
 		c.Model.Learn(agent, byAgent[agent])
 	}
+	c.Model.Read(ses.fresh())
 }
 
 // session returns the event's session, making room by ending the one that was silent longest. An event without a session or a

@@ -13,7 +13,7 @@ func (s *Shard) Delegation() detect.DelegationEnv { return s.env.Delegation }
 // Learned returns what an agent's baseline holds; ok is false for an agent of no known class.
 func (s *Shard) Learned(class, agent string) (l baselines.Learned, ok bool) {
 	c := s.classes[class]
-	if c == nil || c.Model.Agents[agent] == nil {
+	if c == nil || !c.Model.Has(agent) {
 		return baselines.Learned{}, false
 	}
 	return c.Model.Learned(agent), true

@@ -233,6 +233,9 @@ func (s *Shard) score(c *class, e *event.Event, ses *session) (baselines.Anomaly
 	if !ok {
 		return none, unknown
 	}
+	for i := range o.Args {
+		o.Args[i].Flow = ses.flow(o.Args[i].Tokens)
+	}
 	i := slices.IndexFunc(ses.Pending, func(p pending) bool { return p.Event == e.ID })
 	switch {
 	case i >= 0: // judged before, under the name of its service

@@ -29,7 +29,7 @@ const defaultMaxBytes = 512 << 20
 // weigh counts what changed in a session.
 func (c *class) weigh(ses *session) {
 	bytes := sessionBytes + ses.Prompt.Bytes + ses.Output.Bytes + ses.PendingBytes + ses.CallsBytes +
-		positionBytes*len(ses.Positions) + agentBytes*(len(ses.Agents)+len(ses.Parents))
+		positionBytes*len(ses.Positions) + agentBytes*(len(ses.Agents)+len(ses.Parents)) + callBytes*len(ses.Sources)
 	c.Bytes += bytes - ses.Bytes
 	ses.Bytes = bytes
 }
@@ -170,7 +170,7 @@ func eventBytes(e *event.Event) int {
 func pendingBytes(id string, o *baselines.Observation) int {
 	n := callBytes + len(id) + len(o.Tool)
 	for _, a := range o.Args {
-		n += 96 + len(a.Path) + 8*len(a.Tokens)
+		n += 128 + len(a.Path) + 8*len(a.Tokens) + 8*len(a.Flow.Tokens) + len(a.Flow.Tool)
 	}
 	for _, d := range o.Dests {
 		n += 64 + len(d.Text) + len(d.Arg)

@@ -50,7 +50,7 @@ func weights(s *Shard) (total int) {
 	for _, c := range s.classes {
 		bytes, waiting, waitingBytes := 0, 0, 0
 		for _, ses := range c.Sessions {
-			bytes += sessionBytes + positionBytes*len(ses.Positions) + agentBytes*len(ses.Agents)
+			bytes += sessionBytes + positionBytes*len(ses.Positions) + agentBytes*len(ses.Agents) + callBytes*len(ses.Sources)
 			for _, set := range []tokenSet{ses.Prompt, ses.Output} {
 				bytes += tokenBytes * (len(set.Identifying) + len(set.Words))
 				for _, origin := range set.Origins {

@@ -1,7 +1,9 @@
 package pipeline
 
 import (
+	"cmp"
 	"crypto/sha256"
+	"slices"
 	"time"
 
 	"github.com/tocsin-dr/tocsin/baselines"
@@ -16,6 +18,7 @@ const (
 	maxPositions    = 4096 // log messages that hold the session's events
 	maxCalls        = 1024 // tool calls recognised when they are reported twice
 	maxAgents       = 64   // agents of one session that are told apart
+	maxSources      = 1024 // tool results that are remembered as where a value came from
 )
 
 // session is what the shard remembers of one conversation while it lasts.
@@ -29,6 +32,9 @@ type session struct {
 	Findings  int                 `json:"findings,omitempty"`
 	Agents    map[string]bool     `json:"agents,omitempty"`  // that acted in it
 	Parents   map[string]string   `json:"parents,omitempty"` // agent, folded: who delegated to it
+	Sources   map[string]source   `json:"sources,omitempty"`
+	Results   int                 `json:"results,omitempty"` // tool results so far
+	Read      uint64              `json:"read,omitempty"`    // the first origin of Output that baselines have not taken in
 	Last      time.Time           `json:"last"`              // the class's watermark when the last event arrived
 	Touched   int                 `json:"touched"`
 
@@ -48,6 +54,13 @@ type pending struct {
 	Event       string                `json:"event"`
 	Agent       string                `json:"agent"`
 	Observation baselines.Observation `json:"observation"`
+}
+
+// source is an event whose text a value may have come from.
+type source struct {
+	Tool   string `json:"tool"`
+	Result int    `json:"result"`           // how many tool results came before it, and itself
+	Signed bool   `json:"signed,omitempty"` // it speaks to the agent as if it were its operator
 }
 
 // Position is the place of a message in the event log.
@@ -121,13 +134,16 @@ func (s *session) readOutput(e *event.Event, h *event.Hasher) {
 	}
 	s.Facts.ToolCalls++
 	tokens := hashed(h, t.Result.Text, t.Result.Tokens)
+	instructs := t.Result.Instructs()
+	s.Results++
+	s.source(e.ID, source{t.Name, s.Results, instructs})
 	s.Output.add(tokens, e.ID)
 	// What a tool that reads brings in was written by somebody else; the answer of one that writes is its own.
 	if len(tokens) > 0 && (t.Effect == event.EffectRead || t.Effect == event.EffectUnknown) && !s.Facts.Tainted {
 		s.Facts.Tainted, s.Facts.TaintedBy, s.Facts.TaintedAgent, s.Facts.TaintedTool = true, e.ID, e.Agent.ID, t.Name
 	}
 	s.Facts.HiddenText = s.Facts.HiddenText || t.Result.HasHidden()
-	s.Facts.Instructed = s.Facts.Instructed || t.Result.Instructs()
+	s.Facts.Instructed = s.Facts.Instructed || instructs
 	if !s.Facts.SawPrivate && (t.Result.Private() || t.NamesPrivatePath()) {
 		s.Facts.SawPrivate, s.Facts.PrivateBy, s.Facts.PrivateAgent = true, e.ID, e.Agent.ID
 	}
@@ -143,6 +159,7 @@ func (s *session) readDocuments(e *event.Event, h *event.Hasher) {
 			continue
 		}
 		tokens := hashed(h, c.Text, c.Tokens)
+		s.source(e.ID, source{string(e.Kind), s.Results, c.Instructs()})
 		s.Output.add(tokens, e.ID)
 		if len(tokens) > 0 && !s.Facts.Tainted {
 			s.Facts.Tainted, s.Facts.TaintedBy, s.Facts.TaintedAgent = true, e.ID, e.Agent.ID
@@ -180,6 +197,44 @@ func (s *session) recall(e *event.Event, knows func(event.Hash) bool) {
 			a.Provenance, a.Origin = p, ""
 		}
 	}
+}
+
+func (s *session) source(id string, from source) {
+	if s.Sources == nil {
+		s.Sources = make(map[string]source)
+	}
+	if old, ok := s.Sources[id]; ok {
+		from.Signed = from.Signed || old.Signed
+	} else if len(s.Sources) >= maxSources {
+		return
+	}
+	s.Sources[id] = from
+}
+
+// flow is what of an argument's value a tool's output held and no prompt did, whatever the agent used before.
+func (s *session) flow(tokens event.Hashes) (f baselines.Flow) {
+	for _, t := range tokens {
+		if s.Prompt.has(t) || !s.Output.has(t) || len(f.Tokens) == baselines.MaxFlow {
+			continue
+		}
+		from := s.Sources[s.Output.origin(t)]
+		if len(f.Tokens) == 0 {
+			f.Tool, f.Ago = from.Tool, s.Results-from.Result+1
+		}
+		f.Tokens, f.Signed = append(f.Tokens, t), f.Signed || from.Signed
+	}
+	return f
+}
+
+// fresh are the identifying tokens of tools' outputs that baselines have not taken in.
+func (s *session) fresh() (out event.Hashes) {
+	list := s.Output.Identifying
+	at, _ := slices.BinarySearchFunc(list, s.Read, func(t tokenOrigin, origin uint64) int { return cmp.Compare(t.origin, origin) })
+	for _, t := range list[at:] {
+		out = append(out, t.token)
+	}
+	s.Read = s.Output.Gone + uint64(len(s.Output.Origins))
+	return out
 }
 
 // deciding returns the tokens that decide about a value's provenance.

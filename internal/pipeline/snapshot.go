@@ -14,7 +14,7 @@ import (
 )
 
 // snapshotVersion names the layout of a snapshot. A snapshot of another version is refused, and the shard replays the log.
-const snapshotVersion = 5
+const snapshotVersion = 6
 
 // snapshot begins a shard's state. After it comes each class, with its sessions and traces behind it: one value for each, so that
 // encoding a large state needs no copy of it.
@@ -148,6 +148,9 @@ func decodeParts[T any](from *cbor.Decoder, n int) (map[string]*T, error) {
 
 // check refuses a class that the code could not go on with.
 func (c *class) check() error {
+	if err := c.Model.Check(); err != nil {
+		return err
+	}
 	for _, ses := range c.Sessions {
 		if ses == nil {
 			return errors.New("a session has no state")
