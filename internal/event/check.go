@@ -81,7 +81,11 @@ func plainID(id string) string {
 }
 
 func idByte(c byte) bool {
-	return 'a' <= c && c <= 'z' || '0' <= c && c <= '9' || 'A' <= c && c <= 'Z' || strings.IndexByte("._:/@+=-", c) >= 0
+	switch c {
+	case '.', '_', ':', '/', '@', '+', '=', '-':
+		return true
+	}
+	return 'a' <= c && c <= 'z' || '0' <= c && c <= '9' || 'A' <= c && c <= 'Z'
 }
 
 // clipTokens keeps hashes within the bound of the event: the arguments' first, because they are what is looked for.
