@@ -57,15 +57,24 @@ func BenchmarkIngest(b *testing.B) {
 		_, err := decode(req.Body, req.ContentType, in.UnmarshalProto, in.UnmarshalJSON)
 		return in.Traces().SpanCount(), err
 	}
+	own := func(req Request) (int, error) {
+		t := newTelemetry()
+		defer t.release()
+		s, _ := signalOf(req.Path)
+		err := s.decode(t, req.Body, req.ContentType)
+		return len(t.spans), err
+	}
 	for _, bench := range []struct {
 		name     string
 		requests []Request
 		run      func(Request) (int, error)
 	}{
 		{"proto/pdata-decode", asProto, pdata},
+		{"proto/decode", asProto, own},
 		{"proto/ingest", asProto, ingest(full)},
 		{"proto/ingest-hashed", asProto, ingest(hashed)},
 		{"json/pdata-decode", asJSON, pdata},
+		{"json/decode", asJSON, own},
 		{"json/ingest", asJSON, ingest(full)},
 	} {
 		b.Run(bench.name, func(b *testing.B) { perEvent(b, bench.requests, bench.run) })
