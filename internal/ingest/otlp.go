@@ -280,7 +280,7 @@ type arena struct {
 	texts    []byte      // texts that were written otherwise in the body; never used again, as events hold them
 }
 
-// Bounds on an arena's slabs, in attributes and bytes: what is used again, and what is asked for at once.
+// Bounds on an arena's slabs, in attributes and bytes: what is asked for at once, and of attributes what is used again.
 const (
 	minSlab, maxSlab   = 256, 4096
 	minTexts, maxTexts = 1 << 10, 64 << 10
@@ -319,17 +319,19 @@ func (a *arena) pop(height int) []attribute {
 // drop forgets what is on the stack above a height.
 func (a *arena) drop(height int) { a.stack = shorten(a.stack, height) }
 
-// room returns an empty slice of bytes with a capacity for n.
-func (a *arena) room(n int) []byte {
-	if n > cap(a.texts)-len(a.texts) {
-		a.texts = make([]byte, 0, max(n, minTexts, min(2*cap(a.texts), maxTexts)))
+// open returns an empty slice for a text to be appended to, with room for one of the usual size.
+func (a *arena) open() []byte {
+	if cap(a.texts)-len(a.texts) < minTexts/2 {
+		a.texts = make([]byte, 0, max(minTexts, min(2*cap(a.texts), maxTexts)))
 	}
-	return a.texts[len(a.texts):len(a.texts):cap(a.texts)]
+	return a.texts[len(a.texts):]
 }
 
-// keep makes what was written into room a text.
+// keep makes what was appended a text. One that was too long for the room has moved to memory of its own.
 func (a *arena) keep(text []byte) string {
-	a.texts = a.texts[:len(a.texts)+len(text)]
+	if cap(text) == cap(a.texts)-len(a.texts) {
+		a.texts = a.texts[:len(a.texts)+len(text)]
+	}
 	return alias(text)
 }
 

@@ -157,41 +157,33 @@ func (r *jsonReader) string() (string, error) {
 		return "", errJSONType
 	}
 	r.at++
-	from, ascii := r.at, true
-	for i := from; i < len(r.text); i++ {
+	for i := r.at; i < len(r.text); i++ {
 		switch c := r.text[i]; {
 		case c == '"':
-			r.at = i + 1
-			if plain := r.text[from:i]; ascii || r.keep || utf8.Valid(plain) {
-				return alias(plain), nil
+			plain := r.text[r.at:i]
+			if !r.keep && !utf8.Valid(plain) {
+				return r.escaped()
 			}
-			r.at = from
-			return r.escaped(from)
+			r.at = i + 1
+			return alias(plain), nil
 		case c == '\\':
-			return r.escaped(i)
+			return r.escaped()
 		case c < ' ' && !r.keep:
 			return "", errJSONText
-		case c >= utf8.RuneSelf:
-			ascii = false
 		}
 	}
 	return "", errJSON
 }
 
-// escaped writes a text whose first escape, or byte that may be no UTF-8, is at or after a place. Writing it takes no more bytes than it
-// has, except for each byte that becomes U+FFFD.
-func (r *jsonReader) escaped(from int) (string, error) {
-	size, bad := r.extent()
-	if size < 0 {
-		return "", errJSON
-	}
-	out := append(r.arena.room(size+2*bad), r.text[r.at:from]...)
-	if !r.keep {
-		out, from = out[:0], r.at
-	}
-	for i := from; ; {
-		c := r.text[i]
-		switch {
+// escaped writes a text that does not stand in the input as it is.
+func (r *jsonReader) escaped() (string, error) {
+	out := r.arena.open()
+	for i := r.at; i < len(r.text); {
+		run := r.run(i)
+		if out, i = append(out, r.text[i:i+run]...), i+run; i == len(r.text) {
+			break
+		}
+		switch c := r.text[i]; {
 		case c == '"':
 			r.at = i + 1
 			return r.arena.keep(out), nil
@@ -200,36 +192,32 @@ func (r *jsonReader) escaped(from int) (string, error) {
 			if out, i, err = r.escape(out, i+1); err != nil {
 				return "", err
 			}
-		case c < ' ' && !r.keep:
+		case c < ' ':
 			return "", errJSONText
-		case c < utf8.RuneSelf || r.keep:
-			out = append(out, c)
-			i++
 		default:
 			char, n := utf8.DecodeRune(r.text[i:])
 			out = utf8.AppendRune(out, char)
 			i += n
 		}
 	}
+	return "", errJSON
 }
 
-// extent returns the bytes that a text has up to its quote, or -1, and how many of them are not ASCII.
-func (r *jsonReader) extent() (size, bad int) {
-	for i := r.at; i < len(r.text); i++ {
-		switch c := r.text[i]; {
-		case c == '"':
-			return i - r.at, bad
-		case c == '\\':
-			i++
-		case c >= utf8.RuneSelf:
-			bad++
+// run returns how many bytes from a place on mean themselves.
+func (r *jsonReader) run(from int) int {
+	for i := from; i < len(r.text); i++ {
+		if c := r.text[i]; c == '"' || c == '\\' || !r.keep && (c < ' ' || c >= utf8.RuneSelf) {
+			return i - from
 		}
 	}
-	return -1, 0
+	return len(r.text) - from
 }
 
-// escape appends the character that an escape stands for. The text has a quote beyond it.
+// escape appends the character that an escape stands for, whose backslash is before i.
 func (r *jsonReader) escape(out []byte, i int) ([]byte, int, error) {
+	if i == len(r.text) {
+		return nil, 0, errJSON
+	}
 	const letters, meant = `"\/bfnrt`, "\"\\/\b\f\n\r\t"
 	if k := strings.IndexByte(letters, r.text[i]); k >= 0 {
 		return append(out, meant[k]), i + 1, nil
