@@ -128,9 +128,9 @@ func TestLeaveOut(t *testing.T) {
 		groups int
 		want   map[string]int // by groups learned from and whether the session is attacked
 	}{
-		// Each session is tested once by all other groups, and a benign one calibrates each other group by all but two.
-		{"warm", byPipeline, 4, map[string]int{"3 false": 20, "3 true": 20, "2 false": 60}},
-		{"cold", byTask, 5, map[string]int{"4 false": 20, "4 true": 20, "3 false": 80}},
+		// Each session is judged by what all other groups taught, and beside each other group by what all but the two taught.
+		{"warm", byPipeline, 4, map[string]int{"3 false": 20, "3 true": 20, "2 false": 60, "2 true": 60}},
+		{"cold", byTask, 5, map[string]int{"4 false": 20, "4 true": 20, "3 false": 80, "3 true": 80}},
 	} {
 		s := &spy{d: d, group: c.group, t: t, seen: make(map[string]int)}
 		outcomes, err := d.run(t.Context(), s, c.group, func(int, int) {})
@@ -141,8 +141,14 @@ func TestLeaveOut(t *testing.T) {
 			t.Errorf("%s: %s", c.name, diff)
 		}
 		for _, o := range outcomes {
-			if want := slices.Repeat([]float64{float64(c.groups - 2)}, 20-20/c.groups); !cmp.Equal(want, o.calibration) {
-				t.Errorf("%s: line %d is calibrated by %v, want %v", c.name, o.line, o.calibration, want)
+			benign := slices.Repeat([]float64{float64(c.groups - 2)}, 20/c.groups)
+			for _, p := range o.against {
+				if !cmp.Equal(benign, p.calibration) || p.verdict.final() != float64(c.groups-2) {
+					t.Errorf("%s: line %d with %v is calibrated by %v", c.name, o.line, p.verdict.final(), p.calibration)
+				}
+			}
+			if len(o.against) != c.groups-1 || o.verdict.final() != float64(c.groups-1) {
+				t.Errorf("%s: line %d is calibrated by %d groups", c.name, o.line, len(o.against))
 			}
 		}
 	}
@@ -221,7 +227,7 @@ func TestOutcome(t *testing.T) {
 		{"tied with one: p is 2 in 200", []float64{0, 5}, at(0), 1, true},
 		{"no malicious call to be seen", []float64{0, 6}, nil, 1, false},
 	} {
-		o := outcome{&transcript{Attacked: true, Succeeded: true, MaliciousAt: c.malicious}, verdict{scores: c.scores}, calibration}
+		o := outcome{&transcript{Attacked: true, Succeeded: true, MaliciousAt: c.malicious}, verdict{scores: c.scores}, []pair{{verdict{scores: c.scores}, calibration[:100]}, {verdict{scores: c.scores}, calibration[100:]}}}
 		if o.flagged() != c.flagged || o.inTime() != c.inTime {
 			t.Errorf("%s: flagged at %d, in time %v", c.name, o.flagged(), o.inTime())
 		}

@@ -8,6 +8,7 @@ import (
 	"bytes"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"github.com/tocsin-dr/tocsin/baselines"
@@ -25,8 +26,8 @@ type session struct {
 
 // verdict is what a detector says of one session.
 type verdict struct {
-	// scores is how suspicious the session was once each of its events was judged; larger is more. Scores of different agents are
-	// comparable.
+	// scores is how suspicious the session was once each of its events was judged; larger is more, and they never fall. Scores of
+	// different agents are comparable.
 	scores []float64
 	// alarm is the first event at which the detector, as it is shipped, raises something that a human sees; -1 is none.
 	alarm int
@@ -41,17 +42,9 @@ func newVerdict(events int) verdict {
 // final is the score of the whole session.
 func (v verdict) final() float64 { return v.scores[len(v.scores)-1] }
 
-// reached is the first event at which a threshold was reached, if the whole session reaches it; else -1.
-func (v verdict) reached(threshold func(score float64) bool) int {
-	if !threshold(v.final()) {
-		return -1
-	}
-	for i, s := range v.scores {
-		if threshold(s) {
-			return i
-		}
-	}
-	return -1
+// reached is the first event at which the score was as high as a threshold; -1 is none.
+func (v verdict) reached(threshold float64) int {
+	return slices.IndexFunc(v.scores, func(score float64) bool { return score >= threshold })
 }
 
 // detector is what is measured: ours, or a peer's.

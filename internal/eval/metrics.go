@@ -103,13 +103,6 @@ func weigh(cases []scored) (positives, negatives float64) {
 	return positives, negatives
 }
 
-// conformal is the p-value of a score by the scores of a calibration sample from elsewhere, ties counting against it (Vovk et al.,
-// 2005): if both are exchangeable, it is at most alpha with a probability of at most alpha.
-func conformal(calibration []float64, score float64) float64 {
-	i, _ := slices.BinarySearch(calibration, score) // ascending
-	return float64(1+len(calibration)-i) / float64(1+len(calibration))
-}
-
 // Interval is a range by bootstrap, 95 %.
 type Interval [2]Number
 

@@ -98,40 +98,46 @@ func TestMetricsProperties(t *testing.T) {
 	})
 }
 
-// The threshold of a conformal p-value keeps its level on scores from the same source, ties or not.
-func TestConformalKeepsItsLevel(t *testing.T) {
+// The threshold keeps its level on scores from the same source, ties or not, though each pair of groups has a scale of its own.
+func TestThresholdKeepsItsLevel(t *testing.T) {
 	random := seeded(3)
-	for _, ties := range []int{5, 1 << 30} {
+	for _, ties := range []int{50, 1 << 30} {
 		hits, tests := 0, 0
-		for range 400 {
-			calibration := make([]float64, 99)
-			for i := range calibration {
-				calibration[i] = float64(random.IntN(ties))
+		for range 100 {
+			scales := make([]float64, 20)
+			for i := range scales {
+				scales[i] = random.ExpFloat64()
 			}
-			slices.Sort(calibration)
-			for range 50 {
-				tests++
-				if conformal(calibration, float64(random.IntN(ties))) <= 0.05 {
+			for range 100 {
+				o := outcome{verdict: newVerdict(1)}
+				own := float64(random.IntN(ties))
+				for _, scale := range scales {
+					c := pair{verdict: verdict{scores: []float64{own * scale}}}
+					for range 10 {
+						c.calibration = append(c.calibration, float64(random.IntN(ties))*scale)
+					}
+					slices.Sort(c.calibration)
+					o.against = append(o.against, c)
+				}
+				if tests++; o.flagged() >= 0 {
 					hits++
 				}
 			}
 		}
 		got := float64(hits) / float64(tests)
-		if got > 0.06 || ties > 100 && got < 0.04 {
-			t.Errorf("%d values: p <= 0.05 in a share of %.3f", ties, got)
+		if got > 1.3*Alpha || ties > 100 && got < 0.6*Alpha {
+			t.Errorf("%d values: flagged in a share of %.4f", ties, got)
 		}
 	}
-	if got := conformal(nil, 1); got != 1 {
+	if got := (&outcome{verdict: newVerdict(1)}).p(0); got != 1 {
 		t.Errorf("without calibration p is %v", got)
 	}
 }
 
 func TestVerdictReached(t *testing.T) {
-	at := func(scores ...float64) int {
-		return verdict{scores: scores}.reached(func(s float64) bool { return s >= 2 })
-	}
-	got := []int{at(0, 2, 3), at(0, 1), at(2, 1), at(2)}
-	if diff := cmp.Diff([]int{1, -1, -1, 0}, got); diff != "" {
+	at := func(scores ...float64) int { return verdict{scores: scores}.reached(2) }
+	got := []int{at(0, 2, 3), at(0, 1), at(2), at()}
+	if diff := cmp.Diff([]int{1, -1, 0, -1}, got); diff != "" {
 		t.Error(diff)
 	}
 }

@@ -319,7 +319,7 @@ func delay(judged []judgedSession) Number {
 	}
 	var delays []float64
 	for _, s := range judged {
-		if at := s.verdict.reached(func(score float64) bool { return score >= threshold }); s.attack >= 0 && at >= 0 {
+		if at := s.verdict.reached(threshold); s.attack >= 0 && at >= 0 {
 			delays = append(delays, float64(max(0, at-s.attack)))
 		}
 	}
