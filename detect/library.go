@@ -117,6 +117,9 @@ func ReadLibrary(dirs ...fs.FS) (*Library, error) {
 		errs = append(errs, l.readMacros(dir), l.readTables(dir), l.readExceptions(dir))
 		overlays := make(map[string]Overlay)
 		errs = append(errs, l.readOptional(dir, overlaysFile, &overlays))
+		for _, id := range slices.Sorted(maps.Keys(overlays)) {
+			errs = append(errs, checkOverlay(id, overlays[id]))
+		}
 		maps.Copy(l.Overlays, overlays)
 	}
 	return l, errors.Join(errs...)

@@ -22,6 +22,7 @@ type rulesCmd struct {
 	Backtest rulesBacktestCmd `cmd:"" help:"Run rules over the past and compare them with those in force."`
 	Coverage rulesCoverageCmd `cmd:"" help:"Show which techniques rules cover, and what they can't see in what the sources send."`
 	Report   rulesReportCmd   `cmd:"" help:"Show what became of each rule's work in a running Tocsin."`
+	Promote  rulesPromoteCmd  `cmd:"" help:"Move a rule to another lane, by what is known of it."`
 	Reload   rulesReloadCmd   `cmd:"" help:"Make a running Tocsin read its rules again."`
 	Bench    rulesBenchCmd    `cmd:"" help:"Measure what rules cost on recorded events, and show by what each is found."`
 	Schema   rulesSchemaCmd   `cmd:"" help:"Print the JSON schema of rule files, for editors."`

@@ -1,0 +1,34 @@
+package detect_test
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/tocsin-dr/tocsin/detect"
+)
+
+func TestSetLane(t *testing.T) {
+	for _, tc := range []struct{ name, text, want, err string }{
+		{"no file", "", "the-rule: {lane: alert, reason: 'quiet: 9 days'}\n", ""},
+		{"only a comment", "# ours\n", "# ours\nthe-rule: {lane: alert, reason: 'quiet: 9 days'}\n", ""},
+		{"beside others", "# ours\nother: {disabled: true} # why\n", "# ours\nother: {disabled: true} # why\nthe-rule: {lane: alert, reason: 'quiet: 9 days'}\n", ""},
+		{"over its own", "the-rule:\n  params: {n: 3} # three\n  lane: hunt # for now\n", "the-rule:\n  params: {n: 3} # three\n  lane: alert # for now\n  reason: 'quiet: 9 days'\n", ""},
+		{"an empty one", "the-rule:\n", "the-rule: {lane: alert, reason: 'quiet: 9 days'}\n", ""},
+		{"no map", "- the-rule\n", "", "overlays.yaml:1: want a map of rules to what is changed"},
+		{"misspelt", "other: {lnae: alert}\n", "", `overlays.yaml:1: unknown key "lnae"; did you mean "lane"?`},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			got, err := detect.SetLane([]byte(tc.text), "the-rule", detect.Alert, "quiet: 9 days")
+			if tc.err != "" {
+				if err == nil || err.Error() != tc.err {
+					t.Errorf("error %v, want %s", err, tc.err)
+				}
+			} else if err != nil || string(got) != tc.want {
+				t.Errorf("%v\ngot\n%s\nwant\n%s", err, got, tc.want)
+			}
+		})
+	}
+	if _, err := detect.SetLane(nil, "the-rule", detect.Alert, strings.Repeat("x", 1001)); err == nil {
+		t.Error("a reason without end is taken")
+	}
+}
