@@ -10,12 +10,14 @@ import (
 	"strings"
 	"time"
 
+	"github.com/tocsin-dr/tocsin/baselines"
 	"github.com/tocsin-dr/tocsin/internal/eval"
 )
 
 type evalCmd struct {
 	Agentdojo evalAgentDojoCmd `cmd:"" name:"agentdojo" help:"Measure on transcripts of AgentDojo, with the pipeline or the task left out of learning."`
 	Threats   evalThreatsCmd   `cmd:"" help:"Measure on generated fleets of agents, threat by threat."`
+	NAB       evalNABCmd       `cmd:"" name:"nab" help:"Measure the numeric baseline on series of the Numenta Anomaly Benchmark."`
 	Stream    evalStreamCmd    `cmd:"" help:"Measure on events in time order, each with an optional label."`
 }
 
@@ -139,6 +141,34 @@ func printPeers(w io.Writer, peers []eval.PeerQuality) error {
 		p := peers[n]
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", p.Peer, decimal(p.AUC), percent(p.TPR), percent(p.MacroTPR), percent(p.FPR), percent(p.ShippedTPR), percent(p.ShippedFPR))
 	})
+}
+
+type evalNABCmd struct {
+	File string `arg:"" type:"existingfile" help:"Series with their windows, one JSON object a line; may be packed by gzip."`
+	JSON bool   `help:"Print JSON."`
+}
+
+// Run implements the command.
+func (c *evalNABCmd) Run(std *stdio) error {
+	f, err := os.Open(c.File)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	data, err := eval.ReadNAB(f)
+	if err != nil {
+		return fmt.Errorf("eval %s: %w", c.File, err)
+	}
+	got := data.Score(func() eval.Numeric { return baselines.NewSeries() })
+	if c.JSON {
+		return printJSON(std.out, got)
+	}
+	fmt.Fprintf(std.out, "%d series, %d windows, %d points; 0 is a detector that never fires, 100 one that fires at the beginning of each window\n\n", got.Series, got.Windows, got.Points)
+	rows := []struct {
+		name  string
+		score eval.Number
+	}{{"standard", got.Standard}, {"few false positives", got.LowFP}, {"few false negatives", got.LowFN}}
+	return table(std.out, "PROFILE\tSCORE", len(rows), "", func(w io.Writer, n int) { fmt.Fprintf(w, "%s\t%.1f\n", rows[n].name, rows[n].score) })
 }
 
 type evalStreamCmd struct {

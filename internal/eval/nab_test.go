@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"pgregory.net/rapid"
+
+	"github.com/tocsin-dr/tocsin/baselines"
 )
 
 // scripted is a detector that fires at given points.
@@ -148,6 +150,11 @@ func TestNABFile(t *testing.T) {
 	never := n.Score(func() Numeric { return &scripted{} })
 	got := n.Score(func() Numeric { return &reference{} })
 	t.Logf("%+v", got)
+	series := n.Score(func() Numeric { return baselines.NewSeries() })
+	t.Logf("%+v", series)
+	if series.Standard < 50 || series.LowFP < 35 || series.LowFN < 55 { // its constants were chosen on these series
+		t.Errorf("baselines.Series reaches %+v", series)
+	}
 	if never.Standard != 0 || never.LowFP != 0 || never.LowFN != 0 || got.Standard < 20 || got.Standard > 60 || got.LowFP > got.Standard {
 		t.Errorf("never fires: %+v; the reference: %+v", never, got)
 	}
