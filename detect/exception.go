@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
 	"github.com/expr-lang/expr"
 
@@ -52,15 +53,52 @@ func (c *compiled) compileExceptions(in scope) error {
 
 // WithoutExceptions returns the set as it would be if there were none.
 func (s *Set) WithoutExceptions() *Set {
+	return s.with(func(c *compiled) { c.exceptions = nil })
+}
+
+// with returns the set with each rule changed.
+func (s *Set) with(change func(*compiled)) *Set {
 	out := *s
 	out.rules, out.timed, out.byKind = nil, nil, make(map[event.Kind][]*compiled)
 	for _, c := range s.rules {
-		bare := *c
-		bare.exceptions = nil
-		out.add(&bare)
+		other := *c
+		change(&other)
+		out.add(&other)
 	}
 	out.buildIndex()
 	return &out
+}
+
+// WithParams returns the set with other values of one rule's parameters, as an overlay would set them.
+func (s *Set) WithParams(rule string, params map[string]any) (*Set, error) {
+	i := slices.IndexFunc(s.rules, func(c *compiled) bool { return c.ID == rule })
+	if i < 0 {
+		return nil, fmt.Errorf("set parameters: there is no rule %q", rule)
+	}
+	old := s.rules[i]
+	library := *old.library
+	overlay := library.Overlays[rule]
+	merged := make(map[string]any)
+	maps.Copy(merged, overlay.Params)
+	maps.Copy(merged, params)
+	overlay.Params, library.Overlays = merged, maps.Clone(library.Overlays)
+	library.Overlays[rule] = overlay
+	r, err := ParseRule(old.File, []byte(strings.Join(old.source.lines, "\n")), &library)
+	if err != nil {
+		return nil, err
+	}
+	fresh, err := compileRule(r)
+	if err != nil {
+		return nil, err
+	}
+	if len(old.exceptions) == 0 { // a set without exceptions stays one
+		fresh.exceptions = nil
+	}
+	return s.with(func(c *compiled) {
+		if c.ID == rule {
+			*c = *fresh
+		}
+	}), nil
 }
 
 // Excepted returns the rules that have exceptions.

@@ -260,9 +260,9 @@ func (p Param) value(over any) (any, error) {
 		own, err := plainValue(over)
 		switch {
 		case err != nil:
-			return nil, fmt.Errorf("overlay: %w", err)
+			return nil, fmt.Errorf("changed: %w", err)
 		case reflect.TypeOf(own) != reflect.TypeOf(value):
-			return nil, fmt.Errorf("overlay: %v is of another type than the default %v", over, p.Default)
+			return nil, fmt.Errorf("changed: %v is of another type than the default %v", over, p.Default)
 		}
 		value = own
 	}

@@ -273,7 +273,7 @@ func TestLibraryMistakes(t *testing.T) {
 func TestOverlayMistakes(t *testing.T) {
 	for _, tc := range []struct{ name, overlay, want string }{
 		{"out of bounds", "{params: {most: 10}}", "r.yaml: params.most: 10 is out of bounds: want 2 to 9"},
-		{"another type", "{params: {most: many}}", "r.yaml: params.most: overlay: many is of another type than the default 5"},
+		{"another type", "{params: {most: many}}", "r.yaml: params.most: changed: many is of another type than the default 5"},
 		{"unknown parameter", "{params: {msot: 3}}", `overlays.yaml: example-rule has no parameter "msot"; did you mean "most"?`},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

@@ -32,3 +32,25 @@ func TestSetLane(t *testing.T) {
 		t.Error("a reason without end is taken")
 	}
 }
+
+func TestTestParams(t *testing.T) {
+	const rule = onResult + "params: {most: {default: 5, min: 2, max: 9}}\nwhen: 'true'\ncount: {at_least: '${most}', within: 1m}"
+	for _, tc := range []struct{ name, params, err string }{
+		{"within bounds", "{most: 3}", ""},
+		{"out of bounds", "{most: 30}", "r.yaml:14: tests.0.params: most: 30 is out of bounds: want 2 to 9"},
+		{"another type", "{most: many}", "r.yaml:14: tests.0.params: most: changed: many is of another type than the default 5"},
+		{"unknown", "{moost: 3}", `r.yaml:14: tests.0.params: the rule has no parameter "moost"; did you mean "most"?`},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			text := strings.Replace(written("the-rule", strings.ReplaceAll(rule, "'${most}'", "${most}"), "kind: prompt"), "    fires: 1\n", "    fires: 1\n    params: "+tc.params+"\n", 1)
+			_, err := detect.ParseRule("r.yaml", []byte(text), library(t))
+			if got := ""; err != nil {
+				if got = err.Error(); got != tc.err {
+					t.Errorf("error %s, want %s", got, tc.err)
+				}
+			} else if tc.err != "" {
+				t.Errorf("no error, want %s", tc.err)
+			}
+		})
+	}
+}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"reflect"
 	"regexp"
 	"slices"
@@ -91,7 +92,9 @@ type Test struct {
 	Evasion bool `yaml:"evasion"`
 	// RestartAt saves the shard's state and restores it there, so that the test shows what survives.
 	RestartAt time.Duration `yaml:"restart_at"`
-	Events    []yaml.Node   `yaml:"events"`
+	// Params are values of the rule's parameters for this test alone.
+	Params map[string]any `yaml:"params"`
+	Events []yaml.Node    `yaml:"events"`
 }
 
 // Limits on a rule. They bound its cost before it runs.
@@ -189,6 +192,15 @@ func (r *Rule) checkTests() error {
 			return r.locate(at, errors.New("an evasion is a documented miss, want fires: 0"))
 		case len(t.Events) == 0:
 			return r.locate(at, errors.New("has no events"))
+		}
+		for _, name := range slices.Sorted(maps.Keys(t.Params)) {
+			p, ok := r.Params[name]
+			if !ok {
+				return r.locate(at+".params", fmt.Errorf("the rule has no parameter %q%s", name, strict.Suggest(name, slices.Sorted(maps.Keys(r.Params)))))
+			}
+			if _, err := p.value(t.Params[name]); err != nil {
+				return r.locate(at+".params", fmt.Errorf("%s: %w", name, err))
+			}
 		}
 		seen[t.Name] = true
 	}

@@ -69,7 +69,9 @@ func foldID(id string) string { return strings.ReplaceAll(strings.ToLower(id), "
 // delegation says who delegated to the event's agent; ok is false where nobody did. No agent stands in a chain twice: one that is called
 // from below itself is taken for the one above.
 func (c *class) delegation(e *event.Event, ses *session) (out detect.DelegationEnv, ok bool) {
-	c.link(e, ses)
+	if c.link(e, ses); len(ses.Parents) == 0 {
+		return out, false
+	}
 	chain := []string{e.Agent.ID}
 	for len(chain) <= maxDepth {
 		parent := ses.Parents[foldID(chain[len(chain)-1])]

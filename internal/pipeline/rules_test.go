@@ -366,3 +366,29 @@ func TestExcepted(t *testing.T) {
 		t.Error(diff)
 	}
 }
+
+// A test sets the rule's parameters for itself alone, over what an overlay sets.
+func TestRuleTestParams(t *testing.T) {
+	l, err := detect.ReadLibrary(fstest.MapFS{"overlays.yaml": {Data: []byte("the-rule: {params: {most: 9}}")}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	test := func(name, params string, fires int) string {
+		return fmt.Sprintf("  - {name: %s, %sfires: %d, events: [{kind: tool.result, tool: x, repeat: 6, every: 1s}]}\n", name, params, fires)
+	}
+	r, err := detect.ParseRule("r.yaml", []byte("id: the-rule\nversion: 1.0.0\ntitle: x\nseverity: low\non: [tool.result]\nparams: {most: {default: 5, min: 2, max: 9}, name: {default: x}}\n"+
+		"when: tool.name == param.name\ncount: {at_least: ${most}, within: 1m}\ntags: {asi: [ASI10]}\ntriage: x\ntests:\n"+
+		test("overlaid", "", 0)+test("lower", "params: {most: 4}, ", 1)+test("another name", "params: {most: 2, name: y}, ", 0)+test("overlaid again", "", 0)), l)
+	if err != nil {
+		t.Fatal(err)
+	}
+	set, err := detect.Compile([]detect.Rule{r})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, res := range pipeline.TestRule(set, r) {
+		if !res.OK {
+			t.Errorf("%+v", res)
+		}
+	}
+}

@@ -38,6 +38,11 @@ func countFindings(set *detect.Set, r detect.Rule, t detect.Test) (int, error) {
 	if err != nil {
 		return 0, err
 	}
+	if len(t.Params) > 0 {
+		if set, err = set.WithParams(r.ID, t.Params); err != nil {
+			return 0, err
+		}
+	}
 	shard := New(set, event.NewHasher(nil), Options{})
 	n := 0
 	for i := range events {
