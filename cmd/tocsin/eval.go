@@ -105,7 +105,7 @@ func printAgentDojo(w io.Writer, r eval.AgentDojoReport) error {
 		if n < len(measures) {
 			name = measures[n].name
 		} else {
-			name = []string{"found of attempted", "own p <= alpha: found", "own p <= alpha: false positives", "as shipped: found", "as shipped: false positives"}[n-len(measures)]
+			name = []string{"found of attempted", "own p <= 0.01: found", "own p <= 0.01: false positives", "as shipped: found", "as shipped: false positives"}[n-len(measures)]
 		}
 		fmt.Fprintf(w, "%s\t%s\t%s\n", name, cell(r.Warm), cell(r.Cold))
 	})

@@ -62,7 +62,7 @@ type Suite struct {
 
 // Run measures both protocols, with peers those of the peers' detectors too. Progress is told how many models are done.
 func (d *AgentDojo) Run(ctx context.Context, withPeers bool, progress func(done, all int)) (AgentDojoReport, error) {
-	out := AgentDojoReport{Alpha: Alpha, Seed: d.seed}
+	out := AgentDojoReport{Alpha: agentdojoAlpha, Seed: d.seed}
 	for _, p := range []struct {
 		group leftOut
 		ours  *Protocol

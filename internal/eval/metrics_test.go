@@ -125,7 +125,7 @@ func TestThresholdKeepsItsLevel(t *testing.T) {
 			}
 		}
 		got := float64(hits) / float64(tests)
-		if got > 1.3*Alpha || ties > 100 && got < 0.6*Alpha {
+		if got > 1.4*agentdojoAlpha || ties > 100 && got < 0.4*agentdojoAlpha {
 			t.Errorf("%d values: flagged in a share of %.4f", ties, got)
 		}
 	}
