@@ -61,8 +61,9 @@ type peers struct {
 	Used     sketch `json:"used"`  // tokens that each agent used in arguments
 	Reads    int    `json:"reads"` // sessions that Seen was told of
 	// Flows are values that went from tools' outputs into arguments; Signed are those whose output spoke to the agent as its operator.
-	Flows  int `json:"flows"`
-	Signed int `json:"signed"`
+	Flows  int                 `json:"flows"`
+	Signed int                 `json:"signed"`
+	Rates  [rateCount]peerRate `json:"rates"`
 }
 
 func (p *peers) table() table { return table{p.Contexts, p.Values} }

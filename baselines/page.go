@@ -17,7 +17,7 @@ import (
 //	values    1344 112 × 12: the answers: which tool, which destination, which value
 //	known     320  160 × 2: tokens that the agent used
 //	numbers   448  8 × 56: amounts, see numbers.go
-//	rates     128  4 × 32: counts over time, see numbers.go
+//	rates     128  4 × 32: counts of ten minutes, see rates.go
 //	evidence  64   16 × 4: how long something has been a little unusual, see numbers.go
 //	reserve   60   zero
 //	checksum  4    CRC-32C of all before it
@@ -44,7 +44,7 @@ const (
 	knownTokens  = 160
 	maxNumbers   = 8
 	numberSize   = 56
-	maxRates     = 4
+	maxRates     = rateCount
 	rateSize     = 32
 	maxEvidence  = 16
 )

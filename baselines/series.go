@@ -119,30 +119,34 @@ func (r *running) add(v float64) {
 // surprises turns a score into a p-value by the scores before it: within the largest ones by their rank, beyond by an exponential tail
 // over the upper half of these.
 type surprises struct {
-	n   int
-	top []float64 // ascending
+	N   int       `json:"n"`
+	Top []float64 `json:"top"` // ascending
 }
 
 // bits is -log2 of the p-value of a score, which it takes in.
 func (t *surprises) bits(score float64) float64 {
-	i, _ := slices.BinarySearch(t.top, score)
-	reached := len(t.top) - i
-	bits := 0.0
-	switch {
-	case t.n < seriesLearning || i == 0 && len(t.top) < t.n: // below the least that is kept nothing is surprising
-	case reached > 0:
-		bits = -math.Log2(float64(reached+1) / float64(t.n+1))
-	default:
-		bits = math.Log2(float64(t.n+1)) + (score-t.top[len(t.top)-1])/t.scale()*math.Log2E
-	}
-	t.n++
-	if len(t.top) < seriesSample {
-		t.top = slices.Insert(t.top, i, score)
+	bits := t.peek(score, seriesLearning)
+	i, _ := slices.BinarySearch(t.Top, score)
+	t.N++
+	if len(t.Top) < seriesSample {
+		t.Top = slices.Insert(t.Top, i, score)
 	} else if i > 0 {
-		copy(t.top, t.top[1:i])
-		t.top[i-1] = score
+		copy(t.Top, t.Top[1:i])
+		t.Top[i-1] = score
 	}
-	return min(bits, maxSurprise)
+	return bits
+}
+
+// peek is the same and takes nothing in. It is 0 before so many scores.
+func (t *surprises) peek(score float64, least int) float64 {
+	i, _ := slices.BinarySearch(t.Top, score)
+	switch reached := len(t.Top) - i; {
+	case t.N < least || i == 0 && len(t.Top) < t.N: // below the least that is kept nothing is surprising
+		return 0
+	case reached > 0:
+		return -math.Log2(float64(reached+1) / float64(t.N+1))
+	}
+	return min(math.Log2(float64(t.N+1))+(score-t.Top[len(t.Top)-1])/t.scale()*math.Log2E, maxSurprise)
 }
 
 // leastScale is the least scale of a tail, in spreads or bits: a series that hardly varied has shown little of what it may do.
@@ -152,7 +156,7 @@ const leastScale = 1
 const maxSurprise = 900
 
 func (t *surprises) scale() float64 {
-	upper := t.top[len(t.top)/2:]
+	upper := t.Top[len(t.Top)/2:]
 	sum := 0.0
 	for _, s := range upper {
 		sum += s - upper[0]

@@ -159,7 +159,7 @@ func (s *Shard) Process(e *event.Event, at Position) []Raised {
 		ses.provenance(e, s.hasher, func(t event.Hash) bool { return c.Model.Knows(e.Agent.ID, t) })
 	}
 	c.keepOrphan(e)
-	out = append(out, s.judge(c, e, ses)...)
+	out = append(out, s.judge(c, e, ses, s.counted(c, e)...)...)
 	ses.readOutput(e, s.hasher)
 	c.noteDelegator(e, ses)
 	c.weigh(ses)
@@ -167,7 +167,7 @@ func (s *Shard) Process(e *event.Event, at Position) []Raised {
 }
 
 // judge scores an event and evaluates the rules on it.
-func (s *Shard) judge(c *class, e *event.Event, ses *session) []Raised {
+func (s *Shard) judge(c *class, e *event.Event, ses *session, deviations ...detect.Finding) []Raised {
 	anomaly, says := s.score(c, e, ses)
 	if s.options.Scored != nil {
 		s.options.Scored(e, anomaly)
@@ -176,7 +176,6 @@ func (s *Shard) judge(c *class, e *event.Event, ses *session) []Raised {
 	if d, ok := c.delegation(e, ses); ok {
 		s.env.Delegation = d
 	}
-	var deviations []detect.Finding
 	if f := s.deviation(c, e, anomaly); f != nil {
 		deviations = append(deviations, *f)
 	}
@@ -333,7 +332,37 @@ func (s *Shard) deviation(c *class, e *event.Event, a baselines.Anomaly) *detect
 	return &f
 }
 
+// ratesAlpha is the p-value of a count of ten minutes that raises a finding: about one in half a year of an agent that never rests.
+const ratesAlpha = 5e-5
+
+// counted takes the event into the counts of its agent, and is the finding of one that is too high.
+func (s *Shard) counted(c *class, e *event.Event) []detect.Finding {
+	a, ok := c.Model.Count(e)
+	if !ok || a.P > ratesAlpha || len(a.Features) == 0 {
+		return nil
+	}
+	top := a.Features[0]
+	f := detect.Finding{
+		Source: detect.SourceBaseline, Rule: "baseline-" + top.Name, Version: baselines.Version, Title: deviationTitles[top.Name],
+		Severity: detect.Medium, Confidence: detect.MediumConfidence, Risk: 25, Lane: detect.Alert,
+		Tags:   detect.Tags{ASI: []string{"ASI10", "ASI08"}, ATLAS: []string{"AML.T0034"}},
+		Triage: "Look at what the agent calls again and again, and at who asked for it. A count that was told teaches nothing until the agent is back at its usual one.",
+		Tenant: e.Tenant, Sender: e.Source.Authn, Agent: e.Agent, Session: e.Session.ID, First: e.Time, Time: e.Time, Events: []string{e.ID},
+		Reason: fmt.Sprintf("%s; %s. p = %.2g.", top.Got, top.Want, a.P), Anomaly: &a,
+	}
+	if e.Tool != nil {
+		f.Tool = e.Tool.Name
+	}
+	f.ID = detect.FindingID(e.Tenant, e.Agent.Class, f.Rule, f.Events)
+	if !c.Rules.Allow(f.Rule, e.Agent.ID+"\x00"+top.About, e.Time, f.Severity, time.Hour) {
+		return nil
+	}
+	return []detect.Finding{f}
+}
+
 var deviationTitles = map[string]string{
+	baselines.FeatureRate:        "More in ten minutes than this agent does",
+	baselines.FeatureDrift:       "A little more than this agent does, for long",
 	baselines.FeatureTool:        "Tool that this agent does not use",
 	baselines.FeatureDestination: "Destination that this agent does not reach",
 	baselines.FeatureArgument:    "Argument value of unusual origin",
