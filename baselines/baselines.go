@@ -127,23 +127,29 @@ func (m *Model) life(p *page) Life {
 
 // maturity is which calibration judges an agent.
 func (s maturities) of(p *page) *calibration {
-	at := grown
-	if p == nil || p.sessions() < firstDays {
-		at = young
-	}
+	at := ageOf(p)
 	if s[at].n < minMaturity {
 		at = anyAge
 	}
 	return s[at]
 }
 
-func (s maturities) add(p *page, score shown) {
-	at := grown
-	if p.sessions() < firstDays {
-		at = young
+func (s maturities) add(p *page, session shown) {
+	at := ageOf(p)
+	s[at].add(session)
+	s[anyAge].add(session)
+}
+
+func (s maturities) flag(p *page, session shown) {
+	s[ageOf(p)].flag(session)
+	s[anyAge].flag(session)
+}
+
+func ageOf(p *page) int {
+	if p == nil || p.sessions() < firstDays {
+		return young
 	}
-	s[at].add(score)
-	s[anyAge].add(score)
+	return grown
 }
 
 // Read takes in the identifying tokens of what tools returned in a session that ended without a finding.
@@ -165,7 +171,7 @@ func (m *Model) Learn(agent string, session []Observation) {
 	}
 	p := m.page(agent)
 	if m.Peers.Sessions >= warmClass {
-		m.calibrate(p, session)
+		m.Scores.add(p, m.show(p, session))
 	}
 	m.Peers.Sessions++
 	day := dayOf(&session[len(session)-1])
@@ -184,13 +190,19 @@ func (m *Model) Learn(agent string, session []Observation) {
 	}
 }
 
-// calibrate scores a session as one: by the most surprising of its calls in each family, and in all together.
-func (m *Model) calibrate(p *page, session []Observation) {
-	var s shown
+// Flag takes a session that a baseline flagged, and that no rule found anything in. It teaches nothing but how often that happens.
+func (m *Model) Flag(agent string, session []Observation) {
+	if p := m.Agents[agent]; p != nil && len(session) > 0 {
+		m.Scores.flag(p, m.show(p, session))
+	}
+}
+
+// show scores a session as one: by the most surprising of its calls in each family, and in all together.
+func (m *Model) show(p *page, session []Observation) (s shown) {
 	by, most := m.Scores.of(p), 0.0
 	for i := range session {
 		v := m.judge(p, &session[i])
-		v.blur(chanceOf(p.u64(hAgent)+uint64(i), by.n))
+		v.blur(chanceOf(p.u64(hAgent), &session[i], by.n))
 		by.combine(&v)
 		for f := range v.families {
 			s.Most[f] = max(s.Most[f], float32(v.families[f].bits))
@@ -203,7 +215,7 @@ func (m *Model) calibrate(p *page, session []Observation) {
 			s.Call[f] = float32(v.families[f].bits)
 		}
 	}
-	m.Scores.add(p, s)
+	return s
 }
 
 // dayOf is the day of an observation, counted from 2020.

@@ -111,12 +111,13 @@ func (c *class) end(id string) {
 	delete(c.Sessions, id)
 }
 
-// learn learns a session's calls so far, unless it led to a finding: an attack must not teach what is normal.
+// learn learns a session's calls so far, unless it led to a finding: an attack must not teach what is normal. Where baselines alone
+// found something, they are told that they did.
 func (c *class) learn(ses *session) {
 	calls := ses.Pending
 	ses.Pending, ses.PendingBytes = nil, 0
 	c.weigh(ses)
-	if ses.Findings > 0 {
+	if ses.Ruled > 0 {
 		return
 	}
 	byAgent := make(map[string][]baselines.Observation)
@@ -124,9 +125,15 @@ func (c *class) learn(ses *session) {
 		byAgent[p.Agent] = append(byAgent[p.Agent], p.Observation)
 	}
 	for _, agent := range slices.Sorted(maps.Keys(byAgent)) {
+		if ses.Findings > 0 {
+			c.Model.Flag(agent, byAgent[agent])
+			continue
+		}
 		c.Model.Learn(agent, byAgent[agent])
 	}
-	c.Model.Read(ses.fresh())
+	if ses.Findings == 0 {
+		c.Model.Read(ses.fresh())
+	}
 }
 
 // session returns the event's session, making room by ending the one that was silent longest. An event without a session or a
