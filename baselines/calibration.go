@@ -43,28 +43,21 @@ type shown struct {
 	Flagged    uint32 // 1: the session led to a finding of a baseline, and taught nothing else
 }
 
-// flaggedShare bounds the part of a calibration that flagged sessions may be. Without them a calibration never sees what it calls
-// improbable, and would call ever more so; with all of them, an attack that is repeated would become usual. For the same reason each
-// counts as no more surprising than the most surprising of the others.
-const flaggedShare = 20
+// flaggedShare bounds the part of a calibration that flagged sessions may be, one in so many. Without them a calibration never sees
+// what it calls improbable, and would call ever more so; with all of them, an attack that is repeated would become usual.
+const flaggedShare = 10
 
-// flag takes in a session that was flagged, and reports whether there was room.
-func (c *calibration) flag(s shown) bool {
+// flag takes in a session that was flagged, if there is room.
+func (c *calibration) flag(s shown) {
 	flagged := 0
 	for i := range c.ring {
 		flagged += int(c.ring[i].Flagged)
 	}
-	if c.fitted == 0 || (flagged+1)*flaggedShare > len(c.ring) {
-		return false
-	}
-	for f := range c.families {
-		sorted := c.families[f].sorted
-		s.Most[f] = min(s.Most[f], sorted[len(sorted)-1])
-		s.Call[f] = min(s.Call[f], s.Most[f])
+	if len(c.ring) < minMaturity || (flagged+1)*flaggedShare > len(c.ring) {
+		return
 	}
 	s.Flagged = 1
 	c.add(s)
-	return true
 }
 
 // add takes in the next session. Those from when the model had seen less than a third of what it has seen now are dropped: to a young

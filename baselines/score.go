@@ -121,6 +121,23 @@ func (v *verdict) blur(chance uint64) {
 
 const blurWidth = 1.0
 
+// cause is the value, destination or tool that has the largest share of a surprise.
+func (v *verdict) cause(o *Observation) uint64 {
+	top := familyTool
+	for f := range familyCount {
+		if v.families[f].bits > 0 && families[f].weight/v.families[f].p > families[top].weight/v.families[top].p {
+			top = f
+		}
+	}
+	switch at := v.families[top].index; {
+	case top == familyArgument && len(o.Args) > 0:
+		return mix(uint64(top), o.Args[at].Value)
+	case top == familyDestination && len(o.Dests) > 0:
+		return mix(uint64(top), o.Dests[at].Key)
+	}
+	return mix(uint64(familyTool), keyTool(o.Tool))
+}
+
 // chanceOf is what chance there is in judging a call. It follows from the call, in whatever order calls come, and from how much the
 // class has seen, which a sender does not know; and it is the same in every replay.
 func chanceOf(agent uint64, o *Observation, n int) uint64 {

@@ -124,14 +124,15 @@ func (c *class) learn(ses *session) {
 	for _, p := range calls {
 		byAgent[p.Agent] = append(byAgent[p.Agent], p.Observation)
 	}
+	taught := ses.Findings == 0
 	for _, agent := range slices.Sorted(maps.Keys(byAgent)) {
 		if ses.Findings > 0 {
 			c.Model.Flag(agent, byAgent[agent])
-			continue
+		} else {
+			taught = c.Model.Learn(agent, byAgent[agent]) && taught
 		}
-		c.Model.Learn(agent, byAgent[agent])
 	}
-	if ses.Findings == 0 {
+	if taught {
 		c.Model.Read(ses.fresh())
 	}
 }
