@@ -21,13 +21,15 @@ const (
 	maxAgents     = 4096 // pages of one class in memory
 	maxNames      = 4096 // tools, arguments and destinations of one class that have a text
 	maxNameBytes  = 256
+	maxCauses     = 4096 // of flagged sessions of one class
 	classContexts = 1024
 	classValues   = 8192
-	minSessions   = 10  // sessions of its own before an agent's baseline is active, if its class knows no agents in their first days
-	minScores     = 10  // scored sessions of the class before its p-values mean anything
-	minMaturity   = 100 // scored sessions of one maturity before it is calibrated by its own, and not by all
-	firstDays     = 20  // sessions of an agent's first days, whose scores calibrate those of other new agents
-	warmClass     = 3   // sessions of a class before its scores calibrate it
+	minSessions   = 10    // sessions of its own before an agent's baseline is active, if its class knows no agents in their first days
+	minScores     = 10    // scored sessions of the class before its p-values mean anything
+	minMaturity   = 100   // scored sessions of one maturity before it is calibrated by its own, and not by all
+	firstDays     = 20    // sessions of an agent's first days, whose scores calibrate those of other new agents
+	holdP         = 0.002 // a session at or below it, by sessions that taught, does not teach
+	warmClass     = 3     // sessions of a class before its scores calibrate it
 )
 
 // Life is the stage of an agent's baseline. While it is learning, the answer to every question is unknown.
@@ -49,7 +51,10 @@ type Model struct {
 	Agents  map[string]*page `json:"agents"`
 	Peers   peers            `json:"peers"`
 	Scores  maturities       `json:"scores"`
+	Pure    maturities       `json:"pure"` // of sessions that taught alone
+	Held    int              `json:"held"` // sessions that led to no finding and did not teach
 	Names   map[uint32]name  `json:"names"`
+	Causes  map[uint64]bool  `json:"causes"` // of flagged sessions
 }
 
 // peers is what all agents of a class did together.
@@ -86,7 +91,7 @@ type name struct {
 
 // NewModel returns an empty model.
 func NewModel(class string) *Model {
-	return &Model{Class: class, Agents: make(map[string]*page), Names: make(map[uint32]name), Scores: maturities{{}, {}, {}}}
+	return &Model{Class: class, Agents: make(map[string]*page), Names: make(map[uint32]name), Causes: make(map[uint64]bool), Scores: maturities{{}, {}, {}}, Pure: maturities{{}, {}, {}}}
 }
 
 // Knows reports whether an agent used a token in an earlier, learned session.
@@ -128,23 +133,29 @@ func (m *Model) life(p *page) Life {
 
 // maturity is which calibration judges an agent.
 func (s maturities) of(p *page) *calibration {
-	at := grown
-	if p == nil || p.sessions() < firstDays {
-		at = young
-	}
+	at := ageOf(p)
 	if s[at].n < minMaturity {
 		at = anyAge
 	}
 	return s[at]
 }
 
-func (s maturities) add(p *page, score shown) {
-	at := grown
-	if p.sessions() < firstDays {
-		at = young
+func (s maturities) add(p *page, session shown) {
+	at := ageOf(p)
+	s[at].add(session)
+	s[anyAge].add(session)
+}
+
+func (s maturities) flag(p *page, session shown) {
+	s[ageOf(p)].flag(session)
+	s[anyAge].flag(session)
+}
+
+func ageOf(p *page) int {
+	if p == nil || p.sessions() < firstDays {
+		return young
 	}
-	s[at].add(score)
-	s[anyAge].add(score)
+	return grown
 }
 
 // Read takes in the identifying tokens of what tools returned in a session that ended without a finding.
@@ -158,15 +169,24 @@ func (m *Model) Read(tokens event.Hashes) {
 	}
 }
 
-// Learn takes a session that ended without a finding. The class is calibrated with how surprising the session is to the model
-// as it stood before it, as the next one will be judged.
-func (m *Model) Learn(agent string, session []Observation) {
+// Learn takes a session that ended without a finding and reports whether it taught. A session that would have been improbable if
+// nothing improbable had ever been seen does not: what looks like an attack, often enough not to be worth an alert, is not for that
+// reason normal. The class is calibrated with how surprising the session is to the model as it stood before it, as the next one will
+// be judged.
+func (m *Model) Learn(agent string, session []Observation) bool {
 	if len(session) == 0 {
-		return
+		return true
 	}
 	p := m.page(agent)
 	if m.Peers.Sessions >= warmClass {
-		m.calibrate(p, session)
+		s := m.show(p, session)
+		if m.Pure[anyAge].n >= minScores && s.p <= holdP {
+			m.Held++
+			m.tally(p, s)
+			return false
+		}
+		m.Scores.add(p, s.shown)
+		m.Pure.add(p, s.shown)
 	}
 	m.Peers.Sessions++
 	day := dayOf(&session[len(session)-1])
@@ -183,15 +203,41 @@ func (m *Model) Learn(agent string, session []Observation) {
 	for i := range session {
 		m.learn(p, &session[i])
 	}
+	return true
 }
 
-// calibrate scores a session as one: by the most surprising of its calls in each family, and in all together.
-func (m *Model) calibrate(p *page, session []Observation) {
-	var s shown
-	by, most := m.Scores.of(p), 0.0
+// Flag takes a session that a baseline flagged, and that no rule found anything in. It teaches nothing but how often that happens.
+func (m *Model) Flag(agent string, session []Observation) {
+	if p := m.Agents[agent]; p != nil && len(session) > 0 {
+		m.tally(p, m.show(p, session))
+	}
+}
+
+// tally calibrates with a session that does not teach, once for each cause: an attack that is repeated stays as improbable as it was.
+func (m *Model) tally(p *page, s showing) {
+	if m.Causes[s.cause] {
+		return
+	}
+	if len(m.Causes) >= maxCauses {
+		clear(m.Causes)
+	}
+	m.Causes[s.cause] = true
+	m.Scores.flag(p, s.shown)
+}
+
+// showing is what a session shows: its surprise, the p-value by sessions that taught, and the value, destination or tool that says most.
+type showing struct {
+	shown
+	p     float64
+	cause uint64
+}
+
+// show scores a session as one: by the most surprising of its calls in each family, and in all together.
+func (m *Model) show(p *page, session []Observation) (s showing) {
+	by, most := m.Pure.of(p), 0.0
 	for i := range session {
 		v := m.judge(p, &session[i])
-		v.blur(chanceOf(p.u64(hAgent)+uint64(i), by.n))
+		v.blur(chanceOf(p.u64(hAgent), &session[i], by.n))
 		by.combine(&v)
 		for f := range v.families {
 			s.Most[f] = max(s.Most[f], float32(v.families[f].bits))
@@ -203,8 +249,9 @@ func (m *Model) calibrate(p *page, session []Observation) {
 		for f := range v.families {
 			s.Call[f] = float32(v.families[f].bits)
 		}
+		s.p, s.cause = by.all.p(v.bits, 1), v.cause(&session[i])
 	}
-	m.Scores.add(p, s)
+	return s
 }
 
 // dayOf is the day of an observation, counted from 2020.

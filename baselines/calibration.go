@@ -2,6 +2,7 @@ package baselines
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -37,7 +38,27 @@ type calibration struct {
 }
 
 // shown is what one session showed, in bits: the most of each family, and the families of the call that was most surprising in all.
-type shown struct{ Most, Call [familyCount]float32 }
+type shown struct {
+	Most, Call [familyCount]float32
+	Flagged    uint32 // 1: the session led to a finding of a baseline, and taught nothing else
+}
+
+// flaggedShare bounds the part of a calibration that flagged sessions may be, one in so many. Without them a calibration never sees
+// what it calls improbable, and would call ever more so; with all of them, an attack that is repeated would become usual.
+const flaggedShare = 10
+
+// flag takes in a session that was flagged, if there is room.
+func (c *calibration) flag(s shown) {
+	flagged := 0
+	for i := range c.ring {
+		flagged += int(c.ring[i].Flagged)
+	}
+	if len(c.ring) < minMaturity || (flagged+1)*flaggedShare > len(c.ring) {
+		return
+	}
+	s.Flagged = 1
+	c.add(s)
+}
 
 // add takes in the next session. Those from when the model had seen less than a third of what it has seen now are dropped: to a young
 // model everything is a surprise, and what was usual then is not what is usual now.
@@ -170,7 +191,7 @@ func (c *calibration) MarshalBinary() ([]byte, error) {
 	return binary.Append(out, le, c.ring)
 }
 
-const shownSize = 8 * int(familyCount)
+const shownSize = 8*int(familyCount) + 4
 
 // UnmarshalBinary reads what MarshalBinary wrote. It refuses what no sessions could have left.
 func (c *calibration) UnmarshalBinary(data []byte) error {
@@ -185,6 +206,9 @@ func (c *calibration) UnmarshalBinary(data []byte) error {
 		return fmt.Errorf("read calibration: %w", err)
 	}
 	for i := range ring {
+		if ring[i].Flagged > 1 {
+			return errors.New("calibration with a session of no kind")
+		}
 		for f := range familyCount {
 			if most, call := ring[i].Most[f], ring[i].Call[f]; !(call >= 0 && call <= most && most < maxBits) {
 				return fmt.Errorf("calibration with a surprise of %g bits", most)

@@ -85,7 +85,7 @@ func (m *Model) Score(e *event.Event, o *Observation) Anomaly {
 	}
 	v := m.judge(p, o)
 	by := m.Scores.of(p)
-	chance := chanceOf(agentKey(e.ID), by.n)
+	chance := chanceOf(agentKey(e.Agent.ID), o, by.n)
 	v.blur(chance)
 	by.combine(&v)
 	a.P = by.all.p(v.bits, uniform(chance))
@@ -121,9 +121,28 @@ func (v *verdict) blur(chance uint64) {
 
 const blurWidth = 1.0
 
-// chanceOf is what chance there is in judging an event. It follows from the event and from how much the class has seen, which its
-// sender does not know, and is the same in every replay.
-func chanceOf(key uint64, n int) uint64 { return mix(key, uint64(n)) }
+// cause is the value, destination or tool that has the largest share of a surprise.
+func (v *verdict) cause(o *Observation) uint64 {
+	top := familyTool
+	for f := range familyCount {
+		if v.families[f].bits > 0 && families[f].weight/v.families[f].p > families[top].weight/v.families[top].p {
+			top = f
+		}
+	}
+	switch at := v.families[top].index; {
+	case top == familyArgument && len(o.Args) > 0:
+		return mix(uint64(top), o.Args[at].Value)
+	case top == familyDestination && len(o.Dests) > 0:
+		return mix(uint64(top), o.Dests[at].Key)
+	}
+	return mix(uint64(familyTool), keyTool(o.Tool))
+}
+
+// chanceOf is what chance there is in judging a call. It follows from the call, in whatever order calls come, and from how much the
+// class has seen, which a sender does not know; and it is the same in every replay.
+func chanceOf(agent uint64, o *Observation, n int) uint64 {
+	return mix(mix(agent, uint64(o.At.UnixNano())), keyTool(o.Tool)+uint64(n))
+}
 
 // uniform makes a number in (0, 1] of a chance.
 func uniform(chance uint64) float64 { return (float64(finish(chance)>>11) + 1) / (1 << 53) }
@@ -169,7 +188,11 @@ func (m *Model) argument(p *page, tool string, a *ArgObservation) float64 {
 		return 0
 	}
 	context := keyArg(tool, element(a.Path))
-	bits := m.rarity(p, context, a.Value) + m.origin(p, context, 2) + m.strange(a)
+	used := 0.0 // what the agent puts here anyway is habit, wherever it read it this time
+	if p != nil {
+		used = float64(countOf(p.table().value(context, a.Value), vCount))
+	}
+	bits := m.rarity(p, context, a.Value) + (m.origin(p, context, 2)+m.strange(a))/(1+used)
 	if a.Flow.Signed {
 		bits += -math.Log2((float64(m.Peers.Signed) + 0.5) / float64(m.Peers.Flows+1))
 	}

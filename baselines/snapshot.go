@@ -25,11 +25,13 @@ func (p *page) UnmarshalBinary(data []byte) error {
 
 // Check refuses a model that was read back and that the code could not go on with.
 func (m *Model) Check() error {
-	if m.Agents == nil || m.Names == nil || len(m.Agents) > maxAgents || len(m.Names) > maxNames {
+	if m.Agents == nil || m.Names == nil || m.Causes == nil || len(m.Causes) > maxCauses || len(m.Agents) > maxAgents || len(m.Names) > maxNames {
 		return errors.New("baselines without their tables, or with too much in them")
 	}
-	if m.Scores[young] == nil || m.Scores[grown] == nil || m.Scores[anyAge] == nil {
-		return errors.New("baselines without calibrations")
+	for _, s := range []maturities{m.Scores, m.Pure} {
+		if s[young] == nil || s[grown] == nil || s[anyAge] == nil {
+			return errors.New("baselines without calibrations")
+		}
 	}
 	for id, p := range m.Agents {
 		if p == nil || p.u64(hAgent) != agentKey(id) {

@@ -111,22 +111,30 @@ func (c *class) end(id string) {
 	delete(c.Sessions, id)
 }
 
-// learn learns a session's calls so far, unless it led to a finding: an attack must not teach what is normal.
+// learn learns a session's calls so far, unless it led to a finding: an attack must not teach what is normal. Where baselines alone
+// found something, they are told that they did.
 func (c *class) learn(ses *session) {
 	calls := ses.Pending
 	ses.Pending, ses.PendingBytes = nil, 0
 	c.weigh(ses)
-	if ses.Findings > 0 {
+	if ses.Ruled > 0 {
 		return
 	}
 	byAgent := make(map[string][]baselines.Observation)
 	for _, p := range calls {
 		byAgent[p.Agent] = append(byAgent[p.Agent], p.Observation)
 	}
+	taught := ses.Findings == 0
 	for _, agent := range slices.Sorted(maps.Keys(byAgent)) {
-		c.Model.Learn(agent, byAgent[agent])
+		if ses.Findings > 0 {
+			c.Model.Flag(agent, byAgent[agent])
+		} else {
+			taught = c.Model.Learn(agent, byAgent[agent]) && taught
+		}
 	}
-	c.Model.Read(ses.fresh())
+	if taught {
+		c.Model.Read(ses.fresh())
+	}
 }
 
 // session returns the event's session, making room by ending the one that was silent longest. An event without a session or a

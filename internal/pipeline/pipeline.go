@@ -190,6 +190,9 @@ func (s *Shard) judge(c *class, e *event.Event, ses *session, deviations ...dete
 		of := c.Sessions[sessionKey(f.Sender, f.Session)] // an absence is found on another session's event
 		if of != nil && f.Source != detect.SourceHealth && (f.Lane == detect.Alert || f.Lane == detect.Propose) {
 			of.Findings++
+			if f.Source != detect.SourceBaseline {
+				of.Ruled++
+			}
 		}
 		out = append(out, Raised{Finding: f, Ingested: e.Ingested, Positions: c.positions(&f), Baseline: c.Model.Learned(f.Agent.ID), Scopes: scopes(e, &f)})
 	}

@@ -30,6 +30,7 @@ type session struct {
 	Calls     map[string]bool     `json:"calls,omitempty"`
 	Positions []Position          `json:"positions,omitempty"`
 	Findings  int                 `json:"findings,omitempty"`
+	Ruled     int                 `json:"ruled,omitempty"`   // findings of rules among them
 	Agents    map[string]bool     `json:"agents,omitempty"`  // that acted in it
 	Parents   map[string]string   `json:"parents,omitempty"` // agent, folded: who delegated to it
 	Sources   map[string]source   `json:"sources,omitempty"`
