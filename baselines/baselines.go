@@ -180,7 +180,7 @@ func (m *Model) Learn(agent string, session []Observation) bool {
 	p := m.page(agent)
 	if m.Peers.Sessions >= warmClass {
 		s := m.show(p, session)
-		if m.Pure[anyAge].n >= minScores && s.p <= holdP {
+		if m.Pure[anyAge].n >= minMaturity && s.p <= holdP {
 			m.Held++
 			m.tally(p, s)
 			return false
