@@ -92,7 +92,9 @@ func idByte(c byte) bool {
 func (e *Event) clipTokens() {
 	room := MaxEventTokens
 	take := func(t *Hashes) {
-		*t = (*t)[:min(len(*t), room)]
+		if *t = (*t)[:min(len(*t), room)]; len(*t) == 0 {
+			*t = nil // as it will come back from the log
+		}
 		room -= len(*t)
 	}
 	if e.Tool != nil {

@@ -77,7 +77,7 @@ func plainLastElement(path string) string {
 }
 
 func TestNamesAgainstPlain(t *testing.T) {
-	pieces := []string{"send", "Send", "read", "Read", "getEmail", "_", "-", ".", "0", "12", "+5", "-7", "99999999999999999999", "exec", "É", "İ", "\xff", "URL", "mcp__a", "x"}
+	pieces := []string{"send", "Send", "read", "Read", "getEmail", "_", "-", ".", "0", "12", "+5", "-7", "99999999999999999999", "exec", "É", "İ", "\xff", "URL", ".8", "mcp__a", "x", "7"}
 	rapid.Check(t, func(t *rapid.T) {
 		name := strings.Join(rapid.SliceOfN(rapid.SampledFrom(pieces), 0, 6).Draw(t, "pieces"), "")
 		if want, got := plainEffect(name), ToolEffect(name); got != want {
@@ -102,27 +102,29 @@ func plainParse(text string) []Arg {
 }
 
 func TestParseFlatAgainstPlain(t *testing.T) {
-	pieces := []string{
-		`{`, `}`, `"a"`, `"b"`, `"a.b"`, `""`, `:`, `,`, ` `, "\n", `"x y"`, `"\u0041"`, `"é"`, "\"\xff\"", "\"\x01\"", `1`, `-0`, `01`, `1.50`, `1.`, `-`, `1e5`, `true`, `false`, `null`, `[]`, `{}`,
-		`{"a":1}`, `{"b":"x","a":true}`, `"a":`, `"c": 2.5 ,`, "\u00a0",
-	}
-	hits := 0
+	space := rapid.SampledFrom([]string{"", "", "", " ", "\n\t", "\u00a0"})
+	key := rapid.SampledFrom([]string{`"a"`, `"b"`, `"c d"`, `"a.b"`, `"é"`, `"to"`, `"url"`, `""`, `"\u0041"`, `x`})
+	value := rapid.SampledFrom([]string{
+		`"x y"`, `""`, `"é"`, `1`, `0`, `-0`, `1.50`, `-12`, `true`, `false`, `"\u0041"`, "\"\xff\"", "\"\x01\"", `01`, `1.`, `.5`, `-`, `1e5`, `null`, `[]`, `{}`, `tru`, ``,
+	})
+	member := rapid.Custom(func(t *rapid.T) string {
+		s := func() string { return space.Draw(t, "space") }
+		return s() + key.Draw(t, "key") + s() + ":" + s() + value.Draw(t, "value") + s()
+	})
+	ending := rapid.SampledFrom([]string{"}", "}", "}", ",}", "", "} x", "}}"})
 	rapid.Check(t, func(t *rapid.T) {
-		text := "{" + strings.Join(rapid.SliceOfN(rapid.SampledFrom(pieces), 0, 10).Draw(t, "pieces"), "")
-		if rapid.Bool().Draw(t, "whole") {
-			text = `{"a":"x","c":` + text[1:] + `,"b": 1 }`
-		}
+		text := "{" + strings.Join(rapid.SliceOfN(member, 1, 3).Draw(t, "members"), ",") + ending.Draw(t, "ending")
 		got, ok := parseFlat(text)
 		if !ok {
 			return
 		}
-		hits++
 		if diff := cmp.Diff(plainParse(text), got); diff != "" {
 			t.Fatalf("%q (-plain +here):\n%s", text, diff)
 		}
 	})
-	if hits == 0 {
-		t.Error("none was read")
+	want := []Arg{{Path: "amount", Value: "12.50"}, {Path: "now", Value: "true"}, {Path: "to", Value: "a@b.example"}}
+	if got, ok := parseFlat(`{"to":"a@b.example", "amount":12.50, "now":true}`); !ok || !cmp.Equal(want, got) {
+		t.Errorf("got %+v, %v", got, ok)
 	}
 	var many strings.Builder
 	for i := range MaxArgs + 1 {
