@@ -11,14 +11,16 @@ import (
 const (
 	// windowSize is how many sessions a calibration remembers, the last ones: what is usual may change.
 	windowSize = 2048
-	minWindow  = 10
+	minWindow  = 30
 	// refitShare: a calibration is fitted again when it has grown by this part, one in so many sessions.
 	refitShare = 32
 	// minExcesses is from how many scores on the shape of a tail is fitted, and not taken for 0.
 	minExcesses = 32
-	// minTailScale is the least scale of the extrapolated tail that few scores can show, in bits. If the model's probabilities were
-	// exact, a score of s bits would be reached with probability 2^-s, a tail of scale 1.44; sums of surprises fall faster.
-	minTailScale = 1
+	// minTailScale is the least scale of the extrapolated tail that few scores can show, in bits: if the families' p-values were exact,
+	// their combination would reach s bits with probability 2^-s, a tail of scale 1/ln 2. A value's surprise is a sum of several,
+	// which are large together: before a class has shown such values, that they were never seen says little.
+	minTailScale  = 1 / math.Ln2
+	minValueScale = 4
 	// sureTailScale is the least one that many scores can show.
 	sureTailScale = 0.5
 	// minP is the least p-value. Its reciprocal, which combine adds up, is still a finite number.
@@ -81,7 +83,7 @@ func (c *calibration) fit() {
 		for i := range c.ring {
 			s.sorted = append(s.sorted, c.ring[i].Most[f])
 		}
-		s.fit()
+		s.fit(families[f].scale)
 	}
 	c.all.sorted = c.all.sorted[:0]
 	for i := range c.ring {
@@ -91,7 +93,7 @@ func (c *calibration) fit() {
 		}
 		c.all.sorted = append(c.all.sorted, float32(math.Log2(sum)))
 	}
-	c.all.fit()
+	c.all.fit(minTailScale)
 }
 
 // combine is the weighted harmonic mean of the families' p-values (Wilson, 2019), in bits. It keeps near its level whatever their
@@ -160,7 +162,7 @@ func (s *sample) beyond(score float64, n int) float64 {
 
 // fit sorts the sample and fits the excesses over its 90th percentile by probability-weighted moments (Hosking and Wallis, 1987). A
 // tail that would end somewhere is taken for an exponential one: that nothing was ever larger is no proof that nothing will be.
-func (s *sample) fit() {
+func (s *sample) fit(least float64) {
 	slices.Sort(s.sorted)
 	n := len(s.sorted)
 	start := n * 9 / 10
@@ -178,7 +180,7 @@ func (s *sample) fit() {
 		s.scale = a0 * (1 - s.shape)
 	}
 	if n-start < minExcesses {
-		s.scale = max(s.scale, minTailScale)
+		s.scale = max(s.scale, least)
 	}
 	s.scale = max(s.scale, sureTailScale)
 }

@@ -58,7 +58,8 @@ const (
 var families = [familyCount]struct {
 	name   string
 	weight float64
-}{{FeatureArgument, 0.7}, {FeatureDestination, 0.2}, {FeatureTool, 0.1}}
+	scale  float64 // the least of its tail that few scores can show
+}{{FeatureArgument, 0.7, minValueScale}, {FeatureDestination, 0.2, 1}, {FeatureTool, 0.1, 1}}
 
 // explained is the p-value up to which an event is explained in words.
 const explained = 0.05
