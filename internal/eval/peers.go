@@ -235,7 +235,7 @@ func (r *streamRun) peers(events []labelled) (out []PeerQuality) {
 		var judged []judgedSession
 		for _, s := range ended {
 			if !s.follow.taught {
-				judged = append(judged, judgedSession{s.follow.agent, s.attack, p.judge(s.follow.agent, &s.session)})
+				judged = append(judged, judgedSession{agent: s.follow.agent, attack: s.attack, verdict: p.judge(s.follow.agent, &s.session)})
 			}
 			p.learn(s.follow.agent, &s.session)
 		}

@@ -249,12 +249,17 @@ type judgedSession struct {
 	agent   string
 	attack  int // its first event of the attack; -1: benign
 	verdict verdict
+	alarmed bool // a baseline raised an alert in it
 }
 
 func (r *streamRun) judged() (out []judgedSession) {
+	alarmed := make(map[*follow]bool)
+	for _, a := range r.alerts {
+		alarmed[a.session] = alarmed[a.session] || a.baseline
+	}
 	for _, f := range r.order {
 		if !f.taught {
-			out = append(out, judgedSession{f.agent, f.attack, f.verdict()})
+			out = append(out, judgedSession{f.agent, f.attack, f.verdict(), alarmed[f]})
 		}
 	}
 	return out

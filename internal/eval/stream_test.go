@@ -90,11 +90,11 @@ func TestStreamWithoutAttacks(t *testing.T) {
 // A session is an attack from its first event that is labelled one; what finds it is counted from there.
 func TestStreamDelay(t *testing.T) {
 	judged := []judgedSession{
-		{"a", 1, verdict{scores: []float64{0, 0, 9}}},       // one event late
-		{"a", 2, verdict{scores: []float64{0, 9, 9}}},       // early: no delay
-		{"a", 0, verdict{scores: []float64{0, 0, 0, 0, 9}}}, // four late
-		{"a", 0, verdict{scores: []float64{0}}},             // never
-		{"a", -1, verdict{scores: []float64{1}}},
+		{agent: "a", attack: 1, verdict: verdict{scores: []float64{0, 0, 9}}},       // one event late
+		{agent: "a", attack: 2, verdict: verdict{scores: []float64{0, 9, 9}}},       // early: no delay
+		{agent: "a", attack: 0, verdict: verdict{scores: []float64{0, 0, 0, 0, 9}}}, // four late
+		{agent: "a", attack: 0, verdict: verdict{scores: []float64{0}}},             // never
+		{agent: "a", attack: -1, verdict: verdict{scores: []float64{1}}},
 	}
 	if got := delay(judged); got != 1 {
 		t.Errorf("the median is %v, want that of 0, 1 and 4", got)

@@ -111,12 +111,13 @@ type ThreatsReport struct {
 	Causes    int    `json:"causes"` // how many that is a share of
 }
 
-// Case is one threat. A session is found if its p-value is at most Alpha.
+// Case is one threat. A session is found if its p-value is at most Alpha, or a baseline raised an alert in it: what rises slowly has no
+// p-value of its own.
 type Case struct {
 	Threat    string `json:"threat"`
 	What      string `json:"what"`
 	Victims   int    `json:"victims"`
-	Found     int    `json:"found"`   // victims with a session found
+	Found     int    `json:"found"`   // victims with a session of the attack found
 	Alerted   int    `json:"alerted"` // victims with an alert of a baseline on an attack, as shipped
 	ByRule    int    `json:"by_rule"` // victims with an alert of a rule on an attack
 	Sessions  int    `json:"sessions"`
@@ -265,16 +266,24 @@ func (r *Rig) threat(ctx context.Context, seed uint64, t *threat) (Case, error) 
 		byID[w.role.name+"/"+w.agent.Name] = w
 	}
 	found, alerted, ruled := make(map[string]bool), make(map[string]bool), make(map[string]bool)
-	judged := run.judged()
+	judged, benign, wrong := run.judged(), 0, 0
 	for _, s := range judged {
-		if s.attack < 0 {
+		improbable := -s.verdict.final() <= Alpha
+		hit := improbable || s.alarmed
+		switch {
+		case s.attack < 0:
+			benign++
+			if hit {
+				wrong++
+			}
 			continue
+		case improbable:
+			out.explain(t, byID[s.agent], &s.verdict)
 		}
 		out.Sessions++
-		if -s.verdict.final() <= Alpha {
+		if hit {
 			out.FoundIn++
 			found[s.agent] = true
-			out.explain(t, byID[s.agent], &s.verdict)
 		}
 	}
 	for _, a := range run.alerts {
@@ -287,9 +296,9 @@ func (r *Rig) threat(ctx context.Context, seed uint64, t *threat) (Case, error) 
 		}
 	}
 	q := streamQuality(judged, func(string) float64 { return 1 })
-	out.AUC, out.FPR = q["auc"], q["fpr_at_0.01"]
+	out.AUC, out.FPR = q["auc"], Number(share(float64(wrong), float64(benign)))
 	out.Victims, out.Found, out.Alerted, out.ByRule = len(byID), len(found), len(alerted), len(ruled)
-	out.Detected = 2*out.Found >= out.Victims && q["tpr_at_0.01"] >= 10*q["fpr_at_0.01"]
+	out.Detected = 2*out.Found >= out.Victims && share(float64(out.FoundIn), float64(out.Sessions)) >= 10*float64(out.FPR)
 	out.Explained = Number(share(float64(out.named), float64(out.causes)))
 	return out, nil
 }
