@@ -17,10 +17,13 @@ const (
 	// minExcesses is from how many scores on the shape of a tail is fitted, and not taken for 0.
 	minExcesses = 32
 	// minTailScale is the least scale of the extrapolated tail that few scores can show, in bits: if the families' p-values were exact,
-	// their combination would reach s bits with probability 2^-s, a tail of scale 1/ln 2. A value's surprise is a sum of several,
-	// which are large together: before a class has shown such values, that they were never seen says little.
-	minTailScale  = 1 / math.Ln2
+	// their combination would reach s bits with probability 2^-s, a tail of scale 1/ln 2. A family's own falls faster.
+	minTailScale   = 1 / math.Ln2
+	minFamilyScale = 1.2
+	// minValueScale holds where fewer than one session in ten shows a value out of a tool's output that is surprising at all. Its
+	// surprise is a sum of several, which are large together: that a class has shown none says little about the first one.
 	minValueScale = 4
+	seldom        = 1
 	// sureTailScale is the least one that many scores can show.
 	sureTailScale = 0.5
 	// minP is the least p-value. Its reciprocal, which combine adds up, is still a finite number.
@@ -83,7 +86,7 @@ func (c *calibration) fit() {
 		for i := range c.ring {
 			s.sorted = append(s.sorted, c.ring[i].Most[f])
 		}
-		s.fit(families[f].scale)
+		s.fit(minFamilyScale, families[f].unseen)
 	}
 	c.all.sorted = c.all.sorted[:0]
 	for i := range c.ring {
@@ -93,7 +96,7 @@ func (c *calibration) fit() {
 		}
 		c.all.sorted = append(c.all.sorted, float32(math.Log2(sum)))
 	}
-	c.all.fit(minTailScale)
+	c.all.fit(minTailScale, minTailScale)
 }
 
 // combine is the weighted harmonic mean of the families' p-values (Wilson, 2019), in bits. It keeps near its level whatever their
@@ -162,7 +165,7 @@ func (s *sample) beyond(score float64, n int) float64 {
 
 // fit sorts the sample and fits the excesses over its 90th percentile by probability-weighted moments (Hosking and Wallis, 1987). A
 // tail that would end somewhere is taken for an exponential one: that nothing was ever larger is no proof that nothing will be.
-func (s *sample) fit(least float64) {
+func (s *sample) fit(least, unseen float64) {
 	slices.Sort(s.sorted)
 	n := len(s.sorted)
 	start := n * 9 / 10
@@ -179,7 +182,11 @@ func (s *sample) fit(least float64) {
 		s.shape = min(max(2-a0/d, 0), maxShape)
 		s.scale = a0 * (1 - s.shape)
 	}
-	if n-start < minExcesses {
+	switch {
+	case n-start >= minExcesses:
+	case s.threshold < seldom:
+		s.scale = max(s.scale, unseen)
+	default:
 		s.scale = max(s.scale, least)
 	}
 	s.scale = max(s.scale, sureTailScale)

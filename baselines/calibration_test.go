@@ -286,7 +286,7 @@ func TestTail(t *testing.T) {
 			for range windowSize {
 				s.sorted = append(s.sorted, float32(tt.draw(r)))
 			}
-			s.fit(minTailScale)
+			s.fit(minTailScale, minTailScale)
 			for _, p := range []float64{1e-2, 1e-3, 1e-4, 1e-5} {
 				if got := s.p(tt.score(p), 1); got < p/4 || got > 4*p {
 					t.Errorf("p = %.2g, want about %.2g", got, p)

@@ -19,6 +19,8 @@ type Anomaly struct {
 	// Why is the reason for the stage.
 	Why     string `json:"why"`
 	Version string `json:"version"`
+	// Sessions are how many the p-value rests on.
+	Sessions int `json:"sessions,omitempty"`
 	// Features are how the event was looked at, by share, the largest three. Only a p-value of at most 0.05 is explained.
 	Features []Feature `json:"features"`
 }
@@ -58,8 +60,11 @@ const (
 var families = [familyCount]struct {
 	name   string
 	weight float64
-	scale  float64 // the least of its tail that few scores can show
-}{{FeatureArgument, 0.7, minValueScale}, {FeatureDestination, 0.2, 1}, {FeatureTool, 0.1, 1}}
+	unseen float64 // the least scale of its tail where few sessions show anything
+}{{FeatureArgument, 0.7, minValueScale}, {FeatureDestination, 0.2, minFamilyScale}, {FeatureTool, 0.1, minFamilyScale}}
+
+// Mature is on how many sessions a p-value must rest before more than an alert should follow from it. With fewer, it is read off the tail.
+const Mature = 100
 
 // explained is the p-value up to which an event is explained in words.
 const explained = 0.05
@@ -89,7 +94,7 @@ func (m *Model) Score(e *event.Event, o *Observation) Anomaly {
 	chance := chanceOf(agentKey(e.Agent.ID), o, by.n)
 	v.blur(chance)
 	by.combine(&v)
-	a.P = by.all.p(v.bits, uniform(chance))
+	a.P, a.Sessions = by.all.p(v.bits, uniform(chance)), by.fitted
 	if a.P <= explained {
 		_, a.Why = m.Life(e.Agent.ID)
 		a.Features = m.explain(p, o, &v)
@@ -195,10 +200,13 @@ func (m *Model) argument(p *page, tool string, a *ArgObservation) float64 {
 	}
 	bits := m.rarity(p, context, a.Value) + (m.origin(p, context, 2)+m.strange(a))/(1+used)
 	if a.Flow.Signed {
-		bits += -math.Log2((float64(m.Peers.Signed) + 0.5) / float64(m.Peers.Flows+1))
+		bits += -math.Log2((float64(m.Peers.Signed) + 0.5) / float64(m.Peers.Flows+unsigned))
 	}
 	return bits
 }
+
+// unsigned flows are what a class is taken to have shown before it showed any: texts that give an agent orders are rare.
+const unsigned = 64
 
 // origin is how seldom a value of an argument comes from where this one does, or from where even fewer do, in bits.
 func (m *Model) origin(p *page, context uint64, at int) float64 {

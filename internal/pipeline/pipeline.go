@@ -325,7 +325,7 @@ func (s *Shard) deviation(c *class, e *event.Event, a baselines.Anomaly) *detect
 		Reason: fmt.Sprintf("%s; %s. p = %.2g.", top.Got, top.Want, a.P), Anomaly: &a, Chain: detect.ChainOf(e),
 	}
 	f.ID = detect.FindingID(e.Tenant, e.Agent.Class, rule, f.Events)
-	if f.Chain != nil && top.Name == baselines.FeatureArgument && (e.Tool.Effect == event.EffectEgress || e.Tool.Effect == event.EffectExec) {
+	if f.Chain != nil && a.Sessions >= baselines.Mature && top.Name == baselines.FeatureArgument && (e.Tool.Effect == event.EffectEgress || e.Tool.Effect == event.EffectExec) {
 		f.Severity, f.Risk, f.Lane, f.Playbook = detect.High, 50, detect.Propose, "quarantine-agent"
 		f.Tags = detect.Tags{ASI: []string{"ASI01", "ASI02"}, ATLAS: []string{"AML.T0051.001", "AML.T0086"}}
 	}
