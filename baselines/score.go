@@ -63,7 +63,7 @@ var families = [familyCount]struct {
 	unseen float64 // the least scale of its tail where few sessions show anything
 }{{FeatureArgument, 0.7, minValueScale}, {FeatureDestination, 0.2, minFamilyScale}, {FeatureTool, 0.1, minFamilyScale}}
 
-// Mature is on how many sessions a p-value must rest before more than an alert should follow from it. With fewer, it is read off the tail.
+// Mature is on how many sessions a p-value must rest before people should be alerted. With fewer, it is read off an assumed tail.
 const Mature = 100
 
 // explained is the p-value up to which an event is explained in words.

@@ -188,7 +188,7 @@ func (s *Shard) judge(c *class, e *event.Event, ses *session, deviations ...dete
 	out := make([]Raised, 0, len(findings))
 	for _, f := range findings {
 		of := c.Sessions[sessionKey(f.Sender, f.Session)] // an absence is found on another session's event
-		if of != nil && f.Source != detect.SourceHealth && (f.Lane == detect.Alert || f.Lane == detect.Propose) {
+		if of != nil && f.Source != detect.SourceHealth && (f.Source == detect.SourceBaseline || f.Lane == detect.Alert || f.Lane == detect.Propose) {
 			of.Findings++
 			if f.Source != detect.SourceBaseline {
 				of.Ruled++
@@ -325,7 +325,10 @@ func (s *Shard) deviation(c *class, e *event.Event, a baselines.Anomaly) *detect
 		Reason: fmt.Sprintf("%s; %s. p = %.2g.", top.Got, top.Want, a.P), Anomaly: &a, Chain: detect.ChainOf(e),
 	}
 	f.ID = detect.FindingID(e.Tenant, e.Agent.Class, rule, f.Events)
-	if f.Chain != nil && a.Sessions >= baselines.Mature && top.Name == baselines.FeatureArgument && (e.Tool.Effect == event.EffectEgress || e.Tool.Effect == event.EffectExec) {
+	switch {
+	case a.Sessions < baselines.Mature: // its tail is assumed more than known: people look for it, and it asks for nobody
+		f.Lane = detect.Hunt
+	case f.Chain != nil && top.Name == baselines.FeatureArgument && (e.Tool.Effect == event.EffectEgress || e.Tool.Effect == event.EffectExec):
 		f.Severity, f.Risk, f.Lane, f.Playbook = detect.High, 50, detect.Propose, "quarantine-agent"
 		f.Tags = detect.Tags{ASI: []string{"ASI01", "ASI02"}, ATLAS: []string{"AML.T0051.001", "AML.T0086"}}
 	}
