@@ -58,13 +58,21 @@ func (c *evalAgentDojoCmd) Run(ctx context.Context, std *stdio) error {
 		return fmt.Errorf("eval %s: %w", c.File, err)
 	}
 	got, err := data.Run(ctx, c.Peers, modelsDone(std.err))
-	if err != nil {
+	if err := interrupted(ctx, err); err != nil {
 		return fmt.Errorf("eval %s: %w", c.File, err)
 	}
 	if c.JSON {
 		return printJSON(std.out, got)
 	}
 	return printAgentDojo(std.out, got)
+}
+
+// interrupted makes an end from outside a failure: nothing was measured, and a script must not take that for success.
+func interrupted(ctx context.Context, err error) error {
+	if err != nil && ctx.Err() != nil {
+		return errors.New("interrupted before it was measured")
+	}
+	return err
 }
 
 // modelsDone says every five seconds how far a measurement is.
@@ -194,7 +202,7 @@ func (c *evalStreamCmd) Run(ctx context.Context, std *stdio) error {
 		return fmt.Errorf("eval %s: %w", c.File, err)
 	}
 	got, err := data.Run(ctx, c.Train, c.Peers)
-	if err != nil {
+	if err := interrupted(ctx, err); err != nil {
 		return fmt.Errorf("eval %s: %w", c.File, err)
 	}
 	if c.JSON {
@@ -242,7 +250,7 @@ func (c *evalThreatsCmd) Run(ctx context.Context, std *stdio) error {
 		return errors.Join(eval.WriteThreat(out, c.Write, c.Seed), out.Flush())
 	}
 	got, err := rig.Threats(ctx, c.Seed, modelsDone(std.err))
-	if err != nil {
+	if err := interrupted(ctx, err); err != nil {
 		return fmt.Errorf("eval threats: %w", err)
 	}
 	if c.JSON {
