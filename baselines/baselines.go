@@ -41,9 +41,6 @@ const (
 	Active   Life = "active"
 )
 
-// stages are the stages that a page holds, by their number in it.
-var stages = [...]Life{Learning, Active}
-
 // Model is what one class of agents taught. It is not safe for concurrent use: one detector shard owns it.
 type Model struct {
 	Class   string           `json:"class"`
@@ -52,7 +49,6 @@ type Model struct {
 	Peers   peers            `json:"peers"`
 	Scores  maturities       `json:"scores"`
 	Pure    maturities       `json:"pure"` // of sessions that taught alone
-	Held    int              `json:"held"` // sessions that led to no finding and did not teach
 	Names   map[uint32]name  `json:"names"`
 	Causes  map[uint64]bool  `json:"causes"` // of flagged sessions
 }
@@ -181,7 +177,6 @@ func (m *Model) Learn(agent string, session []Observation) bool {
 	if m.Peers.Sessions >= warmClass {
 		s := m.show(p, session)
 		if m.Pure[anyAge].n >= minMaturity && s.p <= holdP {
-			m.Held++
 			m.tally(p, s)
 			return false
 		}
@@ -190,15 +185,11 @@ func (m *Model) Learn(agent string, session []Observation) bool {
 	}
 	m.Peers.Sessions++
 	day := dayOf(&session[len(session)-1])
-	if p.u16(hDays) == 0 {
-		p.set16(hFirstDay, day)
-	}
 	if p.u16(hDays) == 0 || day > p.u16(hLastDay) {
 		p.set16(hDays, bump(p.u16(hDays)))
 		p.set16(hLastDay, day)
 	}
 	p.set32(hSessions, p.u32(hSessions)+1)
-	p.set32(hEvents, p.u32(hEvents)+uint32(len(session)))
 	p.set64(hUsed, uint64(m.Peers.Sessions))
 	for i := range session {
 		m.learn(p, &session[i])

@@ -65,7 +65,7 @@ func (c *calibration) flag(s shown) {
 	c.add(s)
 }
 
-// add takes in the next session. Those from when the model had seen less than a third of what it has seen now are dropped: to a young
+// add takes in the next session. Those from when the model had seen less than half of what it has seen now are dropped: to a young
 // model everything is a surprise, and what was usual then is not what is usual now.
 func (c *calibration) add(s shown) {
 	c.n++

@@ -12,14 +12,13 @@ import (
 // A page is what one agent was seen to do, in a fixed number of bytes: packed, little-endian, versioned, under a checksum. It is
 // made of arrays alone, so that it can't grow whatever the agent does, and is copied, kept and compared as it is.
 //
-//	header    64   magic, version, identity, sessions, events, days, stage
+//	header    64   magic, version, identity, sessions, days
 //	contexts  1664 32 × 52: what was asked (which tool, where to, which argument), and how usual its answers were
 //	values    1344 112 × 12: the answers: which tool, which destination, which value
 //	known     320  160 × 2: tokens that the agent used
-//	numbers   448  8 × 56: amounts, see numbers.go
+//	reserve   448  zero
 //	rates     128  4 × 32: counts of ten minutes, see rates.go
-//	evidence  64   16 × 4: how long something has been a little unusual, see numbers.go
-//	reserve   60   zero
+//	reserve   124  zero
 //	checksum  4    CRC-32C of all before it
 const pageSize = 4096
 
@@ -30,10 +29,7 @@ const (
 	atContexts = 64
 	atValues   = atContexts + pageContexts*contextSize
 	atKnown    = atValues + pageValues*valueSize
-	atNumbers  = atKnown + knownTokens*2
-	atRates    = atNumbers + maxNumbers*numberSize
-	atEvidence = atRates + maxRates*rateSize
-	atReserve  = atEvidence + maxEvidence*4
+	atRates    = atKnown + knownTokens*2 + 448
 	atChecksum = pageSize - 4
 )
 
@@ -42,11 +38,7 @@ const (
 	pageContexts = 32
 	pageValues   = 112
 	knownTokens  = 160
-	maxNumbers   = 8
-	numberSize   = 56
-	maxRates     = rateCount
 	rateSize     = 32
-	maxEvidence  = 16
 )
 
 const (
@@ -60,20 +52,10 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 const (
 	hMagic    = 0  // uint32
 	hVersion  = 4  // uint16
-	hStage    = 6  // uint8, a stage's index
-	hNeeds    = 7  // uint8, reasons for the stage as bits
 	hAgent    = 8  // uint64, hash of the agent's id
 	hSessions = 16 // uint32
-	hEvents   = 20 // uint32
-	hFirstDay = 24 // uint16
 	hLastDay  = 26 // uint16
 	hDays     = 28 // uint16, distinct days with a learned session
-	hFlagged  = 30 // uint16, sessions not learned in a row, because they led to a finding
-	hSeen     = 32 // int64, second of the last learned event
-	hBuild    = 40 // uint32, hash of the agent's version
-	hRebuilt  = 44 // uint32, sessions at the last change of it
-	hRolled   = 48 // uint16, day of the last roll back
-	hSurprise = 52 // float32, slow mean of the sessions' surprise: drift
 	hUsed     = 56 // uint64: the class's session count at the last use
 )
 
@@ -126,8 +108,6 @@ func (p *page) check() error {
 		return fmt.Errorf("page of version %d, want %d", p.u16(hVersion), pageVersion)
 	case p.u32(atChecksum) != p.checksum():
 		return errors.New("page does not match its checksum")
-	case int(p[hStage]) >= len(stages):
-		return fmt.Errorf("page in stage %d", p[hStage])
 	}
 	return nil
 }
@@ -278,8 +258,8 @@ func valueStrength(v []byte) uint64 {
 	return uint64(v[vFlags]&flagAdmitted)<<48 | uint64(bits.Len16(getU16(v, vCount)))<<32 | uint64(getU16(v, vDay))
 }
 
-// learn counts an answer. A value is admitted to the anchor after three days of use if peers use it or a human said so, or, where
-// there are no peers to ask, after admitAlone days.
+// learn counts an answer. A value is admitted to the anchor after admitDays of use if peers use it, or, where there are no peers to ask,
+// after admitAlone.
 func (t table) learn(context, value uint64, day uint16, peers, alone bool) {
 	c := take(t.contexts, contextSize, context, contextStrength)
 	ageContext(c, day)

@@ -7,7 +7,6 @@ package baselines
 type sketch struct {
 	Young, Elder []byte // nil until something is counted
 	Used         int    // cells of the young generation's first row that are not 0
-	Turn         int    // sessions at the last change of generations
 }
 
 const (
