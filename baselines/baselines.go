@@ -296,7 +296,7 @@ func (m *Model) learn(p *page, o *Observation) {
 					addOrigin(c, at)
 				}
 			}
-			if at == 2 {
+			if at == fromOutput {
 				m.flowed(a.Flow.Signed)
 			}
 		}

@@ -123,18 +123,27 @@ func element(path string) string {
 	return strings.Join(kept, ".")
 }
 
+// Places of a value's provenance in a context's counts.
+const (
+	fromPrompt = iota
+	fromHistory
+	fromOutput
+	fromNowhere
+	origins
+)
+
 // originOf is the place of a value's provenance in a context's counts, or -1. What a tool's output held counts as that, though the
 // agent may have used it before: an attacker's account does not become the user's wish by its second use.
 func originOf(a *ArgObservation) int {
 	switch {
 	case a.Provenance == event.ProvenancePrompt:
-		return 0
+		return fromPrompt
 	case a.Provenance == event.ProvenanceToolOutput, a.Provenance == event.ProvenanceHistory && len(a.Flow.Tokens) > 0:
-		return 2
+		return fromOutput
 	case a.Provenance == event.ProvenanceHistory:
-		return 1
+		return fromHistory
 	case a.Provenance == event.ProvenanceNowhere:
-		return 3
+		return fromNowhere
 	}
 	return -1
 }

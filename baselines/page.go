@@ -121,7 +121,6 @@ const (
 	levels      = 9 // 0 is new, 1 was seen once, 2 twice or three times, … 8 more than 127 times
 	contextSize = 52
 	valueSize   = 12
-	origins     = 4 // prompt, history, tool output, nowhere
 	dayOfEpoch  = 7 // the fast time scale's half-life, days
 	dayOfAnchor = 90
 )

@@ -21,7 +21,7 @@ type Anomaly struct {
 	Version string `json:"version"`
 	// Sessions are how many the p-value rests on.
 	Sessions int `json:"sessions,omitempty"`
-	// Features are how the event was looked at, by share, the largest three. Only a p-value of at most 0.05 is explained.
+	// Features are how the event was looked at, by share. Only a p-value of at most 0.05 is explained.
 	Features []Feature `json:"features"`
 }
 
@@ -190,7 +190,7 @@ func surprise(own, class []byte, field, ownLevel, classLevel int) float64 {
 // from there, how little the value belongs to what tools of this class return, and whether the output spoke to the agent as its
 // operator. A value from the prompt or from the agent's own history was asked for or is habit: it scores 0 however rare it is.
 func (m *Model) argument(p *page, tool string, a *ArgObservation) float64 {
-	if originOf(a) != 2 {
+	if originOf(a) != fromOutput {
 		return 0
 	}
 	context := keyArg(tool, element(a.Path))
@@ -198,7 +198,7 @@ func (m *Model) argument(p *page, tool string, a *ArgObservation) float64 {
 	if p != nil {
 		used = float64(countOf(p.table().value(context, a.Value), vCount))
 	}
-	bits := m.rarity(p, context, a.Value) + (m.origin(p, context, 2)+m.strange(a))/(1+used)
+	bits := m.rarity(p, context, a.Value) + (m.origin(p, context, fromOutput)+m.strange(a))/(1+used)
 	if a.Flow.Signed {
 		bits += -math.Log2((float64(m.Peers.Signed) + 0.5) / float64(m.Peers.Flows+unsigned))
 	}
@@ -243,11 +243,16 @@ func (m *Model) strange(a *ArgObservation) float64 {
 	if len(a.Flow.Tokens) == 0 {
 		return 0
 	}
+	return max(0, math.Log2(float64(min(m.Peers.Reads, strangeWindow)+1)/(float64(m.leastSeen(a))+0.5)))
+}
+
+// leastSeen is in how many sessions tools returned the token of a flow that they returned least.
+func (m *Model) leastSeen(a *ArgObservation) int {
 	seen := math.MaxInt
 	for _, t := range a.Flow.Tokens {
 		seen = min(seen, m.Peers.Seen.count(uint64(t)))
 	}
-	return max(0, math.Log2(float64(min(m.Peers.Reads, strangeWindow)+1)/(float64(seen)+0.5)))
+	return seen
 }
 
 // Familiarity says whether an agent did something before.
@@ -279,7 +284,7 @@ func (m *Model) Familiar(agent string, o *Observation) (tool, destination Famili
 	return tool, destination
 }
 
-// explain says in counts what was found and what is usual, for the three families with the largest shares.
+// explain says in counts what was found and what is usual, for each family that is surprised.
 func (m *Model) explain(p *page, o *Observation, v *verdict) []Feature {
 	out := make([]Feature, 0, familyCount)
 	total := 0.0
@@ -297,13 +302,8 @@ func (m *Model) explain(p *page, o *Observation, v *verdict) []Feature {
 	slices.SortFunc(out, func(a, b Feature) int {
 		return cmp.Or(cmp.Compare(b.Share, a.Share), strings.Compare(a.Name, b.Name))
 	})
-	out = out[:min(3, len(out))]
-	kept := 0.0
 	for i := range out {
-		kept += out[i].Share
-	}
-	for i := range out {
-		out[i].Share /= kept
+		out[i].Share /= total
 	}
 	return out
 }
@@ -376,11 +376,7 @@ func (m *Model) surroundings(a *ArgObservation) string {
 	if len(a.Flow.Tokens) == 0 {
 		return ""
 	}
-	seen := math.MaxInt
-	for _, t := range a.Flow.Tokens {
-		seen = min(seen, m.Peers.Seen.count(uint64(t)))
-	}
-	return fmt.Sprintf("; tools returned it in %d of %d earlier sessions", min(seen, m.Peers.Reads), m.Peers.Reads)
+	return fmt.Sprintf("; tools returned it in %d of %d earlier sessions", min(m.leastSeen(a), m.Peers.Reads), m.Peers.Reads)
 }
 
 // usual names the three most frequent answers to a question with their share.
@@ -419,13 +415,13 @@ func merged(counts []Count) []Count {
 	return out
 }
 
-var originWords = [origins]string{"prompt", "history", "tool_output", "nowhere"}
+var originWords = [origins]event.Provenance{event.ProvenancePrompt, event.ProvenanceHistory, event.ProvenanceToolOutput, event.ProvenanceNowhere}
 
 func originCounts(c []byte) []Count {
 	var out []Count
 	for i, word := range originWords {
 		if n := getU16(c, cOrigin+2*i); n > 0 {
-			out = append(out, Count{Text: word, N: int(n)})
+			out = append(out, Count{Text: string(word), N: int(n)})
 		}
 	}
 	return merged(out)
