@@ -85,6 +85,15 @@ func TestExplanation(t *testing.T) {
 	}
 }
 
+// Rules may ask how rare a tool is though the event as a whole is not worth an explanation.
+func TestRarityOfTheUnremarkable(t *testing.T) {
+	m := shapes()[0].trained(rand.New(rand.NewPCG(1, 2)), 300)
+	o := call("read_file", 0, ArgObservation{Path: "path", Value: 1, Provenance: event.ProvenancePrompt})
+	if a := scored(m, "svc/0", &o); a.P <= explained || a.Features != nil || a.Rarity(FeatureTool) <= 0 || a.Rarity(FeatureDestination) != 0 {
+		t.Errorf("rarity of the tool is %g, of the destination %g: %+v", a.Rarity(FeatureTool), a.Rarity(FeatureDestination), a)
+	}
+}
+
 // A value of the prompt, or of the agent's own history, was asked for: it may be new without being surprising.
 func TestAskedForIsNoSurprise(t *testing.T) {
 	m := shapes()[0].trained(rand.New(rand.NewPCG(1, 3)), 300)

@@ -23,6 +23,18 @@ type Anomaly struct {
 	Sessions int `json:"sessions,omitempty"`
 	// Features are how the event was looked at, by share. Only a p-value of at most 0.05 is explained.
 	Features []Feature `json:"features"`
+	// Bits are the surprise of each family, explained or not. They are for rules, and not kept.
+	Bits [familyCount]float64 `json:"-"`
+}
+
+// Rarity is how surprising a feature of the event is, in bits; 0 where it has none, and while learning.
+func (a *Anomaly) Rarity(feature string) float64 {
+	for f := range families {
+		if families[f].name == feature {
+			return a.Bits[f]
+		}
+	}
+	return 0
 }
 
 // Feature is one way in which the event was looked at.
@@ -95,6 +107,9 @@ func (m *Model) Score(e *event.Event, o *Observation) Anomaly {
 	v.blur(chance)
 	by.combine(&v)
 	a.P, a.Sessions = by.all.p(v.bits, uniform(chance)), by.fitted
+	for f := range v.families {
+		a.Bits[f] = v.families[f].bits
+	}
 	if a.P <= explained {
 		_, a.Why = m.Life(e.Agent.ID)
 		a.Features = m.explain(p, o, &v)

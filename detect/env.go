@@ -208,10 +208,9 @@ type BaselineEnv struct {
 
 // BaselineFeature is one way in which a baseline looked at the event.
 type BaselineFeature struct {
-	Name        string  // tool, destination, argument, or another that baselines score
-	P           float64 // how likely a normal event is at least as surprising in it
+	Name        string // tool, destination or argument
 	Bits        float64
-	Familiarity string // known, new or unknown; "" where that is not asked
+	Familiarity string // known, new or unknown
 }
 
 // feature is what the baseline said of a feature, the zero value where it said nothing.

@@ -15,9 +15,9 @@ import (
 const asking = "id: asks-baseline\nversion: 1.0.0\ntitle: Asks\nseverity: low\ntags: {asi: [ASI10]}\ntriage: Look.\non: [tool.result]\nsuppress: 0s\nwhen: '%s'\n"
 
 var (
-	learning = BaselineEnv{P: 1, Tool: "unknown", Destination: "unknown", Why: "3 of 10 sessions learned", Features: []BaselineFeature{{Name: "tool", P: 1, Familiarity: "unknown"}}}
+	learning = BaselineEnv{P: 1, Tool: "unknown", Destination: "unknown", Why: "3 of 10 sessions learned", Features: []BaselineFeature{{Name: "tool", Familiarity: "unknown"}}}
 	active   = BaselineEnv{Ready: true, P: 0.001, Tool: "new", Destination: "known", Features: []BaselineFeature{
-		{Name: "tool", P: 0.001, Bits: 9.5, Familiarity: "new"}, {Name: "destination", P: 0.6, Bits: 1, Familiarity: "known"}, {Name: "argument", P: 1, Familiarity: "known"},
+		{Name: "tool", Bits: 9.5, Familiarity: "new"}, {Name: "destination", Bits: 1, Familiarity: "known"}, {Name: "argument", Familiarity: "known"},
 	}}
 )
 

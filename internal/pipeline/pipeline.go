@@ -268,19 +268,11 @@ func (c *class) features(agent string, o *baselines.Observation, a *baselines.An
 			argument = baselines.New
 		}
 	}
-	out := []detect.BaselineFeature{
-		{Name: baselines.FeatureTool, P: 1, Familiarity: string(tool)},
-		{Name: baselines.FeatureDestination, P: 1, Familiarity: string(destination)},
-		{Name: baselines.FeatureArgument, P: 1, Familiarity: string(argument)},
+	return []detect.BaselineFeature{
+		{Name: baselines.FeatureTool, Bits: a.Rarity(baselines.FeatureTool), Familiarity: string(tool)},
+		{Name: baselines.FeatureDestination, Bits: a.Rarity(baselines.FeatureDestination), Familiarity: string(destination)},
+		{Name: baselines.FeatureArgument, Bits: a.Rarity(baselines.FeatureArgument), Familiarity: string(argument)},
 	}
-	for _, f := range a.Features {
-		if i := slices.IndexFunc(out, func(known detect.BaselineFeature) bool { return known.Name == f.Name }); i >= 0 {
-			out[i].P, out[i].Bits = f.P, f.Score
-		} else {
-			out = append(out, detect.BaselineFeature{Name: f.Name, P: f.P, Bits: f.Score})
-		}
-	}
-	return out
 }
 
 // callKey recognises a call that is reported twice. Its arguments are part of it: some clients number their calls from 0 in each turn,
