@@ -105,6 +105,14 @@ func (r rate) setFloat(at int, v float64) {
 }
 func (r rate) windows() int { return int(getU32(r.b, rWindows)) }
 
+// known reports whether enough windows taught to judge one.
+func (r rate) known() bool { return r.windows() >= minWindows && r.peers.Windows >= classWindows }
+
+// p is the p-value of a surprise: by the distribution, or by what the class's windows showed where that is more cautious.
+func (r rate) p(bits float64) float64 {
+	return math.Exp2(-min(bits, r.peers.Tail.peek(bits, minWindows)))
+}
+
 // count takes one event at a time into its window.
 func (r rate) count(t time.Time) (a Anomaly, ok bool) {
 	at, start := t.Unix(), int64(binary.LittleEndian.Uint64(r.b[rStart:]))
@@ -120,15 +128,14 @@ func (r rate) count(t time.Time) (a Anomaly, ok bool) {
 	}
 	n := getU32(r.b, rCounted) + 1
 	putU32(r.b, rCounted, n)
-	if r.windows() < minWindows || r.peers.Windows < classWindows {
+	if !r.known() {
 		return Anomaly{}, false
 	}
 	if drifts {
 		r.setFloat(rEvidence, 0)
 		return r.anomaly(FeatureDrift, 1/driftAfter, fmt.Sprintf("more %s than usual in window after window", r.name)), true
 	}
-	bits := r.bits(n)
-	p := min(1, rateCount*math.Exp2(-min(bits, r.peers.Tail.peek(bits, minWindows))))
+	p := min(1, rateCount*r.p(r.bits(n)))
 	if p > notable { // nobody asks why
 		return Anomaly{P: p, Life: Active, Version: Version}, true
 	}
@@ -152,9 +159,9 @@ func (r rate) open(at int64) {
 // close learns the open window and reports whether the evidence for a drift is enough. A window that nearly can't be teaches nothing.
 func (r rate) close() (drifts bool) {
 	n := getU32(r.b, rCounted)
-	if r.windows() >= minWindows && r.peers.Windows >= classWindows {
+	if r.known() {
 		bits := r.bits(n)
-		p := math.Exp2(-min(bits, r.peers.Tail.peek(bits, minWindows)))
+		p := r.p(bits)
 		evidence := max(0, r.float(rEvidence)) + math.Log(evidenceOf(p))
 		r.setFloat(rEvidence, evidence)
 		if drifts = evidence >= math.Log(driftAfter); p < rateHeld {

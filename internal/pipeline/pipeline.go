@@ -306,17 +306,10 @@ func (s *Shard) deviation(c *class, e *event.Event, a baselines.Anomaly) *detect
 	if a.Life != baselines.Active || a.P > s.options.Alpha || len(a.Features) == 0 {
 		return nil
 	}
+	f := baselineFinding(e, &a)
+	f.Triage = "Compare what was found with what is usual for this agent. If its task changed, close the incident as expected; this session taught the baseline nothing."
+	f.Tags, f.Chain = detect.Tags{ASI: []string{"ASI10"}, ATLAS: []string{"AML.T0053"}}, detect.ChainOf(e)
 	top := a.Features[0]
-	rule := "baseline-" + top.Name
-	f := detect.Finding{
-		Source: detect.SourceBaseline, Rule: rule, Version: baselines.Version, Title: deviationTitles[top.Name],
-		Severity: detect.Medium, Confidence: detect.MediumConfidence, Risk: 25, Lane: detect.Alert,
-		Tags:   detect.Tags{ASI: []string{"ASI10"}, ATLAS: []string{"AML.T0053"}},
-		Triage: "Compare what was found with what is usual for this agent. If its task changed, mark the incident as expected; the baseline learns nothing from it until then.",
-		Tenant: e.Tenant, Sender: e.Source.Authn, Agent: e.Agent, Session: e.Session.ID, Tool: e.Tool.Name, First: e.Time, Time: e.Time, Events: []string{e.ID},
-		Reason: fmt.Sprintf("%s; %s. p = %.2g.", top.Got, top.Want, a.P), Anomaly: &a, Chain: detect.ChainOf(e),
-	}
-	f.ID = detect.FindingID(e.Tenant, e.Agent.Class, rule, f.Events)
 	switch {
 	case a.Sessions < baselines.Mature: // its tail is assumed more than known: people look for it, and it asks for nobody
 		f.Lane = detect.Hunt
@@ -324,7 +317,7 @@ func (s *Shard) deviation(c *class, e *event.Event, a baselines.Anomaly) *detect
 		f.Severity, f.Risk, f.Lane, f.Playbook = detect.High, 50, detect.Propose, "quarantine-agent"
 		f.Tags = detect.Tags{ASI: []string{"ASI01", "ASI02"}, ATLAS: []string{"AML.T0051.001", "AML.T0086"}}
 	}
-	if !c.Rules.Allow(rule, e.Agent.ID+"\x00"+e.Session.ID+"\x00"+e.Tool.Name+"\x00"+top.About, e.Time, f.Severity, time.Hour) {
+	if !c.Rules.Allow(f.Rule, own(e, e.Agent.ID)+"\x00"+e.Session.ID+"\x00"+e.Tool.Name+"\x00"+top.About, e.Time, f.Severity, time.Hour) {
 		return nil
 	}
 	return &f
@@ -339,23 +332,29 @@ func (s *Shard) counted(c *class, e *event.Event) []detect.Finding {
 	if !ok || a.P > ratesAlpha || len(a.Features) == 0 {
 		return nil
 	}
+	f := baselineFinding(e, &a)
+	f.Triage = "Look at what the agent calls again and again, and at who asked for it. A count that was told teaches nothing until the agent is back at its usual one."
+	f.Tags = detect.Tags{ASI: []string{"ASI10", "ASI08"}, ATLAS: []string{"AML.T0034"}}
+	if !c.Rules.Allow(f.Rule, own(e, e.Agent.ID)+"\x00"+a.Features[0].About, e.Time, f.Severity, time.Hour) {
+		return nil
+	}
+	return []detect.Finding{f}
+}
+
+// baselineFinding is the finding of an anomaly on an event. It alerts, and what makes it more or less is up to the caller.
+func baselineFinding(e *event.Event, a *baselines.Anomaly) detect.Finding {
 	top := a.Features[0]
 	f := detect.Finding{
 		Source: detect.SourceBaseline, Rule: "baseline-" + top.Name, Version: baselines.Version, Title: deviationTitles[top.Name],
 		Severity: detect.Medium, Confidence: detect.MediumConfidence, Risk: 25, Lane: detect.Alert,
-		Tags:   detect.Tags{ASI: []string{"ASI10", "ASI08"}, ATLAS: []string{"AML.T0034"}},
-		Triage: "Look at what the agent calls again and again, and at who asked for it. A count that was told teaches nothing until the agent is back at its usual one.",
 		Tenant: e.Tenant, Sender: e.Source.Authn, Agent: e.Agent, Session: e.Session.ID, First: e.Time, Time: e.Time, Events: []string{e.ID},
-		Reason: fmt.Sprintf("%s; %s. p = %.2g.", top.Got, top.Want, a.P), Anomaly: &a,
+		Reason: fmt.Sprintf("%s; %s. p = %.2g.", top.Got, top.Want, a.P), Anomaly: a,
 	}
 	if e.Tool != nil {
 		f.Tool = e.Tool.Name
 	}
 	f.ID = detect.FindingID(e.Tenant, e.Agent.Class, f.Rule, f.Events)
-	if !c.Rules.Allow(f.Rule, e.Agent.ID+"\x00"+top.About, e.Time, f.Severity, time.Hour) {
-		return nil
-	}
-	return []detect.Finding{f}
+	return f
 }
 
 var deviationTitles = map[string]string{
