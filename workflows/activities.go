@@ -251,12 +251,19 @@ func via(r approval.Request) string {
 	return r.Decision.By.Via
 }
 
+// Plan computes what an action would do, for people to see before they approve it.
+func (a *Activities) Plan(ctx context.Context, in action.Input) (approval.Plan, error) {
+	return a.Actions.Plan(ctx, in)
+}
+
 // Contain applies an approved action. An error means that the effect is unknown, so it is tried again while the grant lasts; no
 // retry brings a grant.
 func (a *Activities) Contain(ctx context.Context, in action.Input) (action.Lease, error) {
 	lease, err := a.Actions.Apply(ctx, in)
-	if err != nil && (in.Grant == nil || a.Now().After(in.Grant.NotAfter) || errors.Is(err, action.ErrLifted)) {
-		return action.Lease{}, temporal.NewNonRetryableApplicationError(err.Error(), "contain", err)
+	for _, final := range []error{action.ErrGrants, action.ErrLifted, action.ErrChanged, action.ErrUnknown} {
+		if errors.Is(err, final) {
+			return action.Lease{}, temporal.NewNonRetryableApplicationError(err.Error(), "contain", err)
+		}
 	}
 	if err != nil {
 		return action.Lease{}, err
@@ -266,15 +273,12 @@ func (a *Activities) Contain(ctx context.Context, in action.Input) (action.Lease
 
 // Verify proves a containment by a probe and records how long it took from the decision.
 func (a *Activities) Verify(ctx context.Context, l action.Lease) (action.Lease, error) {
-	act, err := a.Actions.Find(l.Plan.Action)
+	l, err := a.stored(ctx, l) // a retry keeps the time of the first proof
 	if err != nil {
 		return l, err
 	}
-	if l, err = a.stored(ctx, l); err != nil { // a retry keeps the time of the first proof
-		return l, err
-	}
 	if l.Lifted.IsZero() {
-		l, err = act.Verify(ctx, l)
+		l, err = a.Actions.Verify(ctx, l)
 	} else {
 		err = action.ErrLifted
 	}
@@ -296,9 +300,7 @@ func (a *Activities) Verify(ctx context.Context, l action.Lease) (action.Lease, 
 		return l, err
 	}
 	a.Tell.Changed("lease", l.ID)
-	if l.Grant != nil {
-		a.Tell.Contained(l, l.Grant.Issued)
-	}
+	a.Tell.Contained(l, l.Decided())
 	return l, nil
 }
 
@@ -313,16 +315,12 @@ func (a *Activities) stored(ctx context.Context, l action.Lease) (action.Lease, 
 
 // Revert undoes a containment.
 func (a *Activities) Revert(ctx context.Context, in RevertInput) error {
-	act, err := a.Actions.Find(in.Lease.Plan.Action)
-	if err != nil {
-		return err
-	}
 	lease, err := a.stored(ctx, in.Lease)
 	if err != nil {
 		return err
 	}
 	if lease.Lifted.IsZero() {
-		if err := act.Undo(ctx, lease, in.Lift.By); err != nil {
+		if err := a.Actions.Undo(ctx, lease, in.Lift.By); err != nil {
 			return err
 		}
 		if lease, err = a.stored(ctx, lease); err != nil {

@@ -59,11 +59,7 @@ func (r *run) checkDecision(ctx workflow.Context, d approval.Decision) error {
 // decide takes a decision that counts. The main loop, which waits for it, does what follows.
 func (r *run) decide(ctx workflow.Context, d approval.Decision) (approval.Request, error) {
 	request := r.request(d.Request)
-	request.State = approval.Denied
-	if d.Verb == approval.Approve {
-		request.State = approval.Approved
-	}
-	request.Decision = &d
+	request.Answer(d)
 	r.noticed(Notice{By: d.By.ID, Via: d.By.Via, At: d.At})
 	if r.state.Incident.Times.Decided.IsZero() {
 		r.state.Incident.Times.Decided = d.At
@@ -263,6 +259,9 @@ func (r *run) put(ctx workflow.Context, q question) (*approval.Request, error) {
 // open opens the gate for a decision, and then tells people. The order matters: a click that is faster than the card still counts.
 func (r *run) open(ctx workflow.Context, q question, attempt int) error {
 	q.plan.Target.Agent = r.name(q.plan.Target.Agent)
+	if err := workflow.ExecuteActivity(ctx, r.acts.Plan, action.Input{Incident: r.state.Incident.ID, Plan: q.plan}).Get(ctx, &q.plan); err != nil {
+		return fmt.Errorf("plan %s: %w", q.plan.Action, err)
+	}
 	digest, err := approval.DigestOf(q.plan)
 	if err != nil {
 		return err
@@ -340,7 +339,7 @@ func (r *run) wait(ctx workflow.Context, id string) error {
 
 // contain applies what was approved, proves it, and leaves a lease behind that ends it.
 func (r *run) contain(ctx workflow.Context, request *approval.Request) (playbooks.Result, error) {
-	in := action.Input{Request: request.ID, Incident: r.state.Incident.ID, Plan: request.Plan, Grant: request.Decision.Grant}
+	in := action.Input{Request: request.ID, Incident: r.state.Incident.ID, Plan: request.Plan, Grants: request.Grants()}
 	effects := workflow.WithActivityOptions(ctx, workflow.ActivityOptions{
 		// A quarantine is idempotent by its request, so that an unknown outcome may be tried again while the grant lasts.
 		StartToCloseTimeout: 10 * time.Second, ScheduleToCloseTimeout: 15 * time.Minute,

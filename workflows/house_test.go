@@ -101,7 +101,7 @@ func newHouse(t *testing.T) *house {
 	if h.gate, err = gate.Open(ctx, h.store, h.env.Now); err != nil {
 		t.Fatal(err)
 	}
-	actions := action.NewCatalogue(h.signer.Public(), h.env.Now, action.NewQuarantine(h.gate, h.env.Now))
+	actions := action.NewCatalogue(h.signer.Public(), h.gate, h.env.Now, action.NewQuarantine(h.gate))
 	h.acts = &Activities{Store: h.store, Vault: vault, Session: h.events(), Actions: actions, Tell: told{}, Now: h.env.Now}
 	h.env.RegisterActivity(h.acts)
 	h.env.RegisterWorkflow(Incident)

@@ -61,7 +61,7 @@ func TestEvidenceComesFirst(t *testing.T) {
 	h := newHouse(t)
 	h.decide(time.Minute, approval.Approve, nil)
 	h.run()
-	want := []string{"Record", "Seal", "Track", "Track", "Track", "SaveTracks", "Record", "Publish", "Publish", "Contain", "Verify", "Save", "Draft", "Save", "Revert", "Save", "Close"}
+	want := []string{"Record", "Seal", "Track", "Track", "Track", "SaveTracks", "Record", "Plan", "Publish", "Publish", "Contain", "Verify", "Save", "Draft", "Save", "Revert", "Save", "Close"}
 	if diff := cmp.Diff(want, h.calls); diff != "" {
 		t.Errorf("activities (-want +got):\n%s", diff)
 	}
@@ -562,7 +562,7 @@ func TestLiftedBeforeProof(t *testing.T) {
 	h := newHouse(t)
 	h.decide(time.Minute, approval.Approve, nil)
 	h.env.OnActivity("Verify", anything, anything).Return(func(ctx context.Context, l action.Lease) (action.Lease, error) {
-		if err := action.NewQuarantine(h.gate, h.env.Now).Undo(ctx, l, "lea"); err != nil {
+		if err := h.acts.Actions.Undo(ctx, l, "lea"); err != nil {
 			return l, err
 		}
 		return h.acts.Verify(ctx, l)

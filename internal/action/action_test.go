@@ -13,11 +13,16 @@ import (
 
 var noon = time.Date(2026, time.March, 1, 12, 0, 0, 0, time.UTC)
 
-// door is an enforcement point of which the test decides whether it works.
+// door is an enforcement point and book of which the test decides whether it works.
 type door struct {
 	leases map[string]Lease
 	broken bool
 	err    error
+}
+
+func (d *door) Find(_ context.Context, id string) (Lease, bool, error) {
+	l, ok := d.leases[id]
+	return l, ok, nil
 }
 
 func (d *door) Apply(_ context.Context, l Lease) (Lease, error) {
@@ -40,24 +45,34 @@ func fixture(t *testing.T) (*Catalogue, *door, Input, *approval.Signer) {
 	t.Helper()
 	signer := approval.NewSigner(ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize)))
 	d := &door{leases: make(map[string]Lease)}
-	now := func() time.Time { return noon }
+	c := NewCatalogue(signer.Public(), d, func() time.Time { return noon }, NewQuarantine(d))
 	in := Input{Request: "r1", Incident: "INC-1", Plan: approval.Plan{Action: "quarantine", Class: approval.Contain, Target: approval.Target{Agent: "a"}, Lease: time.Hour, Evidence: []string{"aa"}}}
-	in.Grant = sign(t, signer, in.Request, in.Plan, noon)
-	return NewCatalogue(signer.Public(), now, NewQuarantine(d, now)), d, in, signer
+	var err error
+	if in.Plan, err = c.Plan(t.Context(), in); err != nil {
+		t.Fatal(err)
+	}
+	in.Grants = sign(t, signer, in.Request, in.Plan, noon)
+	return c, d, in, signer
 }
 
-func sign(t *testing.T, s *approval.Signer, request string, plan approval.Plan, at time.Time) *approval.Grant {
+func sign(t *testing.T, s *approval.Signer, request string, plan approval.Plan, at time.Time, people ...string) (grants []approval.Grant) {
 	t.Helper()
 	digest, err := approval.DigestOf(plan)
 	if err != nil {
 		t.Fatal(err)
 	}
 	r := approval.Request{ID: request, Incident: "INC-1", Plan: plan, Digest: digest}
-	g, err := s.Sign(r, approval.Decision{Request: request, Verb: approval.Approve, Digest: digest, By: approval.Principal{ID: "ada", Role: approval.Responder}, At: at})
-	if err != nil {
-		t.Fatal(err)
+	if people == nil {
+		people = []string{"ada"}
 	}
-	return g
+	for _, who := range people {
+		g, err := s.Sign(r, approval.Decision{Request: request, Verb: approval.Approve, Digest: digest, By: approval.Principal{ID: who, Role: approval.Responder}, At: at})
+		if err != nil {
+			t.Fatal(err)
+		}
+		grants = append(grants, *g)
+	}
+	return grants
 }
 
 func TestCatalogueRefuses(t *testing.T) {
@@ -66,31 +81,39 @@ func TestCatalogueRefuses(t *testing.T) {
 		change func(t *testing.T, in *Input, s *approval.Signer)
 		want   string
 	}{
-		{"no grant", func(_ *testing.T, in *Input, _ *approval.Signer) { in.Grant = nil }, `apply quarantine: there is no grant for request "r1"`},
-		{"no grant, and a class that needs none", func(_ *testing.T, in *Input, _ *approval.Signer) { in.Grant, in.Plan.Class = nil, approval.Observe }, "there is no grant"},
-		{"another request's", func(t *testing.T, in *Input, s *approval.Signer) { in.Grant = sign(t, s, "r2", in.Plan, noon) }, "there is no grant"},
+		{"no grant", func(_ *testing.T, in *Input, _ *approval.Signer) { in.Grants = nil }, `apply quarantine: the grants do not allow it: verify grant: 0 of 1 different people granted request "r1"`},
+		{"no grant, and a class that needs none", func(_ *testing.T, in *Input, _ *approval.Signer) { in.Grants, in.Plan.Class = nil, approval.Observe }, "0 of 1 different people"},
+		{"another request's", func(t *testing.T, in *Input, s *approval.Signer) { in.Grants = sign(t, s, "r2", in.Plan, noon) }, `it is for request "r2", not "r1"`},
 		{"another request's, renamed", func(t *testing.T, in *Input, s *approval.Signer) {
-			in.Grant = sign(t, s, "r2", in.Plan, noon)
-			in.Grant.Request = "r1"
+			in.Grants = sign(t, s, "r2", in.Plan, noon)
+			in.Grants[0].Request = "r1"
 		}, "the signature is not the control plane's"},
 		{"other target", func(_ *testing.T, in *Input, _ *approval.Signer) { in.Plan.Target.Agent = "b" }, "for another action, target or parameters"},
 		{"longer lease", func(_ *testing.T, in *Input, _ *approval.Signer) { in.Plan.Lease *= 2 }, "for another action, target or parameters"},
 		{"other evidence", func(_ *testing.T, in *Input, _ *approval.Signer) { in.Plan.Evidence = nil }, "for another action, target or parameters"},
 		{"other key", func(t *testing.T, in *Input, _ *approval.Signer) {
 			other := approval.NewSigner(ed25519.NewKeyFromSeed([]byte(strings.Repeat("x", ed25519.SeedSize))))
-			in.Grant = sign(t, other, in.Request, in.Plan, noon)
+			in.Grants = sign(t, other, in.Request, in.Plan, noon)
 		}, "the signature is not the control plane's"},
 		{"expired", func(t *testing.T, in *Input, s *approval.Signer) {
-			in.Grant = sign(t, s, in.Request, in.Plan, noon.Add(-time.Hour))
+			in.Grants = sign(t, s, in.Request, in.Plan, noon.Add(-time.Hour))
 		}, "it ran out at 2026-03-01T11:15:00Z"},
 		{"longer life", func(t *testing.T, in *Input, s *approval.Signer) {
-			in.Grant = sign(t, s, in.Request, in.Plan, noon.Add(-time.Hour))
-			in.Grant.NotAfter = noon.Add(time.Hour)
+			in.Grants = sign(t, s, in.Request, in.Plan, noon.Add(-time.Hour))
+			in.Grants[0].NotAfter = noon.Add(time.Hour)
 		}, "the signature is not the control plane's"},
+		{"one person where two are needed", func(t *testing.T, in *Input, s *approval.Signer) {
+			in.Plan.Need = 2
+			in.Grants = sign(t, s, in.Request, in.Plan, noon, "ada", "ada")
+		}, `1 of 2 different people granted request "r1"`},
+		{"other change than was approved", func(t *testing.T, in *Input, s *approval.Signer) {
+			in.Plan.Change = []string{"the gate denies one call"}
+			in.Grants = sign(t, s, in.Request, in.Plan, noon)
+		}, "the action would now do something else than was approved"},
 		{"unknown action", func(_ *testing.T, in *Input, _ *approval.Signer) { in.Plan.Action = "erase" }, `there is no action "erase"`},
 		{"no agent", func(t *testing.T, in *Input, s *approval.Signer) {
 			in.Plan.Target.Agent = ""
-			in.Grant = sign(t, s, in.Request, in.Plan, noon)
+			in.Grants = sign(t, s, in.Request, in.Plan, noon)
 		}, "apply quarantine: the plan names no agent"},
 	}
 	for _, tt := range tests {
@@ -113,29 +136,25 @@ func TestApplyVerifyUndo(t *testing.T) {
 	if again, err := c.Apply(t.Context(), in); err != nil || again.Applied != first.Applied || len(d.leases) != 1 {
 		t.Fatalf("%+v %v: applying twice must be one lease", again, err)
 	}
-	q, err := c.Find("quarantine")
-	if err != nil {
-		t.Fatal(err)
-	}
 	d.broken = true
-	if l, err := q.Verify(t.Context(), first); err != nil || !l.Verified.IsZero() {
+	if l, err := c.Verify(t.Context(), first); err != nil || !l.Verified.IsZero() {
 		t.Errorf("%+v %v: contained, though the gate lets the target pass", l, err)
 	}
 	d.broken = false
-	verified, err := q.Verify(t.Context(), first)
+	verified, err := c.Verify(t.Context(), first)
 	if err != nil || !verified.Verified.Equal(noon) || d.leases["r1"].Verified.IsZero() {
 		t.Fatalf("%+v %v", verified, err)
 	}
 	for range 2 {
-		if err := q.Undo(t.Context(), verified, "bob"); err != nil || d.leases["r1"].LiftedBy != "bob" {
+		if err := c.Undo(t.Context(), verified, "bob"); err != nil || d.leases["r1"].LiftedBy != "bob" {
 			t.Errorf("%+v %v", d.leases["r1"], err)
 		}
 	}
-	if l, err := q.Verify(t.Context(), verified); err != nil || !l.Verified.IsZero() {
+	if l, err := c.Verify(t.Context(), verified); err != nil || !l.Verified.IsZero() {
 		t.Errorf("%+v %v: contained, though it was undone", l, err)
 	}
 	d.err = errors.New("disk full")
-	if err := q.Undo(t.Context(), verified, "bob"); err == nil {
+	if err := c.Undo(t.Context(), verified, "bob"); err == nil {
 		t.Error("an effect that is unknown is no error")
 	}
 }
@@ -148,7 +167,7 @@ func TestCatalogue(t *testing.T) {
 		if d.Name != name || d.Effect == "" || d.Undo == "" || d.DoesNotStop == "" || !d.Class.Gated() {
 			t.Errorf("%s: %+v", name, d)
 		}
-		in.Plan.Action, in.Grant = name, nil
+		in.Plan.Action, in.Grants = name, nil
 		if _, err := c.Apply(t.Context(), in); err == nil {
 			t.Errorf("%s acts without a grant", name)
 		}

@@ -2,69 +2,59 @@ package action
 
 import (
 	"context"
-	"fmt"
+	"encoding/json"
+	"errors"
 	"time"
 
 	"github.com/tocsin-dr/tocsin/internal/approval"
 )
 
-// Enforcer is what a quarantine is enforced by: the gate.
+// Enforcer is what the gate's own actions are enforced by. To store their lease is to make their effect.
 type Enforcer interface {
-	Apply(ctx context.Context, l Lease) (Lease, error)
-	Update(ctx context.Context, l Lease) error
 	// Denies probes the enforcement point as the target would and reports whether it is denied by this lease.
 	Denies(t approval.Target, lease string) bool
 }
 
+// NameQuarantine is the quarantine's name in playbooks and plans.
+const NameQuarantine = "quarantine"
+
 // Quarantine denies every tool call of an agent, one of its sessions, or one of its tools, until its lease ends.
-type Quarantine struct {
-	gate Enforcer
-	now  func() time.Time
-}
+type Quarantine struct{ gate Enforcer }
 
 // NewQuarantine returns the action.
-func NewQuarantine(gate Enforcer, now func() time.Time) *Quarantine {
-	return &Quarantine{gate: gate, now: now}
-}
+func NewQuarantine(gate Enforcer) *Quarantine { return &Quarantine{gate: gate} }
 
 // Describe implements Action.
 func (q *Quarantine) Describe() Description {
 	return Description{
-		Name: "quarantine", Class: approval.Contain,
+		Name: NameQuarantine, Class: approval.Contain, Targets: []string{"agent", "session", "tool"}, Idempotent: true,
 		Effect:      "Every tool call of the target is denied at the gate.",
 		Undo:        "By itself when the lease ends, or earlier by a lead.",
 		DoesNotStop: "What the agent did before, and calls that never ask the gate.",
 	}
 }
 
-// Apply implements Action.
-func (q *Quarantine) Apply(ctx context.Context, in Input) (Lease, error) {
+// Plan implements Action.
+func (q *Quarantine) Plan(_ context.Context, in Input) (Change, error) {
 	if in.Plan.Target.Agent == "" {
-		return Lease{}, fmt.Errorf("apply quarantine: the plan names no agent")
+		return Change{}, errors.New("the plan names no agent")
 	}
-	now := q.now().UTC()
-	l := Lease{ID: in.Request, Incident: in.Incident, Plan: in.Plan, Grant: in.Grant, Applied: now, Ends: now.Add(in.Plan.Lease)}
-	if in.Grant != nil {
-		l.Approver = in.Grant.Approver
-	}
-	return q.gate.Apply(ctx, l)
+	return Change{Lines: []string{"the gate denies every tool call of " + in.Plan.Target.String()}, Blast: 1}, nil
 }
+
+// Snapshot implements Action: lifting the lease is all that its undo needs.
+func (q *Quarantine) Snapshot(context.Context, Input) (json.RawMessage, error) { return nil, nil }
+
+// Apply implements Action: the stored lease is the effect.
+func (q *Quarantine) Apply(context.Context, Lease) error { return nil }
 
 // Verify implements Action: it asks the gate as the agent would.
-func (q *Quarantine) Verify(ctx context.Context, l Lease) (Lease, error) {
-	switch denied := q.gate.Denies(l.Plan.Target, l.ID); {
-	case !denied:
-		l.Verified = time.Time{}
-		return l, nil
-	case !l.Verified.IsZero():
-		return l, nil
-	}
-	l.Verified = q.now().UTC()
-	return l, q.gate.Update(ctx, l)
+func (q *Quarantine) Verify(_ context.Context, l Lease) (bool, error) {
+	return q.gate.Denies(l.Plan.Target, l.ID), nil
 }
 
-// Undo implements Action.
-func (q *Quarantine) Undo(ctx context.Context, l Lease, by string) error {
-	l.Lifted, l.LiftedBy = q.now().UTC(), by
-	return q.gate.Update(ctx, l)
-}
+// Undo implements Action: a lifted lease denies nothing.
+func (q *Quarantine) Undo(context.Context, Lease) error { return nil }
+
+// Lag implements Action: the next call asks the gate.
+func (q *Quarantine) Lag(Lease) (time.Time, string) { return time.Time{}, "" }

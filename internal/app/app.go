@@ -223,7 +223,7 @@ func (a *App) openGate(ctx context.Context) (err error) {
 		return err
 	}
 	a.signer = approval.NewSigner(key)
-	a.actions = action.NewCatalogue(a.signer.Public(), a.now, action.NewQuarantine(a.gate, a.now))
+	a.actions = action.NewCatalogue(a.signer.Public(), a.gate, a.now, action.NewQuarantine(a.gate))
 	return nil
 }
 

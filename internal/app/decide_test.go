@@ -224,7 +224,7 @@ func (h *running) byForms(r approval.Request) {
 		h.Errorf("the denial was answered with %d", status)
 	}
 	h.until("the denial to be written", func() bool { return h.request(r.ID).State == approval.Denied })
-	if now := h.request(r.ID); now.Decision.By != (approval.Principal{ID: "ana", Role: approval.Responder, Via: "console"}) {
+	if now := h.request(r.ID); !cmp.Equal(now.Decision.By, approval.Principal{ID: "ana", Role: approval.Responder, Via: "console"}) {
 		h.Errorf("the denial is %+v", now.Decision)
 	}
 }

@@ -33,6 +33,17 @@ const (
 // Gated reports whether a class needs a human's grant.
 func (c Class) Gated() bool { return c != Observe && c != Record }
 
+// Least is the least number of people who must approve an action of the class, whatever a policy says.
+func (c Class) Least() int {
+	switch c {
+	case Observe, Record:
+		return 0
+	case Contain:
+		return 1
+	}
+	return 2
+}
+
 // Plan is exactly what is asked for. Its digest is what a decision is bound to.
 type Plan struct {
 	Action   string            `json:"action"` // quarantine
@@ -42,6 +53,12 @@ type Plan struct {
 	Lease    time.Duration     `json:"lease_ns"`
 	Playbook string            `json:"playbook"` // name@digest
 	Evidence []string          `json:"evidence"` // SHA-256 of what was sealed before asking
+	// Need is how many different people must approve; an action refuses to act on the grants of fewer. 0 means 1.
+	Need int `json:"need,omitempty"`
+	// Change is what the action would do, line by line, computed without doing it, and Blast is how many things it touches. An action
+	// refuses to act when it would now do something else.
+	Change []string `json:"change,omitempty"`
+	Blast  int      `json:"blast,omitempty"`
 }
 
 // Question is what people are asked, made of nothing but the plan itself.
@@ -88,12 +105,17 @@ type Request struct {
 	// OnExpiry is what silence means: "deny" or "escalate". Silence never approves.
 	OnExpiry string `json:"on_expiry"`
 	// Question, Effect, Undo and DoesNotStop are what the human reads, all of our own making.
-	Question    string    `json:"question"`
-	Effect      string    `json:"effect"`
-	Undo        string    `json:"undo"`
-	DoesNotStop string    `json:"does_not_stop"`
-	State       State     `json:"state"`
-	Decision    *Decision `json:"decision,omitempty"`
+	Question    string `json:"question"`
+	Effect      string `json:"effect"`
+	Undo        string `json:"undo"`
+	DoesNotStop string `json:"does_not_stop"`
+	Terms       Terms  `json:"terms,omitzero"`
+	State       State  `json:"state"`
+	// Votes are the approvals so far. Decision is the answer that settled the request.
+	Votes    []Decision `json:"votes,omitempty"`
+	Decision *Decision  `json:"decision,omitempty"`
+	// Standing is the id of the standing decision by which it was approved, if it was.
+	Standing string `json:"standing,omitempty"`
 }
 
 // State is where a request stands.
@@ -122,6 +144,10 @@ type Principal struct {
 	ID   string `json:"id"`
 	Role Role   `json:"role"`
 	Via  string `json:"via"` // console, cli, slack
+	// Groups are those that the person belonged to when they answered: oidc:<group>, slack:<user group>, file:<group>.
+	Groups []string `json:"groups,omitempty"`
+	// Proved is when the person last gave a second factor; zero if they did not.
+	Proved time.Time `json:"proved,omitzero"`
 }
 
 // Role is what a principal may do; each role may do all that the roles before it may.
@@ -150,6 +176,10 @@ type Decision struct {
 	By      Principal `json:"by"`
 	Reason  string    `json:"reason"`
 	At      time.Time `json:"at"`
+	// BreakGlass approves alone what needs more people, to a review afterwards.
+	BreakGlass bool `json:"break_glass,omitempty"`
+	// Looked is how long the person had the request open before they answered; zero if it is not known.
+	Looked time.Duration `json:"looked_ns,omitempty"`
 	// Grant is present on an approval: what the containing activity demands.
 	Grant *Grant `json:"grant,omitempty"`
 }
@@ -157,7 +187,7 @@ type Decision struct {
 // DigestOf returns the SHA-256 of a plan's canonical JSON (object keys in the order of the struct, map keys sorted). Text that is
 // not UTF-8 has no digest, because JSON would make two different names equal.
 func DigestOf(p Plan) (string, error) {
-	words := append([]string{p.Action, string(p.Class), p.Target.Agent, p.Target.Session, p.Target.Tool, p.Playbook}, p.Evidence...)
+	words := slices.Concat([]string{p.Action, string(p.Class), p.Target.Agent, p.Target.Session, p.Target.Tool, p.Playbook}, p.Evidence, p.Change)
 	// Sorted, so that a workflow that is replayed sees the same error.
 	//workflowcheck:ignore
 	for _, k := range slices.Sorted(maps.Keys(p.Params)) {
@@ -196,6 +226,10 @@ const (
 	RefusedUnknown   = "unknown"   // there is no such request
 	RefusedBusy      = "busy"      // somebody else is doing it
 	RefusedRules     = "rules"     // the rules can't be read, and those in force stay
+	RefusedExcluded  = "excluded"  // the policy names the person as one who may not answer
+	RefusedStepUp    = "step_up"   // a second factor is missing
+	RefusedHalted    = "halted"    // a human pulled the switch that halts Tocsin's own responses
+	RefusedLimit     = "limit"     // a limit over all runs is reached
 )
 
 // Kind returns the refusal's kind, or "" for another error.
@@ -239,7 +273,7 @@ func Check(r *Request, d Decision, now time.Time) error {
 	case d.Verb != Approve && d.Verb != Deny:
 		return refuse(RefusedUnknown, "%q is no decision, want approve or deny", d.Verb)
 	}
-	return nil
+	return r.admits(d, now)
 }
 
 // Sound reports whether people are shown the plan that their answer is bound to.

@@ -11,6 +11,7 @@ func plan() Plan {
 	return Plan{
 		Action: "quarantine", Class: Contain, Target: Target{Agent: "support/helper", Session: "s1", Tool: "send_mail"},
 		Params: map[string]string{"scope": "session"}, Lease: time.Hour, Playbook: "contain@0123", Evidence: []string{"aa", "bb"},
+		Need: 1, Change: []string{"deny every call"}, Blast: 1,
 	}
 }
 

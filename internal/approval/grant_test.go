@@ -83,8 +83,12 @@ func changes(v reflect.Value, path string) map[string]func() {
 	switch v.Kind() {
 	case reflect.String:
 		out[path] = func() { v.SetString(v.String() + "x") }
-		out[path+" emptied"] = func() { v.SetString("") }
-	case reflect.Int64:
+		if v.String() != "" {
+			out[path+" emptied"] = func() { v.SetString("") }
+		}
+	case reflect.Bool:
+		out[path] = func() { v.SetBool(!v.Bool()) }
+	case reflect.Int, reflect.Int64:
 		out[path] = func() { v.SetInt(v.Int() + 1) }
 	case reflect.Uint8:
 		out[path] = func() { v.SetUint(v.Uint() ^ 1) }
@@ -197,7 +201,7 @@ func TestGrantSurvivesJSON(t *testing.T) {
 func TestDigestOf(t *testing.T) {
 	for _, p := range []Plan{{Action: "\xff"}, {Target: Target{Agent: "a\xfe"}}, {Params: map[string]string{"\xff": ""}}, {Params: map[string]string{"": "\xff"}}, {Evidence: []string{"\xff"}}} {
 		if d, err := DigestOf(p); err == nil {
-			t.Errorf("DigestOf(%+q) = %s: text that JSON can't keep has a digest", p, d)
+			t.Errorf("DigestOf(%+v) = %s: text that JSON can't keep has a digest", p, d)
 		}
 	}
 	a, err := DigestOf(Plan{Params: map[string]string{"a": "1", "b": "2"}})

@@ -64,6 +64,9 @@ type held struct {
 func newIndex(leases []action.Lease) *index {
 	x := &index{all: leases, byAgent: make(map[string][]held), below: make(map[string][]held)}
 	for _, l := range leases {
+		if l.Plan.Action != action.NameQuarantine { // its effect is elsewhere
+			continue
+		}
 		h := held{Lease: l}
 		h.server, h.tool = event.SplitToolName(l.Plan.Target.Tool)
 		agent := l.Plan.Target.Agent
@@ -162,6 +165,11 @@ func (g *Gate) Apply(ctx context.Context, l action.Lease) (action.Lease, error) 
 	}
 	g.replace(l)
 	return l, nil
+}
+
+// Find returns a lease, lifted or not, if there is one.
+func (g *Gate) Find(ctx context.Context, id string) (action.Lease, bool, error) {
+	return g.store.Lease(ctx, id)
 }
 
 // Update writes a changed lease: verified, or lifted. A lease that was lifted stays so, whatever its writer knew of it.

@@ -291,25 +291,29 @@ func TestStoreFails(t *testing.T) {
 	}
 }
 
-// The action and the enforcement point together: applied, proved, lifted, and lifted again.
+// The action and the enforcement point together: applied, proved, lifted, and lifted again. A lease of another action is in the book
+// and denies nothing.
 func TestQuarantine(t *testing.T) {
 	f := newFixture(t)
-	q := action.NewQuarantine(f, func() time.Time { return f.now })
+	q := action.NewQuarantine(f)
 	target := approval.Target{Agent: "a", Tool: "t"}
-	l, err := q.Apply(t.Context(), action.Input{Request: "r1", Plan: approval.Plan{Target: target, Lease: time.Hour}})
-	if err != nil || f.Check(Query(target)).Allow {
+	l := action.Lease{ID: "r1", Plan: approval.Plan{Action: action.NameQuarantine, Target: target, Lease: time.Hour}, Ends: noon.Add(time.Hour)}
+	other := l
+	other.ID, other.Plan.Action = "r0", "revoke-token"
+	if _, err := f.Apply(t.Context(), other); err != nil || !f.Check(Query(target)).Allow {
+		t.Fatal("a lease of another action denies at the gate", err)
+	}
+	if _, err := f.Apply(t.Context(), l); err != nil || f.Check(Query(target)).Allow {
 		t.Fatal(l, err)
 	}
-	if l, err = q.Verify(t.Context(), l); err != nil || !l.Verified.Equal(noon) {
-		t.Fatal(l, err)
+	if holds, err := q.Verify(t.Context(), l); err != nil || !holds {
+		t.Fatal(holds, err)
 	}
+	l.Lifted = noon
 	for range 2 {
-		if err := q.Undo(t.Context(), l, "bob"); err != nil || !f.Check(Query(target)).Allow {
+		if err := f.Update(t.Context(), l); err != nil || !f.Check(Query(target)).Allow {
 			t.Fatal(err)
 		}
-	}
-	if l, err = q.Verify(t.Context(), l); err != nil || !l.Verified.IsZero() {
-		t.Errorf("%+v: the effect is gone", l)
 	}
 }
 

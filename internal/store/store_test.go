@@ -221,7 +221,7 @@ func testRows(t *testing.T, at string) {
 
 func testLeases(t *testing.T, at string) {
 	s, ctx := open(t, at), t.Context()
-	held := action.Lease{ID: "1", Incident: "INC-1", Ends: clock().Add(time.Hour), Grant: &approval.Grant{Signature: []byte{1}}}
+	held := action.Lease{ID: "1", Incident: "INC-1", Ends: clock().Add(time.Hour), Grants: []approval.Grant{{Signature: []byte{1}}}}
 	lifted := action.Lease{ID: "2", Incident: "INC-1", Ends: clock()}
 	must(t, errors.Join(s.SaveLease(ctx, held), s.SaveLease(ctx, lifted)))
 	lifted.Lifted = clock()

@@ -1,0 +1,162 @@
+package approval
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Terms are what a request is asked under: how many must approve, who may answer, and when more people are told. They are frozen when
+// the request is asked, so that a policy that is edited meanwhile changes no open question. The zero value is one responder.
+type Terms struct {
+	// Need is how many different people must approve; 0 means 1. One denial is enough to deny.
+	Need int `json:"need,omitempty"`
+	// From are sets of groups. Whoever answers belongs to a group of each set. Without any, every responder may.
+	From [][]string `json:"from,omitempty"`
+	// Not are people who may not answer, besides the requester and the agent's own identities.
+	Not []string `json:"not,omitempty"`
+	// Ladder is who is told, and may answer too, as time passes. Its rungs are in the order of their time.
+	Ladder []Rung `json:"ladder,omitempty"`
+	// StepUp demands a second factor, given a moment ago. Only the console can ask for one.
+	StepUp bool `json:"step_up,omitempty"`
+	// BreakGlass are groups of which one person may approve alone, with a long reason, and to a review afterwards.
+	BreakGlass []string `json:"break_glass,omitempty"`
+}
+
+// Rung is one step of an escalation.
+type Rung struct {
+	After time.Duration `json:"after_ns"` // since the request was asked
+	Tell  []string      `json:"tell"`     // groups; empty tells again those who were told
+}
+
+// MinBreakGlass is the least number of characters of a reason to break the glass.
+const MinBreakGlass = 20
+
+// stepUpLife is how old a second factor may be.
+const stepUpLife = 5 * time.Minute
+
+// Level is the number of rungs that a request has reached at a time.
+func (r *Request) Level(now time.Time) int {
+	n := 0
+	for n < len(r.Terms.Ladder) && !now.Before(r.Asked.Add(r.Terms.Ladder[n].After)) {
+		n++
+	}
+	return n
+}
+
+// needs is how many different people must approve.
+func (t Terms) needs() int { return max(1, t.Need) }
+
+// Answer adds a decision that Check lets pass: a denial settles the request, an approval does when enough people gave one.
+func (r *Request) Answer(d Decision) {
+	if d.Verb == Deny {
+		r.State, r.Decision = Denied, &d
+		return
+	}
+	r.Votes = append(r.Votes, d)
+	if len(r.Votes) >= r.Terms.needs() || d.BreakGlass {
+		r.State, r.Decision = Approved, &d
+	}
+}
+
+// Missing is how many approvals a request still needs.
+func (r *Request) Missing() int {
+	if r.State != Pending {
+		return 0
+	}
+	return r.Terms.needs() - len(r.Votes)
+}
+
+// Grants are what the approvals of a request carry.
+func (r *Request) Grants() []Grant {
+	var out []Grant
+	for _, v := range r.Votes {
+		if v.Grant != nil {
+			out = append(out, *v.Grant)
+		}
+	}
+	return out
+}
+
+// admits returns the refusal of a person whom the terms do not let answer.
+func (r *Request) admits(d Decision, now time.Time) error {
+	t := r.Terms
+	if slices.ContainsFunc(r.Votes, func(v Decision) bool { return v.By.ID == d.By.ID }) && d.Verb == Approve {
+		return refuse(RefusedDecided, "%s approved already; %d more must be another's", d.By.ID, r.Missing())
+	}
+	if slices.Contains(t.Not, d.By.ID) {
+		return refuse(RefusedExcluded, "the policy lets everybody but %s answer this: they own the agent or have a part in it", d.By.ID)
+	}
+	if d.BreakGlass {
+		return t.breaksGlass(d)
+	}
+	if groups := r.unmet(d.By, now); groups != nil {
+		return refuse(RefusedRole, "%s belongs to none of %s, who may answer this", d.By.ID, strings.Join(groups, ", "))
+	}
+	if t.StepUp && d.Verb == Approve && (d.By.Proved.IsZero() || now.Sub(d.By.Proved) > stepUpLife) {
+		return refuse(RefusedStepUp, "this approval needs a second factor of the last %s: open the request in the console", stepUpLife)
+	}
+	return nil
+}
+
+// unmet is the first set of groups that a person is in none of, as it stands on the rungs reached.
+func (r *Request) unmet(p Principal, now time.Time) []string {
+	for _, set := range r.Terms.From {
+		set = slices.Clone(set)
+		for _, rung := range r.Terms.Ladder[:r.Level(now)] {
+			set = append(set, rung.Tell...)
+		}
+		if !slices.ContainsFunc(set, p.In) {
+			return set
+		}
+	}
+	return nil
+}
+
+func (t Terms) breaksGlass(d Decision) error {
+	switch {
+	case d.Verb != Approve || !slices.ContainsFunc(t.BreakGlass, d.By.In):
+		return refuse(RefusedRole, "%s may not break the glass here", d.By.ID)
+	case len([]rune(strings.TrimSpace(d.Reason))) < MinBreakGlass:
+		return refuse(RefusedReason, "breaking the glass needs a reason of at least %d characters, which others will review", MinBreakGlass)
+	}
+	return nil
+}
+
+// In reports whether a person belongs to a group: role:<role> by their role or a higher one, any other by name.
+func (p Principal) In(group string) bool {
+	if role, ok := strings.CutPrefix(group, "role:"); ok {
+		return p.Role.AtLeast(Role(role))
+	}
+	return slices.Contains(p.Groups, group)
+}
+
+// Merge returns the strictest of two terms: the larger number, both sets of groups, everybody who may not, the shorter times, and the
+// second factor if either asks for it. Only who both let break the glass may.
+func (t Terms) Merge(o Terms) Terms {
+	out := Terms{Need: max(t.Need, o.Need), StepUp: t.StepUp || o.StepUp}
+	out.From = append(slices.Clone(t.From), o.From...)
+	out.Not = slices.Compact(slices.Sorted(slices.Values(append(slices.Clone(t.Not), o.Not...))))
+	out.Ladder = append(slices.Clone(t.Ladder), o.Ladder...)
+	slices.SortStableFunc(out.Ladder, func(a, b Rung) int { return int(a.After - b.After) })
+	for _, g := range t.BreakGlass {
+		if slices.Contains(o.BreakGlass, g) {
+			out.BreakGlass = append(out.BreakGlass, g)
+		}
+	}
+	return out
+}
+
+// Says is the terms in words, for the people who are asked.
+func (t Terms) Says() string {
+	sets := make([]string, 0, len(t.From))
+	for _, set := range t.From {
+		sets = append(sets, strings.Join(set, " or "))
+	}
+	text := fmt.Sprintf("%d of %s", t.needs(), strings.Join(append(sets, "responder")[:max(1, len(sets))], ", and of "))
+	if t.StepUp {
+		text += ", with a second factor"
+	}
+	return text
+}
