@@ -1,5 +1,5 @@
 // Package playbooks holds the written responses: their format, the compiler that refuses what must not run, and the pure step
-// function that says what a run does next. It runs nothing itself.
+// function that says what a run does next. It runs nothing itself, and has no clock.
 package playbooks
 
 import (
@@ -9,10 +9,9 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"slices"
-	"strings"
 	"time"
 
+	"github.com/tocsin-dr/tocsin/internal/action"
 	"github.com/tocsin-dr/tocsin/internal/approval"
 	"github.com/tocsin-dr/tocsin/internal/strict"
 )
@@ -27,34 +26,116 @@ type Playbook struct {
 	Name    string `yaml:"name" json:"name"`
 	Version string `yaml:"version" json:"version"`
 	Title   string `yaml:"title" json:"title"`
-	Steps   []Step `yaml:"steps" json:"steps"`
-	Digest  string `yaml:"-" json:"digest"` // SHA-256 of the file
+	// About says when the playbook fits, for whoever chooses one.
+	About string `yaml:"about" json:"about,omitempty"`
+	// On names findings that start the playbook though their rule names none.
+	On *Trigger `yaml:"on" json:"on,omitempty"`
+	// Inputs are what another playbook may set when it includes this one.
+	Inputs map[string]Input `yaml:"inputs" json:"inputs,omitempty"`
+	// Timeout bounds a whole run; 0 means DefaultTimeout. What is under way then is given up; a containment in force stays to its end.
+	Timeout time.Duration `yaml:"timeout" json:"timeout,omitempty"`
+	Steps   []Step        `yaml:"steps" json:"steps"`
+	Digest  string        `yaml:"-" json:"digest"` // SHA-256 over the file and those of the playbooks that it includes
 }
+
+// DefaultTimeout bounds a run whose playbook names no other.
+const DefaultTimeout = 7 * 24 * time.Hour
 
 // Ref names the exact text of a playbook.
 func (p Playbook) Ref() string { return p.Name + "@" + p.Digest[:min(12, len(p.Digest))] }
 
-// Step is one piece of the response.
+// Trigger is which findings start a playbook. All of what it says must hold.
+type Trigger struct {
+	Rules []string `yaml:"rules" json:"rules,omitempty"` // ids of rules, as patterns with *
+	When  string   `yaml:"when" json:"when,omitempty"`   // a condition
+}
+
+// Input is a typed value that an including playbook may set.
+type Input struct {
+	Type    string `yaml:"type" json:"type"` // string, int or bool
+	Default any    `yaml:"default" json:"default,omitempty"`
+}
+
+// Step is one piece of the response. It has exactly one of Do, Parallel, Foreach and Include.
 type Step struct {
 	ID string `yaml:"id" json:"id"`
 	// Do is what the step does: seal, investigate, triage, draft, or the name of an action.
-	Do    string         `yaml:"do" json:"do"`
-	Class approval.Class `yaml:"class" json:"class"`
-	// Tracks are investigated in parallel and settle on their own.
-	Tracks []string `yaml:"tracks" json:"tracks,omitempty"`
+	Do    string         `yaml:"do" json:"do,omitempty"`
+	Class approval.Class `yaml:"class" json:"class,omitempty"`
+	// Parallel runs branches at the same time. Foreach runs steps for each of a list. Include runs the steps of another playbook.
+	Parallel *Parallel `yaml:"parallel" json:"parallel,omitempty"`
+	Foreach  *Foreach  `yaml:"foreach" json:"foreach,omitempty"`
+	Include  string    `yaml:"include" json:"include,omitempty"`
+	// If is a condition; the step is skipped where it is false.
+	If string `yaml:"if" json:"if,omitempty"`
 	// After names steps that must have succeeded before this one.
 	After []string `yaml:"after" json:"after,omitempty"`
+	// With are the parameters of the action, or the inputs of the included playbook. A value that begins with = is an expression.
+	With map[string]string `yaml:"with" json:"with,omitempty"`
+	// Timeout bounds the step, with its tries; 0 means none but the run's.
+	Timeout time.Duration `yaml:"timeout" json:"timeout,omitempty"`
+	Retry   *Retry        `yaml:"retry" json:"retry,omitempty"`
+	// Fallback are steps that run when this one failed. If they succeed, so did it.
+	Fallback []Step `yaml:"fallback" json:"fallback,omitempty"`
+
+	// Tracks are what investigate looks into; each settles on its own.
+	Tracks []string `yaml:"tracks" json:"tracks,omitempty"`
 	// Target is what an action works on: agent, session or tool.
 	Target string        `yaml:"target" json:"target,omitempty"`
 	Lease  time.Duration `yaml:"lease" json:"lease,omitempty"`
 	Ask    *Question     `yaml:"ask" json:"ask,omitempty"`
+	Blast  *Blast        `yaml:"blast" json:"blast,omitempty"`
+	// Irreversible and Unverified repeat what the action says of itself, so that whoever reads the playbook knows it.
+	Irreversible bool `yaml:"irreversible" json:"irreversible,omitempty"`
+	Unverified   bool `yaml:"unverified" json:"unverified,omitempty"`
+
+	// Inputs are those of the playbook that the step was included from.
+	Inputs map[string]any `yaml:"-" json:"inputs,omitempty"`
 }
 
-// Question is the question that a gated step puts to humans.
+// Parallel is branches that run at the same time.
+type Parallel struct {
+	// Mode is settled, where each branch ends on its own, or fail-fast, where one that fails ends the others.
+	Mode     string        `yaml:"mode" json:"mode"`
+	Timeout  time.Duration `yaml:"timeout" json:"timeout,omitempty"` // of each branch
+	Branches []Branch      `yaml:"branches" json:"branches"`
+}
+
+// Branch is the steps of one of the branches.
+type Branch struct {
+	Name  string `yaml:"name" json:"name"`
+	Steps []Step `yaml:"steps" json:"steps"`
+}
+
+// Foreach runs steps for each item of a list, one after another. A list of more than Max items fails the step, and nothing of it runs.
+type Foreach struct {
+	In    string `yaml:"in" json:"in"` // an expression that gives a list of strings
+	Max   int    `yaml:"max" json:"max"`
+	Steps []Step `yaml:"steps" json:"steps"` // their expressions see the item as item
+}
+
+// Retry is how a step that asks nobody is tried again.
+type Retry struct {
+	Attempts int           `yaml:"attempts" json:"attempts"` // in all
+	Every    time.Duration `yaml:"every" json:"every"`       // before the second; each next wait is twice as long
+	Jitter   float64       `yaml:"jitter" json:"jitter"`     // the share by which a wait varies
+	When     string        `yaml:"when" json:"when"`         // a condition over error; empty retries after any
+}
+
+// Blast bounds what an approved action may touch.
+type Blast struct {
+	Max int `yaml:"max" json:"max"`
+	// Not are agents, as patterns with *, that the step must not touch.
+	Not []string `yaml:"not" json:"not,omitempty"`
+}
+
+// Question is the question that a gated step puts to humans. A policy can only make it stricter.
 type Question struct {
 	Deadline time.Duration `yaml:"deadline" json:"deadline"`
 	// OnExpiry is deny or escalate. Silence is never consent.
-	OnExpiry string `yaml:"on_expiry" json:"on_expiry"`
+	OnExpiry string   `yaml:"on_expiry" json:"on_expiry"`
+	Need     int      `yaml:"need" json:"need,omitempty"`
+	From     []string `yaml:"from" json:"from,omitempty"`
 }
 
 // What steps can do besides actions.
@@ -65,23 +146,48 @@ const (
 	DoDraft       = "draft"       // write the post-mortem and the notices
 )
 
-// own maps the steps that are Tocsin's own bookkeeping to their class.
-var own = map[string]approval.Class{DoSeal: approval.Record, DoInvestigate: approval.Observe, DoTriage: approval.Record, DoDraft: approval.Record}
+// own returns the class of the steps that are Tocsin's own bookkeeping.
+func own(do string) (approval.Class, bool) {
+	switch do {
+	case DoSeal, DoTriage, DoDraft:
+		return approval.Record, true
+	case DoInvestigate:
+		return approval.Observe, true
+	}
+	return "", false
+}
 
-// Tracks are the lines of investigation that exist.
-var Tracks = []string{"identity", "data", "peers"}
+// Read compiles every playbook of a file system, by name.
+func Read(fsys fs.FS, actions map[string]action.Description) (map[string]Playbook, error) {
+	files := make(map[string]source)
+	err := strict.Files(fsys, func(name string, text []byte) error {
+		p, err := parse(name, text)
+		if err != nil {
+			return err
+		}
+		if known, twice := files[p.Name]; twice {
+			return fmt.Errorf("%s: name %q is taken by %s", name, p.Name, known.file)
+		}
+		files[p.Name] = source{name, text, p}
+		return nil
+	})
+	out := make(map[string]Playbook)
+	for name, f := range files {
+		p, failed := compile(f, files, actions)
+		err = errors.Join(err, failed)
+		out[name] = p
+	}
+	return out, err
+}
 
-// Limits of a playbook.
-const (
-	maxBytes    = 64 << 10
-	maxSteps    = 64
-	maxLease    = 7 * 24 * time.Hour
-	maxDeadline = 24 * time.Hour
-)
+// source is a playbook as it was written.
+type source struct {
+	file string
+	text []byte
+	Playbook
+}
 
-// Compile reads one playbook and refuses what must not run. actions maps the actions that exist to their classes. Errors name
-// the file, the step and the fix.
-func Compile(file string, text []byte, actions map[string]approval.Class) (Playbook, error) {
+func parse(file string, text []byte) (Playbook, error) {
 	if len(text) > maxBytes {
 		return Playbook{}, fmt.Errorf("%s: %d bytes, a playbook has at most %d", file, len(text), maxBytes)
 	}
@@ -89,91 +195,30 @@ func Compile(file string, text []byte, actions map[string]approval.Class) (Playb
 	if err := strict.YAML(file, text, &p); err != nil {
 		return Playbook{}, err
 	}
-	sum := sha256.Sum256(text)
-	p.Digest = hex.EncodeToString(sum[:])
-	if p.Name == "" || p.Version == "" || p.Title == "" || len(p.Steps) == 0 || len(p.Steps) > maxSteps {
-		return Playbook{}, fmt.Errorf("%s: want name, version, title and 1 to %d steps", file, maxSteps)
+	if p.Name == "" || p.Version == "" || p.Title == "" || len(p.Steps) == 0 {
+		return Playbook{}, fmt.Errorf("%s: want name, version, title and steps", file)
 	}
-	var errs []error
-	seen := make(map[string]Step)
-	for _, s := range p.Steps {
-		if err := s.check(seen, actions); err != nil {
-			errs = append(errs, fmt.Errorf("%s: step %q: %w", file, s.ID, err))
-		}
-		seen[s.ID] = s
-	}
-	return p, errors.Join(errs...)
+	return p, nil
 }
 
-func (s Step) check(before map[string]Step, actions map[string]approval.Class) error {
-	if _, twice := before[s.ID]; s.ID == "" || twice {
-		return errors.New("id: is empty or used twice")
+// compile puts included playbooks in their place and refuses what must not run. Errors name the file, the step and the fix.
+func compile(f source, all map[string]source, actions map[string]action.Description) (Playbook, error) {
+	p := f.Playbook
+	in := includer{all: all, sum: sha256.New(), seen: []string{p.Name}}
+	in.sum.Write(f.text)
+	steps, err := in.expand(p.Steps, "", nil)
+	if err != nil {
+		return Playbook{}, fmt.Errorf("%s: %w", f.file, err)
 	}
-	class, known := own[s.Do]
-	if !known {
-		class, known = actions[s.Do]
-	}
-	if !known {
-		return fmt.Errorf("do: %q is neither a step of Tocsin's own nor an action", s.Do)
-	}
-	if s.Class != class {
-		return fmt.Errorf("class: %q, but %s is of class %s", s.Class, s.Do, class)
-	}
-	for _, a := range s.After {
-		if _, ok := before[a]; !ok {
-			return fmt.Errorf("after: there is no earlier step %q", a)
-		}
-	}
-	for _, t := range s.Tracks {
-		if !slices.Contains(Tracks, t) {
-			return fmt.Errorf("tracks: %q is not one of %s", t, strings.Join(Tracks, ", "))
-		}
-	}
-	if class.Gated() {
-		return s.checkGated(before)
-	}
-	if s.Ask != nil || s.Lease != 0 || s.Target != "" {
-		return fmt.Errorf("ask, lease and target belong to gated steps, and %s is not one", s.Do)
-	}
-	return nil
+	p.Steps, p.Digest = steps, hex.EncodeToString(in.sum.Sum(nil))
+	return p, check(f.file, p, actions)
 }
 
-// checkGated refuses an effect without a human, without evidence before it, or without an end.
-func (s Step) checkGated(before map[string]Step) error {
-	if s.Ask == nil {
-		return fmt.Errorf("ask: is missing: a step of class %s asks a human first", s.Class)
+// Compile reads one playbook that includes no other.
+func Compile(file string, text []byte, actions map[string]action.Description) (Playbook, error) {
+	p, err := parse(file, text)
+	if err != nil {
+		return Playbook{}, err
 	}
-	if d := time.Duration(s.Ask.Deadline); d <= 0 || d > maxDeadline {
-		return fmt.Errorf("ask.deadline: want more than 0 and at most %s", maxDeadline)
-	}
-	if s.Ask.OnExpiry != "deny" && s.Ask.OnExpiry != "escalate" {
-		return fmt.Errorf("ask.on_expiry: %q: silence denies or escalates, it never approves", s.Ask.OnExpiry)
-	}
-	if !slices.ContainsFunc(s.After, func(id string) bool { return before[id].Do == DoSeal }) {
-		return errors.New("after: must name the seal step: evidence is secured before anything is changed")
-	}
-	if !slices.Contains([]string{"agent", "session", "tool"}, s.Target) {
-		return fmt.Errorf("target: %q is not one of agent, session, tool", s.Target)
-	}
-	if l := s.Lease; l <= 0 || l > maxLease {
-		return fmt.Errorf("lease: want more than 0 and at most %s: a containment ends by itself", maxLease)
-	}
-	return nil
-}
-
-// Read compiles every playbook of a file system, by name.
-func Read(fsys fs.FS, actions map[string]approval.Class) (map[string]Playbook, error) {
-	out := make(map[string]Playbook)
-	err := strict.Files(fsys, func(name string, text []byte) error {
-		p, err := Compile(name, text, actions)
-		if err != nil {
-			return err
-		}
-		if _, twice := out[p.Name]; twice {
-			return fmt.Errorf("%s: name %q is taken", name, p.Name)
-		}
-		out[p.Name] = p
-		return nil
-	})
-	return out, err
+	return compile(source{file, text, p}, nil, actions)
 }

@@ -1,19 +1,24 @@
 package playbooks
 
 import (
-	"fmt"
 	"strings"
 	"testing"
 	"testing/fstest"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
-	"pgregory.net/rapid"
-
+	"github.com/tocsin-dr/tocsin/internal/action"
 	"github.com/tocsin-dr/tocsin/internal/approval"
 )
 
-var actions = map[string]approval.Class{"quarantine": approval.Contain, "notify": approval.Speak, "erase": approval.Destroy, "lookup": approval.Observe}
+// actions are a catalogue of the test's own, with an action of each class.
+func actions() map[string]action.Description {
+	return map[string]action.Description{
+		"quarantine": {Name: "quarantine", Class: approval.Contain, Targets: []string{"agent", "session", "tool"}},
+		"notify":     {Name: "notify", Class: approval.Speak, Targets: []string{"agent"}, Irreversible: true, Params: map[string]string{"to": "whom"}, Required: []string{"to"}},
+		"erase":      {Name: "erase", Class: approval.Destroy, Targets: []string{"agent"}, Irreversible: true, Unverified: true},
+		"lookup":     {Name: "lookup", Class: approval.Observe, Targets: []string{"agent"}, Params: map[string]string{"what": "what"}},
+	}
+}
 
 const good = `name: stop
 version: 1.0.0
@@ -41,7 +46,7 @@ func TestCompileRefuses(t *testing.T) {
 		{"long lease", "60m", "169h", `p.yaml: step "cut": lease: want more than 0 and at most 168h0m0s: a containment ends by itself`},
 		{"no duration", "60m", "soon", `p.yaml:11: want a duration such as 90s, 10m or 24h, got text (soon)`},
 		{"negative lease", "60m", "-1m", `p.yaml: step "cut": lease: want more than 0`},
-		{"unknown target", "target: agent", "target: host", `p.yaml: step "cut": target: "host" is not one of agent, session, tool`},
+		{"unknown target", "target: agent", "target: host", `p.yaml: step "cut": target: "host" is not one of agent, session, tool, which quarantine works on`},
 		{"class of another", "class: contain", "class: observe", `p.yaml: step "cut": class: "observe", but quarantine is of class contain`},
 		{"no class", "    class: contain\n", "", `p.yaml: step "cut": class: "", but quarantine is of class contain`},
 		{"unknown action", "do: quarantine", "do: quarantin", `p.yaml: step "cut": do: "quarantin" is neither a step of Tocsin's own nor an action`},
@@ -49,12 +54,28 @@ func TestCompileRefuses(t *testing.T) {
 		{"unknown track", "do: seal, class: record", "do: investigate, class: observe, tracks: [weather]", `p.yaml: step "seal": tracks: "weather" is not one of identity, data, peers`},
 		{"later step", "do: seal, class", "after: [cut], do: seal, class", `p.yaml: step "seal": after: there is no earlier step "cut"`},
 		{"id twice", "id: cut", "id: seal", `p.yaml: step "seal": id: is empty or used twice`},
-		{"no id", "id: cut", `id: ""`, `p.yaml: step "": id: is empty or used twice`},
-		{"lease of bookkeeping", "do: seal, class", "lease: 1m, do: seal, class", `p.yaml: step "seal": ask, lease and target belong to gated steps, and seal is not one`},
-		{"no name", "name: stop\n", "", "p.yaml: want name, version, title and 1 to 64 steps"},
+		{"no id", "id: cut", `id: ""`, `p.yaml: id: is empty or used twice`},
+		{"lease of bookkeeping", "do: seal, class", "lease: 1m, do: seal, class", `p.yaml: step "seal": ask, lease and blast belong to gated steps, and seal is not one`},
+		{"need of one for two", "do: quarantine\n    class: contain", "do: erase\n    class: destroy", `irreversible: say true`},
+		{"no undo declared", "do: quarantine\n    class: contain", "do: notify\n    class: speak", `lease: what can't be undone does not end`},
+		{"made at run time", "do: quarantine", `do: "{{inputs.action}}"`, `do, class and target stand in the file: what is made at run time can't be reviewed`},
+		{"class made at run time", "class: contain", `class: "=inputs.class"`, `do, class and target stand in the file`},
+		{"approver made at run time", "on_expiry: deny", `on_expiry: deny, from: ["role:{{x}}"]`, `ask.from: group "role:{{x}}"`},
+		{"approver of an unknown kind", "on_expiry: deny", "on_expiry: deny, from: [everyone]", `ask.from: group "everyone": want role:, file:, oidc: or slack:`},
+		{"retry of an effect", "    lease: 60m", "    retry: {attempts: 3, every: 1s}\n    lease: 60m", `retry and timeout: an effect is applied once`},
+		{"unknown name in a condition", "    lease: 60m", "    if: incident.severty == \"high\"\n    lease: 60m", `if: incident.severty == "high": `},
+		{"condition of another type", "    lease: 60m", "    if: incident.findings\n    lease: 60m", "if: incident.findings: expected bool"},
+		{"clock in a condition", "    lease: 60m", "    if: now().Hour() > 8\n    lease: 60m", "if: now().Hour() > 8: "},
+		{"unknown parameter", "    lease: 60m", "    with: {scope: x}\n    lease: 60m", `with: quarantine takes no parameter "scope"`},
+		{"nothing to do", "do: seal, class: record", "if: \"true\"", "want exactly one of do, parallel, foreach and include"},
+		{"two things to do", "do: seal, class: record", "do: seal, class: record, foreach: {in: incident.agents, max: 1, steps: []}", "want exactly one of"},
+		{"boundless loop", "do: seal, class: record", "foreach: {in: incident.agents, steps: [{id: x, do: triage, class: record}]}", "foreach.max: want 1 to 50"},
+		{"includes nobody", "do: seal, class: record", "include: other", `step "seal": include: there is no playbook "other"`},
+		{"mode of nothing", "do: seal, class: record", "parallel: {mode: any, branches: [{name: a, steps: [{id: x, do: triage, class: record}]}]}", `parallel.mode: "any" is neither settled nor fail-fast`},
+		{"no name", "name: stop\n", "", "p.yaml: want name, version, title and steps"},
 		{"too large", "title: Stop", "title: " + strings.Repeat("x", maxBytes), "a playbook has at most 65536"},
 	}
-	if _, err := Compile("p.yaml", []byte(good), actions); err != nil {
+	if _, err := Compile("p.yaml", []byte(good), actions()); err != nil {
 		t.Fatal(err)
 	}
 	for _, tt := range tests {
@@ -62,28 +83,28 @@ func TestCompileRefuses(t *testing.T) {
 			if !strings.Contains(good, tt.old) {
 				t.Fatalf("%q is not in the playbook", tt.old)
 			}
-			_, err := Compile("p.yaml", []byte(strings.Replace(good, tt.old, tt.new, 1)), actions)
+			_, err := Compile("p.yaml", []byte(strings.Replace(good, tt.old, tt.new, 1)), actions())
 			if err == nil || !strings.Contains(err.Error(), tt.want) || !strings.Contains(err.Error(), "p.yaml") {
 				t.Errorf("Compile = %v, want %s", err, tt.want)
 			}
 		})
 	}
 	many := strings.Replace(good, "  - {id: seal", strings.Repeat("  - {id: x, do: seal, class: record}\n", maxSteps)+"  - {id: seal", 1)
-	if _, err := Compile("p.yaml", []byte(many), actions); err == nil {
+	if _, err := Compile("p.yaml", []byte(many), actions()); err == nil {
 		t.Error("a playbook of 66 steps compiles")
 	}
-	if _, err := Compile("p.yaml", []byte(good+"---\nname: other\n"), actions); err == nil {
+	if _, err := Compile("p.yaml", []byte(good+"---\nname: other\n"), actions()); err == nil {
 		t.Error("a file of two documents compiles, and the second is lost")
 	}
 	// All mistakes are told at once.
-	_, err := Compile("p.yaml", []byte(strings.NewReplacer("    lease: 60m\n", "", "do: seal", "do: sael").Replace(good)), actions)
+	_, err := Compile("p.yaml", []byte(strings.NewReplacer("    lease: 60m\n", "", "do: seal", "do: sael").Replace(good)), actions())
 	if err == nil || !strings.Contains(err.Error(), `"sael"`) || !strings.Contains(err.Error(), `step "cut"`) {
 		t.Errorf("Compile = %v, want both mistakes", err)
 	}
 }
 
 func TestLibrary(t *testing.T) {
-	got, err := Read(Library, actions)
+	got, err := Read(Library, actions())
 	if err != nil || len(got) == 0 {
 		t.Fatal(err)
 	}
@@ -100,78 +121,42 @@ func TestLibrary(t *testing.T) {
 		t.Error("a library compiles whose actions do not exist")
 	}
 	twice := fstest.MapFS{"a.yaml": {Data: []byte(good)}, "b.yaml": {Data: []byte(good)}, "notes.txt": {}}
-	if _, err := Read(twice, actions); err == nil || err.Error() != `b.yaml: name "stop" is taken` {
+	if _, err := Read(twice, actions()); err == nil || err.Error() != `b.yaml: name "stop" is taken by a.yaml` {
 		t.Errorf("Read = %v", err)
 	}
-}
-
-// anyPlaybook draws playbooks that need not compile: Next must be safe with each.
-func anyPlaybook() *rapid.Generator[Playbook] {
-	return rapid.Custom(func(t *rapid.T) Playbook {
-		var p Playbook
-		for i := range rapid.IntRange(0, 8).Draw(t, "steps") {
-			s := Step{ID: fmt.Sprint("s", i), Class: rapid.SampledFrom([]approval.Class{approval.Observe, approval.Record, approval.Contain, approval.Destroy, approval.Speak, ""}).Draw(t, "class")}
-			s.After = rapid.SliceOfN(rapid.SampledFrom([]string{"s0", "s1", "s2", "s3", "s7", "none"}), 0, 2).Draw(t, "after")
-			p.Steps = append(p.Steps, s)
-		}
-		return p
-	})
-}
-
-func TestNext(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		p := anyPlaybook().Draw(t, "playbook")
-		state, approved := make(map[string]Result), make(map[string]bool)
-		for n := 0; ; n++ {
-			c := p.Next(state)
-			if !cmp.Equal(c, p.Next(state)) {
-				t.Fatal("the same state gives another command")
-			}
-			if c.Verb == Finish {
-				if len(state) != len(p.Steps) {
-					t.Fatalf("finished with %d of %d steps settled", len(state), len(p.Steps))
-				}
-				return
-			}
-			if n >= 2*len(p.Steps) {
-				t.Fatalf("%d commands for %d steps", n+1, len(p.Steps))
-			}
-			switch c.Verb {
-			case Do:
-				if c.Step.Class.Gated() && !approved[c.Step.ID] {
-					t.Fatalf("step %s of class %q is done and nobody approved it", c.Step.ID, c.Step.Class)
-				}
-				for _, needed := range c.Step.After {
-					if state[needed] != Done {
-						t.Fatalf("step %s is done before %s", c.Step.ID, needed)
-					}
-				}
-				state[c.Step.ID] = rapid.SampledFrom([]Result{Done, Failed}).Draw(t, "result")
-			case Ask:
-				state[c.Step.ID] = rapid.SampledFrom([]Result{Approved, Refused}).Draw(t, "answer")
-				approved[c.Step.ID] = state[c.Step.ID] == Approved
-			case Skip:
-				state[c.Step.ID] = Skipped
-			}
-		}
-	})
 }
 
 func FuzzCompile(f *testing.F) {
 	f.Add([]byte(good))
 	f.Add([]byte("name: &a [*a]\nsteps: [{id: x, do: seal, class: record}]"))
 	f.Fuzz(func(t *testing.T, text []byte) {
-		p, err := Compile("p.yaml", text, actions)
+		p, err := Compile("p.yaml", text, actions())
 		if err != nil {
 			if !strings.Contains(err.Error(), "p.yaml") {
 				t.Fatalf("an error without the file: %v", err)
 			}
 			return
 		}
-		for _, s := range p.Steps {
-			if s.Class.Gated() && (s.Ask == nil || s.Ask.Deadline <= 0 || s.Lease <= 0 || len(s.After) == 0 || s.Ask.OnExpiry == "approve") {
+		each(p.Steps, func(s Step) {
+			if s.Class.Gated() && s.Do != "" && (s.Ask == nil || s.Ask.Deadline <= 0 || len(s.After) == 0 || s.Ask.OnExpiry == "approve" || s.Lease <= 0 && !s.Irreversible) {
 				t.Fatalf("compiled: %+v", s)
 			}
-		}
+		})
 	})
+}
+
+// each calls fn with every step, however deep.
+func each(steps []Step, fn func(Step)) {
+	for _, s := range steps {
+		fn(s)
+		each(s.Fallback, fn)
+		if s.Parallel != nil {
+			for _, b := range s.Parallel.Branches {
+				each(b.Steps, fn)
+			}
+		}
+		if s.Foreach != nil {
+			each(s.Foreach.Steps, fn)
+		}
+	}
 }

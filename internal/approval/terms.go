@@ -12,16 +12,33 @@ import (
 type Terms struct {
 	// Need is how many different people must approve; 0 means 1. One denial is enough to deny.
 	Need int `json:"need,omitempty"`
-	// From are sets of groups. Whoever answers belongs to a group of each set. Without any, every responder may.
-	From [][]string `json:"from,omitempty"`
+	// From are the sets of approvers of the policies that apply. Whoever answers belongs to each. Without any, every responder may.
+	From []Approvers `json:"from,omitempty"`
 	// Not are people who may not answer, besides the requester and the agent's own identities.
 	Not []string `json:"not,omitempty"`
-	// Ladder is who is told, and may answer too, as time passes. Its rungs are in the order of their time.
+	// Ladder is who is told as time passes, in the order of time.
 	Ladder []Rung `json:"ladder,omitempty"`
 	// StepUp demands a second factor, given a moment ago. Only the console can ask for one.
 	StepUp bool `json:"step_up,omitempty"`
 	// BreakGlass are groups of which one person may approve alone, with a long reason, and to a review afterwards.
 	BreakGlass []string `json:"break_glass,omitempty"`
+}
+
+// Approvers are groups of which one is enough, and those that are too once time has passed.
+type Approvers struct {
+	Groups []string `json:"groups"`
+	Later  []Rung   `json:"later,omitempty"`
+}
+
+// at are the groups of which one is enough some time after the request was asked.
+func (a Approvers) at(since time.Duration) []string {
+	groups := slices.Clone(a.Groups)
+	for _, r := range a.Later {
+		if since >= r.After {
+			groups = append(groups, r.Tell...)
+		}
+	}
+	return groups
 }
 
 // Rung is one step of an escalation.
@@ -100,15 +117,11 @@ func (r *Request) admits(d Decision, now time.Time) error {
 	return nil
 }
 
-// unmet is the first set of groups that a person is in none of, as it stands on the rungs reached.
+// unmet are the groups of the first set of approvers that a person does not belong to.
 func (r *Request) unmet(p Principal, now time.Time) []string {
 	for _, set := range r.Terms.From {
-		set = slices.Clone(set)
-		for _, rung := range r.Terms.Ladder[:r.Level(now)] {
-			set = append(set, rung.Tell...)
-		}
-		if !slices.ContainsFunc(set, p.In) {
-			return set
+		if groups := set.at(now.Sub(r.Asked)); !slices.ContainsFunc(groups, p.In) {
+			return groups
 		}
 	}
 	return nil
@@ -152,7 +165,7 @@ func (t Terms) Merge(o Terms) Terms {
 func (t Terms) Says() string {
 	sets := make([]string, 0, len(t.From))
 	for _, set := range t.From {
-		sets = append(sets, strings.Join(set, " or "))
+		sets = append(sets, strings.Join(set.Groups, " or "))
 	}
 	text := fmt.Sprintf("%d of %s", t.needs(), strings.Join(append(sets, "responder")[:max(1, len(sets))], ", and of "))
 	if t.StepUp {

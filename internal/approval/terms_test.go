@@ -12,7 +12,9 @@ import (
 )
 
 func TestTerms(t *testing.T) {
-	person := func(id string, role Role, groups ...string) Principal { return Principal{ID: id, Role: role, Groups: groups} }
+	person := func(id string, role Role, groups ...string) Principal {
+		return Principal{ID: id, Role: role, Groups: groups}
+	}
 	approve := func(by Principal) Decision { return Decision{Verb: Approve, By: by, Reason: "it leaks"} }
 	tests := []struct {
 		name  string
@@ -23,14 +25,14 @@ func TestTerms(t *testing.T) {
 		want  string
 	}{
 		{"any responder", Terms{}, nil, approve(person("ada", Responder)), 0, ""},
-		{"of the group", Terms{From: [][]string{{"slack:S1"}}}, nil, approve(person("ada", Responder, "slack:S1")), 0, ""},
-		{"not of the group", Terms{From: [][]string{{"slack:S1"}}}, nil, approve(person("ada", Admin, "slack:S2")), 0, RefusedRole},
-		{"of one set of two", Terms{From: [][]string{{"slack:S1"}, {"oidc:sec"}}}, nil, approve(person("ada", Lead, "slack:S1")), 0, RefusedRole},
-		{"of both sets", Terms{From: [][]string{{"slack:S1"}, {"oidc:sec"}}}, nil, approve(person("ada", Lead, "slack:S1", "oidc:sec")), 0, ""},
-		{"by a higher role", Terms{From: [][]string{{"role:lead"}}}, nil, approve(person("ada", Admin)), 0, ""},
-		{"by a lower role", Terms{From: [][]string{{"role:lead"}}}, nil, approve(person("ada", Responder)), 0, RefusedRole},
-		{"before the rung", Terms{From: [][]string{{"slack:S1"}}, Ladder: []Rung{{5 * time.Minute, []string{"role:lead"}}}}, nil, approve(person("ada", Lead)), 4 * time.Minute, RefusedRole},
-		{"on the rung", Terms{From: [][]string{{"slack:S1"}}, Ladder: []Rung{{5 * time.Minute, []string{"role:lead"}}}}, nil, approve(person("ada", Lead)), 5 * time.Minute, ""},
+		{"of the group", Terms{From: []Approvers{{Groups: []string{"slack:S1"}}}}, nil, approve(person("ada", Responder, "slack:S1")), 0, ""},
+		{"not of the group", Terms{From: []Approvers{{Groups: []string{"slack:S1"}}}}, nil, approve(person("ada", Admin, "slack:S2")), 0, RefusedRole},
+		{"of one set of two", Terms{From: []Approvers{{Groups: []string{"slack:S1"}}, {Groups: []string{"oidc:sec"}}}}, nil, approve(person("ada", Lead, "slack:S1")), 0, RefusedRole},
+		{"of both sets", Terms{From: []Approvers{{Groups: []string{"slack:S1"}}, {Groups: []string{"oidc:sec"}}}}, nil, approve(person("ada", Lead, "slack:S1", "oidc:sec")), 0, ""},
+		{"by a higher role", Terms{From: []Approvers{{Groups: []string{"role:lead"}}}}, nil, approve(person("ada", Admin)), 0, ""},
+		{"by a lower role", Terms{From: []Approvers{{Groups: []string{"role:lead"}}}}, nil, approve(person("ada", Responder)), 0, RefusedRole},
+		{"before the rung", Terms{From: []Approvers{{[]string{"slack:S1"}, []Rung{{5 * time.Minute, []string{"role:lead"}}}}}}, nil, approve(person("ada", Lead)), 4 * time.Minute, RefusedRole},
+		{"on the rung", Terms{From: []Approvers{{[]string{"slack:S1"}, []Rung{{5 * time.Minute, []string{"role:lead"}}}}}}, nil, approve(person("ada", Lead)), 5 * time.Minute, ""},
 		{"excluded", Terms{Not: []string{"ada"}}, nil, approve(person("ada", Admin)), 0, RefusedExcluded},
 		{"twice", Terms{Need: 2}, []string{"ada"}, approve(person("ada", Lead)), 0, RefusedDecided},
 		{"changes their mind", Terms{Need: 2}, []string{"ada"}, Decision{Verb: Deny, By: person("ada", Lead), Reason: "no, wait"}, 0, ""},
@@ -94,7 +96,7 @@ func TestMergeIsStrictest(t *testing.T) {
 			Not: rapid.SliceOfN(rapid.SampledFrom([]string{"ada", "bob"}), 0, 2).Draw(t, "not"), BreakGlass: rapid.SliceOfN(group, 0, 2).Draw(t, "break glass"),
 		}
 		for range rapid.IntRange(0, 2).Draw(t, "sets") {
-			out.From = append(out.From, rapid.SliceOfN(group, 1, 2).Draw(t, "set"))
+			out.From = append(out.From, Approvers{rapid.SliceOfN(group, 1, 2).Draw(t, "set"), []Rung{{time.Minute, rapid.SliceOfN(group, 0, 1).Draw(t, "later")}}})
 		}
 		return out
 	})
@@ -105,12 +107,13 @@ func TestMergeIsStrictest(t *testing.T) {
 		if d.BreakGlass = rapid.Bool().Draw(rt, "breaks"); d.BreakGlass {
 			d.Reason = "nobody else answers the pager"
 		}
-		r.Terms = a.Merge(b)
-		if Check(&r, d, clock()) != nil {
+		r.Asked, r.Terms = clock(), a.Merge(b)
+		at := clock().Add(time.Duration(rapid.IntRange(0, 2).Draw(rt, "minutes")) * time.Minute)
+		if Check(&r, d, at) != nil {
 			return
 		}
 		for _, part := range []Terms{a, b} {
-			if r.Terms = part; Check(&r, d, clock()) != nil {
+			if r.Terms = part; Check(&r, d, at) != nil {
 				rt.Fatalf("%+v and %+v let %+v answer, and %+v alone does not", a, b, d.By, part)
 			}
 		}
@@ -121,7 +124,7 @@ func TestMergeIsStrictest(t *testing.T) {
 }
 
 func TestSays(t *testing.T) {
-	got := Terms{Need: 2, From: [][]string{{"slack:S1", "role:lead"}, {"oidc:sec"}}, StepUp: true}.Says()
+	got := Terms{Need: 2, From: []Approvers{{Groups: []string{"slack:S1", "role:lead"}}, {Groups: []string{"oidc:sec"}}}, StepUp: true}.Says()
 	if diff := cmp.Diff("2 of slack:S1 or role:lead, and of oidc:sec, with a second factor", got); diff != "" {
 		t.Error(diff)
 	}

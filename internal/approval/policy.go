@@ -1,0 +1,271 @@
+package approval
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"path"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/tocsin-dr/tocsin/internal/strict"
+)
+
+// Policies say who answers for which action and agent, and what silence means. A playbook can ask for more, never for less.
+type Policies struct {
+	// Groups are lists of people by name, as file:<name>: the last resort when a directory is away.
+	Groups map[string][]string `yaml:"groups"`
+	// Owners are the people of agents. They may contain what is theirs; whether they may release it, a policy says.
+	Owners []Owner `yaml:"owners"`
+	// Policies are all that may apply; what applies is merged to the strictest.
+	Policies []Policy `yaml:"policies"`
+	// Release is who may end a containment before its time.
+	Release Policy `yaml:"release"`
+}
+
+// Owner is whose agents are.
+type Owner struct {
+	Agents []string `yaml:"agents"` // patterns with *
+	People []string `yaml:"people"`
+}
+
+// Policy is who answers what it applies to.
+type Policy struct {
+	Actions []string `yaml:"actions"` // names; none for all
+	Classes []Class  `yaml:"classes"` // none for all
+	Agents  []string `yaml:"agents"`  // patterns with *; none for all
+	Need    int      `yaml:"need"`
+	From    []string `yaml:"from"` // groups of which one is enough
+	// Fallback may answer too once half the time has passed. It is needed where From names only groups that are looked up elsewhere.
+	Fallback []string      `yaml:"fallback"`
+	Not      []string      `yaml:"not"`      // people, or the word owner
+	Deadline time.Duration `yaml:"deadline"` // at most; 0 leaves the playbook's
+	// OnExpiry is deny or escalate; empty leaves the playbook's. Silence never approves.
+	OnExpiry   string     `yaml:"on_expiry"`
+	Escalate   []PartRung `yaml:"escalate"` // empty: told again at 25 %, the fallback at 50 %, the leads at 80 %
+	StepUp     bool       `yaml:"step_up"`
+	BreakGlass []string   `yaml:"break_glass"`
+}
+
+// PartRung is a rung at a share of the time to the deadline.
+type PartRung struct {
+	At   int      `yaml:"at"` // percent
+	Tell []string `yaml:"tell"`
+}
+
+// The word for an agent's owners in a policy's Not.
+const owner = "owner"
+
+// ReadPolicies reads a file of policies. An unknown key, a set of approvers that can be empty, and a policy that nobody could meet are
+// errors with the file and the line.
+func ReadPolicies(file string, text []byte) (Policies, error) {
+	var p Policies
+	if err := strict.YAML(file, text, &p); err != nil && !errors.Is(err, strict.ErrEmpty) {
+		return Policies{}, err
+	}
+	var errs []error
+	for i, one := range append(slices.Clone(p.Policies), p.Release) {
+		field := fmt.Sprintf("policies.%d", i)
+		if i == len(p.Policies) {
+			field = "release"
+		}
+		for _, err := range p.check(one) {
+			errs = append(errs, fmt.Errorf("%s: %s: %w", strict.Place(file, text, field), field, err))
+		}
+	}
+	return p, errors.Join(errs...)
+}
+
+func (p Policies) check(one Policy) (errs []error) {
+	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+	groups := slices.Concat(one.From, one.Fallback, one.BreakGlass)
+	for _, r := range one.Escalate {
+		groups = append(groups, r.Tell...)
+		if r.At < 1 || r.At > 99 {
+			bad("escalate.at: %d, want 1 to 99 percent", r.At)
+		}
+	}
+	for _, g := range groups {
+		if err := CheckGroup(g); err != nil {
+			bad("%w", err)
+		} else if name, ok := strings.CutPrefix(g, "file:"); ok && len(p.Groups[name]) == 0 {
+			bad("group %q has nobody: name people under groups.%s", g, name)
+		}
+	}
+	if one.Need < 0 || one.Need > 10 {
+		bad("need: %d, want at most 10", one.Need)
+	}
+	if one.OnExpiry != "" && one.OnExpiry != "deny" && one.OnExpiry != "escalate" {
+		bad("on_expiry: %q: silence denies or escalates, it never approves", one.OnExpiry)
+	}
+	if one.Deadline < 0 || one.Deadline > 24*time.Hour {
+		bad("deadline: %s, want at most 24h", one.Deadline)
+	}
+	for _, c := range one.Classes {
+		if !c.Gated() || !slices.Contains([]Class{Contain, Destroy, Speak}, c) {
+			bad("classes: %q is not one of contain, destroy, speak", c)
+		}
+	}
+	for _, pattern := range one.Agents {
+		if _, err := path.Match(pattern, ""); err != nil {
+			bad("agents: %q is no pattern", pattern)
+		}
+	}
+	return append(errs, p.reachable(one)...)
+}
+
+// reachable refuses approvers who can be nobody: groups that others look up need a fallback that this file or the users of the
+// configuration know, and a group of this file needs as many people as must approve.
+func (p Policies) reachable(one Policy) []error {
+	known := slices.Concat(one.From, one.Fallback)
+	if len(one.From) == 0 {
+		return nil // every responder
+	}
+	people := make(map[string]bool)
+	for _, g := range known {
+		if strings.HasPrefix(g, "role:") {
+			return nil
+		}
+		for _, who := range p.Groups[strings.TrimPrefix(g, "file:")] {
+			if strings.HasPrefix(g, "file:") && !slices.Contains(one.Not, who) {
+				people[who] = true
+			}
+		}
+	}
+	if len(people) == 0 {
+		return []error{errors.New("from: all of these groups are looked up elsewhere and can be empty: name a fallback of role: or file:")}
+	}
+	if outside := slices.ContainsFunc(known, func(g string) bool { return !strings.HasPrefix(g, "file:") }); !outside && len(people) < one.Need {
+		return []error{fmt.Errorf("need: %d people, but only %s can answer", one.Need, strings.Join(slices.Sorted(maps.Keys(people)), ", "))}
+	}
+	return nil
+}
+
+// CheckGroup refuses the name of a group of an unknown kind.
+func CheckGroup(g string) error {
+	kind, name, ok := strings.Cut(g, ":")
+	if !ok || name == "" || strings.ContainsAny(g, "{}$= ") {
+		return fmt.Errorf("group %q: want role:, file:, oidc: or slack: and a name that stands in the file", g)
+	}
+	switch kind {
+	case "file", "oidc", "slack":
+		return nil
+	case "role":
+		if Role(name).AtLeast(Responder) {
+			return nil
+		}
+		return fmt.Errorf("group %q: the roles that decide are responder, lead and admin", g)
+	}
+	return fmt.Errorf("group %q: %q is not one of role, file, oidc, slack", g, kind)
+}
+
+// GroupsOf returns the groups of the file that a person is in.
+func (p Policies) GroupsOf(who string) (out []string) {
+	for _, name := range slices.Sorted(maps.Keys(p.Groups)) {
+		if slices.Contains(p.Groups[name], who) {
+			out = append(out, "file:"+name)
+		}
+	}
+	return out
+}
+
+// OwnersOf returns an agent's owners.
+func (p Policies) OwnersOf(agent string) (out []string) {
+	for _, o := range p.Owners {
+		if matchesAny(o.Agents, agent) {
+			out = append(out, o.People...)
+		}
+	}
+	return out
+}
+
+// Ask completes what a playbook asks with what the policies for its action and agent say, and returns the terms, the deadline and what
+// silence means. The defaults: one responder contains; two leads, each with a second factor, destroy or speak.
+func (p Policies) Ask(plan Plan, asked Policy) (t Terms, deadline time.Duration, onExpiry string) {
+	deadline, onExpiry = asked.Deadline, asked.OnExpiry
+	applying := []Policy{asked, byClass(plan.Class)}
+	for _, one := range p.Policies {
+		if one.applies(plan) {
+			applying = append(applying, one)
+		}
+	}
+	for _, one := range applying {
+		if one.Deadline > 0 {
+			deadline = min(deadline, one.Deadline)
+		}
+		if one.OnExpiry == "deny" {
+			onExpiry = "deny"
+		}
+	}
+	for i, one := range applying {
+		part := p.terms(one, plan.Target.Agent, deadline)
+		if i == 0 {
+			t = part
+			continue
+		}
+		t = t.Merge(part)
+	}
+	if t.Ladder == nil {
+		t.Ladder = ladder(nil, deadline)
+	}
+	return t, deadline, onExpiry
+}
+
+// Releases is who may end a containment of an agent before its time.
+func (p Policies) Releases(agent string) Terms {
+	one := p.Release
+	if one.From == nil {
+		one.From = []string{"role:lead"}
+	}
+	return p.terms(one, agent, 0)
+}
+
+func byClass(c Class) Policy {
+	if c == Contain {
+		return Policy{Need: 1}
+	}
+	return Policy{Need: 2, From: []string{"role:lead"}, StepUp: true}
+}
+
+func (one Policy) applies(plan Plan) bool {
+	return (len(one.Actions) == 0 || slices.Contains(one.Actions, plan.Action)) &&
+		(len(one.Classes) == 0 || slices.Contains(one.Classes, plan.Class)) &&
+		(len(one.Agents) == 0 || matchesAny(one.Agents, plan.Target.Agent))
+}
+
+func (p Policies) terms(one Policy, agent string, deadline time.Duration) Terms {
+	t := Terms{Need: one.Need, StepUp: one.StepUp, BreakGlass: one.BreakGlass}
+	for _, who := range one.Not {
+		if who == owner {
+			t.Not = append(t.Not, p.OwnersOf(agent)...)
+		} else {
+			t.Not = append(t.Not, who)
+		}
+	}
+	for _, r := range one.Escalate {
+		t.Ladder = append(t.Ladder, Rung{After: deadline * time.Duration(r.At) / 100, Tell: r.Tell})
+	}
+	if one.Escalate == nil && len(one.Fallback) > 0 {
+		t.Ladder = ladder(one.Fallback, deadline)
+	}
+	if len(one.From) > 0 {
+		t.From = []Approvers{{Groups: one.From, Later: t.Ladder}}
+	}
+	return t
+}
+
+// ladder is how an escalation goes that no policy describes.
+func ladder(fallback []string, deadline time.Duration) []Rung {
+	return []Rung{{After: deadline / 4}, {After: deadline / 2, Tell: fallback}, {After: deadline * 4 / 5, Tell: []string{"role:lead"}}}
+}
+
+func matchesAny(patterns []string, name string) bool {
+	return slices.ContainsFunc(patterns, func(pattern string) bool { return Matches(pattern, name) })
+}
+
+// Matches reports whether a pattern fits a name; * spans slashes too.
+func Matches(pattern, name string) bool {
+	ok, err := path.Match(strings.ReplaceAll(pattern, "/", "\x00"), strings.ReplaceAll(name, "/", "\x00"))
+	return ok && err == nil
+}
