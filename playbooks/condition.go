@@ -12,6 +12,8 @@ import (
 	"github.com/expr-lang/expr"
 	"github.com/expr-lang/expr/ast"
 	"github.com/expr-lang/expr/vm"
+
+	"github.com/tocsin-dr/tocsin/internal/approval"
 )
 
 // Env is what the expressions of a playbook see: facts of the run, typed. It holds no text that an agent wrote but names, which
@@ -40,14 +42,14 @@ type IncidentEnv struct {
 
 // FindingEnv is a finding.
 type FindingEnv struct {
-	Rule        string `expr:"rule"`
-	Source      string `expr:"source"` // rule or baseline
-	Severity    string `expr:"severity"`
-	Rank        int    `expr:"rank"`
-	Confidence  string `expr:"confidence"`
-	Risk        int    `expr:"risk"`
-	Tool        string `expr:"tool"`
-	Destination string `expr:"destination"` // the value that came from untrusted text, if one did
+	Rule       string `expr:"rule"`
+	Source     string `expr:"source"` // rule or baseline
+	Severity   string `expr:"severity"`
+	Rank       int    `expr:"rank"`
+	Confidence string `expr:"confidence"`
+	Risk       int    `expr:"risk"`
+	Tool       string `expr:"tool"`
+	Value      string `expr:"value"` // of an argument, that came from untrusted text; empty if none did
 }
 
 // AgentEnv is an agent.
@@ -75,6 +77,16 @@ type TrackEnv struct {
 
 // maxNodes bounds an expression. The environment's lists are bounded too, so that no expression costs more than microseconds.
 const maxNodes = 100
+
+// Starts reports whether a playbook's trigger fits a finding.
+func (p Playbook) Starts(env Env) bool {
+	if p.On == nil {
+		return false
+	}
+	named := len(p.On.Rules) == 0 || slices.ContainsFunc(p.On.Rules, func(pattern string) bool { return approval.Matches(pattern, env.Finding.Rule) })
+	fits, err := holds(p.On.When, env)
+	return named && fits && err == nil
+}
 
 // functions are the builtins that expressions have: none has a clock, and none's result hangs on the order of a map.
 func functions() []string {

@@ -9,6 +9,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/tocsin-dr/tocsin/internal/action"
@@ -16,10 +18,19 @@ import (
 	"github.com/tocsin-dr/tocsin/internal/strict"
 )
 
-// Library holds the playbooks that Tocsin ships.
+// Shipped returns the file system of the library.
+func Shipped() fs.FS {
+	shipped, err := fs.Sub(library, "library")
+	if err != nil {
+		panic(err) // a constant path of what is embedded
+	}
+	return shipped
+}
+
+// library holds the playbooks that Tocsin ships.
 //
 //go:embed library/*.yaml
-var Library embed.FS
+var library embed.FS
 
 // Playbook is a compiled response. A run carries the whole of it, so that editing the file never changes a running response.
 type Playbook struct {
@@ -43,6 +54,28 @@ const DefaultTimeout = 7 * 24 * time.Hour
 
 // Ref names the exact text of a playbook.
 func (p Playbook) Ref() string { return p.Name + "@" + p.Digest[:min(12, len(p.Digest))] }
+
+// Gated reports whether a playbook has a step that asks people.
+func (p Playbook) Gated() (gated bool) {
+	each(p.Steps, func(s Step) { gated = gated || s.Ask != nil })
+	return gated
+}
+
+// each calls fn with every step, however deep.
+func each(steps []Step, fn func(Step)) {
+	for _, s := range steps {
+		fn(s)
+		each(s.Fallback, fn)
+		if s.Parallel != nil {
+			for _, b := range s.Parallel.Branches {
+				each(b.Steps, fn)
+			}
+		}
+		if s.Foreach != nil {
+			each(s.Foreach.Steps, fn)
+		}
+	}
+}
 
 // Trigger is which findings start a playbook. All of what it says must hold.
 type Trigger struct {
@@ -157,23 +190,26 @@ func own(do string) (approval.Class, bool) {
 	return "", false
 }
 
-// Read compiles every playbook of a file system, by name.
-func Read(fsys fs.FS, actions map[string]action.Description) (map[string]Playbook, error) {
+// Read compiles every playbook of file systems, by name. One of a later file system takes the place of an earlier one's of its name.
+func Read(actions map[string]action.Description, layers ...fs.FS) (map[string]Playbook, error) {
 	files := make(map[string]source)
-	err := strict.Files(fsys, func(name string, text []byte) error {
-		p, err := parse(name, text)
-		if err != nil {
-			return err
-		}
-		if known, twice := files[p.Name]; twice {
-			return fmt.Errorf("%s: name %q is taken by %s", name, p.Name, known.file)
-		}
-		files[p.Name] = source{name, text, p}
-		return nil
-	})
+	var err error
+	for n, fsys := range layers {
+		err = errors.Join(err, strict.Files(fsys, func(name string, text []byte) error {
+			p, err := parse(name, text)
+			if err != nil {
+				return err
+			}
+			if known, twice := files[p.Name]; twice && known.layer == n {
+				return fmt.Errorf("%s: name %q is taken by %s", name, p.Name, known.file)
+			}
+			files[p.Name] = source{n, name, text, p}
+			return nil
+		}))
+	}
 	out := make(map[string]Playbook)
-	for name, f := range files {
-		p, failed := compile(f, files, actions)
+	for _, name := range slices.Sorted(maps.Keys(files)) {
+		p, failed := compile(files[name], files, actions)
 		err = errors.Join(err, failed)
 		out[name] = p
 	}
@@ -182,8 +218,9 @@ func Read(fsys fs.FS, actions map[string]action.Description) (map[string]Playboo
 
 // source is a playbook as it was written.
 type source struct {
-	file string
-	text []byte
+	layer int
+	file  string
+	text  []byte
 	Playbook
 }
 
@@ -220,5 +257,5 @@ func Compile(file string, text []byte, actions map[string]action.Description) (P
 	if err != nil {
 		return Playbook{}, err
 	}
-	return compile(source{file, text, p}, nil, actions)
+	return compile(source{0, file, text, p}, nil, actions)
 }

@@ -104,7 +104,7 @@ func TestCompileRefuses(t *testing.T) {
 }
 
 func TestLibrary(t *testing.T) {
-	got, err := Read(Library, actions())
+	got, err := Read(actions(), Shipped())
 	if err != nil || len(got) == 0 {
 		t.Fatal(err)
 	}
@@ -117,11 +117,11 @@ func TestLibrary(t *testing.T) {
 	if !stop.Class.Gated() || time.Duration(stop.Lease) != time.Hour || time.Duration(stop.Ask.Deadline) != 15*time.Minute {
 		t.Errorf("%+v", stop)
 	}
-	if _, err := Read(Library, nil); err == nil {
+	if _, err := Read(nil, Shipped()); err == nil {
 		t.Error("a library compiles whose actions do not exist")
 	}
 	twice := fstest.MapFS{"a.yaml": {Data: []byte(good)}, "b.yaml": {Data: []byte(good)}, "notes.txt": {}}
-	if _, err := Read(twice, actions()); err == nil || err.Error() != `b.yaml: name "stop" is taken by a.yaml` {
+	if _, err := Read(actions(), twice); err == nil || err.Error() != `b.yaml: name "stop" is taken by a.yaml` {
 		t.Errorf("Read = %v", err)
 	}
 }
@@ -143,20 +143,4 @@ func FuzzCompile(f *testing.F) {
 			}
 		})
 	})
-}
-
-// each calls fn with every step, however deep.
-func each(steps []Step, fn func(Step)) {
-	for _, s := range steps {
-		fn(s)
-		each(s.Fallback, fn)
-		if s.Parallel != nil {
-			for _, b := range s.Parallel.Branches {
-				each(b.Steps, fn)
-			}
-		}
-		if s.Foreach != nil {
-			each(s.Foreach.Steps, fn)
-		}
-	}
 }

@@ -1,11 +1,13 @@
 package workflows
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"go.temporal.io/sdk/temporal"
@@ -26,8 +28,18 @@ type Activities struct {
 	Vault   Vault
 	Session SessionReader
 	Actions *action.Catalogue
-	Tell    Teller
-	Now     func() time.Time
+	// Policies say who is asked. Decided are the standing decisions.
+	Policies approval.Policies
+	Decided  Decided
+	Tell     Teller
+	Now      func() time.Time
+}
+
+// Decided are the decisions that people took in advance.
+type Decided interface {
+	// Use counts one use of a standing decision that fits a request, and returns its decision, signed, or nil where none fits. A request
+	// that is asked about again gets the same answer.
+	Use(ctx context.Context, r approval.Request, rules []string) (*approval.Decision, error)
 }
 
 // Vault seals evidence under its hash.
@@ -224,13 +236,23 @@ func (a *Activities) Publish(ctx context.Context, in RequestInput) error {
 		return err
 	}
 	kind, actor, at, text := ledger.KindRequest, r.Requester, r.Asked, r.Question
-	switch {
+	switch n := len(r.Votes); {
 	case r.Decision != nil:
 		kind, actor, at, text = ledger.KindDecision, r.Decision.By.ID, r.Decision.At, fmt.Sprintf("%s: %s", r.State, r.Decision.Reason)
 	case r.State == approval.Expired:
 		kind, actor, at, text = ledger.KindDecision, "tocsin", r.Deadline, "nobody decided in time"
+	case n > 0:
+		kind, actor, at, text = ledger.KindDecision, r.Votes[n-1].By.ID, r.Votes[n-1].At, fmt.Sprintf("approved, %d more needed: %s", r.Missing(), r.Votes[n-1].Reason)
+	case r.Rung > 0:
+		rung := r.Terms.Ladder[r.Rung-1]
+		kind, actor, at = ledger.KindEscalation, "tocsin", r.Asked.Add(rung.After)
+		text = "nobody has decided; told " + cmp.Or(strings.Join(rung.Tell, ", "), "again who was told")
 	}
-	if err := a.append(ctx, kind, actor, r.ID, "request/"+r.ID+"/"+string(r.State), r); err != nil {
+	key := fmt.Sprintf("request/%s/%s", r.ID, r.State)
+	if r.State == approval.Pending && (len(r.Votes) > 0 || r.Rung > 0) {
+		key += fmt.Sprintf("/%d-%d", len(r.Votes), r.Rung)
+	}
+	if err := a.append(ctx, kind, actor, r.ID, key, r); err != nil {
 		return err
 	}
 	entry := incident.Entry{At: at, Actor: actor, Source: via(r), Kind: kind, Text: text, Ref: r.ID}
@@ -251,16 +273,46 @@ func via(r approval.Request) string {
 	return r.Decision.By.Via
 }
 
-// Plan computes what an action would do, for people to see before they approve it.
-func (a *Activities) Plan(ctx context.Context, in action.Input) (approval.Plan, error) {
-	return a.Actions.Plan(ctx, in)
+// PlanInput is what is to be put to people.
+type PlanInput struct {
+	Incident string
+	Plan     approval.Plan
+	Asked    approval.Policy // what the playbook asks of the answer
+}
+
+// PlanOutput is what they are asked, and under which terms.
+type PlanOutput struct {
+	Plan     approval.Plan
+	Terms    approval.Terms
+	Deadline time.Duration
+	OnExpiry string
+}
+
+// StandingInput is a request that a standing decision may fit.
+type StandingInput struct {
+	Request approval.Request
+	Rules   []string // that fired on its agent
+}
+
+// Plan computes what an action would do and who must approve it, for people to see before they do.
+func (a *Activities) Plan(ctx context.Context, in PlanInput) (out PlanOutput, err error) {
+	out.Terms, out.Deadline, out.OnExpiry = a.Policies.Ask(in.Plan, in.Asked)
+	in.Plan.Need = out.Terms.Need
+	out.Plan, err = a.Actions.Plan(ctx, action.Input{Incident: in.Incident, Plan: in.Plan})
+	return out, err
+}
+
+// Standing returns the decision of a standing decision that fits a request, with its grant, or nil. It is counted once however often it
+// is asked for.
+func (a *Activities) Standing(ctx context.Context, in StandingInput) (*approval.Decision, error) {
+	return a.Decided.Use(ctx, in.Request, in.Rules)
 }
 
 // Contain applies an approved action. An error means that the effect is unknown, so it is tried again while the grant lasts; no
 // retry brings a grant.
 func (a *Activities) Contain(ctx context.Context, in action.Input) (action.Lease, error) {
 	lease, err := a.Actions.Apply(ctx, in)
-	for _, final := range []error{action.ErrGrants, action.ErrLifted, action.ErrChanged, action.ErrUnknown} {
+	for _, final := range []error{action.ErrGrants, action.ErrLifted, action.ErrChanged, action.ErrUnknown, action.ErrHalted, action.ErrLimit} {
 		if errors.Is(err, final) {
 			return action.Lease{}, temporal.NewNonRetryableApplicationError(err.Error(), "contain", err)
 		}
@@ -288,7 +340,7 @@ func (a *Activities) Verify(ctx context.Context, l action.Lease) (action.Lease, 
 	if err != nil {
 		return l, err
 	}
-	if l.Verified.IsZero() {
+	if d := action.Descriptions()[l.Plan.Action]; l.Verified.IsZero() && !d.Unverified {
 		return l, errors.New("the probe was not denied")
 	}
 	if err := a.append(ctx, ledger.KindContainment, "tocsin", l.ID, "verified/"+l.ID, map[string]any{"lease": l.ID, "verified": l.Verified}); err != nil {

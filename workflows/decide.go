@@ -10,6 +10,7 @@ import (
 	"go.temporal.io/sdk/temporal"
 	"go.temporal.io/sdk/workflow"
 
+	"github.com/tocsin-dr/tocsin/detect"
 	"github.com/tocsin-dr/tocsin/internal/action"
 	"github.com/tocsin-dr/tocsin/internal/approval"
 	"github.com/tocsin-dr/tocsin/internal/event"
@@ -97,6 +98,7 @@ func (r *run) checkAsk(ctx workflow.Context, a HumanAsk) error {
 }
 
 func (r *run) ask(ctx workflow.Context, a HumanAsk) error {
+	r.moved = true
 	r.state.Asked = append(r.state.Asked, a)
 	r.noticed(Notice{By: a.By, Via: "console", At: workflow.Now(ctx)})
 	return nil
@@ -107,7 +109,7 @@ func (r *run) checkClose(ctx workflow.Context, c Closing) error {
 	switch {
 	case r.closing != nil || r.state.Incident.ID == "" || c.Incident != r.state.Incident.ID:
 		return refusal(approval.RefusedDecided, "the incident is closed")
-	case r.state.Incident.Status == incident.Waiting || len(r.state.Asked) > 0:
+	case r.pending() || len(r.state.Asked) > 0:
 		return refusal(approval.RefusedWaiting, "a request is waiting for a decision; decide it first")
 	case len([]rune(d.Reasoning)) < approval.MinReason || d.By == "":
 		return refusal(approval.RefusedReason, "closing needs a person and a reason")
@@ -122,8 +124,16 @@ func (r *run) close(ctx workflow.Context, c Closing) error {
 	return workflow.Await(ctx, func() bool { return r.done })
 }
 
-// finish writes the end of the incident.
+// finish writes the end of the incident, once what is under way was given up or, where it makes an effect, is over.
 func (r *run) finish(ctx workflow.Context) error {
+	for _, key := range workflow.DeterministicKeys(r.tasks) {
+		if !r.tasks[key].effect {
+			r.tasks[key].cancel()
+		}
+	}
+	if err := workflow.Await(ctx, func() bool { return len(r.tasks) == 0 }); err != nil {
+		return err
+	}
 	d := r.closing
 	// Closing shows that a person knew, not that they looked: it ends the dwell time and adds nothing to coverage.
 	r.noticed(Notice{By: d.By, Via: "close", At: d.At})
@@ -138,22 +148,32 @@ func (r *run) finish(ctx workflow.Context) error {
 }
 
 // askStep puts a gated step to humans and waits for the decision or the deadline.
-func (r *run) askStep(ctx workflow.Context, p playbooks.Playbook, s playbooks.Step, current Run) (playbooks.Result, error) {
-	plan := approval.Plan{Action: s.Do, Class: s.Class, Target: r.target(s.Target, current), Lease: s.Lease, Playbook: p.Ref(), Evidence: r.state.Evidence}
-	request, err := r.put(ctx, question{plan: plan, requester: "playbook:" + p.Name, deadline: time.Duration(s.Ask.Deadline), onExpiry: s.Ask.OnExpiry})
-	if err != nil {
-		return playbooks.Failed, err
+func (r *run) askStep(ctx workflow.Context, t *task, key string, p playbooks.Playbook, current *Run, c playbooks.Command) (playbooks.Result, string, error) {
+	s := c.Step
+	q := question{
+		key: key, task: t, requester: "playbook:" + p.Name, blast: s.Blast, terms: approval.Policy{Need: s.Ask.Need, From: s.Ask.From, Deadline: s.Ask.Deadline, OnExpiry: s.Ask.OnExpiry},
+		plan: approval.Plan{Action: s.Do, Class: s.Class, Target: r.target(s.Target, current, c.Item), Params: c.Params, Lease: s.Lease, Playbook: p.Ref(), Evidence: slices.Clone(r.state.Evidence)},
 	}
-	if request.State == approval.Approved {
-		return playbooks.Approved, nil
+	request, why, err := r.put(ctx, q)
+	switch {
+	case err != nil:
+		return playbooks.Failed, "", err
+	case request == nil:
+		return playbooks.Failed, why, r.uncontained(ctx, fmt.Sprintf("Nobody can be asked about %s: %s", s.Do, why), r.state.Incident.ID)
+	case request.State == approval.Approved:
+		return playbooks.Approved, "", nil
 	}
-	return playbooks.Refused, nil
+	return playbooks.Refused, string(request.State), nil
 }
 
 // target is what a step acts on. A session or tool under whose name the agent does not ask the gate can't be stopped by that name: the
 // whole agent is then put to the humans, and the question says so by naming it.
-func (r *run) target(narrowed string, current Run) approval.Target {
+// Inside a foreach over the incident's agents the item is the agent.
+func (r *run) target(narrowed string, current *Run, item string) approval.Target {
 	target := approval.Target{Agent: current.Agent}
+	if item != "" && r.agent(item).ID != "" {
+		target.Agent = item
+	}
 	switch {
 	case !slices.Contains(current.Scopes, narrowed):
 	case narrowed == "session":
@@ -169,28 +189,48 @@ func (r *run) asksUnder(scope string) bool {
 	return slices.ContainsFunc(r.state.Raised, func(raised pipeline.Raised) bool { return slices.Contains(raised.Scopes, scope) })
 }
 
-// humanAsked puts a person's request to the others and carries it out if one of them approves. It reports whether that is done,
-// or to be tried again.
-func (r *run) humanAsked(ctx workflow.Context, a HumanAsk) (done bool, err error) {
-	if r.state.Asking == nil {
-		if sealed, err := r.seal(ctx); err != nil || sealed != playbooks.Done {
-			return sealed == playbooks.Failed, err
+// humanAsked puts a person's request to the others and carries it out if one of them approves.
+func (r *run) humanAsked(ctx workflow.Context, t *task, key string, a HumanAsk) error {
+	if r.state.Asking[key] == nil {
+		sealed, err := r.seal(ctx)
+		if err != nil || sealed == "" { // the next try is due
+			return err
+		}
+		if sealed != playbooks.Done {
+			r.answered(a)
+			return nil
 		}
 	}
-	plan := approval.Plan{Action: "quarantine", Class: approval.Contain, Target: a.Target, Lease: a.Lease, Playbook: "asked by a person", Evidence: r.state.Evidence}
-	request, err := r.put(ctx, question{plan: plan, requester: a.By, deadline: askDeadline, onExpiry: "deny", person: true})
+	q := question{
+		key: key, task: t, requester: a.By, terms: approval.Policy{Deadline: askDeadline, OnExpiry: "deny"},
+		plan: approval.Plan{Action: action.NameQuarantine, Class: approval.Contain, Target: a.Target, Lease: a.Lease, Playbook: "asked by a person", Evidence: slices.Clone(r.state.Evidence)},
+	}
+	request, why, err := r.put(ctx, q)
 	if err != nil {
-		return false, err
+		return err
 	}
-	if request.State == approval.Approved {
-		if _, err := r.contain(ctx, request); err != nil {
-			return false, err
-		}
+	if request == nil {
+		err = r.uncontained(ctx, "Nobody can be asked: "+why, r.state.Incident.ID)
+	} else if request.State == approval.Approved {
+		t.effect = true
+		_, _, err = r.act(ctx, request)
 	}
+	if err != nil {
+		return err
+	}
+	delete(r.state.Asking, key)
+	r.answered(a)
 	if err := r.draft(ctx); err != nil {
-		return false, err
+		return err
 	}
-	return true, r.settle(ctx)
+	r.settle()
+	r.dirty = true
+	return nil
+}
+
+// answered takes a person's request from those that wait.
+func (r *run) answered(a HumanAsk) {
+	r.state.Asked = slices.DeleteFunc(r.state.Asked, func(known HumanAsk) bool { return known == a })
 }
 
 // escalations is how often an unanswered request is put again before silence means no.
@@ -214,81 +254,155 @@ func (r *run) agent(id string) event.Agent {
 
 // question is what is to be put to people.
 type question struct {
+	key       string // of Asking
+	task      *task
 	plan      approval.Plan
 	requester string
-	deadline  time.Duration
-	onExpiry  string
-	person    bool // a person asks
+	terms     approval.Policy // what the playbook, or Tocsin itself, asks of the answer
+	blast     *playbooks.Blast
 }
 
-// put asks people and returns the request with what became of it. A run that continued as new while it waited goes on waiting. A
-// request whose agent got its name meanwhile is put anew, because the gate knows the agent by that name.
-func (r *run) put(ctx workflow.Context, q question) (*approval.Request, error) {
-	for {
-		if r.state.Asking == nil {
-			if err := r.open(ctx, q, 0); err != nil {
-				return nil, err
-			}
+// put asks people and returns the request with what became of it, or none and why nobody can be asked. A run that continued as new
+// while it waited goes on waiting. A request whose agent got its name meanwhile is put anew, because the gate knows the agent by that
+// name.
+func (r *run) put(ctx workflow.Context, q question) (*approval.Request, string, error) {
+	if r.state.Asking[q.key] == nil {
+		if why, err := r.open(ctx, q, 0); err != nil || why != "" {
+			return nil, why, err
 		}
-		asking := r.state.Asking
-		if err := r.wait(ctx, asking.Request); err != nil {
-			return nil, err
+	}
+	for {
+		asking := r.state.Asking[q.key]
+		q.task.waits = true
+		err := r.wait(ctx, asking.Request)
+		q.task.waits = false
+		if err != nil {
+			return nil, "", err
 		}
 		answered := r.request(asking.Request)
 		again, attempt := answered.State == approval.Superseded, asking.Attempt
-		if answered.State == approval.Expired && q.onExpiry == "escalate" && attempt < escalations {
+		if answered.State == approval.Expired && answered.OnExpiry == "escalate" && attempt < escalations {
 			again = true
 			attempt++
 		}
 		if !again && answered.State != approval.Approved && len(r.state.Leases) > 0 {
-			r.move(incident.Contained)
+			r.settle()
 		}
 		if err := r.publish(ctx, answered.ID); err != nil {
-			return answered, err
+			return nil, "", err
 		}
-		r.state.Asking = nil
 		if !again {
-			return answered, nil
+			return r.request(asking.Request), "", nil
 		}
-		if err := r.open(ctx, q, attempt); err != nil {
-			return nil, err
+		if why, err := r.open(ctx, q, attempt); err != nil || why != "" {
+			return nil, why, err
 		}
 	}
 }
 
 // open opens the gate for a decision, and then tells people. The order matters: a click that is faster than the card still counts.
-func (r *run) open(ctx workflow.Context, q question, attempt int) error {
+// What a standing decision allows is decided already. It returns why nobody can be asked, if nobody can.
+func (r *run) open(ctx workflow.Context, q question, attempt int) (why string, err error) {
 	q.plan.Target.Agent = r.name(q.plan.Target.Agent)
-	if err := workflow.ExecuteActivity(ctx, r.acts.Plan, action.Input{Incident: r.state.Incident.ID, Plan: q.plan}).Get(ctx, &q.plan); err != nil {
-		return fmt.Errorf("plan %s: %w", q.plan.Action, err)
+	planning := workflow.WithActivityOptions(ctx, workflow.ActivityOptions{
+		StartToCloseTimeout: time.Minute, RetryPolicy: &temporal.RetryPolicy{InitialInterval: time.Second, MaximumAttempts: 5},
+	})
+	in := PlanInput{Incident: r.state.Incident.ID, Plan: q.plan, Asked: q.terms}
+	var out PlanOutput
+	if err := workflow.ExecuteActivity(planning, r.acts.Plan, in).Get(ctx, &out); err != nil {
+		if ctx.Err() != nil {
+			return "", fmt.Errorf("plan %s: %w", q.plan.Action, err)
+		}
+		return rootCause(err), nil
 	}
-	digest, err := approval.DigestOf(q.plan)
+	if why := q.tooWide(out.Plan); why != "" {
+		return why, nil
+	}
+	request, err := r.newRequest(ctx, q, out)
 	if err != nil {
-		return err
+		return "", err
 	}
-	request := r.newRequest(ctx, q, digest)
 	r.state.Requests = append(r.state.Requests, request)
-	r.state.Asking = &Asking{Request: request.ID, Attempt: attempt, Person: q.person}
+	r.state.Asking[q.key] = &Asking{Request: request.ID, Attempt: attempt}
 	r.move(incident.Waiting)
-	return r.publish(ctx, request.ID)
+	if err := r.decidedBefore(ctx, request); err != nil {
+		return "", err
+	}
+	return "", r.publish(ctx, request.ID)
 }
 
-func (r *run) newRequest(ctx workflow.Context, q question, digest string) approval.Request {
-	now, agent, n := workflow.Now(ctx), r.agent(q.plan.Target.Agent), len(r.state.Requests)+1
+// tooWide is why a plan touches more than its playbook allows; empty for one that does not.
+func (q question) tooWide(p approval.Plan) string {
+	if q.blast == nil {
+		return ""
+	}
+	if p.Blast > q.blast.Max {
+		return fmt.Sprintf("it would touch %d things, and the playbook allows %d", p.Blast, q.blast.Max)
+	}
+	for _, pattern := range q.blast.Not {
+		if approval.Matches(pattern, p.Target.Agent) {
+			return fmt.Sprintf("the playbook must not touch %s", pattern)
+		}
+	}
+	return ""
+}
+
+// decidedBefore takes the decision of a standing decision that fits the request, if there is one.
+func (r *run) decidedBefore(ctx workflow.Context, request approval.Request) error {
+	if request.Plan.Class != approval.Contain || request.Plan.Lease == 0 {
+		return nil
+	}
+	in := StandingInput{Request: request, Rules: r.rules(request.Plan.Target.Agent)}
+	var d *approval.Decision
+	if err := workflow.ExecuteActivity(ctx, r.acts.Standing, in).Get(ctx, &d); err != nil {
+		return fmt.Errorf("look for a standing decision: %w", err)
+	}
+	known := r.request(request.ID)
+	if d == nil || known.State != approval.Pending {
+		return nil
+	}
+	known.Standing = d.Grant.Standing
+	known.Answer(*d)
+	if r.state.Incident.Times.Decided.IsZero() {
+		r.state.Incident.Times.Decided = d.At
+	}
+	return nil
+}
+
+// rules are the rules that fired on an agent of the incident.
+func (r *run) rules(agent string) (out []string) {
+	for _, raised := range r.state.Raised {
+		if f := raised.Finding; f.Agent.ID == agent && f.Lane == detect.Propose && !slices.Contains(out, f.Rule) {
+			out = append(out, f.Rule)
+		}
+	}
+	return out
+}
+
+func (r *run) newRequest(ctx workflow.Context, q question, out PlanOutput) (approval.Request, error) {
+	digest, err := approval.DigestOf(out.Plan)
+	if err != nil {
+		return approval.Request{}, err
+	}
+	now, agent, n := workflow.Now(ctx), r.agent(out.Plan.Target.Agent), len(r.state.Requests)+1
 	request := approval.Request{
-		ID: fmt.Sprintf("%s-R%d", r.state.Incident.ID, n), Incident: r.state.Incident.ID, Revision: n, Plan: q.plan, Digest: digest, Requester: q.requester,
-		Asked: now, Deadline: now.Add(q.deadline), OnExpiry: q.onExpiry, State: approval.Pending, Question: q.plan.Question(),
+		ID: fmt.Sprintf("%s-R%d", r.state.Incident.ID, n), Incident: r.state.Incident.ID, Revision: n, Plan: out.Plan, Digest: digest, Requester: q.requester,
+		Asked: now, Deadline: now.Add(out.Deadline), OnExpiry: out.OnExpiry, State: approval.Pending, Question: out.Plan.Question(), Terms: out.Terms,
 	}
 	for _, identity := range []string{agent.ID, agent.Name, agent.Service} {
 		if identity != "" {
 			request.Agents = append(request.Agents, identity)
 		}
 	}
-	return request
+	return request, nil
 }
 
 // publish writes the request as it stands now, with its audit row and its timeline entry.
 func (r *run) publish(ctx workflow.Context, id string) error {
+	if err := r.writes.Lock(ctx); err != nil {
+		return err
+	}
+	defer r.writes.Unlock()
 	in := RequestInput{Incident: r.state.Incident, Request: *r.request(id)}
 	if err := workflow.ExecuteActivity(ctx, r.acts.Publish, in).Get(ctx, nil); err != nil {
 		return fmt.Errorf("publish request: %w", err)
@@ -296,73 +410,90 @@ func (r *run) publish(ctx workflow.Context, id string) error {
 	return nil
 }
 
-// wait returns when the request is decided or replaced or its deadline has passed. Findings and notices that arrive meanwhile are
-// recorded.
+// wait returns when the request is decided or replaced or its deadline has passed. Each approval of several, and each rung of the
+// ladder, is published meanwhile.
 func (r *run) wait(ctx workflow.Context, id string) error {
 	timer, cancel := workflow.WithCancel(ctx)
 	defer cancel()
 	due := workflow.NewTimer(timer, max(0, r.request(id).Deadline.Sub(workflow.Now(ctx))))
-	noticed := r.state.Incident.Times.Noticed
 	renamed := func() bool { t := r.request(id).Plan.Target.Agent; return r.name(t) != t }
 	for {
+		told, votes := r.request(id).Rung, len(r.request(id).Votes)
+		rung := r.nextRung(timer, id)
 		err := workflow.Await(ctx, func() bool {
-			r.drain(ctx)
-			return due.IsReady() || renamed() || r.request(id).State != approval.Pending || len(r.state.Fresh) > 0 || !r.state.Incident.Times.Noticed.Equal(noticed)
+			q := r.request(id)
+			return due.IsReady() || renamed() || q.State != approval.Pending || len(q.Votes) > votes || rung != nil && rung.IsReady()
 		})
 		if err != nil {
 			return fmt.Errorf("wait for a decision: %w", err)
 		}
-		request := r.request(id)
-		if request.State == approval.Pending && due.IsReady() {
-			request.State = approval.Expired
+		q := r.request(id)
+		if q.State == approval.Pending && due.IsReady() {
+			q.State = approval.Expired
 		}
-		if request.State == approval.Pending && renamed() {
-			request.State = approval.Superseded
+		if q.State == approval.Pending && renamed() {
+			q.State = approval.Superseded
 		}
-		if request.State != approval.Pending {
+		if q.State != approval.Pending {
 			return nil
 		}
-		if err := r.record(ctx); err != nil {
-			return err
-		}
-		noticed = r.state.Incident.Times.Noticed
-		if r.dirty {
-			if err := r.save(ctx); err != nil {
+		if q.Rung = q.Level(workflow.Now(ctx)); q.Rung > told || len(q.Votes) > votes {
+			if err := r.publish(ctx, id); err != nil {
 				return err
 			}
-		}
-		if err := r.carryOn(ctx); err != nil {
-			return err
 		}
 	}
 }
 
-// contain applies what was approved, proves it, and leaves a lease behind that ends it.
-func (r *run) contain(ctx workflow.Context, request *approval.Request) (playbooks.Result, error) {
+// nextRung is a timer for the next rung of a request's ladder; nil on the last.
+func (r *run) nextRung(ctx workflow.Context, id string) workflow.Future {
+	q := r.request(id)
+	if q.Rung >= len(q.Terms.Ladder) {
+		return nil
+	}
+	return workflow.NewTimer(ctx, max(0, q.Asked.Add(q.Terms.Ladder[q.Rung].After).Sub(workflow.Now(ctx))))
+}
+
+// act applies what was approved, proves it, and leaves a lease behind that ends it.
+func (r *run) act(ctx workflow.Context, request *approval.Request) (playbooks.Result, string, error) {
 	in := action.Input{Request: request.ID, Incident: r.state.Incident.ID, Plan: request.Plan, Grants: request.Grants()}
 	effects := workflow.WithActivityOptions(ctx, workflow.ActivityOptions{
-		// A quarantine is idempotent by its request, so that an unknown outcome may be tried again while the grant lasts.
-		StartToCloseTimeout: 10 * time.Second, ScheduleToCloseTimeout: 15 * time.Minute,
+		// The catalogue sees to it that an effect is made once, so that an unknown outcome may be tried again while the grants last.
+		StartToCloseTimeout: 30 * time.Second, ScheduleToCloseTimeout: 15 * time.Minute,
 		RetryPolicy: &temporal.RetryPolicy{InitialInterval: 100 * time.Millisecond, BackoffCoefficient: 2, MaximumInterval: 10 * time.Second, MaximumAttempts: 50},
 	})
 	var lease action.Lease
 	if err := workflow.ExecuteActivity(effects, r.acts.Contain, in).Get(ctx, &lease); err != nil {
-		return playbooks.Failed, r.uncontained(ctx, "The containment failed; its effect is unknown: "+rootCause(err), request.ID)
+		return playbooks.Failed, rootCause(err), r.uncontained(ctx, "The containment failed; its effect is unknown: "+rootCause(err), request.ID)
+	}
+	if err := r.hold(ctx, lease); err != nil {
+		return playbooks.Failed, "", err
+	}
+	if err := workflow.ExecuteActivity(effects, r.acts.Verify, lease).Get(ctx, &lease); err != nil {
+		return playbooks.Failed, rootCause(err), r.uncontained(ctx, "The containment was applied but not verified: "+rootCause(err), request.ID)
+	}
+	if lease.Lifted.IsZero() {
+		r.state.Leases = append(r.state.Leases, lease.ID)
+		r.state.Incident.Times.Contained = lease.Verified
+	}
+	r.settle()
+	return playbooks.Done, "", r.save(ctx)
+}
+
+// hold starts the workflow that ends the lease. It outlives the incident: the lease must end even if somebody terminates the
+// incident's workflow.
+func (r *run) hold(ctx workflow.Context, lease action.Lease) error {
+	if !lease.Lifted.IsZero() {
+		return nil // it can't be undone
 	}
 	child := workflow.WithChildOptions(ctx, workflow.ChildWorkflowOptions{
 		WorkflowID: LeaseID(lease.ID), ParentClosePolicy: enums.PARENT_CLOSE_POLICY_ABANDON,
 	})
-	// The lease outlives the incident: it must end even if somebody terminates the incident's workflow.
-	if err := workflow.ExecuteChildWorkflow(child, ContainmentLease, LeaseInput{Lease: lease, Incident: workflow.GetInfo(ctx).WorkflowExecution.ID}).GetChildWorkflowExecution().Get(ctx, nil); err != nil && !temporal.IsWorkflowExecutionAlreadyStartedError(err) {
-		return playbooks.Failed, fmt.Errorf("start lease: %w", err)
+	err := workflow.ExecuteChildWorkflow(child, ContainmentLease, LeaseInput{Lease: lease, Incident: workflow.GetInfo(ctx).WorkflowExecution.ID}).GetChildWorkflowExecution().Get(ctx, nil)
+	if err != nil && !temporal.IsWorkflowExecutionAlreadyStartedError(err) {
+		return fmt.Errorf("start lease: %w", err)
 	}
-	if err := workflow.ExecuteActivity(effects, r.acts.Verify, lease).Get(ctx, &lease); err != nil {
-		return playbooks.Failed, r.uncontained(ctx, "The containment was applied but not verified: "+rootCause(err), request.ID)
-	}
-	r.state.Leases = append(r.state.Leases, lease.ID)
-	r.state.Incident.Times.Contained = lease.Verified
-	r.move(incident.Contained)
-	return playbooks.Done, r.save(ctx)
+	return nil
 }
 
 // uncontained writes down that an approved containment is not proved, for people to look.

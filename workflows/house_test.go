@@ -5,7 +5,6 @@ import (
 	"crypto/ed25519"
 	"errors"
 	"io"
-	"io/fs"
 	"log/slog"
 	"slices"
 	"sync"
@@ -59,6 +58,18 @@ type house struct {
 // told ignores what activities tell the process.
 type told struct{}
 
+// boundless lets everything begin.
+type boundless struct{}
+
+func (boundless) Admit(context.Context, action.Input, action.Description) error { return nil }
+
+// nobody decided anything in advance.
+type nobody struct{}
+
+func (nobody) Use(context.Context, approval.Request, []string) (*approval.Decision, error) {
+	return nil, nil
+}
+
 func (told) Changed(string, string)            {}
 func (told) Decided(approval.Request)          {}
 func (told) Contained(action.Lease, time.Time) {}
@@ -101,8 +112,8 @@ func newHouse(t *testing.T) *house {
 	if h.gate, err = gate.Open(ctx, h.store, h.env.Now); err != nil {
 		t.Fatal(err)
 	}
-	actions := action.NewCatalogue(h.signer.Public(), h.gate, h.env.Now, action.NewQuarantine(h.gate))
-	h.acts = &Activities{Store: h.store, Vault: vault, Session: h.events(), Actions: actions, Tell: told{}, Now: h.env.Now}
+	actions := action.NewCatalogue(h.signer.Public(), h.gate, boundless{}, h.env.Now, action.NewQuarantine(h.gate))
+	h.acts = &Activities{Store: h.store, Vault: vault, Session: h.events(), Actions: actions, Decided: nobody{}, Tell: told{}, Now: h.env.Now}
 	h.env.RegisterActivity(h.acts)
 	h.env.RegisterWorkflow(Incident)
 	h.env.RegisterWorkflow(ContainmentLease)
@@ -137,11 +148,7 @@ func (h *house) finding(id string) pipeline.Raised {
 
 func library(t *testing.T) map[string]playbooks.Playbook {
 	t.Helper()
-	shipped, err := fs.Sub(playbooks.Library, "library")
-	if err != nil {
-		t.Fatal(err)
-	}
-	all, err := playbooks.Read(shipped, map[string]approval.Class{"quarantine": approval.Contain})
+	all, err := playbooks.Read(action.Descriptions(), playbooks.Shipped())
 	if err != nil {
 		t.Fatal(err)
 	}

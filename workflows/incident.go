@@ -56,7 +56,7 @@ type State struct {
 	Raised   []pipeline.Raised  `json:"raised"` // bounded by maxRaised and maxBytes; the store has all. Each position stands once
 	Bytes    int                `json:"bytes"`  // size of Raised
 	Seen     []string           `json:"seen"`   // the latest findings taken in; see seenKey
-	Runs     []Run              `json:"runs"`
+	Runs     []*Run             `json:"runs"`
 	Tracks   []incident.Track   `json:"tracks"`
 	Evidence []string           `json:"evidence"`
 	Requests []approval.Request `json:"requests"`
@@ -64,27 +64,28 @@ type State struct {
 	Asked    []HumanAsk         `json:"asked"`  // containments that people asked for and others have not answered
 	Leases   []string           `json:"leases"` // verified containments that have not ended
 	Names    map[string]string  `json:"names"`  // what agents that were known by their service are called
-	// Unsealed counts the tries to seal evidence that failed in a row. Asking is the question that the main loop waits for.
-	Unsealed int     `json:"unsealed,omitempty"`
-	Asking   *Asking `json:"asking,omitempty"`
+	// Unsealed counts the tries to seal evidence that failed in a row.
+	Unsealed int `json:"unsealed,omitempty"`
+	// Asking are the questions that were put, by the task that puts them.
+	Asking map[string]*Asking `json:"asking,omitempty"`
 }
 
-// Asking is a question under way, so that a run that continues as new waits on instead of asking again.
+// Asking is a question, so that a run that continues as new waits on instead of asking again, and that its effect finds its request.
 type Asking struct {
 	Request string `json:"request"`
 	Attempt int    `json:"attempt"` // how often it was put anew, because nobody answered
-	Person  bool   `json:"person"`  // a person asks, and no playbook
 }
 
 // Run is one playbook's progress.
 type Run struct {
 	Playbook string `json:"playbook"`
 	// Agent and Tool are of the finding that started the run: whom it may ask to stop, and with what.
-	Agent    string                      `json:"agent"`
-	Tool     string                      `json:"tool,omitempty"`
-	Scopes   []string                    `json:"scopes,omitempty"` // see pipeline.Raised
-	Results  map[string]playbooks.Result `json:"results"`
-	Finished bool                        `json:"finished"`
+	Agent    string               `json:"agent"`
+	Tool     string               `json:"tool,omitempty"`
+	Scopes   []string             `json:"scopes,omitempty"` // see pipeline.Raised
+	Finding  playbooks.FindingEnv `json:"finding"`
+	State    playbooks.State      `json:"state"`
+	Finished bool                 `json:"finished"`
 }
 
 // Notice says that a human became aware of the incident.
@@ -138,7 +139,15 @@ type run struct {
 	in    IncidentInput
 	state *State
 	acts  *Activities
-	dirty bool // the incident changed and was not saved since
+	// tasks are what is under way, by key: steps of playbooks, and people's questions. writes lets one of them at a time write the
+	// incident, so that an older state never lands after a newer one.
+	tasks  map[string]*task
+	writes workflow.Mutex
+	dirty  bool // the incident changed and was not saved since
+	// moved: a task ended, or a timer did, so that there may be something new to do. failed ends the workflow.
+	moved  bool
+	failed error
+	wake   time.Time // when the timer is due that is set
 	// closing is a human's disposition that the main loop has yet to write. done says that it is written.
 	closing *incident.Disposition
 	done    bool
@@ -147,9 +156,12 @@ type run struct {
 // Incident is the workflow of one incident: it takes findings in, secures evidence first, investigates, asks, contains, writes,
 // and stays until a human closes it.
 func Incident(ctx workflow.Context, in IncidentInput) error {
-	r := &run{in: in, state: in.State}
+	r := &run{in: in, state: in.State, tasks: make(map[string]*task), writes: workflow.NewMutex(ctx)}
 	if r.state == nil {
 		r.state = &State{}
+	}
+	if r.state.Asking == nil {
+		r.state.Asking = make(map[string]*Asking)
 	}
 	ctx = workflow.WithActivityOptions(ctx, workflow.ActivityOptions{
 		StartToCloseTimeout: 10 * time.Second, // also how long an activity is lost for when its process is killed
@@ -169,7 +181,7 @@ func Incident(ctx workflow.Context, in IncidentInput) error {
 			return err
 		}
 		// Draining inside the condition is safe: it blocks on nothing, and taking in what arrived twice takes in nothing more.
-		if err := workflow.Await(ctx, func() bool { r.drain(ctx); return !r.idle() || r.done }); err != nil {
+		if err := workflow.Await(ctx, func() bool { r.drain(ctx); return !r.idle() }); err != nil {
 			return err
 		}
 	}
@@ -189,23 +201,20 @@ func (r *run) handled(ctx workflow.Context) error {
 	return nil
 }
 
-// carryOn returns the error by which a run whose history is full continues as new, and nil for any other. It may be called between
-// steps and while a question waits, where the state has everything.
+// carryOn returns the error by which a run whose history is full continues as new, and nil for any other. All that is under way then
+// are questions that wait, of which the state has everything.
 func (r *run) carryOn(ctx workflow.Context) error {
-	if !full(ctx) || r.closing != nil {
-		return nil
-	}
-	if r.dirty {
-		if err := r.save(ctx); err != nil {
-			return err
+	for full(ctx) && r.closing == nil && r.failed == nil && r.resting() {
+		if r.dirty {
+			if err := r.save(ctx); err != nil {
+				return err
+			}
 		}
-	}
-	for {
 		if err := r.handled(ctx); err != nil {
 			return err
 		}
-		if r.closing != nil || r.dirty {
-			return nil // the main loop writes that first, and comes back
+		if r.closing != nil || r.dirty || !r.resting() {
+			return nil // the main loop does that first, and comes back
 		}
 		if len(r.state.Fresh) <= maxCarried {
 			return r.next(ctx, r.state)
@@ -214,6 +223,7 @@ func (r *run) carryOn(ctx workflow.Context) error {
 			return err
 		}
 	}
+	return nil
 }
 
 func (r *run) next(ctx workflow.Context, s *State) error {
@@ -232,28 +242,24 @@ func (r *run) end(ctx workflow.Context) error {
 
 // idle reports whether there is nothing to do but wait.
 func (r *run) idle() bool {
-	return r.closing == nil && len(r.state.Fresh) == 0 && len(r.state.Asked) == 0 && r.nextRun() == nil && !r.dirty
+	return r.closing == nil && r.failed == nil && len(r.state.Fresh) == 0 && !r.dirty && !r.moved
 }
 
-// step does what is to be done now: record findings, run playbooks, put people's requests to others.
+// step does what is to be done now: record findings, start what playbooks and people want next, save.
 func (r *run) step(ctx workflow.Context) error {
 	r.drain(ctx)
+	r.moved = false
 	if err := r.record(ctx); err != nil {
 		return err
+	}
+	if r.failed != nil {
+		return r.failed
 	}
 	if r.closing != nil {
 		return r.finish(ctx)
 	}
-	person := r.state.Asking != nil && r.state.Asking.Person // a question under way goes before a run that began meanwhile
-	if next := r.nextRun(); next != nil && !person {
-		return r.advance(ctx, next)
-	}
-	if len(r.state.Asked) > 0 {
-		done, err := r.humanAsked(ctx, r.state.Asked[0])
-		if done {
-			r.state.Asked = r.state.Asked[1:]
-		}
-		return err
+	if !full(ctx) {
+		r.launch(ctx)
 	}
 	if r.dirty {
 		return r.save(ctx)
@@ -338,6 +344,10 @@ func (r *run) record(ctx workflow.Context) error {
 
 // write records a finding with its disposition so far. What only evidence needs of it is left out.
 func (r *run) write(ctx workflow.Context, raised pipeline.Raised) error {
+	if err := r.writes.Lock(ctx); err != nil {
+		return err
+	}
+	defer r.writes.Unlock()
 	in := RecordInput{
 		Incident: r.state.Incident, Raised: pipeline.Raised{Finding: raised.Finding, Ingested: raised.Ingested},
 		Disposition: incident.FirstPass(raised.Finding, r.state.Tracks, workflow.Now(ctx)), Unknown: !r.knows(raised.Finding),
@@ -367,11 +377,29 @@ func (r *run) take(ctx workflow.Context, raised pipeline.Raised) {
 	i.Findings++
 	r.keep(raised)
 	r.title()
-	name := "look"
-	if f.Lane == detect.Propose && f.Playbook != "" && r.knows(f) {
-		name = f.Playbook
+	for _, name := range r.wanted(f) {
+		r.start(name, raised)
 	}
-	r.start(name, raised)
+	r.moved = true
+}
+
+// wanted are the playbooks that a finding starts: the one that its rule names, or those whose triggers fit it. One that can contain
+// starts only for a finding that may propose it; where none does, there is one that looks.
+func (r *run) wanted(f detect.Finding) (names []string) {
+	propose := f.Lane == detect.Propose
+	if propose && f.Playbook != "" && r.knows(f) {
+		return []string{f.Playbook}
+	}
+	env := playbooks.Env{Finding: findingEnv(f), Agent: agentEnv(f.Agent), Incident: r.incidentEnv()}
+	for _, name := range workflow.DeterministicKeys(r.in.Playbooks) {
+		if p := r.in.Playbooks[name]; p.Starts(env) && (propose || !p.Gated()) {
+			names = append(names, name)
+		}
+	}
+	if names == nil {
+		return []string{"look"}
+	}
+	return names
 }
 
 // title names the incident after that of its gravest findings that says most of what happened, the first one where several do.
@@ -462,73 +490,21 @@ func (r *run) start(name string, raised pipeline.Raised) {
 			return
 		}
 	}
-	r.state.Runs = append(r.state.Runs, Run{Playbook: p.Name, Agent: f.Agent.ID, Tool: f.Tool, Scopes: raised.Scopes, Results: make(map[string]playbooks.Result)})
+	r.state.Runs = append(r.state.Runs, &Run{Playbook: p.Name, Agent: f.Agent.ID, Tool: f.Tool, Scopes: raised.Scopes, Finding: findingEnv(f), State: make(playbooks.State)})
 	r.state.Incident.Playbook = p.Ref()
-}
-
-func (r *run) nextRun() *Run {
-	for i := range r.state.Runs {
-		if !r.state.Runs[i].Finished {
-			return &r.state.Runs[i]
-		}
-	}
-	return nil
-}
-
-// advance does the next command of a playbook's run.
-func (r *run) advance(ctx workflow.Context, current *Run) error {
-	p := r.in.Playbooks[current.Playbook]
-	command := p.Next(current.Results)
-	result, err := playbooks.Skipped, error(nil)
-	switch command.Verb {
-	case playbooks.Finish:
-		current.Finished = true
-		return r.settle(ctx)
-	case playbooks.Ask:
-		result, err = r.askStep(ctx, p, command.Step, *current)
-	case playbooks.Do:
-		result, err = r.do(ctx, command.Step)
-	}
-	if err != nil || result == "" {
-		return err
-	}
-	current.Results[command.Step.ID] = result
-	return nil
-}
-
-// do does a step that needs no decision, or one that was approved. An empty result means that it is to be tried again.
-func (r *run) do(ctx workflow.Context, s playbooks.Step) (playbooks.Result, error) {
-	switch s.Do {
-	case playbooks.DoSeal:
-		return r.seal(ctx)
-	case playbooks.DoInvestigate:
-		return playbooks.Done, r.investigate(ctx, s.Tracks)
-	case playbooks.DoTriage:
-		return playbooks.Done, r.triage(ctx)
-	case playbooks.DoDraft:
-		return playbooks.Done, r.draft(ctx)
-	}
-	return r.contain(ctx, r.latest())
 }
 
 // save writes the incident's state for people to see.
 func (r *run) save(ctx workflow.Context) error {
+	if err := r.writes.Lock(ctx); err != nil {
+		return err
+	}
+	defer r.writes.Unlock()
 	r.dirty = false
 	if err := workflow.ExecuteActivity(ctx, r.acts.Save, r.state.Incident).Get(ctx, nil); err != nil {
 		return fmt.Errorf("save incident: %w", err)
 	}
 	return nil
-}
-
-// settle sets the status at the end of a run. What a human denied is resolved; what nobody answered is open again.
-func (r *run) settle(ctx workflow.Context) error {
-	if last := r.latest(); r.state.Incident.Status == incident.Waiting && last != nil {
-		r.move(incident.Open)
-		if last.State == approval.Denied {
-			r.move(incident.Resolved)
-		}
-	}
-	return r.save(ctx)
 }
 
 // move changes the status where the life cycle allows it; an impossible move is left undone, because the status only shows what
@@ -539,8 +515,8 @@ func (r *run) move(to incident.Status) {
 	}
 }
 
-// seal secures the evidence. One try has an end, so that the incident takes in what arrived and its history does not fill; an empty
-// result means that the next try is due. Without evidence nothing is asked of anybody, and people are told so.
+// seal secures the evidence. One try has an end, so that a history that is full can continue as new before the next; an empty result
+// means that it is due. Without evidence nothing is asked of anybody, and people are told so.
 func (r *run) seal(ctx workflow.Context) (playbooks.Result, error) {
 	limited := workflow.WithActivityOptions(ctx, workflow.ActivityOptions{
 		// The heartbeat tells a long session from a process that was killed.
@@ -580,19 +556,17 @@ func (r *run) investigate(ctx workflow.Context, names []string) error {
 	for _, name := range names {
 		futures = append(futures, workflow.ExecuteActivity(ctx, r.acts.Track, TrackInput{Name: name, Incident: r.state.Incident, Raised: r.state.Raised}))
 	}
-	r.state.Tracks = nil
+	found := make([]incident.Track, 0, len(names))
 	for i, f := range futures {
 		var t incident.Track
 		if err := f.Get(ctx, &t); err != nil {
 			t = incident.Track{Name: names[i], Err: rootCause(err), At: workflow.Now(ctx)}
 		}
-		r.state.Tracks = append(r.state.Tracks, t)
+		found = append(found, t)
 	}
-	return r.saveTracks(ctx)
-}
-
-func (r *run) saveTracks(ctx workflow.Context) error {
-	in := TracksInput{Incident: r.state.Incident.ID, Tracks: r.state.Tracks}
+	r.state.Tracks = slices.DeleteFunc(r.state.Tracks, func(t incident.Track) bool { return slices.Contains(names, t.Name) })
+	r.state.Tracks = append(r.state.Tracks, found...)
+	in := TracksInput{Incident: r.state.Incident.ID, Tracks: found}
 	if err := workflow.ExecuteActivity(ctx, r.acts.SaveTracks, in).Get(ctx, nil); err != nil {
 		return fmt.Errorf("save tracks: %w", err)
 	}
@@ -633,12 +607,4 @@ func unwrap(err error) error {
 		return nil
 	}
 	return u.Unwrap()
-}
-
-// latest returns the request asked last.
-func (r *run) latest() *approval.Request {
-	if len(r.state.Requests) == 0 {
-		return nil
-	}
-	return &r.state.Requests[len(r.state.Requests)-1]
 }

@@ -61,7 +61,7 @@ func TestEvidenceComesFirst(t *testing.T) {
 	h := newHouse(t)
 	h.decide(time.Minute, approval.Approve, nil)
 	h.run()
-	want := []string{"Record", "Seal", "Track", "Track", "Track", "SaveTracks", "Record", "Plan", "Publish", "Publish", "Contain", "Verify", "Save", "Draft", "Save", "Revert", "Save", "Close"}
+	want := []string{"Record", "Seal", "Track", "Track", "Track", "SaveTracks", "Record", "Plan", "Standing", "Publish", "Save", "Publish", "Contain", "Verify", "Save", "Draft", "Save", "Revert", "Save", "Close"}
 	if diff := cmp.Diff(want, h.calls); diff != "" {
 		t.Errorf("activities (-want +got):\n%s", diff)
 	}
@@ -343,7 +343,7 @@ func TestCloseStopsRun(t *testing.T) {
 	h := newHouse(t)
 	h.env.OnActivity(h.acts.Track, anything, anything).After(20*time.Second).Return(incident.Track{Name: "slow", At: h.env.Now()}, nil)
 	closed := h.close(10 * time.Second)
-	again := h.close(11 * time.Second)
+	again := h.close(10 * time.Second)
 	h.signal(0, SignalFound, h.finding("f1"))
 	h.execute(IncidentInput{Playbooks: library(t), GrantKey: h.signer.Public()})
 	if err := h.env.GetWorkflowError(); err != nil || closed.err != nil || !closed.done {

@@ -26,7 +26,7 @@ func TestTarget(t *testing.T) {
 		{"tool whose name is hidden", "tool", nil, approval.Target{Agent: "a"}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			if diff := cmp.Diff(tc.want, r.target(tc.narrowed, Run{Agent: "a", Tool: "send", Scopes: tc.scopes})); diff != "" {
+			if diff := cmp.Diff(tc.want, r.target(tc.narrowed, &Run{Agent: "a", Tool: "send", Scopes: tc.scopes}, "")); diff != "" {
 				t.Error(diff)
 			}
 		})

@@ -59,6 +59,8 @@ var (
 	ErrChanged = errors.New("the action would now do something else than was approved")
 	ErrUnknown = errors.New("an earlier try may have acted, the probe does not see its effect, and the action can't be repeated")
 	ErrGrants  = errors.New("the grants do not allow it")
+	ErrHalted  = errors.New("Tocsin's responses are halted")
+	ErrLimit   = errors.New("a limit over all incidents is reached")
 )
 
 // Action is one kind of effect. An error from Apply or Undo means that the effect is unknown: verify, or ask. All methods are safe for
@@ -91,11 +93,22 @@ type Description struct {
 	Targets     []string          // what it can work on: agent, session, tool
 	Params      map[string]string // the parameters that it takes, each with what it means
 	Required    []string          // those of them that must be given
+	// Additive leases hold beside each other on one target, and their effect ends with the last. Of any other action a target has one.
+	Additive bool
 	// Idempotent actions may be tried again when an earlier try's outcome is unknown.
 	Idempotent bool
 	// Irreversible effects can't be undone, and Unverified ones can't be probed; people are told so before they approve.
 	Irreversible bool
 	Unverified   bool
+}
+
+// Descriptions are of all actions that ship, by name, whether or not this deployment has what they need.
+func Descriptions() map[string]Description {
+	out := make(map[string]Description)
+	for _, a := range []Action{&Quarantine{}} {
+		out[a.Describe().Name] = a.Describe()
+	}
+	return out
 }
 
 // Change is what an action would do.
@@ -137,17 +150,24 @@ type Book interface {
 	Update(ctx context.Context, l Lease) error
 }
 
+// Governor bounds what all incidents together may do.
+type Governor interface {
+	// Admit returns ErrHalted or ErrLimit, with why, for an effect that must not begin now.
+	Admit(ctx context.Context, in Input, d Description) error
+}
+
 // Catalogue holds the actions and the key by which their grants verify. It is immutable and safe for concurrent use.
 type Catalogue struct {
 	actions map[string]Action
 	book    Book
+	limits  Governor
 	key     ed25519.PublicKey
 	now     func() time.Time
 }
 
 // NewCatalogue returns the catalogue of the given actions.
-func NewCatalogue(key ed25519.PublicKey, book Book, now func() time.Time, actions ...Action) *Catalogue {
-	c := &Catalogue{actions: make(map[string]Action), book: book, key: key, now: now}
+func NewCatalogue(key ed25519.PublicKey, book Book, limits Governor, now func() time.Time, actions ...Action) *Catalogue {
+	c := &Catalogue{actions: make(map[string]Action), book: book, limits: limits, key: key, now: now}
 	for _, a := range actions {
 		c.actions[a.Describe().Name] = a
 	}
@@ -161,15 +181,6 @@ func (c *Catalogue) Find(name string) (Action, error) {
 		return nil, fmt.Errorf("find action: there is no action %q", name)
 	}
 	return a, nil
-}
-
-// Descriptions lists the actions by name.
-func (c *Catalogue) Descriptions() map[string]Description {
-	out := make(map[string]Description, len(c.actions))
-	for name, a := range c.actions {
-		out[name] = a.Describe()
-	}
-	return out
 }
 
 // Plan completes a plan with what its action would do now.
@@ -244,6 +255,9 @@ func (c *Catalogue) begin(ctx context.Context, a Action, in Input) (Lease, error
 	}
 	if !slices.Equal(now.Lines, in.Plan.Change) || now.Blast != in.Plan.Blast {
 		return Lease{}, fmt.Errorf("%w: %q, approved was %q", ErrChanged, now.Lines, in.Plan.Change)
+	}
+	if err := c.limits.Admit(ctx, in, a.Describe()); err != nil {
+		return Lease{}, err
 	}
 	l := in.lease(c.now().UTC())
 	if l.Snapshot, err = a.Snapshot(ctx, in); err != nil {

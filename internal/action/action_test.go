@@ -17,6 +17,7 @@ var noon = time.Date(2026, time.March, 1, 12, 0, 0, 0, time.UTC)
 type door struct {
 	leases map[string]Lease
 	broken bool
+	halted error
 	err    error
 }
 
@@ -35,6 +36,8 @@ func (d *door) Apply(_ context.Context, l Lease) (Lease, error) {
 
 func (d *door) Update(_ context.Context, l Lease) error { d.leases[l.ID] = l; return d.err }
 
+func (d *door) Admit(context.Context, Input, Description) error { return d.halted }
+
 func (d *door) Denies(_ approval.Target, lease string) bool {
 	l := d.leases[lease]
 	return !d.broken && l.InForce(noon)
@@ -45,7 +48,7 @@ func fixture(t *testing.T) (*Catalogue, *door, Input, *approval.Signer) {
 	t.Helper()
 	signer := approval.NewSigner(ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize)))
 	d := &door{leases: make(map[string]Lease)}
-	c := NewCatalogue(signer.Public(), d, func() time.Time { return noon }, NewQuarantine(d))
+	c := NewCatalogue(signer.Public(), d, d, func() time.Time { return noon }, NewQuarantine(d))
 	in := Input{Request: "r1", Incident: "INC-1", Plan: approval.Plan{Action: "quarantine", Class: approval.Contain, Target: approval.Target{Agent: "a"}, Lease: time.Hour, Evidence: []string{"aa"}}}
 	var err error
 	if in.Plan, err = c.Plan(t.Context(), in); err != nil {

@@ -27,7 +27,7 @@ func NewQuarantine(gate Enforcer) *Quarantine { return &Quarantine{gate: gate} }
 // Describe implements Action.
 func (q *Quarantine) Describe() Description {
 	return Description{
-		Name: NameQuarantine, Class: approval.Contain, Targets: []string{"agent", "session", "tool"}, Idempotent: true,
+		Name: NameQuarantine, Class: approval.Contain, Targets: []string{"agent", "session", "tool"}, Idempotent: true, Additive: true,
 		Effect:      "Every tool call of the target is denied at the gate.",
 		Undo:        "By itself when the lease ends, or earlier by a lead.",
 		DoesNotStop: "What the agent did before, and calls that never ask the gate.",

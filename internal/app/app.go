@@ -60,6 +60,8 @@ type App struct {
 	library   map[string]playbooks.Playbook
 	gate      *gate.Gate
 	actions   *action.Catalogue
+	governor  *governor
+	policies  approval.Policies
 	signer    *approval.Signer
 	workflows client.Client
 	worker    worker.Worker
@@ -166,6 +168,9 @@ func (a *App) loadDetections(ctx context.Context) (err error) {
 	if a.library, err = ReadPlaybooks(a.cfg.Playbooks.Dir); err != nil {
 		return err
 	}
+	if a.policies, err = readPolicies(a.cfg.Policies.File); err != nil {
+		return err
+	}
 	a.rules = &rulebook{dir: a.cfg.Rules.Dir, playbooks: a.library, vault: a.vault, store: a.store, metrics: a.metrics, logger: a.logger, now: a.now}
 	return a.rules.load(ctx, "tocsin")
 }
@@ -223,7 +228,8 @@ func (a *App) openGate(ctx context.Context) (err error) {
 		return err
 	}
 	a.signer = approval.NewSigner(key)
-	a.actions = action.NewCatalogue(a.signer.Public(), a.gate, a.now, action.NewQuarantine(a.gate))
+	a.governor = &governor{store: a.store, file: filepath.Join(a.cfg.Data, "halt"), perHour: a.cfg.Limits.PerHour, now: a.now}
+	a.actions = action.NewCatalogue(a.signer.Public(), a.gate, a.governor, a.now, action.NewQuarantine(a.gate))
 	return nil
 }
 
@@ -246,7 +252,7 @@ func (a *App) openWorkflows(ctx context.Context) (err error) {
 	a.worker.RegisterWorkflow(workflows.Incident)
 	a.worker.RegisterWorkflow(workflows.ContainmentLease)
 	a.worker.RegisterActivity(&workflows.Activities{
-		Store: a.store, Vault: a.vault, Session: &sessionReader{a.log, a.codec}, Actions: a.actions, Tell: a.hub, Now: a.now,
+		Store: a.store, Vault: a.vault, Session: &sessionReader{a.log, a.codec}, Actions: a.actions, Policies: a.policies, Decided: &standing{a.store, a.signer, a.now}, Tell: a.hub, Now: a.now,
 	})
 	return nil
 }
@@ -262,7 +268,7 @@ func (a *App) openDetectors(context.Context) error {
 	a.rules.detectors = a.detectors
 	a.events = &logReader{log: a.log, codec: a.codec, store: a.store, partitions: a.cfg.NATS.Partitions, now: a.now, busy: make(chan struct{}, 1)}
 	a.facts = &facts{rules: a.rules, store: a.store, log: a.log, workflows: a.workflows, vault: a.vault, gate: a.gate, detectors: a.detectors, hub: a.hub, sla: a.cfg.SLA, now: a.now}
-	a.control = &control{rules: a.rules, workflows: a.workflows, store: a.store, signer: a.signer, gate: a.gate, metrics: a.metrics, hub: a.hub, logger: a.logger, now: a.now}
+	a.control = &control{rules: a.rules, workflows: a.workflows, store: a.store, signer: a.signer, policies: a.policies, governor: a.governor, gate: a.gate, metrics: a.metrics, hub: a.hub, logger: a.logger, now: a.now}
 	return nil
 }
 

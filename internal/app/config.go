@@ -56,6 +56,13 @@ type Config struct {
 	Playbooks struct {
 		Dir string `yaml:"dir"`
 	} `yaml:"playbooks"`
+	Policies struct {
+		File string `yaml:"file"` // who is asked; without one, responders contain and two leads do the rest
+	} `yaml:"policies"`
+	Limits struct {
+		// PerHour is how many effects of one action may begin within an hour, over all incidents.
+		PerHour int `yaml:"per_hour"`
+	} `yaml:"limits"`
 	Baselines struct {
 		// Alpha is the p-value at or below which a baseline raises a finding.
 		Alpha float64 `yaml:"alpha"`
@@ -155,6 +162,7 @@ func (c *Config) defaults() {
 	set(&c.Content, ingest.ContentFull)
 	set(&c.Gate.OnError, "open")
 	set(&c.SLA, 24*time.Hour)
+	set(&c.Limits.PerHour, 30)
 }
 
 func set[T comparable](field *T, value T) {
@@ -184,6 +192,9 @@ func (c *Config) check() error {
 	}
 	if a := c.Baselines.Alpha; !(a >= 0 && a < 1) { // not a number is refused too
 		return bad("baselines.alpha", "%g, want more than 0 and less than 1; 0 is the default", a)
+	}
+	if c.Limits.PerHour < 1 {
+		return bad("limits.per_hour", "%d, want at least 1", c.Limits.PerHour)
 	}
 	if c.SLA < 0 {
 		return bad("sla", "%s, want more than 0", c.SLA)

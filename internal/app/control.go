@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	"go.temporal.io/api/serviceerror"
@@ -29,6 +30,8 @@ type control struct {
 	workflows client.Client
 	store     *store.Store
 	signer    *approval.Signer
+	policies  approval.Policies
+	governor  *governor
 	gate      *gate.Gate
 	metrics   *measure.Metrics
 	hub       *hub
@@ -42,6 +45,7 @@ const updateTimeout = 15 * time.Second
 // Decide sends a decision to the incident's workflow. An approval carries a grant, signed here because here the person was
 // authenticated. A refusal is recorded before it is returned.
 func (c *control) Decide(ctx context.Context, by approval.Principal, requestID, digest string, verb approval.Verb, reason string) error {
+	by.Groups = append(slices.Clone(by.Groups), c.policies.GroupsOf(by.ID)...)
 	d := approval.Decision{Request: requestID, Verb: verb, Digest: digest, By: by, Reason: reason, At: c.now().UTC()}
 	request, err := c.store.Request(ctx, requestID)
 	if errors.Is(err, store.ErrNotFound) {
@@ -210,6 +214,10 @@ func (c *control) Lift(ctx context.Context, by approval.Principal, leaseID, reas
 	lease, ok := c.gate.Lease(leaseID)
 	if !ok || !lease.InForce(c.now()) {
 		return c.turnedAway(ctx, by, "lift", leaseID, reason, &approval.Refusal{Kind: approval.RefusedUnknown, Text: fmt.Sprintf("no lease %q is in force", leaseID)})
+	}
+	by.Groups = append(slices.Clone(by.Groups), c.policies.GroupsOf(by.ID)...)
+	if err := c.policies.Releases(lease.Plan.Target.Agent).Lets(by); err != nil {
+		return c.turnedAway(ctx, by, "lift", leaseID, reason, err)
 	}
 	if err := c.append(ctx, ledger.KindDecision, by.ID, leaseID, map[string]any{"lift": leaseID, "by": by, "reason": reason}); err != nil {
 		return err

@@ -14,6 +14,7 @@ import (
 
 	"github.com/tocsin-dr/tocsin/detect"
 	"github.com/tocsin-dr/tocsin/detect/rules"
+	"github.com/tocsin-dr/tocsin/internal/action"
 	"github.com/tocsin-dr/tocsin/internal/approval"
 	"github.com/tocsin-dr/tocsin/internal/evidence"
 	"github.com/tocsin-dr/tocsin/internal/ledger"
@@ -184,18 +185,10 @@ func ReadRules(dir string) (RuleFiles, error) {
 // ReadPlaybooks reads the shipped playbooks and those of a directory, if one is named, which take the place of shipped ones with the
 // same name.
 func ReadPlaybooks(dir string) (map[string]playbooks.Playbook, error) {
-	classes := map[string]approval.Class{"quarantine": approval.Contain}
-	shipped, err := fs.Sub(playbooks.Library, "library")
-	if err != nil {
-		return nil, err
+	if dir == "" {
+		return playbooks.Read(action.Descriptions(), playbooks.Shipped())
 	}
-	out, err := playbooks.Read(shipped, classes)
-	if err != nil || dir == "" {
-		return out, err
-	}
-	own, err := playbooks.Read(os.DirFS(dir), classes)
-	maps.Copy(out, own)
-	return out, err
+	return playbooks.Read(action.Descriptions(), playbooks.Shipped(), os.DirFS(dir))
 }
 
 // CheckPlaybooks refuses rules that name a playbook that does not exist. All errors are returned together.

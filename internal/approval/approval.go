@@ -110,6 +110,7 @@ type Request struct {
 	Undo        string `json:"undo"`
 	DoesNotStop string `json:"does_not_stop"`
 	Terms       Terms  `json:"terms,omitzero"`
+	Rung        int    `json:"rung,omitempty"` // rungs of the ladder on which people were told
 	State       State  `json:"state"`
 	// Votes are the approvals so far. Decision is the answer that settled the request.
 	Votes    []Decision `json:"votes,omitempty"`

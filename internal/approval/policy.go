@@ -20,7 +20,7 @@ type Policies struct {
 	Owners []Owner `yaml:"owners"`
 	// Policies are all that may apply; what applies is merged to the strictest.
 	Policies []Policy `yaml:"policies"`
-	// Release is who may end a containment before its time.
+	// Release is who may end a containment before its time; without it, leads who do not own the agent.
 	Release Policy `yaml:"release"`
 }
 
@@ -217,6 +217,9 @@ func (p Policies) Releases(agent string) Terms {
 	one := p.Release
 	if one.From == nil {
 		one.From = []string{"role:lead"}
+	}
+	if one.Not == nil {
+		one.Not = []string{owner}
 	}
 	return p.terms(one, agent, 0)
 }

@@ -117,6 +117,18 @@ func (r *Request) admits(d Decision, now time.Time) error {
 	return nil
 }
 
+// Lets returns the refusal of a person whom the terms do not let do something that is no answer to a request.
+func (t Terms) Lets(by Principal) error {
+	r := Request{Terms: t}
+	if slices.Contains(t.Not, by.ID) {
+		return refuse(RefusedExcluded, "%s owns the agent or has a part in it: somebody else must do this", by.ID)
+	}
+	if groups := r.unmet(by, time.Time{}); groups != nil {
+		return refuse(RefusedRole, "%s belongs to none of %s, who may do this", by.ID, strings.Join(groups, ", "))
+	}
+	return nil
+}
+
 // unmet are the groups of the first set of approvers that a person does not belong to.
 func (r *Request) unmet(p Principal, now time.Time) []string {
 	for _, set := range r.Terms.From {

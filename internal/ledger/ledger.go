@@ -17,6 +17,9 @@ const (
 	KindDecision    = "decision"    // a human's answer that counts
 	KindRefusal     = "refusal"     // an answer that does not count, with why
 	KindRequest     = "request"     // a question put to humans
+	KindEscalation  = "escalation"  // more people were told of a question
+	KindStanding    = "standing"    // a decision taken in advance: proposed, signed, revoked
+	KindHalt        = "halt"        // people halted Tocsin's own responses, or let them go on
 	KindContainment = "containment" // an effect applied, verified, extended, lifted or reverted
 	KindEvidence    = "evidence"    // an artefact sealed
 	KindIncident    = "incident"    // a change of an incident's life cycle

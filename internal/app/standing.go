@@ -1,0 +1,123 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/tocsin-dr/tocsin/internal/action"
+	"github.com/tocsin-dr/tocsin/internal/approval"
+	"github.com/tocsin-dr/tocsin/internal/ledger"
+	"github.com/tocsin-dr/tocsin/internal/store"
+)
+
+// standing answers requests with the decisions that people took in advance. It implements workflows.Decided.
+type standing struct {
+	store  *store.Store
+	signer *approval.Signer
+	now    func() time.Time
+}
+
+// maxStandings bounds the standing decisions that are looked at.
+const maxStandings = 1000
+
+// Use implements workflows.Decided.
+func (s *standing) Use(ctx context.Context, r approval.Request, rules []string) (*approval.Decision, error) {
+	all, err := s.store.Standings(ctx, maxStandings)
+	if err != nil {
+		return nil, err
+	}
+	now := s.now()
+	for _, d := range all {
+		if d.InForce(s.signer.Public(), now) != nil || !d.Fits(&r, rules) {
+			continue
+		}
+		decision, err := s.signer.Decide(d, r, now)
+		if approval.Kind(err) != "" {
+			continue // its signer may not decide this one
+		}
+		if err != nil {
+			return nil, err
+		}
+		if used, err := s.store.UseStanding(ctx, d.ID, r.ID, d.PerHour, now); err != nil || used {
+			return decision, err
+		}
+	}
+	return nil, nil
+}
+
+// Propose writes a standing decision for somebody else to sign.
+func (c *control) Propose(ctx context.Context, by approval.Principal, d approval.Standing) (approval.Standing, error) {
+	known, ok := action.Descriptions()[d.Action]
+	if !ok || known.Class != approval.Contain || known.Irreversible {
+		return d, c.turnedAway(ctx, by, "propose", d.Action, d.Reason, &approval.Refusal{Kind: approval.RefusedUnknown, Text: fmt.Sprintf("%q is no action that can be undone", d.Action)})
+	}
+	d, err := d.Propose(by, c.now())
+	if err != nil {
+		return d, c.turnedAway(ctx, by, "propose", d.Action, d.Reason, err)
+	}
+	return d, c.keepStanding(ctx, by, "proposed", d)
+}
+
+// SignStanding takes a proposed decision in a person's name.
+func (c *control) SignStanding(ctx context.Context, by approval.Principal, id string) (approval.Standing, error) {
+	d, err := c.standing(ctx, id)
+	if err == nil {
+		by.Groups = append(by.Groups, c.policies.GroupsOf(by.ID)...)
+		d, err = c.signer.SignStanding(d, by, c.now())
+	}
+	if err != nil {
+		return d, c.turnedAway(ctx, by, "sign", id, "", err)
+	}
+	return d, c.keepStanding(ctx, by, "signed", d)
+}
+
+// RevokeStanding ends a standing decision at once. Any responder may: it takes nothing from anybody but speed.
+func (c *control) RevokeStanding(ctx context.Context, by approval.Principal, id, reason string) (approval.Standing, error) {
+	d, err := c.standing(ctx, id)
+	if err == nil {
+		err = c.mayWith(by, approval.Responder, reason)
+	}
+	if err == nil && !d.Revoked.IsZero() {
+		err = &approval.Refusal{Kind: approval.RefusedDecided, Text: d.RevokedBy + " revoked it"}
+	}
+	if err != nil {
+		return d, c.turnedAway(ctx, by, "revoke", id, reason, err)
+	}
+	d.Revoked, d.RevokedBy = c.now().UTC(), by.ID
+	return d, c.keepStanding(ctx, by, "revoked: "+reason, d)
+}
+
+func (c *control) standing(ctx context.Context, id string) (approval.Standing, error) {
+	d, err := c.store.Standing(ctx, id)
+	if errors.Is(err, store.ErrNotFound) {
+		err = &approval.Refusal{Kind: approval.RefusedUnknown, Text: fmt.Sprintf("there is no standing decision %q", id)}
+	}
+	return d, err
+}
+
+// keepStanding writes what became of a standing decision, in the ledger first.
+func (c *control) keepStanding(ctx context.Context, by approval.Principal, what string, d approval.Standing) error {
+	if err := c.append(ctx, ledger.KindStanding, by.ID, d.ID, map[string]any{"what": what, "standing": d}); err != nil {
+		return err
+	}
+	if err := c.store.SaveStanding(ctx, d); err != nil {
+		return err
+	}
+	c.hub.Changed("standing", d.ID)
+	return nil
+}
+
+// readPolicies reads the file of policies; none is no policy beside the defaults.
+func readPolicies(file string) (approval.Policies, error) {
+	if file == "" {
+		return approval.Policies{}, nil
+	}
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return approval.Policies{}, fmt.Errorf("read policies: %w", err)
+	}
+	return approval.ReadPolicies(file, text)
+}
