@@ -1,0 +1,245 @@
+package playbooks
+
+import (
+	"encoding/json"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/tocsin-dr/tocsin/internal/action"
+)
+
+func shipped(t *testing.T) map[string]Playbook {
+	t.Helper()
+	all, err := Read(action.Descriptions(), Shipped())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all
+}
+
+// TestLibraryRehearsed: each shipped playbook ends whatever people answer and whatever fails, seals evidence before it asks, and makes
+// no effect that was not approved.
+func TestLibraryRehearsed(t *testing.T) {
+	for name, p := range shipped(t) {
+		t.Run(name, func(t *testing.T) {
+			var ids []string
+			each(p.Steps, func(s Step) { ids = append(ids, s.ID) })
+			scripts := []Script{{}}
+			for _, id := range ids {
+				for _, result := range []string{Fails, Hangs} {
+					scripts = append(scripts, Script{Results: map[string]string{id: result}})
+				}
+				for _, answer := range []string{Denies, Silence} {
+					scripts = append(scripts, Script{Answers: map[string]string{id: answer, id + "#0": answer}})
+				}
+			}
+			for _, script := range scripts {
+				happened, state, err := p.Rehearse(noon(), SampleEnv(), script)
+				if err != nil {
+					t.Fatalf("%+v: %v", script, err)
+				}
+				rehearsedWell(t, p, script, happened, state)
+			}
+		})
+	}
+}
+
+func rehearsedWell(t *testing.T, p Playbook, script Script, happened []Happening, state State) {
+	t.Helper()
+	sealed, approved := false, make(map[string]bool)
+	gated := make(map[string]bool)
+	each(p.Steps, func(s Step) { gated[s.ID] = s.Ask != nil })
+	for _, h := range happened {
+		id, _, _ := strings.Cut(h.Path, "#")
+		switch {
+		case strings.HasPrefix(h.Text, "seal") && !strings.Contains(h.Text, "fails"):
+			sealed = true
+		case strings.HasPrefix(h.Text, "asks") && !sealed:
+			t.Errorf("%+v: people are asked before the evidence is sealed", script)
+		case h.Text == "approved":
+			approved[h.Path] = true
+		case gated[id] && !strings.HasPrefix(h.Text, "asks") && !strings.Contains(h.Text, "given up") && !strings.HasPrefix(h.Text, "denied") && !strings.HasPrefix(h.Text, "nobody") && !approved[h.Path]:
+			t.Errorf("%+v: %s at %s, and nobody approved it", script, h.Text, h.Path)
+		}
+	}
+	for _, s := range p.Steps {
+		if st := state[s.ID]; st == nil || !st.settled() {
+			t.Errorf("%+v: step %s ended as %+v", script, s.ID, st)
+		}
+	}
+}
+
+func TestRehearse(t *testing.T) {
+	happened, _, err := shipped(t)["injection"].Rehearse(noon(), SampleEnv(), Script{Answers: map[string]string{"stop-session": Silence}, Results: map[string]string{"look": Hangs}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, h := range happened {
+		got = append(got, h.After.String()+" "+h.Path+": "+h.Text)
+	}
+	want := []string{
+		"1s seal: seal",
+		"1s stop-session: asks people to approve quarantine of the session for 4h0m0s, by 15m0s at the latest",
+		"1s look: investigate identity, data, peers begins and never ends",
+		"15m1s stop-session: nobody answered in time, nor when asked again",
+		"1h0m1s look: is given up: the branch took more than 1h0m0s",
+		"1h0m2s write: draft",
+		"1h0m2s : the run is finished",
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	for _, script := range []Script{{Answers: map[string]string{"nothing": Approves}}, {Answers: map[string]string{"seal": "yes"}}, {Results: map[string]string{"seal": Silence}}} {
+		if _, _, err := shipped(t)["injection"].Rehearse(noon(), SampleEnv(), script); err == nil {
+			t.Errorf("the script %+v means something", script)
+		}
+	}
+}
+
+// TestCACAO: every step that a document names is in it, and each id has the form of the specification.
+func TestCACAO(t *testing.T) {
+	for name, p := range shipped(t) {
+		text, err := p.CACAO(noon())
+		if err != nil {
+			t.Fatal(err)
+		}
+		again, err := p.CACAO(noon())
+		if err != nil || string(again) != string(text) {
+			t.Errorf("%s: the same playbook gives another document: %v", name, err)
+		}
+		var doc struct {
+			Type     string                    `json:"type"`
+			Spec     string                    `json:"spec_version"`
+			Start    string                    `json:"workflow_start"`
+			Workflow map[string]map[string]any `json:"workflow"`
+		}
+		if err := json.Unmarshal(text, &doc); err != nil || doc.Type != "playbook" || doc.Spec != "cacao-2.0" {
+			t.Fatalf("%s: %v %+v", name, err, doc)
+		}
+		reached := reach(t, doc.Workflow, doc.Start)
+		if len(reached) != len(doc.Workflow) {
+			t.Errorf("%s: %d steps, %d of them reached", name, len(doc.Workflow), len(reached))
+		}
+	}
+}
+
+// reach returns the steps that are reached from one, and fails where one is named that is not there.
+func reach(t *testing.T, workflow map[string]map[string]any, from string) map[string]bool {
+	t.Helper()
+	seen, queue := make(map[string]bool), []string{from}
+	for len(queue) > 0 {
+		id := queue[0]
+		queue = queue[1:]
+		if seen[id] {
+			continue
+		}
+		seen[id] = true
+		step, ok := workflow[id]
+		if kind, rest, _ := strings.Cut(id, "--"); !ok || step["type"] != kind || len(rest) != 36 {
+			t.Fatalf("%s is named and is %v", id, step)
+		}
+		for _, key := range []string{"on_completion", "on_success", "on_failure", "on_true", "on_false"} {
+			if next, ok := step[key].(string); ok {
+				queue = append(queue, next)
+			}
+		}
+		if next, ok := step["next_steps"].([]any); ok {
+			for _, n := range next {
+				queue = append(queue, n.(string))
+			}
+		}
+	}
+	return seen
+}
+
+func TestIncludes(t *testing.T) {
+	file := func(name, text string) source {
+		p, err := parse(name, []byte(text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return source{0, name, []byte(text), p}
+	}
+	outer := "name: outer\nversion: 1.0.0\ntitle: O\nsteps:\n  - {id: first, include: inner, with: {limit: \"2\"}}\n  - {id: last, do: draft, class: record, after: [first/seal]}\n"
+	inner := "name: inner\nversion: 1.0.0\ntitle: I\ninputs: {limit: {type: int}, why: {type: string, default: because}}\nsteps:\n  - {id: seal, do: seal, class: record}\n  - {id: look, do: lookup, class: observe, target: agent, after: [seal], if: inputs.limit > 1, with: {what: =inputs.why}}\n"
+	all := map[string]source{"outer": file("outer.yaml", outer), "inner": file("inner.yaml", inner)}
+	p, err := compile(all["outer"], all, actions())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var did []string
+	state := make(State)
+	for next := p.Advance(noon(), Env{}, state); !next.Finished; next = p.Advance(noon(), Env{}, state) {
+		c := next.Commands[0]
+		did = append(did, c.Path+" "+c.Params["what"])
+		p.Report(noon(), Env{}, state, c, Done, "")
+	}
+	if diff := cmp.Diff([]string{"first/seal ", "first/look because", "last "}, did); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	other := all["inner"]
+	other.text = []byte(inner + "# changed\n")
+	if q, err := compile(all["outer"], map[string]source{"inner": other}, actions()); err != nil || q.Digest == p.Digest {
+		t.Errorf("another text of what is included gives the same digest: %v", err)
+	}
+	tests := []struct{ name, inner, outer, want string }{
+		{"itself", strings.Replace(inner, "  - {id: seal", "  - {id: again, include: outer}\n  - {id: seal", 1), outer, "include: outer includes inner includes outer"},
+		{"an unknown input", inner, strings.Replace(outer, "limit:", "limits:", 1), `with: playbook inner has no input "limits"`},
+		{"a missing input", inner, strings.Replace(outer, ", with: {limit: \"2\"}", "", 1), `with: playbook inner needs its input "limit"`},
+		{"an input of another type", inner, strings.Replace(outer, `"2"`, "two", 1), `with.limit: "two" is no whole number`},
+		{"an unknown input in a condition", strings.Replace(inner, "inputs.limit", "inputs.limits", 1), outer, `there is no input "limits"`},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			all := map[string]source{"outer": file("outer.yaml", tt.outer), "inner": file("inner.yaml", tt.inner)}
+			if _, err := compile(all["outer"], all, actions()); err == nil || !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("compile = %v, want %s", err, tt.want)
+			}
+		})
+	}
+}
+
+func TestStarts(t *testing.T) {
+	env := SampleEnv()
+	env.Finding.Rule = "token-replay"
+	tests := []struct {
+		name string
+		on   *Trigger
+		want bool
+	}{
+		{"no trigger", nil, false},
+		{"the rule", &Trigger{Rules: []string{"token-*"}}, true},
+		{"another rule", &Trigger{Rules: []string{"loop", "loop-*"}}, false},
+		{"a condition", &Trigger{When: "finding.rank >= 3"}, true},
+		{"the rule, and not the condition", &Trigger{Rules: []string{"token-*"}, When: "finding.rank > 3"}, false},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			if got := (Playbook{On: tt.on}).Starts(env); got != tt.want {
+				t.Errorf("Starts = %v", got)
+			}
+		})
+	}
+}
+
+// Waits differ by what varies them, within the share that the playbook says.
+func TestWait(t *testing.T) {
+	r := Retry{Attempts: 3, Every: 10 * time.Second, Jitter: 0.2}
+	var waits []time.Duration
+	for _, path := range []string{"a", "b", "c", "d"} {
+		w := r.wait(path, 2)
+		if w < 16*time.Second || w > 24*time.Second || w != r.wait(path, 2) {
+			t.Errorf("the second wait is %s", w)
+		}
+		waits = append(waits, w)
+	}
+	slices.Sort(waits)
+	if len(slices.Compact(waits)) < 3 {
+		t.Errorf("waits do not vary: %v", waits)
+	}
+}
