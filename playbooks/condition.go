@@ -192,6 +192,16 @@ func render(with map[string]string, env Env) (map[string]string, error) {
 	return out, nil
 }
 
+// Evaluate returns whether a step's condition holds, and its parameters, as things stand.
+func (s Step) Evaluate(env Env) (ok bool, params map[string]string, err error) {
+	env.Inputs = s.Inputs
+	if ok, err = holds(s.If, env); err != nil {
+		return false, nil, fmt.Errorf("if: %w", err)
+	}
+	params, err = render(s.With, env)
+	return ok, params, err
+}
+
 // parse reads the text of an input by its type.
 func (in Input) parse(text string) (any, error) {
 	switch in.Type {

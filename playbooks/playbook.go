@@ -61,6 +61,16 @@ func (p Playbook) Gated() (gated bool) {
 	return gated
 }
 
+// Flat lists the steps that do something, in the order of the file.
+func (p Playbook) Flat() (out []Step) {
+	each(p.Steps, func(s Step) {
+		if s.Do != "" {
+			out = append(out, s)
+		}
+	})
+	return out
+}
+
 // each calls fn with every step, however deep.
 func each(steps []Step, fn func(Step)) {
 	for _, s := range steps {

@@ -80,6 +80,11 @@ func New(o Options) *Console {
 	} {
 		c.mux.Handle(pattern, c.require(approval.Responder, h))
 	}
+	for pattern, h := range map[string]handler{"POST /standing": c.propose, "POST /standing/{id}/revoke": c.revoke, "POST /halt": c.halt} {
+		c.mux.Handle(pattern, c.require(approval.Responder, h))
+	}
+	c.mux.Handle("POST /standing/{id}/sign", c.require(approval.Lead, c.sign))
+	c.mux.Handle("POST /resume", c.require(approval.Lead, c.resume))
 	c.mux.Handle("POST /rules/reload", c.require(approval.Lead, c.reload))
 	c.mux.Handle("POST /incidents/{id}/close", c.require(approval.Lead, c.close))
 	c.mux.Handle("POST /incidents/{id}/leases/{lease}/lift", c.require(approval.Lead, c.lift))
@@ -137,7 +142,7 @@ func (c *Console) require(role approval.Role, h handler) http.Handler {
 // statusOf tells a refusal of the person from one of the moment.
 func statusOf(err error) int {
 	switch approval.Kind(err) {
-	case approval.RefusedRole, approval.RefusedRequester, approval.RefusedAgent:
+	case approval.RefusedRole, approval.RefusedRequester, approval.RefusedAgent, approval.RefusedExcluded, approval.RefusedStepUp:
 		return http.StatusForbidden
 	case approval.RefusedUnknown:
 		return http.StatusNotFound
@@ -161,6 +166,7 @@ type page struct {
 	Who     approval.Principal
 	Now     time.Time
 	Waiting int    // approval requests
+	Halted  string // why Tocsin makes no effect; empty while it does
 	Alert   string // a refusal
 	Data    any
 }
@@ -184,6 +190,9 @@ func (c *Console) show(w http.ResponseWriter, r *http.Request, status int, name 
 			return err
 		}
 		p.Waiting = len(waiting)
+		if p.Halted, err = c.o.Facts.Halted(r.Context()); err != nil {
+			return err
+		}
 	}
 	var out bytes.Buffer // a template that fails halfway must not leave half a page
 	if err := c.pages[name].ExecuteTemplate(&out, "layout.html", p); err != nil {

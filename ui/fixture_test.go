@@ -46,6 +46,7 @@ type facts struct {
 	rules   []measure.RuleReport
 	summary measure.Summary
 	health  []Health
+	halted  string
 	changes chan Change
 }
 
@@ -54,7 +55,8 @@ func (f *facts) Rules(context.Context) ([]measure.RuleReport, error) { return f.
 func (f *facts) Summary(context.Context, time.Duration) (measure.Summary, error) {
 	return f.summary, nil
 }
-func (f *facts) Health(context.Context) []Health { return f.health }
+func (f *facts) Halted(context.Context) (string, error) { return f.halted, nil }
+func (f *facts) Health(context.Context) []Health        { return f.health }
 func (f *facts) OpenEvidence(_ context.Context, _ approval.Principal, _, _ string) ([]byte, error) {
 	return []byte("<script>alert(1)</script>\n"), nil
 }
@@ -100,6 +102,30 @@ func (a *actor) Close(_ context.Context, by approval.Principal, id string, v inc
 
 func (a *actor) Lift(_ context.Context, by approval.Principal, id, reason string) error {
 	return a.note("lift", by.ID, id, reason)
+}
+
+func (a *actor) BreakGlass(_ context.Context, by approval.Principal, id, digest string, verb approval.Verb, reason string) error {
+	return a.note(by.ID, "break the glass", string(verb), id, digest, reason)
+}
+
+func (a *actor) Propose(_ context.Context, by approval.Principal, d approval.Standing) (approval.Standing, error) {
+	return d, a.note(by.ID, "propose", d.Action, strings.Join(d.Rules, ","), strings.Join(d.Agents, ","), d.Lease.String(), d.Reason)
+}
+
+func (a *actor) SignStanding(_ context.Context, by approval.Principal, id string) (approval.Standing, error) {
+	return approval.Standing{}, a.note(by.ID, "sign", id)
+}
+
+func (a *actor) RevokeStanding(_ context.Context, by approval.Principal, id, reason string) (approval.Standing, error) {
+	return approval.Standing{}, a.note(by.ID, "revoke", id, reason)
+}
+
+func (a *actor) Halt(_ context.Context, by approval.Principal, reason string) error {
+	return a.note(by.ID, "halt", reason)
+}
+
+func (a *actor) Resume(_ context.Context, by approval.Principal, reason string) error {
+	return a.note(by.ID, "resume", reason)
 }
 
 func (a *actor) ReloadRules(_ context.Context, by approval.Principal) error {

@@ -96,6 +96,10 @@ func (c *Console) leases(r *http.Request, now time.Time) ([]action.Lease, error)
 }
 
 func (c *Console) approvals(w http.ResponseWriter, r *http.Request, by approval.Principal) error {
+	return c.showApprovals(w, r, by, http.StatusOK, "")
+}
+
+func (c *Console) showApprovals(w http.ResponseWriter, r *http.Request, by approval.Principal, status int, alert string) error {
 	pending, err := c.o.Reader.Requests(r.Context(), approval.Pending, maxRows)
 	if err != nil {
 		return err
@@ -104,11 +108,21 @@ func (c *Console) approvals(w http.ResponseWriter, r *http.Request, by approval.
 	if err != nil {
 		return err
 	}
-	data := struct{ Pending, Done []approval.Request }{
+	standing, err := c.o.Reader.Standings(r.Context(), maxRows)
+	if err != nil {
+		return err
+	}
+	data := struct {
+		Pending, Done []approval.Request
+		Standing      []approval.Standing
+		Actions       []string // that can be decided in advance
+		Terms         []time.Duration
+	}{
 		pending,
 		slices.DeleteFunc(latest, func(r approval.Request) bool { return r.State == approval.Pending }),
+		standing, reversible(), standingTerms(),
 	}
-	return c.show(w, r, http.StatusOK, "approvals", page{Title: "Approvals", Nav: "approvals", Live: "request", Who: by, Data: data})
+	return c.show(w, r, status, "approvals", page{Title: "Approvals", Nav: "approvals", Here: "/approvals", Live: "request standing", Who: by, Alert: alert, Data: data})
 }
 
 // question is an approval request as one person sees it.

@@ -28,6 +28,7 @@ type Reader interface {
 	Tracks(ctx context.Context, incidentID string) ([]incident.Track, error)
 	Drafts(ctx context.Context, incidentID string) ([]store.Draft, error)
 	Leases(ctx context.Context) ([]action.Lease, error)
+	Standings(ctx context.Context, limit int) ([]approval.Standing, error)
 	IncidentLeases(ctx context.Context, incidentID string) ([]action.Lease, error)
 	Ledger(ctx context.Context, subject string, limit int) ([]ledger.Record, error)
 }
@@ -40,6 +41,8 @@ type Facts interface {
 	Rules(ctx context.Context) ([]measure.RuleReport, error)
 	// Summary returns the measures over a window that ends now.
 	Summary(ctx context.Context, window time.Duration) (measure.Summary, error)
+	// Halted is why Tocsin makes no effect; empty while it does.
+	Halted(ctx context.Context) (string, error)
 	// Health returns one line for each part: ingest, log, detectors, workflows, store.
 	Health(ctx context.Context) []Health
 	// OpenEvidence returns a sealed artefact of an incident, after its hash was checked; the access is recorded.
@@ -64,6 +67,8 @@ type Change struct {
 // Actor carries out what people do. A refused decision is an *approval.Refusal.
 type Actor interface {
 	Decide(ctx context.Context, by approval.Principal, requestID, digest string, verb approval.Verb, reason string) error
+	// BreakGlass approves alone what needs more people, to a review afterwards. The verb must be approve.
+	BreakGlass(ctx context.Context, by approval.Principal, requestID, digest string, verb approval.Verb, reason string) error
 	// Ask requests a containment that the playbook did not; who asks can't approve.
 	Ask(ctx context.Context, by approval.Principal, incidentID string, target approval.Target, lease time.Duration, reason string) error
 	Notice(ctx context.Context, by approval.Principal, incidentID string) error
@@ -71,6 +76,13 @@ type Actor interface {
 	Close(ctx context.Context, by approval.Principal, incidentID string, verdict incident.Verdict, reason string) error
 	// Lift ends a lease before its time; leads and above may.
 	Lift(ctx context.Context, by approval.Principal, leaseID, reason string) error
+	// Propose writes a standing decision, which somebody else signs and anybody revokes.
+	Propose(ctx context.Context, by approval.Principal, d approval.Standing) (approval.Standing, error)
+	SignStanding(ctx context.Context, by approval.Principal, id string) (approval.Standing, error)
+	RevokeStanding(ctx context.Context, by approval.Principal, id, reason string) (approval.Standing, error)
+	// Halt stops every effect that has not begun, until a lead resumes.
+	Halt(ctx context.Context, by approval.Principal, reason string) error
+	Resume(ctx context.Context, by approval.Principal, reason string) error
 	// ReloadRules reads the rules again; leads and above may. Rules that can't be read leave those in force.
 	ReloadRules(ctx context.Context, by approval.Principal) error
 }

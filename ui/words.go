@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/tocsin-dr/tocsin/internal/action"
+	"github.com/tocsin-dr/tocsin/internal/approval"
 	"github.com/tocsin-dr/tocsin/internal/incident"
 	"github.com/tocsin-dr/tocsin/internal/measure"
 )
@@ -45,17 +46,18 @@ func words(urls map[string]string) template.FuncMap {
 			}
 			return fmt.Sprintf("%d judged", r.Judged())
 		},
-		"count":  count,
-		"share":  share,
-		"size":   size,
-		"human":  func(v any) string { return strings.ReplaceAll(fmt.Sprint(v), "_", " ") },
-		"upper":  func(v any) string { return capital(strings.ReplaceAll(fmt.Sprint(v), "_", " ")) },
-		"status": statusWords,
-		"short":  func(s string) string { return s[:min(8, len(s))] },
-		"brief":  brief,
-		"seq":    func(v ...any) []any { return v },
-		"bars":   bars,
-		"p":      probability,
+		"count":    count,
+		"share":    share,
+		"size":     size,
+		"human":    func(v any) string { return strings.ReplaceAll(fmt.Sprint(v), "_", " ") },
+		"upper":    func(v any) string { return capital(strings.ReplaceAll(fmt.Sprint(v), "_", " ")) },
+		"status":   statusWords,
+		"short":    func(s string) string { return s[:min(8, len(s))] },
+		"brief":    brief,
+		"standing": func(d approval.Standing, now time.Time) string { return d.State(now) },
+		"seq":      func(v ...any) []any { return v },
+		"bars":     bars,
+		"p":        probability,
 	}
 }
 

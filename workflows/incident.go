@@ -390,7 +390,8 @@ func (r *run) wanted(f detect.Finding) (names []string) {
 	if propose && f.Playbook != "" && r.knows(f) {
 		return []string{f.Playbook}
 	}
-	env := playbooks.Env{Finding: findingEnv(f), Agent: agentEnv(f.Agent), Incident: r.incidentEnv()}
+	env := Env(r.state.Incident, r.findings(), r.state.Tracks)
+	env.Finding, env.Agent = findingEnv(f), agentEnv(f.Agent)
 	for _, name := range workflow.DeterministicKeys(r.in.Playbooks) {
 		if p := r.in.Playbooks[name]; p.Starts(env) && (propose || !p.Gated()) {
 			names = append(names, name)

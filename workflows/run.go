@@ -162,24 +162,37 @@ func (r *run) pending() bool {
 
 // env is what the expressions of a run see.
 func (r *run) env(current *Run) playbooks.Env {
-	return playbooks.Env{Incident: r.incidentEnv(), Finding: current.Finding, Agent: agentEnv(r.agent(current.Agent)), Tracks: r.tracksEnv()}
+	env := Env(r.state.Incident, r.findings(), r.state.Tracks)
+	env.Finding, env.Agent = current.Finding, agentEnv(r.agent(current.Agent))
+	return env
 }
 
-func (r *run) incidentEnv() playbooks.IncidentEnv {
-	i := r.state.Incident
-	out := playbooks.IncidentEnv{
-		ID: i.ID, Severity: string(i.Severity), Rank: i.Severity.Rank(), Findings: i.Findings, Session: i.Session, Noticed: !i.Times.Noticed.IsZero(), Agents: []string{},
-	}
-	for _, raised := range r.state.Raised {
-		if id := raised.Finding.Agent.ID; !slices.Contains(out.Agents, id) {
-			out.Agents = append(out.Agents, id)
-		}
+func (r *run) findings() []detect.Finding {
+	out := make([]detect.Finding, 0, len(r.state.Raised))
+	for i := range r.state.Raised {
+		out = append(out, r.state.Raised[i].Finding)
 	}
 	return out
 }
 
-func (r *run) tracksEnv() (out playbooks.TracksEnv) {
-	for _, t := range r.state.Tracks {
+// Env is what the expressions of playbooks see of an incident. Its finding is the first one.
+func Env(i incident.Incident, found []detect.Finding, tracks []incident.Track) playbooks.Env {
+	env := playbooks.Env{Agent: agentEnv(i.Agent), Tracks: tracksEnv(tracks), Inputs: map[string]any{}, Incident: playbooks.IncidentEnv{
+		ID: i.ID, Severity: string(i.Severity), Rank: i.Severity.Rank(), Findings: i.Findings, Session: i.Session, Noticed: !i.Times.Noticed.IsZero(), Agents: []string{},
+	}}
+	for n, f := range found {
+		if n == 0 {
+			env.Finding = findingEnv(f)
+		}
+		if !slices.Contains(env.Incident.Agents, f.Agent.ID) {
+			env.Incident.Agents = append(env.Incident.Agents, f.Agent.ID)
+		}
+	}
+	return env
+}
+
+func tracksEnv(tracks []incident.Track) (out playbooks.TracksEnv) {
+	for _, t := range tracks {
 		of := playbooks.TrackEnv{Facts: len(t.Facts), Failed: t.Err != ""}
 		for _, f := range t.Facts {
 			if f.Suspicious {

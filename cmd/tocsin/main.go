@@ -31,6 +31,10 @@ type commands struct {
 	Eval      evalCmd      `cmd:"" help:"Measure the learned detections on sessions whose truth is known."`
 	Incidents incidentsCmd `cmd:"" help:"List and show incidents."`
 	Approvals approvalsCmd `cmd:"" help:"List, approve and deny requests."`
+	Playbooks playbooksCmd `cmd:"" help:"Check, plan, rehearse and list playbooks."`
+	Standing  standingCmd  `cmd:"" help:"Decide in advance: propose, sign, list and revoke."`
+	Halt      haltCmd      `cmd:"" help:"Stop every effect of Tocsin's own that has not begun."`
+	Resume    resumeCmd    `cmd:"" help:"Let effects begin again."`
 	Agents    agentsCmd    `cmd:"" help:"List agents and show what each taught."`
 	Gate      gateCmd      `cmd:"" help:"Ask the gate."`
 	Hook      hookCmd      `cmd:"" help:"Answer a coding agent's pre-tool hook, read from standard input."`

@@ -3,6 +3,7 @@
 package api
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -25,8 +26,15 @@ type Options struct {
 	Facts  ui.Facts
 	Actor  ui.Actor
 	Events Events
-	Auth   *auth.Auth
-	Now    func() time.Time
+	// Planner computes what playbooks would do.
+	Planner Planner
+	Auth    *auth.Auth
+	Now     func() time.Time
+}
+
+// Planner computes what a playbook would do in an incident, without doing it.
+type Planner interface {
+	PlanPlaybook(ctx context.Context, incidentID, playbook string) ([]PlannedStep, error)
 }
 
 // maxBody bounds the body of an API request, in bytes.
@@ -58,6 +66,13 @@ func Routes(mux *http.ServeMux, o Options) {
 	handle("GET /api/v1/approvals", approval.Viewer, a.approvals)
 	handle("POST /api/v1/approvals/{id}/decide", approval.Viewer, a.decide)
 	handle("POST /api/v1/leases/{id}/lift", approval.Lead, a.lift)
+	handle("GET /api/v1/incidents/{id}/plan", approval.Viewer, a.plan)
+	handle("GET /api/v1/standing", approval.Viewer, a.standings)
+	handle("POST /api/v1/standing", approval.Responder, a.propose)
+	handle("POST /api/v1/standing/{id}/sign", approval.Lead, a.sign)
+	handle("POST /api/v1/standing/{id}/revoke", approval.Responder, a.revoke)
+	handle("POST /api/v1/halt", approval.Responder, a.halt)
+	handle("POST /api/v1/resume", approval.Lead, a.resume)
 	handle("GET /api/v1/agents", approval.Viewer, a.agents)
 	handle("GET /api/v1/rules", approval.Viewer, a.rules)
 	handle("POST /api/v1/rules/reload", approval.Lead, a.reload)
@@ -148,6 +163,8 @@ type DecideBody struct {
 	Verb   approval.Verb `json:"verb"`
 	Digest string        `json:"digest"`
 	Reason string        `json:"reason"`
+	// BreakGlass approves alone what needs more people, to a review afterwards.
+	BreakGlass bool `json:"break_glass,omitempty"`
 }
 
 func (a *api) decide(_ http.ResponseWriter, r *http.Request) (any, error) {
@@ -156,7 +173,11 @@ func (a *api) decide(_ http.ResponseWriter, r *http.Request) (any, error) {
 		return nil, err
 	}
 	by, _ := a.Auth.Principal(r)
-	if err := a.Actor.Decide(r.Context(), by, r.PathValue("id"), body.Digest, body.Verb, body.Reason); err != nil {
+	decide := a.Actor.Decide
+	if body.BreakGlass {
+		decide = a.Actor.BreakGlass
+	}
+	if err := decide(r.Context(), by, r.PathValue("id"), body.Digest, body.Verb, body.Reason); err != nil {
 		return nil, err
 	}
 	return a.Reader.Request(r.Context(), r.PathValue("id"))
@@ -241,7 +262,7 @@ func fail(w http.ResponseWriter, err error) {
 	status := http.StatusInternalServerError
 	var bad *badRequest
 	switch kind := approval.Kind(err); {
-	case kind == approval.RefusedRole || kind == approval.RefusedRequester || kind == approval.RefusedAgent:
+	case kind == approval.RefusedRole || kind == approval.RefusedRequester || kind == approval.RefusedAgent || kind == approval.RefusedExcluded || kind == approval.RefusedStepUp:
 		status = http.StatusForbidden
 	case kind == approval.RefusedUnknown || errors.Is(err, store.ErrNotFound):
 		status = http.StatusNotFound

@@ -30,7 +30,7 @@ func onError(class string) string { return map[string]string{"payments": "closed
 
 func TestGateCheck(t *testing.T) {
 	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
-	held := leases{{ID: "R1", Approver: "ada", Incident: "INC-1", Plan: approval.Plan{Target: approval.Target{Agent: "a/b"}}, Ends: now.Add(time.Hour)}}
+	held := leases{{ID: "R1", Approver: "ada", Incident: "INC-1", Plan: approval.Plan{Action: "quarantine", Target: approval.Target{Agent: "a/b"}}, Ends: now.Add(time.Hour)}}
 	g, err := gate.Open(t.Context(), held, func() time.Time { return now })
 	if err != nil {
 		t.Fatal(err)

@@ -45,8 +45,16 @@ const updateTimeout = 15 * time.Second
 // Decide sends a decision to the incident's workflow. An approval carries a grant, signed here because here the person was
 // authenticated. A refusal is recorded before it is returned.
 func (c *control) Decide(ctx context.Context, by approval.Principal, requestID, digest string, verb approval.Verb, reason string) error {
-	by.Groups = append(slices.Clone(by.Groups), c.policies.GroupsOf(by.ID)...)
-	d := approval.Decision{Request: requestID, Verb: verb, Digest: digest, By: by, Reason: reason, At: c.now().UTC()}
+	return c.decide(ctx, requestID, approval.Decision{Request: requestID, Verb: verb, Digest: digest, By: by, Reason: reason})
+}
+
+// BreakGlass approves alone what needs more people.
+func (c *control) BreakGlass(ctx context.Context, by approval.Principal, requestID, digest string, verb approval.Verb, reason string) error {
+	return c.decide(ctx, requestID, approval.Decision{Request: requestID, Verb: verb, Digest: digest, By: by, Reason: reason, BreakGlass: true})
+}
+
+func (c *control) decide(ctx context.Context, requestID string, d approval.Decision) error {
+	d.By, d.At = c.withGroups(d.By), c.now().UTC()
 	request, err := c.store.Request(ctx, requestID)
 	if errors.Is(err, store.ErrNotFound) {
 		return c.refused(ctx, approval.Request{ID: requestID}, d, &approval.Refusal{Kind: approval.RefusedUnknown, Text: fmt.Sprintf("there is no request %q", requestID)})
@@ -58,7 +66,7 @@ func (c *control) Decide(ctx context.Context, by approval.Principal, requestID, 
 	if err := approval.Check(&request, d, c.now()); err != nil {
 		return c.refused(ctx, request, d, err)
 	}
-	if verb == approval.Approve {
+	if d.Verb == approval.Approve {
 		if d.Grant, err = c.signer.Sign(request, d); err != nil {
 			return err
 		}
@@ -68,6 +76,16 @@ func (c *control) Decide(ctx context.Context, by approval.Principal, requestID, 
 		return c.refused(ctx, request, d, err)
 	}
 	return err
+}
+
+// withGroups adds the groups of the policies' file that a person is in, whichever door they came by.
+func (c *control) withGroups(by approval.Principal) approval.Principal {
+	for _, g := range c.policies.GroupsOf(by.ID) {
+		if !slices.Contains(by.Groups, g) {
+			by.Groups = append(slices.Clone(by.Groups), g)
+		}
+	}
+	return by
 }
 
 // refused records a refusal: in the ledger and, where the incident is known, in its timeline.
@@ -215,7 +233,7 @@ func (c *control) Lift(ctx context.Context, by approval.Principal, leaseID, reas
 	if !ok || !lease.InForce(c.now()) {
 		return c.turnedAway(ctx, by, "lift", leaseID, reason, &approval.Refusal{Kind: approval.RefusedUnknown, Text: fmt.Sprintf("no lease %q is in force", leaseID)})
 	}
-	by.Groups = append(slices.Clone(by.Groups), c.policies.GroupsOf(by.ID)...)
+	by = c.withGroups(by)
 	if err := c.policies.Releases(lease.Plan.Target.Agent).Lets(by); err != nil {
 		return c.turnedAway(ctx, by, "lift", leaseID, reason, err)
 	}

@@ -26,6 +26,7 @@ type facts struct {
 	workflows client.Client
 	vault     *evidence.Vault
 	gate      *gate.Gate
+	governor  *governor
 	detectors []*detector
 	hub       *hub
 	sla       time.Duration
@@ -80,6 +81,9 @@ func (f *facts) Summary(ctx context.Context, window time.Duration) (measure.Summ
 	}
 	return measure.Summarise(in, now, window, f.sla), nil
 }
+
+// Halted implements ui.Facts.
+func (f *facts) Halted(ctx context.Context) (string, error) { return f.governor.halted(ctx) }
 
 // Health implements ui.Facts.
 func (f *facts) Health(ctx context.Context) []ui.Health {

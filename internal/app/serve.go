@@ -105,7 +105,7 @@ func (a *App) serveHTTP(ctx context.Context, group *errgroup.Group, listener net
 func (a *App) consoleHandler() http.Handler {
 	mux := http.NewServeMux()
 	a.auth.Routes(mux)
-	api.Routes(mux, api.Options{Reader: a.store, Facts: a.facts, Actor: a.control, Events: a.events, Auth: a.auth, Now: a.now})
+	api.Routes(mux, api.Options{Reader: a.store, Facts: a.facts, Actor: a.control, Events: a.events, Planner: &planner{a.library, a.policies, a.actions, a.store}, Auth: a.auth, Now: a.now})
 	mux.Handle("GET /metrics", promhttp.HandlerFor(a.metrics.Registry(), promhttp.HandlerOpts{}))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
 	mux.Handle("/", ui.New(ui.Options{
@@ -144,6 +144,7 @@ func (a *App) openAuth(ctx context.Context) (err error) {
 			RedirectURL: o.RedirectURL, GroupsClaim: o.GroupsClaim, Roles: o.Roles,
 		}
 	}
+	options.Groups = a.policies.GroupsOf
 	a.auth, err = auth.New(options)
 	return err
 }

@@ -65,8 +65,7 @@ func (c *control) Propose(ctx context.Context, by approval.Principal, d approval
 func (c *control) SignStanding(ctx context.Context, by approval.Principal, id string) (approval.Standing, error) {
 	d, err := c.standing(ctx, id)
 	if err == nil {
-		by.Groups = append(by.Groups, c.policies.GroupsOf(by.ID)...)
-		d, err = c.signer.SignStanding(d, by, c.now())
+		d, err = c.signer.SignStanding(d, c.withGroups(by), c.now())
 	}
 	if err != nil {
 		return d, c.turnedAway(ctx, by, "sign", id, "", err)

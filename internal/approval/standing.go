@@ -135,6 +135,19 @@ func (s *Standing) InForce(key ed25519.PublicKey, now time.Time) error {
 	return nil
 }
 
+// State is where a standing decision stands, in a word or two.
+func (s *Standing) State(now time.Time) string {
+	switch {
+	case !s.Revoked.IsZero():
+		return "revoked"
+	case !s.Until.After(now):
+		return "ended"
+	case s.Signer == nil:
+		return "proposed"
+	}
+	return "in force"
+}
+
 // Fits reports whether a standing decision is about a request that one of the rules led to. It is never about what can't be undone,
 // what more than one person must approve, or what needs a second factor.
 func (s *Standing) Fits(r *Request, rules []string) bool {

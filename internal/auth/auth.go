@@ -42,6 +42,8 @@ type Options struct {
 	// Record writes a sign-in, a sign-out or a refusal to the ledger. Nobody is signed in whose sign-in wasn't recorded.
 	Record func(ctx context.Context, kind, actor, subject string, body any) error
 	Now    func() time.Time
+	// Groups returns a person's groups besides those of the identity provider; nil is none.
+	Groups func(user string) []string
 	// TLS says that people reach the console by https, directly or through a proxy: the cookies are then bound to the host.
 	TLS bool
 	// Proxy says that every request comes through a proxy that adds to X-Forwarded-For whom it serves.
@@ -69,6 +71,9 @@ type Auth struct {
 func New(o Options) (*Auth, error) {
 	if o.Sessions == nil || o.Record == nil || o.Now == nil {
 		return nil, errors.New("configure sign-in: Sessions, Record and Now are required")
+	}
+	if o.Groups == nil {
+		o.Groups = func(string) []string { return nil }
 	}
 	if o.Client == nil {
 		o.Client = &http.Client{Timeout: 10 * time.Second}
@@ -108,7 +113,7 @@ func (a *Auth) Principal(r *http.Request) (approval.Principal, bool) {
 	if err != nil || !a.o.Now().Before(in.Expires) {
 		return approval.Principal{}, false
 	}
-	p := approval.Principal{ID: in.User, Role: approval.Role(in.Role), Via: in.Via}
+	p := approval.Principal{ID: in.User, Role: approval.Role(in.Role), Via: in.Via, Groups: append(in.Groups, a.o.Groups(in.User)...)}
 	if in.Via == viaOIDC {
 		p.Via = viaConsole
 		return p, a.o.OIDC != nil && p.Role.AtLeast(approval.Viewer)
@@ -223,9 +228,9 @@ func random() string {
 }
 
 // open starts a session. It is recorded before it is usable.
-func (a *Auth) open(r *http.Request, user string, role approval.Role, via string) (token string, in store.SignIn, err error) {
+func (a *Auth) open(r *http.Request, user string, role approval.Role, groups []string, via string) (token string, in store.SignIn, err error) {
 	now := a.o.Now().UTC()
-	in = store.SignIn{User: user, Role: string(role), Via: via, Created: now, Expires: now.Add(SessionLife)}
+	in = store.SignIn{User: user, Role: string(role), Groups: groups, Via: via, Created: now, Expires: now.Add(SessionLife)}
 	if err := a.record(r, user, "signed in", via); err != nil {
 		return "", in, err
 	}
@@ -234,8 +239,8 @@ func (a *Auth) open(r *http.Request, user string, role approval.Role, via string
 }
 
 // openCookie starts a session in place of the browser's former one.
-func (a *Auth) openCookie(w http.ResponseWriter, r *http.Request, user string, role approval.Role, via string) error {
-	token, _, err := a.open(r, user, role, via)
+func (a *Auth) openCookie(w http.ResponseWriter, r *http.Request, user string, role approval.Role, groups []string, via string) error {
+	token, _, err := a.open(r, user, role, groups, via)
 	if err != nil {
 		return err
 	}

@@ -1,6 +1,7 @@
 package auth
 
 import (
+	"cmp"
 	"context"
 	"crypto/subtle"
 	"encoding/base64"
@@ -8,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/coreos/go-oidc/v3/oidc"
@@ -126,7 +128,7 @@ func (a *Auth) finishOIDC(w http.ResponseWriter, r *http.Request) {
 		refuse(who, "none of the person's groups has a role", refusedRole)
 		return
 	}
-	if err := a.openCookie(w, r, who, role, viaOIDC); err != nil {
+	if err := a.openCookie(w, r, who, role, a.groups(claims), viaOIDC); err != nil {
 		http.Redirect(w, r, "/sign-in?refused="+refusedError, http.StatusSeeOther)
 		return
 	}
@@ -195,19 +197,28 @@ func (a *Auth) person(claims map[string]any) (string, error) {
 	return who, nil
 }
 
+// maxGroups bounds the groups of a person that are kept.
+const maxGroups = 200
+
+// groups returns the person's groups as policies name them.
+func (a *Auth) groups(claims map[string]any) (out []string) {
+	groups, ok := claims[cmp.Or(a.o.OIDC.GroupsClaim, "groups")].([]any)
+	if !ok {
+		groups = []any{claims[cmp.Or(a.o.OIDC.GroupsClaim, "groups")]}
+	}
+	for _, g := range groups[:min(len(groups), maxGroups)] {
+		if name, _ := g.(string); name != "" && name == shorten(name) {
+			out = append(out, "oidc:"+name)
+		}
+	}
+	return out
+}
+
 // role returns the highest role of the person's groups, or "".
 func (a *Auth) role(claims map[string]any) approval.Role {
-	claim := a.o.OIDC.GroupsClaim
-	if claim == "" {
-		claim = "groups"
-	}
-	groups, ok := claims[claim].([]any)
-	if !ok {
-		groups = []any{claims[claim]}
-	}
 	var best approval.Role
-	for _, g := range groups {
-		name, _ := g.(string)
+	for _, g := range a.groups(claims) {
+		name := strings.TrimPrefix(g, "oidc:")
 		if role, known := a.o.OIDC.Roles[name]; known && (best == "" || role.AtLeast(best)) {
 			best = role
 		}

@@ -118,7 +118,7 @@ func (a *Auth) signInForm(w http.ResponseWriter, r *http.Request) {
 	next := LocalPath(r.PostForm.Get("next"))
 	user, refusal := a.check(r, r.PostForm.Get("user"), r.PostForm.Get("password"), viaConsole)
 	if refusal == "" {
-		if err := a.openCookie(w, r, user.Name, user.Role, viaConsole); err != nil {
+		if err := a.openCookie(w, r, user.Name, user.Role, nil, viaConsole); err != nil {
 			refusal = refusedError
 		}
 	}
@@ -154,7 +154,7 @@ func (a *Auth) signInAPI(w http.ResponseWriter, r *http.Request) {
 		answer(w, http.StatusServiceUnavailable, map[string]string{"error": "sign-in can't be recorded"})
 		return
 	}
-	token, session, err := a.open(r, user.Name, user.Role, viaCLI)
+	token, session, err := a.open(r, user.Name, user.Role, nil, viaCLI)
 	if err != nil {
 		answer(w, http.StatusServiceUnavailable, map[string]string{"error": "sign-in can't be recorded"})
 		return

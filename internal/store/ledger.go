@@ -92,7 +92,8 @@ func (s *Store) VerifyLedger(ctx context.Context) (n int64, err error) {
 type SignIn struct {
 	User    string    `json:"user"`
 	Role    string    `json:"role"`
-	Via     string    `json:"via"` // console or cli
+	Via     string    `json:"via"`              // console or cli
+	Groups  []string  `json:"groups,omitempty"` // that the identity provider says the person is in
 	Created time.Time `json:"created"`
 	Expires time.Time `json:"expires"`
 }

@@ -1,0 +1,107 @@
+package api
+
+import (
+	"fmt"
+	"net/http"
+	"strings"
+
+	"github.com/tocsin-dr/tocsin/internal/approval"
+)
+
+// PlannedStep is what a step of a playbook would do in an incident as it stands, computed without doing it.
+type PlannedStep struct {
+	Step   string         `json:"step"`
+	Do     string         `json:"do"`
+	Class  approval.Class `json:"class"`
+	If     string         `json:"if,omitempty"`
+	Holds  bool           `json:"holds"` // the condition does, as things stand
+	Plan   *approval.Plan `json:"plan,omitempty"`
+	Terms  string         `json:"terms,omitempty"` // who must approve, in words
+	Within string         `json:"within,omitempty"`
+	// Error is why the step can't be planned; nobody would be asked then.
+	Error string `json:"error,omitempty"`
+}
+
+// Lines is the step in words.
+func (s PlannedStep) Lines() (out []string) {
+	if s.If != "" {
+		out = append(out, fmt.Sprintf("only if %s, which is %v now", s.If, s.Holds))
+	}
+	if p := s.Plan; p != nil {
+		out = append(out, "target: "+p.Target.String())
+		for _, line := range p.Change {
+			out = append(out, "change: "+line)
+		}
+		if p.Lease > 0 {
+			out = append(out, "reverts by itself after "+p.Lease.String())
+		}
+		out = append(out, fmt.Sprintf("asks %s, within %s; touches %d", s.Terms, s.Within, p.Blast))
+	}
+	if s.Error != "" {
+		out = append(out, "can't be planned: "+s.Error)
+	}
+	return out
+}
+
+// ReasonBody is the body of what needs no more than a reason.
+type ReasonBody struct {
+	Reason string `json:"reason"`
+}
+
+func (a *api) plan(_ http.ResponseWriter, r *http.Request) (any, error) {
+	return a.Planner.PlanPlaybook(r.Context(), r.PathValue("id"), strings.TrimSpace(r.URL.Query().Get("playbook")))
+}
+
+func (a *api) standings(_ http.ResponseWriter, r *http.Request) (any, error) {
+	all, err := a.Reader.Standings(r.Context(), listLimit)
+	if all == nil {
+		all = []approval.Standing{}
+	}
+	return all, err
+}
+
+func (a *api) propose(_ http.ResponseWriter, r *http.Request) (any, error) {
+	var body approval.Standing
+	if err := decode(r.Body, &body); err != nil {
+		return nil, err
+	}
+	by, _ := a.Auth.Principal(r)
+	return a.Actor.Propose(r.Context(), by, body)
+}
+
+func (a *api) sign(_ http.ResponseWriter, r *http.Request) (any, error) {
+	by, _ := a.Auth.Principal(r)
+	return a.Actor.SignStanding(r.Context(), by, r.PathValue("id"))
+}
+
+func (a *api) revoke(_ http.ResponseWriter, r *http.Request) (any, error) {
+	body, err := reason(r)
+	if err != nil {
+		return nil, err
+	}
+	by, _ := a.Auth.Principal(r)
+	return a.Actor.RevokeStanding(r.Context(), by, r.PathValue("id"), body.Reason)
+}
+
+func (a *api) halt(_ http.ResponseWriter, r *http.Request) (any, error) {
+	body, err := reason(r)
+	if err != nil {
+		return nil, err
+	}
+	by, _ := a.Auth.Principal(r)
+	return struct{}{}, a.Actor.Halt(r.Context(), by, body.Reason)
+}
+
+func (a *api) resume(_ http.ResponseWriter, r *http.Request) (any, error) {
+	body, err := reason(r)
+	if err != nil {
+		return nil, err
+	}
+	by, _ := a.Auth.Principal(r)
+	return struct{}{}, a.Actor.Resume(r.Context(), by, body.Reason)
+}
+
+func reason(r *http.Request) (body ReasonBody, err error) {
+	err = decode(r.Body, &body)
+	return body, err
+}
