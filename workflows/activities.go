@@ -236,16 +236,21 @@ func (a *Activities) Publish(ctx context.Context, in RequestInput) error {
 		return err
 	}
 	kind, actor, at, text := ledger.KindRequest, r.Requester, r.Asked, r.Question
-	switch n := len(r.Votes); {
+	n, rung := len(r.Votes), approval.Rung{}
+	if r.Rung > 0 {
+		rung = r.Terms.Ladder[r.Rung-1]
+	}
+	switch escalated := r.Asked.Add(rung.After); {
 	case r.Decision != nil:
 		kind, actor, at, text = ledger.KindDecision, r.Decision.By.ID, r.Decision.At, fmt.Sprintf("%s: %s", r.State, r.Decision.Reason)
 	case r.State == approval.Expired:
 		kind, actor, at, text = ledger.KindDecision, "tocsin", r.Deadline, "nobody decided in time"
-	case n > 0:
+	case r.State == approval.Superseded:
+		actor, at, text = "tocsin", a.Now().UTC(), "no longer asked: the facts changed, or the playbook gave it up"
+	case n > 0 && (r.Rung == 0 || r.Votes[n-1].At.After(escalated)):
 		kind, actor, at, text = ledger.KindDecision, r.Votes[n-1].By.ID, r.Votes[n-1].At, fmt.Sprintf("approved, %d more needed: %s", r.Missing(), r.Votes[n-1].Reason)
 	case r.Rung > 0:
-		rung := r.Terms.Ladder[r.Rung-1]
-		kind, actor, at = ledger.KindEscalation, "tocsin", r.Asked.Add(rung.After)
+		kind, actor, at = ledger.KindEscalation, "tocsin", escalated
 		text = "nobody has decided; told " + cmp.Or(strings.Join(rung.Tell, ", "), "again who was told")
 	}
 	key := fmt.Sprintf("request/%s/%s", r.ID, r.State)

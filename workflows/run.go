@@ -114,6 +114,9 @@ func (r *run) command(ctx workflow.Context, t *task, key string, p playbooks.Pla
 	} else {
 		result, why, err = r.do(ctx, key, c)
 	}
+	if ctx.Err() != nil && c.Verb == playbooks.Ask {
+		return r.withdraw(ctx, key)
+	}
 	if err != nil {
 		return err
 	}
@@ -121,6 +124,19 @@ func (r *run) command(ctx workflow.Context, t *task, key string, p playbooks.Pla
 		p.Report(workflow.Now(ctx), r.env(current), current.State, c, result, why)
 	}
 	return nil
+}
+
+// withdraw takes back a question that was given up, so that nobody answers it any more.
+func (r *run) withdraw(ctx workflow.Context, key string) error {
+	asking := r.state.Asking[key]
+	if asking == nil || r.request(asking.Request).State != approval.Pending {
+		return nil
+	}
+	r.request(asking.Request).State = approval.Superseded
+	detached, cancel := workflow.NewDisconnectedContext(ctx)
+	defer cancel()
+	r.settle()
+	return r.publish(detached, asking.Request)
 }
 
 // do does a step that needs no decision, or one that was approved. An empty result means that it is to be tried again.

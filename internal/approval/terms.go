@@ -141,6 +141,7 @@ func (r *Request) unmet(p Principal, now time.Time) []string {
 
 func (t Terms) breaksGlass(d Decision) error {
 	switch {
+	case d.Verb == Approve && !t.imposes(): // there is no glass
 	case d.Verb != Approve || !slices.ContainsFunc(t.BreakGlass, d.By.In):
 		return refuse(RefusedRole, "%s may not break the glass here", d.By.ID)
 	case len([]rune(strings.TrimSpace(d.Reason))) < MinBreakGlass:
@@ -158,20 +159,30 @@ func (p Principal) In(group string) bool {
 }
 
 // Merge returns the strictest of two terms: the larger number, both sets of groups, everybody who may not, the shorter times, and the
-// second factor if either asks for it. Only who both let break the glass may.
+// second factor if either asks for it. The glass breaks who may in both, as far as each asks for more than one responder.
 func (t Terms) Merge(o Terms) Terms {
 	out := Terms{Need: max(t.Need, o.Need), StepUp: t.StepUp || o.StepUp}
 	out.From = append(slices.Clone(t.From), o.From...)
 	out.Not = slices.Compact(slices.Sorted(slices.Values(append(slices.Clone(t.Not), o.Not...))))
 	out.Ladder = append(slices.Clone(t.Ladder), o.Ladder...)
 	slices.SortStableFunc(out.Ladder, func(a, b Rung) int { return int(a.After - b.After) })
-	for _, g := range t.BreakGlass {
-		if slices.Contains(o.BreakGlass, g) {
-			out.BreakGlass = append(out.BreakGlass, g)
+	switch {
+	case !o.imposes():
+		out.BreakGlass = t.BreakGlass
+	case !t.imposes():
+		out.BreakGlass = o.BreakGlass
+	default:
+		for _, g := range t.BreakGlass {
+			if slices.Contains(o.BreakGlass, g) {
+				out.BreakGlass = append(out.BreakGlass, g)
+			}
 		}
 	}
 	return out
 }
+
+// imposes reports whether the terms ask for more than one responder.
+func (t Terms) imposes() bool { return t.needs() > 1 || len(t.From) > 0 || t.StepUp }
 
 // Says is the terms in words, for the people who are asked.
 func (t Terms) Says() string {

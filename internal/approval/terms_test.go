@@ -42,7 +42,7 @@ func TestTerms(t *testing.T) {
 		{"a second factor", Terms{StepUp: true}, nil, approve(Principal{ID: "ada", Role: Lead, Proved: clock()}), time.Minute, ""},
 		{"a denial needs no second factor", Terms{StepUp: true}, nil, Decision{Verb: Deny, By: person("ada", Lead), Reason: "no need"}, 0, ""},
 		{"breaks the glass", Terms{Need: 2, BreakGlass: []string{"role:lead"}}, nil, Decision{Verb: Approve, BreakGlass: true, By: person("ada", Lead), Reason: "nobody else answers the pager"}, 0, ""},
-		{"breaks the glass with few words", Terms{BreakGlass: []string{"role:lead"}}, nil, Decision{Verb: Approve, BreakGlass: true, By: person("ada", Lead), Reason: "urgent"}, 0, RefusedReason},
+		{"breaks the glass with few words", Terms{Need: 2, BreakGlass: []string{"role:lead"}}, nil, Decision{Verb: Approve, BreakGlass: true, By: person("ada", Lead), Reason: "urgent"}, 0, RefusedReason},
 		{"may not break the glass", Terms{Need: 2}, nil, Decision{Verb: Approve, BreakGlass: true, By: person("ada", Admin), Reason: "nobody else answers the pager"}, 0, RefusedRole},
 	}
 	for _, tt := range tests {

@@ -1,0 +1,208 @@
+package workflows
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/tocsin-dr/tocsin/internal/action"
+	"github.com/tocsin-dr/tocsin/internal/approval"
+	"github.com/tocsin-dr/tocsin/internal/incident"
+	"github.com/tocsin-dr/tocsin/internal/ledger"
+	"github.com/tocsin-dr/tocsin/playbooks"
+)
+
+// with runs the incident with finding f1 and playbooks of the test's own beside the shipped ones.
+func (h *house) with(text string) *house {
+	h.Helper()
+	all := library(h.T)
+	if text != "" {
+		p, err := playbooks.Compile("test.yaml", []byte(text), action.Descriptions())
+		if err != nil {
+			h.Fatal(err)
+		}
+		all[p.Name] = p
+	}
+	h.signal(0, SignalFound, h.finding("f1"))
+	end := h.close(100 * hour)
+	h.execute(IncidentInput{Playbooks: all, GrantKey: h.signer.Public()})
+	if err := h.env.GetWorkflowError(); err != nil || end.err != nil {
+		h.Fatalf("the incident ended with %v, closing it with %v", err, end.err)
+	}
+	return h
+}
+
+// by makes a decision another person's.
+func by(who string, groups ...string) func(*approval.Decision) {
+	return func(d *approval.Decision) {
+		d.By = approval.Principal{ID: who, Role: approval.Responder, Via: "cli", Groups: groups}
+	}
+}
+
+// TestTwoPeople: what needs two is applied when the second approves, and neither counts twice.
+func TestTwoPeople(t *testing.T) {
+	h := newHouse(t)
+	h.acts.Policies = approval.Policies{Policies: []approval.Policy{{Need: 2, From: []string{"file:sec"}}}}
+	outsider := h.decide(time.Minute, approval.Approve, by("eve"))
+	first := h.decide(2*time.Minute, approval.Approve, by("ana", "file:sec"))
+	h.denied(3*time.Minute, false)
+	h.status(3*time.Minute, incident.Waiting)
+	again := h.decide(4*time.Minute, approval.Approve, by("ana", "file:sec"))
+	second := h.decide(5*time.Minute, approval.Approve, by("bob", "file:sec"))
+	h.denied(6*time.Minute, true)
+	h.run()
+	if outsider.kind() != approval.RefusedRole || first.err != nil || again.kind() != approval.RefusedDecided || second.err != nil {
+		t.Errorf("answers: %v, %v, %v, %v", outsider.err, first.err, again.err, second.err)
+	}
+	id := h.incident().ID
+	if diff := cmp.Diff([]string{"request/" + id + "-R1/pending/1-0", "request/" + id + "-R1/approved"}, h.rows(ledger.KindDecision)); diff != "" {
+		t.Errorf("decisions in the ledger (-want +got):\n%s", diff)
+	}
+	leases, err := h.store.IncidentLeases(t.Context(), id)
+	if err != nil || len(leases) != 1 || leases[0].Approver != "ana, bob" || len(leases[0].Grants) != 2 {
+		t.Errorf("the lease is %+v: %v", leases, err)
+	}
+}
+
+// TestOneOfTwo: with one of two approvals the deadline closes the request, and nothing happens.
+func TestOneOfTwo(t *testing.T) {
+	h := newHouse(t)
+	h.acts.Policies = approval.Policies{Policies: []approval.Policy{{Need: 2, OnExpiry: "deny"}}}
+	h.decide(2*time.Minute, approval.Approve, by("ana"))
+	late := h.decide(16*time.Minute, approval.Approve, func(d *approval.Decision) { by("bob")(d); d.Request = h.requests("")[0].ID })
+	h.denied(17*time.Minute, false)
+	h.run()
+	if diff := cmp.Diff([]approval.State{approval.Expired}, h.states()); diff != "" || late.kind() != approval.RefusedLate {
+		t.Errorf("%s, and a late approval was answered with %v", diff, late.err)
+	}
+}
+
+// TestVeto: one denial denies, whoever approved before.
+func TestVeto(t *testing.T) {
+	h := newHouse(t)
+	h.acts.Policies = approval.Policies{Policies: []approval.Policy{{Need: 2}}}
+	h.decide(time.Minute, approval.Approve, by("ana"))
+	h.decide(2*time.Minute, approval.Deny, by("bob"))
+	h.denied(3*time.Minute, false)
+	h.run()
+	if diff := cmp.Diff([]approval.State{approval.Denied}, h.states()); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// TestBreakGlass: who may break the glass approves alone, and the record says so.
+func TestBreakGlass(t *testing.T) {
+	h := newHouse(t)
+	h.acts.Policies = approval.Policies{Policies: []approval.Policy{{Need: 3, BreakGlass: []string{"role:responder"}}}}
+	broken := h.decide(time.Minute, approval.Approve, func(d *approval.Decision) { d.BreakGlass, d.Reason = true, "nobody else answers the pager tonight" })
+	h.denied(2*time.Minute, true)
+	h.run()
+	if broken.err != nil || !h.requests(approval.Approved)[0].Decision.BreakGlass {
+		t.Errorf("%v %+v", broken.err, h.requests(""))
+	}
+}
+
+// TestLadder: people are told again, and more of them, as the deadline comes nearer; and the next ones may answer then.
+func TestLadder(t *testing.T) {
+	h := newHouse(t)
+	h.acts.Policies = approval.Policies{Policies: []approval.Policy{{From: []string{"slack:S1"}, Fallback: []string{"file:leads"}}}}
+	early := h.decide(5*time.Minute, approval.Approve, by("lea", "file:leads"))
+	inTime := h.decide(8*time.Minute, approval.Approve, by("lea", "file:leads"))
+	h.denied(9*time.Minute, true)
+	h.run()
+	if early.kind() != approval.RefusedRole || inTime.err != nil {
+		t.Errorf("before the rung: %v; on it: %v", early.err, inTime.err)
+	}
+	id := h.incident().ID
+	if diff := cmp.Diff([]string{"request/" + id + "-R1/pending/0-1", "request/" + id + "-R1/pending/0-2"}, h.rows(ledger.KindEscalation)); diff != "" {
+		t.Errorf("escalations in the ledger (-want +got):\n%s", diff)
+	}
+	if told := h.entries("escalation"); len(told) != 2 || !strings.Contains(told[1].Text, "told file:leads") {
+		t.Errorf("the timeline has %+v", told)
+	}
+}
+
+// decided is a standing decision of lea's.
+type decided struct {
+	h    *house
+	uses int
+	err  error
+}
+
+func (d *decided) Use(_ context.Context, r approval.Request, rules []string) (*approval.Decision, error) {
+	d.uses++
+	if d.uses == 1 && d.err != nil {
+		return nil, d.err
+	}
+	s := approval.Standing{ID: "SD-1", Reason: "faster than we are", Signer: &approval.Principal{ID: "lea", Role: approval.Lead}, Rules: []string{"rule"}, Agents: []string{bot.ID}, Action: "quarantine", Lease: hour}
+	if !s.Fits(&r, rules) {
+		return nil, nil
+	}
+	return d.h.signer.Decide(s, r, d.h.env.Now())
+}
+
+// TestStanding: what was decided in advance asks nobody, is recorded as a decision, and is no notice of the incident.
+func TestStanding(t *testing.T) {
+	h := newHouse(t)
+	standing := &decided{h: h, err: errors.New("the database is away")}
+	h.acts.Decided = standing
+	h.denied(30*time.Second, true)
+	h.denied(62*time.Minute, false)
+	h.run()
+	if standing.uses != 2 {
+		t.Errorf("it was asked for %d times, want once more after it failed", standing.uses)
+	}
+	r := h.requests("")[0]
+	if r.State != approval.Approved || r.Standing != "SD-1" || r.Decision.By.Via != "standing" || !strings.Contains(r.Decision.Reason, "standing decision SD-1") {
+		t.Errorf("%+v", r)
+	}
+	if i := h.incident(); i.NoticedVia == "standing" {
+		t.Error("a decision taken in advance is no human who is aware of this incident")
+	}
+}
+
+const branches = `name: quarantine-agent
+version: 9.0.0
+title: Branches
+steps:
+  - {id: seal, do: seal, class: record}
+  - id: both
+    parallel:
+      mode: %s
+      timeout: 2h
+      branches:
+        - name: contain
+          steps: [{id: stop, do: quarantine, class: contain, after: [seal], target: agent, lease: 1h, ask: {deadline: 1h, on_expiry: deny}}]
+        - name: look
+          steps: [{id: look, do: investigate, class: observe, tracks: [identity, data]}, {id: write, do: draft, class: record}]
+`
+
+// TestGateInABranch: one branch waits for people while the other does its work.
+func TestGateInABranch(t *testing.T) {
+	h := newHouse(t)
+	h.at(time.Minute, func() {
+		if drafts, err := h.store.Drafts(t.Context(), h.latest()); err != nil || len(drafts) == 0 {
+			t.Errorf("the other branch wrote nothing while people were asked: %v", err)
+		}
+	})
+	h.status(time.Minute, incident.Waiting)
+	h.decide(30*time.Minute, approval.Approve, nil)
+	h.denied(31*time.Minute, true)
+	h.with(strings.Replace(branches, "%s", "settled", 1))
+}
+
+// TestGivenUp: the question of a branch that was given up is taken back, and an answer to it does not count.
+func TestGivenUp(t *testing.T) {
+	h := newHouse(t)
+	h.status(time.Minute, incident.Waiting)
+	late := h.decide(11*time.Minute, approval.Approve, func(d *approval.Decision) { d.Request = h.requests("")[0].ID })
+	h.status(12*time.Minute, incident.Open)
+	h.with(strings.Replace(branches, "mode: %s\n      timeout: 2h", "mode: settled\n      timeout: 10m", 1))
+	if diff := cmp.Diff([]approval.State{approval.Superseded}, h.states()); diff != "" || late.kind() != approval.RefusedDigest {
+		t.Errorf("the question of a branch that was given up is open: %s %v", diff, late.err)
+	}
+}
