@@ -313,14 +313,20 @@ func (a *Activities) Standing(ctx context.Context, in StandingInput) (*approval.
 	return a.Decided.Use(ctx, in.Request, in.Rules)
 }
 
+// notBegun is the type of the failure of an effect that was refused before it began.
+const notBegun = "not begun"
+
 // Contain applies an approved action. An error means that the effect is unknown, so it is tried again while the grant lasts; no
 // retry brings a grant.
 func (a *Activities) Contain(ctx context.Context, in action.Input) (action.Lease, error) {
 	lease, err := a.Actions.Apply(ctx, in)
-	for _, final := range []error{action.ErrGrants, action.ErrLifted, action.ErrChanged, action.ErrUnknown, action.ErrHalted, action.ErrLimit} {
-		if errors.Is(err, final) {
-			return action.Lease{}, temporal.NewNonRetryableApplicationError(err.Error(), "contain", err)
+	for _, refused := range []error{action.ErrGrants, action.ErrLifted, action.ErrChanged, action.ErrHalted, action.ErrLimit} {
+		if errors.Is(err, refused) {
+			return action.Lease{}, temporal.NewNonRetryableApplicationError(err.Error(), notBegun, err)
 		}
+	}
+	if errors.Is(err, action.ErrUnknown) {
+		return action.Lease{}, temporal.NewNonRetryableApplicationError(err.Error(), "unknown", err)
 	}
 	if err != nil {
 		return action.Lease{}, err

@@ -2,6 +2,7 @@ package workflows
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -464,7 +465,11 @@ func (r *run) act(ctx workflow.Context, request *approval.Request) (playbooks.Re
 	})
 	var lease action.Lease
 	if err := workflow.ExecuteActivity(effects, r.acts.Contain, in).Get(ctx, &lease); err != nil {
-		return playbooks.Failed, rootCause(err), r.uncontained(ctx, "The containment failed; its effect is unknown: "+rootCause(err), request.ID)
+		text := "The containment failed; its effect is unknown: "
+		if failed := (*temporal.ApplicationError)(nil); errors.As(err, &failed) && failed.Type() == notBegun {
+			text = "Nothing was done: "
+		}
+		return playbooks.Failed, rootCause(err), r.uncontained(ctx, text+rootCause(err), request.ID)
 	}
 	if err := r.hold(ctx, lease); err != nil {
 		return playbooks.Failed, "", err

@@ -9,6 +9,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -591,21 +592,16 @@ func (r *run) draft(ctx workflow.Context) error {
 	return nil
 }
 
-// rootCause is the innermost message of an activity's failure.
+// rootCause is an activity's failure in its own words, or the innermost of what else went wrong.
 func rootCause(err error) string {
+	if failed := (*temporal.ApplicationError)(nil); errors.As(err, &failed) {
+		return failed.Message()
+	}
 	for {
-		inner := unwrap(err)
+		inner := errors.Unwrap(err)
 		if inner == nil {
 			return err.Error()
 		}
 		err = inner
 	}
-}
-
-func unwrap(err error) error {
-	u, ok := err.(interface{ Unwrap() error })
-	if !ok {
-		return nil
-	}
-	return u.Unwrap()
 }

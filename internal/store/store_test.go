@@ -65,7 +65,7 @@ func TestPostgres(t *testing.T) {
 func suite(t *testing.T, place func(t *testing.T) string) {
 	for name, test := range map[string]func(t *testing.T, at string){
 		"Open": testOpen, "Alerts": testAlerts, "Incidents": testIncidents, "Requests": testRequests,
-		"Rows": testRows, "Leases": testLeases, "LedgerConcurrency": testLedgerConcurrency, "LedgerTampering": testLedgerTampering,
+		"Rows": testRows, "Leases": testLeases, "Standing": testStanding, "Halt": testHalt, "LedgerConcurrency": testLedgerConcurrency, "LedgerTampering": testLedgerTampering,
 		"LedgerKeys": testLedgerKeys, "SignIns": testSignIns, "HostileNames": testHostileNames, "AlertGroups": testAlertGroups,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, place(t)) })
