@@ -334,6 +334,15 @@ func (a *Activities) Contain(ctx context.Context, in action.Input) (action.Lease
 	return lease, a.append(ctx, ledger.KindContainment, lease.Approver, in.Request, "applied/"+lease.ID, lease)
 }
 
+// Held returns the lease of a request that was stored and not lifted, if there is one.
+func (a *Activities) Held(ctx context.Context, id string) ([]action.Lease, error) {
+	lease, found, err := a.Store.Lease(ctx, id)
+	if err != nil || !found || !lease.Lifted.IsZero() {
+		return nil, err
+	}
+	return []action.Lease{lease}, nil
+}
+
 // Verify proves a containment by a probe and records how long it took from the decision.
 func (a *Activities) Verify(ctx context.Context, l action.Lease) (action.Lease, error) {
 	l, err := a.stored(ctx, l) // a retry keeps the time of the first proof

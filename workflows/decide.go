@@ -465,9 +465,12 @@ func (r *run) act(ctx workflow.Context, request *approval.Request) (playbooks.Re
 	})
 	var lease action.Lease
 	if err := workflow.ExecuteActivity(effects, r.acts.Contain, in).Get(ctx, &lease); err != nil {
-		text := "The containment failed; its effect is unknown: "
-		if failed := (*temporal.ApplicationError)(nil); errors.As(err, &failed) && failed.Type() == notBegun {
-			text = "Nothing was done: "
+		text := "Nothing was done: "
+		if failed := (*temporal.ApplicationError)(nil); !errors.As(err, &failed) || failed.Type() != notBegun {
+			text = "The containment failed; its effect is unknown, and is undone when its lease ends: "
+			if err := r.holdUnknown(ctx, request.ID); err != nil {
+				return playbooks.Failed, "", err
+			}
 		}
 		return playbooks.Failed, rootCause(err), r.uncontained(ctx, text+rootCause(err), request.ID)
 	}
@@ -483,6 +486,20 @@ func (r *run) act(ctx workflow.Context, request *approval.Request) (playbooks.Re
 	}
 	r.settle()
 	return playbooks.Done, "", r.save(ctx)
+}
+
+// holdUnknown sees to it that an effect that may have been made ends: what was stored before it is undone at its time.
+func (r *run) holdUnknown(ctx workflow.Context, id string) error {
+	var leases []action.Lease
+	if err := workflow.ExecuteActivity(ctx, r.acts.Held, id).Get(ctx, &leases); err != nil {
+		return fmt.Errorf("look for lease: %w", err)
+	}
+	for _, lease := range leases {
+		if err := r.hold(ctx, lease); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // hold starts the workflow that ends the lease. It outlives the incident: the lease must end even if somebody terminates the

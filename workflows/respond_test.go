@@ -3,11 +3,13 @@ package workflows
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"go.temporal.io/sdk/temporal"
 
 	"github.com/tocsin-dr/tocsin/internal/action"
 	"github.com/tocsin-dr/tocsin/internal/approval"
@@ -204,5 +206,23 @@ func TestGivenUp(t *testing.T) {
 	h.with(strings.Replace(branches, "mode: %s\n      timeout: 2h", "mode: settled\n      timeout: 10m", 1))
 	if diff := cmp.Diff([]approval.State{approval.Superseded}, h.states()); diff != "" || late.kind() != approval.RefusedDigest {
 		t.Errorf("the question of a branch that was given up is open: %s %v", diff, late.err)
+	}
+}
+
+// TestUnknownIsUndone: an effect that was made though nobody learned of it ends with its lease.
+func TestUnknownIsUndone(t *testing.T) {
+	h := newHouse(t)
+	h.env.OnActivity("Contain", anything, anything).Return(func(ctx context.Context, in action.Input) (action.Lease, error) {
+		if _, err := h.acts.Contain(ctx, in); err != nil {
+			return action.Lease{}, err
+		}
+		return action.Lease{}, temporal.NewNonRetryableApplicationError("the answer was lost", "unknown", nil)
+	})
+	h.decide(time.Minute, approval.Approve, nil)
+	h.denied(2*time.Minute, true)
+	h.denied(62*time.Minute, false)
+	h.run()
+	if got := h.containments(); !slices.ContainsFunc(got, func(row string) bool { return strings.HasPrefix(row, "reverted/") }) {
+		t.Errorf("containments in the ledger: %q", got)
 	}
 }
