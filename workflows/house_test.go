@@ -109,7 +109,7 @@ func newHouse(t *testing.T) *house {
 	if h.rule, err = vault.Put(ctx, []byte("id: rule\n")); err != nil {
 		t.Fatal(err)
 	}
-	if h.gate, err = gate.Open(ctx, h.store, h.env.Now); err != nil {
+	if h.gate, err = gate.Open(ctx, h.store, nil, h.env.Now); err != nil {
 		t.Fatal(err)
 	}
 	actions := action.NewCatalogue(h.signer.Public(), h.gate, boundless{}, h.env.Now, action.NewQuarantine(h.gate))

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/tocsin-dr/tocsin/internal/action"
 	"github.com/tocsin-dr/tocsin/internal/api"
 	"github.com/tocsin-dr/tocsin/internal/gate"
 	"github.com/tocsin-dr/tocsin/internal/incident"
@@ -46,7 +47,7 @@ func (a *asker) ask(ctx context.Context, agent, session, tool string) (api.GateA
 }
 
 type gateCmd struct {
-	Check gateCheckCmd `cmd:"" default:"withargs" help:"Ask whether an agent may act. Exit code 0: allowed, 3: denied, 1: no answer."`
+	Check gateCheckCmd `cmd:"" default:"withargs" help:"Ask whether an agent may act. Exit code 0: allowed, 3: denied, 4: a human must allow the call, 1: no answer."`
 }
 
 type gateCheckCmd struct {
@@ -57,8 +58,11 @@ type gateCheckCmd struct {
 	JSON    bool   `help:"Print JSON."`
 }
 
-// exitDenied is the exit code of a denial.
-const exitDenied = 3
+// Exit codes of answers that don't allow.
+const (
+	exitDenied = 3
+	exitAsk    = 4
+)
 
 // Run implements the command.
 func (c *gateCheckCmd) Run(ctx context.Context, std *stdio) error {
@@ -66,19 +70,18 @@ func (c *gateCheckCmd) Run(ctx context.Context, std *stdio) error {
 	if err != nil {
 		return err
 	}
-	verdict := "deny"
-	if answer.Allow {
-		verdict = "allow"
-	}
 	if c.JSON {
 		if err := printJSON(std.out, answer); err != nil {
 			return err
 		}
 	} else {
-		fmt.Fprintf(std.out, "%s: %s\n", verdict, visible(answer.Reason))
+		fmt.Fprintf(std.out, "%s: %s\n", answer.Word(), visible(answer.Reason))
 	}
-	if !answer.Allow {
+	switch answer.Word() {
+	case action.Deny:
 		return exitError{exitDenied}
+	case action.Ask:
+		return exitError{exitAsk}
 	}
 	return nil
 }
@@ -124,7 +127,7 @@ func (c *hookCmd) Run(ctx context.Context, std *stdio) error {
 		return nil // no opinion: the agent's own permissions decide
 	}
 	return json.NewEncoder(std.out).Encode(map[string]any{"hookSpecificOutput": map[string]string{
-		"hookEventName": "PreToolUse", "permissionDecision": "deny", "permissionDecisionReason": "Tocsin: " + incident.Visible(answer.Reason, 300),
+		"hookEventName": "PreToolUse", "permissionDecision": answer.Word().String(), "permissionDecisionReason": "Tocsin: " + incident.Visible(answer.Reason, 300),
 	}})
 }
 

@@ -19,6 +19,7 @@ func TestUnreadableHook(t *testing.T) {
 		name, gate, onError string
 		denied              bool
 	}{
+		{"agent whose calls a human allows, declared open", `{"allow":false,"ask":true,"reason":"a human's word","on_error":"open"}`, "server", false},
 		{"quarantined agent", `{"allow":false,"reason":"quarantined","on_error":"open"}`, "server", true},
 		{"allowed agent, declared closed", `{"allow":true,"reason":"no lease is in force","on_error":"closed"}`, "server", true},
 		{"allowed agent, closed by its flag", `{"allow":true,"reason":"no lease is in force","on_error":"open"}`, "closed", true},
@@ -38,6 +39,9 @@ func TestUnreadableHook(t *testing.T) {
 				}
 				if got := strings.Contains(out.String(), `"deny"`); got != tt.denied {
 					t.Errorf("denied: %v, want %v; answer %s", got, tt.denied, out.String())
+				}
+				if ask := strings.Contains(out.String(), `"permissionDecision":"ask"`); ask != strings.Contains(tt.gate, `"ask"`) {
+					t.Errorf("the gate said %s, the hook %s", tt.gate, out.String())
 				}
 			})
 		}

@@ -102,8 +102,14 @@ func (c *standingSignCmd) show(ctx context.Context, std *stdio) error {
 	}
 	d := all[i]
 	for _, row := range [][2]string{
-		{"action", d.Action}, {"for", d.Lease.String()}, {"rules", strings.Join(d.Rules, " ")}, {"agents", strings.Join(d.Agents, " ")},
-		{"at most", fmt.Sprintf("%d an hour", d.PerHour)}, {"until", d.Until.Format(time.RFC3339)}, {"proposed by", d.Proposer.ID}, {"reason", d.Reason},
+		{"action", d.Action},
+		{"for", d.Lease.String()},
+		{"rules", strings.Join(d.Rules, " ")},
+		{"agents", strings.Join(d.Agents, " ")},
+		{"at most", fmt.Sprintf("%d an hour", d.PerHour)},
+		{"until", d.Until.Format(time.RFC3339)},
+		{"proposed by", d.Proposer.ID},
+		{"reason", d.Reason},
 	} {
 		fmt.Fprintf(std.err, "  %-11s  %s\n", row[0], visible(row[1]))
 	}

@@ -38,9 +38,11 @@ func (d *door) Update(_ context.Context, l Lease) error { d.leases[l.ID] = l; re
 
 func (d *door) Admit(context.Context, Input, Description) error { return d.halted }
 
-func (d *door) Denies(_ approval.Target, lease string) bool {
-	l := d.leases[lease]
-	return !d.broken && l.InForce(noon)
+func (d *door) Probe(lease, _ string, _ int) Word {
+	if l := d.leases[lease]; d.broken || !l.InForce(noon) {
+		return Allow
+	}
+	return Deny
 }
 
 // fixture is a catalogue of what ships, with a signer and an input that is granted.

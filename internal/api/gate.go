@@ -50,11 +50,7 @@ func GateRoutes(mux *http.ServeMux, o GateOptions) {
 			return
 		}
 		answer := GateAnswer{Answer: o.Gate.Check(q.Query), OnError: o.OnError(q.Class)}
-		verdict := "deny"
-		if answer.Allow {
-			verdict = "allow"
-		}
-		o.Observe(verdict, time.Since(start))
+		o.Observe(answer.Word().String(), time.Since(start))
 		reply(w, http.StatusOK, answer)
 	})
 }

@@ -30,8 +30,8 @@ func onError(class string) string { return map[string]string{"payments": "closed
 
 func TestGateCheck(t *testing.T) {
 	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
-	held := leases{{ID: "R1", Approver: "ada", Incident: "INC-1", Plan: approval.Plan{Action: "quarantine", Target: approval.Target{Agent: "a/b"}}, Ends: now.Add(time.Hour)}}
-	g, err := gate.Open(t.Context(), held, func() time.Time { return now })
+	held := leases{{ID: "R2", Approver: "ada", Incident: "INC-1", Plan: approval.Plan{Action: action.NameAskHuman, Target: approval.Target{Agent: "a/d"}}, Ends: now.Add(time.Hour)}, {ID: "R1", Approver: "ada", Incident: "INC-1", Plan: approval.Plan{Action: "quarantine", Target: approval.Target{Agent: "a/b"}}, Ends: now.Add(time.Hour)}}
+	g, err := gate.Open(t.Context(), held, nil, func() time.Time { return now })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -45,6 +45,7 @@ func TestGateCheck(t *testing.T) {
 	}{
 		{"denied", "secret", `{"agent":"a/b","tool":"t","class":"payments"}`, 200, `"allow":false`, "deny"},
 		{"what to do without the gate", "secret", `{"agent":"a/b","class":"payments"}`, 200, `"on_error":"closed"`, "deny"},
+		{"a human is asked", "secret", `{"agent":"a/d"}`, 200, `"allow":false,"ask":true`, "ask"},
 		{"allowed", "secret", `{"agent":"a/c"}`, 200, `"allow":true`, "allow"},
 		{"no token", "", `{"agent":"a/b"}`, 401, "bearer token", ""},
 		{"wrong token", "guess", `{"agent":"a/b"}`, 401, "bearer token", ""},

@@ -220,7 +220,7 @@ func (a *App) connectNATS() (*nats.Conn, error) {
 }
 
 func (a *App) openGate(ctx context.Context) (err error) {
-	if a.gate, err = gate.Open(ctx, a.store, a.now); err != nil {
+	if a.gate, err = gate.Open(ctx, a.store, a.cfg.Gate.Tools, a.now); err != nil {
 		return err
 	}
 	key, err := grantKey(a.cfg.Data)
@@ -229,7 +229,8 @@ func (a *App) openGate(ctx context.Context) (err error) {
 	}
 	a.signer = approval.NewSigner(key)
 	a.governor = &governor{store: a.store, file: filepath.Join(a.cfg.Data, "halt"), perHour: a.cfg.Limits.PerHour, now: a.now}
-	a.actions = action.NewCatalogue(a.signer.Public(), a.gate, a.governor, a.now, action.NewQuarantine(a.gate))
+	a.actions = action.NewCatalogue(a.signer.Public(), a.gate, a.governor, a.now,
+		action.NewQuarantine(a.gate), action.NewReadOnly(a.gate), action.NewAskHuman(a.gate), action.NewThrottle(a.gate))
 	return nil
 }
 

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
@@ -74,6 +75,8 @@ type Config struct {
 		// whoever asks knows it when the gate is gone.
 		OnError string            `yaml:"on_error"`
 		Classes map[string]string `yaml:"classes"`
+		// Tools are the effects (read, write, egress, exec) of tools whose names don't tell them: what read-only lets pass.
+		Tools map[string]event.Effect `yaml:"tools"`
 	} `yaml:"gate"`
 	// Tokens authenticate senders of telemetry and askers of the gate. Without any, both are open to whoever reaches them.
 	Tokens []Token     `yaml:"tokens"`
@@ -183,6 +186,11 @@ func (c *Config) check() error {
 	}
 	if c.Gate.OnError != "open" && c.Gate.OnError != "closed" {
 		return bad("gate.on_error", "%q is neither open nor closed", c.Gate.OnError)
+	}
+	for _, tool := range slices.Sorted(maps.Keys(c.Gate.Tools)) {
+		if effect := c.Gate.Tools[tool]; !slices.Contains([]event.Effect{event.EffectRead, event.EffectWrite, event.EffectEgress, event.EffectExec}, effect) {
+			return bad("gate.tools."+tool, "%q is not one of read, write, egress, exec", effect)
+		}
 	}
 	if c.NATS.Partitions < 1 || c.NATS.Partitions > 1024 {
 		return bad("nats.partitions", "%d, want 1 to 1024", c.NATS.Partitions)

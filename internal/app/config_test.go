@@ -81,6 +81,7 @@ func TestConfigRefuses(t *testing.T) {
 		{"line of a list's item", "tokens:\n  - {name: a, sha256: " + digest + "}\n  - {name: b}\n", `tocsin.yaml:3: tokens.1: "b" needs`},
 		{"class", "gate: {classes: {chat: ajar}}", `gate.classes.chat: "ajar" is neither open nor closed`},
 		{"on error", "gate: {on_error: ajar}", `gate.on_error: "ajar" is neither open nor closed`},
+		{"a tool's effect", "gate: {tools: {get_email: reads}}", `gate.tools.get_email: "reads" is not one of read, write, egress, exec`},
 		{"partitions", "nats: {partitions: 1025}", "nats.partitions: 1025, want 1 to 1024"},
 		{"negative partitions", "nats: {partitions: -1}", "nats.partitions: -1, want 1 to 1024"},
 		{"token without a name", "tokens: [{sha256: " + digest + "}]", `tokens.0: "" needs a name`},

@@ -28,7 +28,7 @@ func TestSummaryCountsAll(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer s.Close()
-		g, err := gate.Open(ctx, s, func() time.Time { return now })
+		g, err := gate.Open(ctx, s, nil, func() time.Time { return now })
 		if err != nil {
 			t.Fatal(err)
 		}

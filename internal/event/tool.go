@@ -61,6 +61,27 @@ func ToolEffect(name string) Effect {
 	return best
 }
 
+// carriers are words of reading that can take something out with them: in an address, or in a statement.
+var carriers = []string{"fetch", "browse", "download", "query"}
+
+// OnlyReads reports whether a tool's name says that it reads and says nothing else. It is for refusing in doubt: "get_email" may well
+// send one.
+func OnlyReads(name string) bool {
+	reads, more := false, false
+	eachWord(name, func(word []byte) bool {
+		switch effectWords[string(word)] {
+		case EffectUnknown:
+		case EffectRead:
+			reads = true
+			more = more || slices.Contains(carriers, string(word))
+		default:
+			more = true
+		}
+		return !more
+	})
+	return reads && !more
+}
+
 // eachWord calls visit with the lower-case words of a name until it returns false.
 func eachWord(name string, visit func(word []byte) bool) {
 	var room [64]byte

@@ -29,46 +29,71 @@ type Query struct {
 	Agent   string `json:"agent"` // id: service/name, or the service alone
 	Session string `json:"session,omitempty"`
 	Tool    string `json:"tool,omitempty"` // bare, or as mcp__server__tool
+	// Effect is what the call does, where whoever asks knows: read, write, egress or exec. It can't make an answer milder.
+	Effect event.Effect `json:"effect,omitempty"`
 }
 
 // Answer is the gate's word, with the reason for people.
 type Answer struct {
-	Allow  bool      `json:"allow"`
+	Allow bool `json:"allow"`
+	// Ask means that a human must allow this very call. Allow is then false, for whoever knows no third word.
+	Ask    bool      `json:"ask,omitempty"`
 	Reason string    `json:"reason"`
 	Lease  string    `json:"lease,omitempty"`
 	Until  time.Time `json:"until,omitzero"`
 }
 
+// Word is the answer without its reason.
+func (a Answer) Word() action.Word {
+	switch {
+	case a.Allow:
+		return action.Allow
+	case a.Ask:
+		return action.Ask
+	}
+	return action.Deny
+}
+
 // Gate answers checks. Safe for concurrent use; Check takes no lock.
 type Gate struct {
 	store Store
+	tools map[string]event.Effect
 	now   func() time.Time
 
 	write  sync.Mutex // one writer at a time; readers see the old index or the new one
 	leases atomic.Pointer[index]
 }
 
-// index finds leases by the agents that they are about. It never changes once it is published.
+// index finds leases by the agents that they are about. It never changes once it is published, but for the calls that leases count.
 type index struct {
 	all     []action.Lease
 	byAgent map[string][]held
 	below   map[string][]held // by service: leases on its agents
+	calls   map[string]*calls // by lease that counts
 }
 
 // held is a lease with its target's tool taken apart.
 type held struct {
 	action.Lease
 	server, tool string
+	calls        *calls // of a lease that counts, else nil
 }
 
-func newIndex(leases []action.Lease) *index {
-	x := &index{all: leases, byAgent: make(map[string][]held), below: make(map[string][]held)}
+// newIndex keeps of an earlier index what its leases have counted.
+func newIndex(leases []action.Lease, earlier map[string]*calls) *index {
+	x := &index{all: leases, byAgent: make(map[string][]held), below: make(map[string][]held), calls: make(map[string]*calls)}
 	for _, l := range leases {
-		if l.Plan.Action != action.NameQuarantine { // its effect is elsewhere
+		if !action.AtGate(l.Plan.Action) { // its effect is elsewhere
 			continue
 		}
 		h := held{Lease: l}
 		h.server, h.tool = event.SplitToolName(l.Plan.Target.Tool)
+		if l.Plan.Action == action.NameThrottle {
+			if h.calls = earlier[l.ID]; h.calls == nil {
+				h.calls = &calls{most: action.PerMinute(l.Plan)}
+			}
+			x.calls[l.ID] = h.calls
+		}
 		agent := l.Plan.Target.Agent
 		x.byAgent[agent] = append(x.byAgent[agent], h)
 		for service := parent(agent); service != ""; service = parent(service) {
@@ -81,64 +106,158 @@ func newIndex(leases []action.Lease) *index {
 // parent is the service of an agent; none for an id without one.
 func parent(agent string) string { return agent[:max(0, strings.LastIndexByte(agent, '/'))] }
 
-// Open returns a gate with the leases of its store.
-func Open(ctx context.Context, store Store, now func() time.Time) (*Gate, error) {
-	g := &Gate{store: store, now: now}
+// Open returns a gate with the leases of its store. tools are the effects of tools whose names don't tell them, by the bare name or as
+// mcp__server__tool.
+func Open(ctx context.Context, store Store, tools map[string]event.Effect, now func() time.Time) (*Gate, error) {
+	g := &Gate{store: store, tools: tools, now: now}
 	leases, err := store.Leases(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("open gate: %w", err)
 	}
-	g.leases.Store(newIndex(leases))
+	g.leases.Store(newIndex(leases, nil))
 	return g, nil
 }
 
-// Check answers a query from memory. What a query leaves out must not be a way around a lease: one that does not name its session or
-// tool is denied where a lease is about one of the agent's, and one that names only a service where it is about one of its agents.
-// A lease on a service is about all its agents, because whose call it was is not always known.
+// Check answers a query from memory, by the strictest of all leases that it does not clearly lie outside of. What a query leaves out
+// must not be a way around a lease: one that does not name its session or tool is answered by a lease about one of the agent's, and
+// one that names only a service by a lease about one of its agents. A lease on a service is about all its agents, because whose call it
+// was is not always known.
 func (g *Gate) Check(q Query) Answer {
 	leases := g.leases.Load()
 	if len(leases.all) == 0 {
 		return Answer{Allow: true, Reason: "no lease is in force"}
 	}
 	a := asked{Query: q, now: g.now()}
-	a.Agent, a.Session = event.ClipName(q.Agent), event.ClipName(q.Session)
-	a.server, a.tool = event.SplitToolName(q.Tool)
-	a.server, a.tool = event.ClipName(a.server), event.ClipName(a.tool)
-	for agent := a.Agent; agent != ""; agent = parent(agent) {
-		if l := a.denied(leases.byAgent[agent]); l != nil {
-			return l.answer("")
-		}
-	}
-	if l := a.denied(leases.below[a.Agent]); l != nil {
-		return l.answer(", and the question names its service alone")
-	}
-	return Answer{Allow: true, Reason: "no lease is in force"}
+	return g.check(leases, &a)
 }
 
-// asked is a query in the form in which events name things.
+func (g *Gate) check(leases *index, a *asked) Answer {
+	a.Agent, a.Session = event.ClipName(a.Agent), event.ClipName(a.Session)
+	a.server, a.tool = event.SplitToolName(a.Tool)
+	a.server, a.tool = event.ClipName(a.server), event.ClipName(a.tool)
+	for agent := a.Agent; agent != "" && a.word != action.Deny; agent = parent(agent) {
+		g.weigh(a, leases.byAgent[agent], "")
+	}
+	if a.word != action.Deny {
+		g.weigh(a, leases.below[a.Agent], ", and the question names its service alone")
+	}
+	// A call that is denied anyway uses up none of what is allowed.
+	if a.counted && a.word != action.Deny {
+		g.count(a, leases)
+	}
+	if a.by == nil {
+		return Answer{Allow: true, Reason: "no lease is in force"}
+	}
+	return a.by.answer(a.word, a.why)
+}
+
+// asked is a query in the form in which events name things, and the strictest word about it so far.
 type asked struct {
 	Query
 	server, tool string
 	now          time.Time
+
+	word    action.Word
+	by      *held
+	why     string
+	counted bool              // a lease that counts is about it
+	scratch map[*calls]*calls // of a probe: it counts here, and not against the agent
 }
 
-// denied returns the first lease in force that the query does not clearly lie outside of.
-func (a *asked) denied(leases []held) *held {
+// weigh takes the strictest word of leases in force that the query does not clearly lie outside of.
+func (g *Gate) weigh(a *asked, leases []held, why string) {
 	for i := range leases {
 		l := &leases[i]
-		if l.InForce(a.now) && !other(l.Plan.Target.Session, a.Session) && !other(l.server, a.server) && !other(l.tool, a.tool) {
-			return l
+		if !l.covers(a) {
+			continue
+		}
+		word := action.Allow
+		switch l.Plan.Action {
+		case action.NameThrottle:
+			a.counted = true
+			continue
+		case action.NameAskHuman:
+			word = action.Ask
+		case action.NameReadOnly:
+			if g.reads(a) {
+				continue
+			}
+			word = action.Deny
+		default: // quarantine; an action that this gate does not know denies rather than passes
+			word = action.Deny
+		}
+		if word > a.word {
+			a.word, a.by, a.why = word, l, why
+		}
+		if word == action.Deny {
+			return
 		}
 	}
-	return nil
+}
+
+// count counts the call against every lease that counts and denies it where one has had enough.
+func (g *Gate) count(a *asked, leases *index) {
+	take := func(list []held, why string) {
+		for i := range list {
+			l := &list[i]
+			if l.calls == nil || !l.covers(a) {
+				continue
+			}
+			c := l.calls
+			if a.scratch != nil {
+				if a.scratch[c] == nil {
+					a.scratch[c] = &calls{most: c.most}
+				}
+				c = a.scratch[c]
+			}
+			if !c.take(a.now) {
+				a.word, a.by, a.why = action.Deny, l, why
+			}
+		}
+	}
+	for agent := a.Agent; agent != ""; agent = parent(agent) {
+		take(leases.byAgent[agent], "")
+	}
+	take(leases.below[a.Agent], ", and the question names its service alone")
+}
+
+// covers reports whether the lease is in force and the query does not clearly lie outside of it.
+func (l *held) covers(a *asked) bool {
+	return l.InForce(a.now) && !other(l.Plan.Target.Session, a.Session) && !other(l.server, a.server) && !other(l.tool, a.tool)
 }
 
 // other reports whether a query names another than the one that a lease is about.
 func other(leased, asked string) bool { return leased != "" && asked != "" && leased != asked }
 
-func (l *held) answer(why string) Answer {
+// reads reports whether a call surely has no effect but to take data in. The table goes before the name; who asks can make a call
+// stricter by its effect, and never milder, because an agent has a hand in what it is asked with.
+func (g *Gate) reads(a *asked) bool {
+	if a.Effect != event.EffectUnknown && a.Effect != event.EffectRead || a.tool == "" {
+		return false
+	}
+	effect, ok := g.tools[a.Tool]
+	if !ok {
+		effect, ok = g.tools[a.tool]
+	}
+	if ok {
+		return effect == event.EffectRead
+	}
+	return event.OnlyReads(a.tool)
+}
+
+func (l *held) answer(word action.Word, why string) Answer {
+	what := "is quarantined"
+	switch l.Plan.Action {
+	case action.NameReadOnly:
+		what = "may only read"
+	case action.NameAskHuman:
+		what = "needs a human's word for each call"
+	case action.NameThrottle:
+		what = fmt.Sprintf("may make %d calls a minute, and made them,", l.calls.most)
+	}
 	return Answer{
-		Reason: fmt.Sprintf("%s is quarantined until %s by decision of %s (incident %s)%s", l.Plan.Target, l.Ends.UTC().Format(time.RFC3339), l.Approver, l.Incident, why),
+		Ask:    word == action.Ask,
+		Reason: fmt.Sprintf("%s %s until %s by decision of %s (incident %s)%s", l.Plan.Target, what, l.Ends.UTC().Format(time.RFC3339), l.Approver, l.Incident, why),
 		Lease:  l.ID, Until: l.Ends,
 	}
 }
@@ -227,22 +346,36 @@ func (g *Gate) replace(l action.Lease) {
 	if l.Lifted.IsZero() {
 		fresh = append(fresh, l)
 	}
-	g.leases.Store(newIndex(fresh))
+	g.leases.Store(newIndex(fresh, g.leases.Load().calls))
 }
 
-// Denies implements action.Enforcer: it asks the gate in every way in which the target may ask. While the lease is in force, another
-// one that denies it too is proof as well.
-func (g *Gate) Denies(t approval.Target, lease string) bool {
+// Probe implements action.Enforcer: it asks in every way in which the target may ask, calls times at one instant, and returns the
+// mildest of the last answers. Its calls count for nobody. While the lease is in force, another one that answers as strictly is proof
+// as well.
+func (g *Gate) Probe(lease, tool string, times int) action.Word {
 	l, ok := g.Lease(lease)
 	if !ok || !l.InForce(g.now()) {
-		return false
+		return action.Allow
 	}
-	return !slices.ContainsFunc(spellings(t), func(q Query) bool { return g.Check(q).Allow })
+	t := l.Plan.Target
+	if t.Tool == "" {
+		t.Tool = tool
+	}
+	mildest := action.Deny
+	leases, now := g.leases.Load(), g.now()
+	for _, q := range spellings(t) {
+		scratch, last := make(map[*calls]*calls), action.Allow
+		for range times {
+			last = g.check(leases, &asked{Query: q, now: now, scratch: scratch}).Word()
+		}
+		mildest = min(mildest, last)
+	}
+	return mildest
 }
 
 // spellings are the queries of a target: by its own id and by its service's, with the bare name of a tool and with a server's.
 func spellings(t approval.Target) []Query {
-	out := []Query{Query(t)}
+	out := []Query{{Agent: t.Agent, Session: t.Session, Tool: t.Tool}}
 	if service := parent(t.Agent); service != "" {
 		out = append(out, Query{Agent: service, Session: t.Session, Tool: t.Tool})
 	}

@@ -55,6 +55,7 @@ func (m *memory) Leases(context.Context) ([]action.Lease, error) {
 type fixture struct {
 	*Gate
 	store *memory
+	tools map[string]event.Effect
 	now   time.Time
 }
 
@@ -72,7 +73,7 @@ func newFixture(t testing.TB, leases ...action.Lease) *fixture {
 
 func (f *fixture) open(t testing.TB) {
 	t.Helper()
-	g, err := Open(context.Background(), f.store, func() time.Time { return f.now })
+	g, err := Open(context.Background(), f.store, f.tools, func() time.Time { return f.now })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -147,7 +148,7 @@ func TestProvedMeansDenied(t *testing.T) {
 		service, name, tool := rapid.SampledFrom([]string{"s", "t"}).Draw(rt, "service"), part("n").Draw(rt, "name"), part("x").Draw(rt, "tool")
 		target := approval.Target{Agent: event.AgentID(service, name), Session: part("c").Draw(rt, "session"), Tool: tool}
 		f := newFixture(t, lease("r1", target))
-		if !f.Denies(target, "r1") {
+		if f.Probe("r1", "", 1) != action.Deny {
 			rt.Fatal("a lease in force does not deny")
 		}
 		q := Query{Agent: rapid.SampledFrom([]string{target.Agent, service}).Draw(rt, "asks as"), Session: rapid.SampledFrom([]string{"", target.Session}).Draw(rt, "in"), Tool: tool}
@@ -195,7 +196,7 @@ func TestLeaseEnds(t *testing.T) {
 		t.Error("the lease ended early")
 	}
 	f.now = noon.Add(time.Hour)
-	if !f.Check(Query{Agent: "a"}).Allow || len(f.InForce()) != 0 || f.Denies(approval.Target{Agent: "a"}, "r1") {
+	if !f.Check(Query{Agent: "a"}).Allow || len(f.InForce()) != 0 || f.Probe("r1", "", 1) != action.Allow {
 		t.Error("the lease holds after its end")
 	}
 	if _, err := f.Apply(t.Context(), lease("r1", approval.Target{Agent: "a"})); err != nil || !f.Check(Query{Agent: "a"}).Allow {
@@ -234,7 +235,7 @@ func TestApplyIsIdempotent(t *testing.T) {
 func TestAnotherLeaseStillDenies(t *testing.T) {
 	agent, tool := approval.Target{Agent: "a"}, approval.Target{Agent: "a", Tool: "t"}
 	f := newFixture(t, lease("r1", agent), lease("r2", tool))
-	if !f.Denies(agent, "r1") || !f.Denies(tool, "r2") {
+	if f.Probe("r1", "", 1) != action.Deny || f.Probe("r2", "", 1) != action.Deny {
 		t.Error("a lease in force does not deny")
 	}
 	l, ok := f.Lease("r1")
@@ -248,7 +249,7 @@ func TestAnotherLeaseStillDenies(t *testing.T) {
 	if got := f.Check(Query{Agent: "a", Tool: "t"}); got.Allow || got.Lease != "r2" {
 		t.Errorf("%+v", got)
 	}
-	if !f.Check(Query{Agent: "a", Tool: "other"}).Allow || f.Denies(tool, "r1") {
+	if !f.Check(Query{Agent: "a", Tool: "other"}).Allow || f.Probe("r1", "", 1) != action.Allow {
 		t.Error("the lifted lease still holds")
 	}
 	ended := lease("r3", agent)
@@ -256,7 +257,7 @@ func TestAnotherLeaseStillDenies(t *testing.T) {
 	if _, err := f.Apply(t.Context(), ended); err != nil {
 		t.Fatal(err)
 	}
-	if f.now = noon.Add(2 * time.Minute); f.Denies(tool, "r3") {
+	if f.now = noon.Add(2 * time.Minute); f.Probe("r3", "", 1) != action.Allow {
 		t.Error("a lease that ended passes for proved because another denies")
 	}
 }
@@ -286,7 +287,7 @@ func TestStoreFails(t *testing.T) {
 	if err := f.Update(t.Context(), l); err == nil || f.Check(Query{Agent: "a"}).Allow {
 		t.Errorf("a lease was lifted that is stored as in force: %v", err)
 	}
-	if _, err := Open(t.Context(), f.store, time.Now); err == nil {
+	if _, err := Open(t.Context(), f.store, nil, time.Now); err == nil {
 		t.Error("a gate opens without knowing its leases")
 	}
 }
@@ -300,10 +301,10 @@ func TestQuarantine(t *testing.T) {
 	l := action.Lease{ID: "r1", Plan: approval.Plan{Action: action.NameQuarantine, Target: target, Lease: time.Hour}, Ends: noon.Add(time.Hour)}
 	other := l
 	other.ID, other.Plan.Action = "r0", "revoke-token"
-	if _, err := f.Apply(t.Context(), other); err != nil || !f.Check(Query(target)).Allow {
+	if _, err := f.Apply(t.Context(), other); err != nil || !f.Check(Query{Agent: "a", Tool: "t"}).Allow {
 		t.Fatal("a lease of another action denies at the gate", err)
 	}
-	if _, err := f.Apply(t.Context(), l); err != nil || f.Check(Query(target)).Allow {
+	if _, err := f.Apply(t.Context(), l); err != nil || f.Check(Query{Agent: "a", Tool: "t"}).Allow {
 		t.Fatal(l, err)
 	}
 	if holds, err := q.Verify(t.Context(), l); err != nil || !holds {
@@ -311,7 +312,7 @@ func TestQuarantine(t *testing.T) {
 	}
 	l.Lifted = noon
 	for range 2 {
-		if err := f.Update(t.Context(), l); err != nil || !f.Check(Query(target)).Allow {
+		if err := f.Update(t.Context(), l); err != nil || !f.Check(Query{Agent: "a", Tool: "t"}).Allow {
 			t.Fatal(err)
 		}
 	}

@@ -240,7 +240,7 @@ func dialects() []string {
 }
 func signals() []string  { return []string{"traces", "logs", "metrics", "events"} }
 func codes() []string    { return []string{"200", "400", "401", "413", "415", "500", "503"} }
-func verdicts() []string { return []string{"allow", "deny"} }
+func verdicts() []string { return []string{"allow", "ask", "deny"} }
 
 func evicted() []string {
 	return []string{"sessions", "traces", "orphans", "ids", "services", "agents", "baselines", "classes"}
