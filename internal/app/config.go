@@ -60,7 +60,8 @@ type Config struct {
 	Policies struct {
 		File string `yaml:"file"` // who is asked; without one, responders contain and two leads do the rest
 	} `yaml:"policies"`
-	Limits struct {
+	Actions ActionOptions `yaml:"actions"`
+	Limits  struct {
 		// PerHour is how many effects of one action may begin within an hour, over all incidents.
 		PerHour int `yaml:"per_hour"`
 	} `yaml:"limits"`
@@ -200,6 +201,9 @@ func (c *Config) check() error {
 	}
 	if a := c.Baselines.Alpha; !(a >= 0 && a < 1) { // not a number is refused too
 		return bad("baselines.alpha", "%g, want more than 0 and less than 1; 0 is the default", a)
+	}
+	if err := c.Actions.check(); err != nil {
+		return err
 	}
 	if c.Limits.PerHour < 1 {
 		return bad("limits.per_hour", "%d, want at least 1", c.Limits.PerHour)

@@ -91,6 +91,8 @@ func TestConfigRefuses(t *testing.T) {
 		{"alpha of everything", "baselines: {alpha: 1}", "baselines.alpha: 1, want more than 0 and less than 1"},
 		{"alpha of nothing", "baselines: {alpha: -0.1}", "baselines.alpha: -0.1, want"},
 		{"alpha is no number", "baselines: {alpha: .nan}", "baselines.alpha: NaN, want"},
+		{"an action's key", "actions: {revoke_token: {revocation_url: 'http://id.example/'}}", "actions.revoke_token.revocation_url: "},
+		{"an unknown action", "actions: {erase: {}}", ":1: "},
 		{"sla", "sla: -1h", "sla: -1h0m0s, want more than 0"},
 		{"key without certificate", "tls: {key: k.pem}", "tls: want both cert and key, or neither"},
 		{"certificate without key", "tls: {cert: c.pem}", "tls: want both cert and key, or neither"},

@@ -1,0 +1,52 @@
+package app
+
+import (
+	"errors"
+
+	"github.com/tocsin-dr/tocsin/internal/action"
+)
+
+// ActionOptions are what the actions beyond the gate need. An action whose section is missing can't be approved here: its plan fails.
+// Each action holds its own credentials and no other's.
+type ActionOptions struct {
+	RevokeToken *action.RevokeTokenOptions `yaml:"revoke_token"`
+}
+
+// check names the first key that can't be right.
+func (o *ActionOptions) check() error {
+	for _, section := range []struct {
+		key   string
+		check func() error
+	}{
+		{"revoke_token", checkOf(o.RevokeToken)},
+	} {
+		err := section.check()
+		if option := (*action.BadOption)(nil); errors.As(err, &option) {
+			return bad("actions."+section.key+"."+option.Field, "%s", option.Why)
+		}
+		if err != nil {
+			return bad("actions."+section.key, "%s", err)
+		}
+	}
+	return nil
+}
+
+// checkOf is the check of a section, which passes where the section is missing.
+func checkOf[O any, P interface {
+	*O
+	Check() error
+}](o P) func() error {
+	if o == nil {
+		return func() error { return nil }
+	}
+	return o.Check
+}
+
+// ship makes the actions that this deployment has.
+func (o *ActionOptions) ship(gate action.Enforcer) []action.Action {
+	out := []action.Action{action.NewQuarantine(gate), action.NewReadOnly(gate), action.NewAskHuman(gate), action.NewThrottle(gate)}
+	if o.RevokeToken != nil {
+		out = append(out, action.NewRevokeToken(*o.RevokeToken))
+	}
+	return out
+}
