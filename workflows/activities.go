@@ -337,7 +337,7 @@ func (a *Activities) Contain(ctx context.Context, in action.Input) (action.Lease
 // Held returns the lease of a request that was stored and not lifted, if there is one.
 func (a *Activities) Held(ctx context.Context, id string) ([]action.Lease, error) {
 	lease, found, err := a.Store.Lease(ctx, id)
-	if err != nil || !found || !lease.Lifted.IsZero() {
+	if err != nil || !found || !lease.Lifted.IsZero() || lease.Plan.Lease == 0 { // what can't be undone has no end
 		return nil, err
 	}
 	return []action.Lease{lease}, nil
@@ -349,7 +349,7 @@ func (a *Activities) Verify(ctx context.Context, l action.Lease) (action.Lease, 
 	if err != nil {
 		return l, err
 	}
-	if l.Lifted.IsZero() {
+	if l.Lifted.IsZero() || l.Plan.Lease == 0 { // what can't be undone is lifted at once, and is proved all the same
 		l, err = a.Actions.Verify(ctx, l)
 	} else {
 		err = action.ErrLifted
@@ -366,14 +366,36 @@ func (a *Activities) Verify(ctx context.Context, l action.Lease) (action.Lease, 
 	if err := a.append(ctx, ledger.KindContainment, "tocsin", l.ID, "verified/"+l.ID, map[string]any{"lease": l.ID, "verified": l.Verified}); err != nil {
 		return l, err
 	}
-	text := fmt.Sprintf("Contained: %s, until %s; a probe at the gate was denied", incident.Visible(l.Plan.Target.String(), 160), l.Ends.UTC().Format(time.RFC3339))
-	entry := incident.Entry{At: l.Verified, Actor: "tocsin", Source: "gate", Kind: "containment", Text: text, Ref: l.ID}
+	text := effect(l)
+	at := l.Verified
+	if at.IsZero() {
+		at = l.Applied
+	}
+	entry := incident.Entry{At: at, Actor: "tocsin", Source: "gate", Kind: "containment", Text: text, Ref: l.ID}
 	if err := a.Store.AddEntry(ctx, l.Incident, entry); err != nil {
 		return l, err
 	}
 	a.Tell.Changed("lease", l.ID)
-	a.Tell.Contained(l, l.Decided())
+	if !l.Verified.IsZero() {
+		a.Tell.Contained(l, l.Decided())
+	}
 	return l, nil
+}
+
+// effect says of a lease what was proved of it, and what was not.
+func effect(l action.Lease) string {
+	target := incident.Visible(l.Plan.Target.String(), 160)
+	text := fmt.Sprintf("Contained: %s, until %s; a probe at the gate was denied", target, l.Ends.UTC().Format(time.RFC3339))
+	if !action.AtGate(l.Plan.Action) {
+		text = fmt.Sprintf("Done: %s of %s; its probe saw the effect", l.Plan.Action, target)
+		if l.Verified.IsZero() {
+			text = fmt.Sprintf("Done: %s of %s; nothing can prove its effect", l.Plan.Action, target)
+		}
+	}
+	if !l.Effective.IsZero() {
+		text += fmt.Sprintf("; still effective until %s: %s", l.Effective.UTC().Format(time.RFC3339), l.Lag)
+	}
+	return text
 }
 
 // stored returns a lease as the gate left it.
