@@ -2,6 +2,7 @@ package app
 
 import (
 	"errors"
+	"time"
 
 	"github.com/tocsin-dr/tocsin/internal/action"
 )
@@ -9,7 +10,8 @@ import (
 // ActionOptions are what the actions beyond the gate need. An action whose section is missing can't be approved here: its plan fails.
 // Each action holds its own credentials and no other's.
 type ActionOptions struct {
-	RevokeToken *action.RevokeTokenOptions `yaml:"revoke_token"`
+	RevokeToken   *action.RevokeTokenOptions   `yaml:"revoke_token"`
+	NotifyWebhook *action.NotifyWebhookOptions `yaml:"notify_webhook"`
 }
 
 // check names the first key that can't be right.
@@ -19,6 +21,7 @@ func (o *ActionOptions) check() error {
 		check func() error
 	}{
 		{"revoke_token", checkOf(o.RevokeToken)},
+		{"notify_webhook", checkOf(o.NotifyWebhook)},
 	} {
 		err := section.check()
 		if option := (*action.BadOption)(nil); errors.As(err, &option) {
@@ -43,10 +46,13 @@ func checkOf[O any, P interface {
 }
 
 // ship makes the actions that this deployment has.
-func (o *ActionOptions) ship(gate action.Enforcer) []action.Action {
+func (o *ActionOptions) ship(gate action.Enforcer, now func() time.Time) []action.Action {
 	out := []action.Action{action.NewQuarantine(gate), action.NewReadOnly(gate), action.NewAskHuman(gate), action.NewThrottle(gate)}
 	if o.RevokeToken != nil {
 		out = append(out, action.NewRevokeToken(*o.RevokeToken))
+	}
+	if o.NotifyWebhook != nil {
+		out = append(out, action.NewNotifyWebhook(*o.NotifyWebhook, now))
 	}
 	return out
 }
