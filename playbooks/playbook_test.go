@@ -104,7 +104,7 @@ func TestCompileRefuses(t *testing.T) {
 }
 
 func TestLibrary(t *testing.T) {
-	got, err := Read(actions(), Shipped())
+	got, err := Read(action.Descriptions(), Shipped())
 	if err != nil || len(got) == 0 {
 		t.Fatal(err)
 	}

@@ -16,7 +16,9 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/tocsin-dr/tocsin/detect"
 	"github.com/tocsin-dr/tocsin/internal/api"
+	"github.com/tocsin-dr/tocsin/internal/approval"
 	"github.com/tocsin-dr/tocsin/internal/measure"
 )
 
@@ -200,5 +202,27 @@ func TestReadEvents(t *testing.T) {
 	h.events.busy <- struct{}{}
 	if status, body := h.call("bob", http.MethodGet, "/api/v1/events", nil); status != http.StatusConflict || !strings.Contains(string(body), "somebody else is reading") {
 		t.Errorf("a second reader: %d %s", status, body)
+	}
+}
+
+// TestTriggers: each shipped playbook's trigger fits rules that ship, so that a rule that is promoted has its response.
+func TestTriggers(t *testing.T) {
+	read, err := ReadRules("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	library, err := ReadPlaybooks("")
+	if err != nil || len(library) < 10 {
+		t.Fatal(len(library), err)
+	}
+	for name, p := range library {
+		if p.On == nil {
+			continue
+		}
+		for _, pattern := range p.On.Rules {
+			if !slices.ContainsFunc(read.Rules, func(r detect.Rule) bool { return approval.Matches(pattern, r.ID) }) {
+				t.Errorf("playbook %s waits for %q, and no rule is called so", name, pattern)
+			}
+		}
 	}
 }
