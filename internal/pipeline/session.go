@@ -1,7 +1,6 @@
 package pipeline
 
 import (
-	"cmp"
 	"crypto/sha256"
 	"slices"
 	"time"
@@ -35,7 +34,7 @@ type session struct {
 	Parents   map[string]string   `json:"parents,omitempty"` // agent, folded: who delegated to it
 	Sources   map[string]source   `json:"sources,omitempty"`
 	Results   int                 `json:"results,omitempty"` // tool results so far
-	Read      uint64              `json:"read,omitempty"`    // the first origin of Output that baselines have not taken in
+	Read      uint64              `json:"read,omitempty"`    // how many identifying tokens of Output baselines have taken in
 	Last      time.Time           `json:"last"`              // the class's watermark when the last event arrived
 	Touched   int                 `json:"touched"`
 
@@ -229,12 +228,8 @@ func (s *session) flow(tokens event.Hashes) (f baselines.Flow) {
 
 // fresh are the identifying tokens of tools' outputs that baselines have not taken in.
 func (s *session) fresh() (out event.Hashes) {
-	list := s.Output.Identifying
-	at, _ := slices.BinarySearchFunc(list, s.Read, func(t tokenOrigin, origin uint64) int { return cmp.Compare(t.origin, origin) })
-	for _, t := range list[at:] {
-		out = append(out, t.token)
-	}
-	s.Read = s.Output.Gone + uint64(len(s.Output.Origins))
+	out = slices.Clone(event.Hashes(s.Output.Identifying.since(s.Read)))
+	s.Read = s.Output.Identifying.came()
 	return out
 }
 
