@@ -5,19 +5,19 @@ import (
 	"slices"
 	"strings"
 	"unicode"
+	"unicode/utf8"
 )
 
 // HasHidden reports whether text holds characters that exist to be read by a machine and not seen by a person: bidirectional
 // controls, zero width and tag characters, unusual variation selectors. What ordinary files hold by accident (terminal colours, byte
 // order marks, soft hyphens) does not count, though displays show it.
 func HasHidden(text string) bool {
-	return strings.IndexFunc(text, func(r rune) bool {
-		switch {
-		case r < 0x80, r == 0xFEFF, r == 0xAD:
-			return false
+	for i := range len(text) {
+		if text[i] >= utf8.RuneSelf { // ordinary text is cheap
+			return strings.IndexFunc(text[i:], func(r rune) bool { return r >= utf8.RuneSelf && r != 0xFEFF && r != 0xAD && Hidden(r) }) >= 0
 		}
-		return Hidden(r)
-	}) >= 0
+	}
+	return false
 }
 
 // Hidden reports whether a character is invisible to a reader. Displays show such a character by its code point.
@@ -109,7 +109,35 @@ func namesSecret(text string) bool {
 }
 
 // PrivatePath reports whether a path is a well-known place of credentials.
-func PrivatePath(path string) bool { return privatePath.MatchString(path) }
+func PrivatePath(path string) bool { return mayBePrivatePath(path) && privatePath.MatchString(path) }
+
+// mayBePrivatePath looks for what privatePath can't match without, which makes ordinary paths cheap.
+func mayBePrivatePath(path string) bool {
+	ends := func(text, word string) bool {
+		return len(text) >= len(word) && strings.EqualFold(text[len(text)-len(word):], word)
+	}
+	for i := range len(path) {
+		may, before, c := false, path[:i+1], path[i]
+		switch c {
+		case '.':
+			may = i == 0 || strings.IndexByte(`/\~`, path[i-1]) >= 0
+		case '_':
+			may = ends(before, "id_")
+		case 'w', 'W':
+			may = ends(before, "/etc/shadow")
+		case 't', 'T':
+			may = ends(before, "secret")
+		case 'l', 'L':
+			may = ends(before, "credential")
+		default:
+			may = c >= utf8.RuneSelf // (?i) takes some for an s or a k
+		}
+		if may {
+			return true
+		}
+	}
+	return ends(path, ".pem")
+}
 
 // HasHidden reports whether the text holds hidden characters, or did before its hashes took its place.
 func (c *Content) HasHidden() bool { return c.Signs.Hidden || HasHidden(c.Text) }
