@@ -33,10 +33,7 @@ func BenchmarkPathStages(b *testing.B) {
 	}
 	encoded := func(requests [][]event.Event) (out [][]byte) {
 		for _, events := range requests {
-			data, _, err := stream.EncodeBatch(codec, events)
-			if err != nil {
-				b.Fatal(err)
-			}
+			data, _ := stream.EncodeBatch(codec, events)
 			out = append(out, data)
 		}
 		return out

@@ -54,7 +54,8 @@ func Instructs(text string) bool {
 			c |= 0x20
 		}
 		for _, s := range instructive[c] {
-			if from, to := i-s.at, i-s.at+len(s.word); from >= 0 && to <= len(text) && strings.EqualFold(text[from:to], s.word) {
+			from, to := i-s.at, i-s.at+len(s.word)
+			if from >= 0 && to <= len(text) && text[from]|0x20 == s.word[0]|0x20 && strings.EqualFold(text[from:to], s.word) {
 				return instructs.MatchString(strings.ToLower(text))
 			}
 		}

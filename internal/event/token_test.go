@@ -45,29 +45,6 @@ func TestTokens(t *testing.T) {
 	}
 }
 
-// Words of ASCII, which are read in one look, are the tokens that any other word would be.
-func TestPlainTokens(t *testing.T) {
-	part := rapid.SampledFrom([]string{"a", "Z", "9", " ", ".", "@", "_", "-", "+", "é", "İ", "\xff", "/", strings.Repeat("x", 127), strings.Repeat("-", 130), "12345678901234567"})
-	rapid.Check(t, func(t *rapid.T) {
-		text := strings.Join(rapid.SliceOfN(part, 0, 20).Draw(t, "parts"), "")
-		var want []Token
-		for _, number := range grouped(text) {
-			want = append(want, Token{number, true})
-		}
-		for rest := text; ; {
-			start, end := nextWord(rest)
-			if start == end {
-				break
-			}
-			word := appendLower(nil, strings.TrimRightFunc(rest[start:min(end, start+maxTokenBytes)], isJoiner))
-			want, rest = append(want, Token{string(word), identifying(word)}), rest[end:]
-		}
-		if diff := cmp.Diff(want, Tokens(text)); diff != "" {
-			t.Errorf("%q: %s", text, diff)
-		}
-	})
-}
-
 func FuzzTokens(f *testing.F) {
 	f.Add("to DE89 3704 0044 0532 0130 00, a@b.example")
 	f.Add("\xffé" + strings.Repeat("Ⱥ", 70))

@@ -28,9 +28,10 @@ func TestRecognisedPrompts(t *testing.T) {
 	}
 	rapid.Check(t, func(t *rapid.T) {
 		var s session
+		r := reader{hasher: h}
 		var want tokenSet
 		for _, i := range rapid.SliceOfN(rapid.IntRange(0, len(texts)-1), 0, 8).Draw(t, "prompts") {
-			s.readPrompt(&event.Content{Text: texts[i]}, h, "e")
+			s.readPrompt(&event.Content{Text: texts[i]}, &r, "e")
 			want.add(hashes[i], "e")
 		}
 		if diff := cmp.Diff(origins(&want), origins(&s.Prompt)); diff != "" {

@@ -77,6 +77,20 @@ func hashed(h *event.Hasher, text string, tokens event.Hashes) event.Hashes {
 	return h.Hash(text)
 }
 
+// reader makes the token hashes of one text after the other in the same memory: they are good until the next text.
+type reader struct {
+	hasher *event.Hasher
+	room   event.Hashes
+}
+
+func (r *reader) hashed(text string, tokens event.Hashes) event.Hashes {
+	if text == "" {
+		return tokens
+	}
+	r.room = r.hasher.Append(r.room[:0], text)
+	return r.room
+}
+
 // act notes who acts in the session.
 func (s *session) act(e *event.Event) {
 	if s.Agents == nil {
@@ -89,10 +103,10 @@ func (s *session) act(e *event.Event) {
 }
 
 // read takes in what the event tells the session: its prompts, then, after the event was judged, its tool's output.
-func (s *session) readPrompts(e *event.Event, h *event.Hasher) {
+func (s *session) readPrompts(e *event.Event, r *reader) {
 	for _, c := range e.Content {
 		if c.Role == event.RolePrompt || c.Role == event.RoleSystem {
-			s.readPrompt(&c, h, e.ID)
+			s.readPrompt(&c, r, e.ID)
 			s.Facts.Prompted = s.Facts.Prompted || c.Role == event.RolePrompt
 		}
 	}
@@ -101,12 +115,12 @@ func (s *session) readPrompts(e *event.Event, h *event.Hasher) {
 // maxPrompts bounds the texts that are recognised.
 const maxPrompts = 256
 
-func (s *session) readPrompt(c *event.Content, h *event.Hasher, from string) {
+func (s *session) readPrompt(c *event.Content, r *reader, from string) {
 	key := sha256.Sum256([]byte(c.Text))
 	if c.Text != "" && s.prompts[key] {
 		return
 	}
-	full := s.Prompt.add(hashed(h, c.Text, c.Tokens), from)
+	full := s.Prompt.add(r.hashed(c.Text, c.Tokens), from)
 	if full || len(s.prompts) >= maxPrompts {
 		clear(s.prompts) // what made room, this text's own first tokens too, must be read again
 	}
@@ -120,20 +134,20 @@ func (s *session) readPrompt(c *event.Content, h *event.Hasher, from string) {
 }
 
 // readOutput takes in a tool's output and what it does to the session's facts.
-func (s *session) readOutput(e *event.Event, h *event.Hasher) {
+func (s *session) readOutput(e *event.Event, r *reader) {
 	if e.Outcome == event.OutcomeDenied || (e.Decision != nil && e.Decision.Effect == "deny") {
 		s.Facts.Denied++
 	}
 	if e.Kind == event.KindToolDecision {
 		s.Facts.Decisions++
 	}
-	s.readDocuments(e, h)
+	s.readDocuments(e, r)
 	t := e.Tool
 	if t == nil || e.Kind != event.KindToolResult {
 		return
 	}
 	s.Facts.ToolCalls++
-	tokens := hashed(h, t.Result.Text, t.Result.Tokens)
+	tokens := r.hashed(t.Result.Text, t.Result.Tokens)
 	instructs := t.Result.Instructs()
 	s.Results++
 	s.source(e.ID, source{t.Name, s.Results, instructs})
@@ -150,7 +164,7 @@ func (s *session) readOutput(e *event.Event, h *event.Hasher) {
 }
 
 // readDocuments takes in what retrieval or the agent's memory brought: somebody else wrote it, as with a tool that reads.
-func (s *session) readDocuments(e *event.Event, h *event.Hasher) {
+func (s *session) readDocuments(e *event.Event, r *reader) {
 	if e.Kind != event.KindRetrieval && (e.Kind != event.KindMemory || e.Attrs["gen_ai.operation.name"] != "search_memory") {
 		return
 	}
@@ -158,7 +172,7 @@ func (s *session) readDocuments(e *event.Event, h *event.Hasher) {
 		if c.Role != event.RoleDocument {
 			continue
 		}
-		tokens := hashed(h, c.Text, c.Tokens)
+		tokens := r.hashed(c.Text, c.Tokens)
 		s.source(e.ID, source{string(e.Kind), s.Results, c.Instructs()})
 		s.Output.add(tokens, e.ID)
 		if len(tokens) > 0 && !s.Facts.Tainted {

@@ -1,6 +1,7 @@
 package stream
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -30,15 +31,22 @@ type batch struct {
 	Events  []event.Event `json:"events"`
 }
 
+// batchHead is how the encoding of a batch begins, up to its events: a map of two, the version, the next key.
+var batchHead = []byte("\xa2\x61v\x01\x66events")
+
 // EncodeBatch returns the bytes of a batch under a checksum, and an id that the same bytes always give. The id is not made of the
 // events' own, which senders choose: one that repeats another's id must not cost it an event. The shard recognises repeated events.
-func EncodeBatch(codec *event.Codec, events []event.Event) (data []byte, id string, err error) {
-	body, err := codec.Marshal(batch{Version: batchVersion, Events: events})
-	if err != nil {
-		return nil, "", fmt.Errorf("encode batch: %w", err)
-	}
-	sum := sha256.Sum256(body)
-	return append(sum[:], body...), hex.EncodeToString(sum[:16]), nil
+func EncodeBatch(codec *event.Codec, events []event.Event) (data []byte, id string) {
+	return appendBatch(nil, codec, events)
+}
+
+// appendBatch is EncodeBatch into memory that is there already, which holds nothing.
+func appendBatch(room []byte, codec *event.Codec, events []event.Event) (data []byte, id string) {
+	var sum [sha256.Size]byte
+	data = codec.AppendAll(append(append(room, sum[:]...), batchHead...), events)
+	sum = sha256.Sum256(data[len(sum):])
+	copy(data, sum[:])
+	return data, hex.EncodeToString(sum[:16])
 }
 
 // DecodeBatch returns the events of a batch. A batch that was damaged on its way or on disk is an error.
@@ -49,6 +57,11 @@ func DecodeBatch(codec *event.Codec, data []byte) ([]event.Event, error) {
 	body := data[sha256.Size:]
 	if sum := sha256.Sum256(body); string(sum[:]) != string(data[:sha256.Size]) {
 		return nil, errors.New("decode batch: checksum does not match")
+	}
+	if rest, ok := bytes.CutPrefix(body, batchHead); ok {
+		if events, ok := codec.ReadAll(rest); ok {
+			return events, nil
+		}
 	}
 	var b batch
 	if err := codec.Unmarshal(body, &b); err != nil {
@@ -62,7 +75,7 @@ func DecodeBatch(codec *event.Codec, data []byte) ([]event.Event, error) {
 
 // Bounds of one batch. The bytes are an estimate by the event; EncodeBatch's result must fit the server's limit.
 const (
-	maxBatchEvents = 256
+	maxBatchEvents = 512
 	queueLength    = 256 // appends that wait for a partition's writer
 )
 
@@ -103,11 +116,7 @@ func (w *Writer) Close() {
 // Append stores events and returns when the log has all of them. On an error none, some or all may be stored; appending them
 // again is safe, because the detector recognises repeated ids.
 func (w *Writer) Append(ctx context.Context, events []event.Event) error {
-	byPartition := make(map[int][]event.Event)
-	for _, e := range events {
-		p := PartitionOf(e.Agent.Class, len(w.queues))
-		byPartition[p] = append(byPartition[p], e)
-	}
+	byPartition := w.split(events)
 	results := make(chan error, len(byPartition))
 	for p, part := range byPartition {
 		select {
@@ -129,7 +138,26 @@ func (w *Writer) Append(ctx context.Context, events []event.Event) error {
 	return nil
 }
 
+// split divides events by partition. Most requests are of one agent, whose events stay where they are.
+func (w *Writer) split(events []event.Event) map[int][]event.Event {
+	partition := func(e *event.Event) int { return PartitionOf(e.Agent.Class, len(w.queues)) }
+	if len(events) == 0 {
+		return nil
+	}
+	first := partition(&events[0])
+	if !slices.ContainsFunc(events, func(e event.Event) bool { return partition(&e) != first }) {
+		return map[int][]event.Event{first: events}
+	}
+	out := make(map[int][]event.Event)
+	for i := range events {
+		p := partition(&events[i])
+		out[p] = append(out[p], events[i])
+	}
+	return out
+}
+
 func (w *Writer) run(partition int, queue <-chan appending) {
+	var room []byte // holds one batch after the other
 	for first := range queue {
 		waiting := []appending{first}
 		n := len(first.events)
@@ -146,35 +174,44 @@ func (w *Writer) run(partition int, queue <-chan appending) {
 				break collect
 			}
 		}
-		err := w.write(partition, waiting)
+		var err error
+		if room, err = w.write(room, partition, n, waiting); cap(room) > maxRoom {
+			room = nil
+		}
 		for _, a := range waiting {
 			a.result <- err
 		}
 	}
 }
 
-// write stores the events in as few messages as their number and size allow. It runs on: a caller that gave up may still be stored.
-func (w *Writer) write(partition int, waiting []appending) error {
-	var events []event.Event
-	for _, a := range waiting {
-		events = append(events, a.events...)
-	}
-	for chunk := range slices.Chunk(events, maxBatchEvents) {
-		if err := w.writeChunk(partition, chunk); err != nil {
-			return err
+// maxRoom is how much memory a writer keeps for its next batch.
+const maxRoom = 2 << 20
+
+// write stores the n events in as few messages as their number and size allow, and returns the memory that it used. It runs on: a caller
+// that gave up may still be stored.
+func (w *Writer) write(room []byte, partition, n int, waiting []appending) (used []byte, err error) {
+	events := waiting[0].events
+	if len(waiting) > 1 {
+		events = make([]event.Event, 0, n)
+		for _, a := range waiting {
+			events = append(events, a.events...)
 		}
 	}
-	return nil
+	for chunk := range slices.Chunk(events, maxBatchEvents) {
+		if room, err = w.writeChunk(room, partition, chunk); err != nil {
+			return room, err
+		}
+	}
+	return room, nil
 }
 
-func (w *Writer) writeChunk(partition int, events []event.Event) error {
-	data, id, err := EncodeBatch(w.codec, events)
-	if err != nil {
-		return err
+func (w *Writer) writeChunk(room []byte, partition int, events []event.Event) (used []byte, err error) {
+	data, id := appendBatch(room[:0], w.codec, events)
+	if len(data) <= w.log.MaxBatch() || len(events) == 1 {
+		return data, w.log.Append(context.Background(), partition, id, data)
 	}
-	if len(data) > w.log.MaxBatch() && len(events) > 1 {
-		half := len(events) / 2
-		return errors.Join(w.writeChunk(partition, events[:half]), w.writeChunk(partition, events[half:]))
-	}
-	return w.log.Append(context.Background(), partition, id, data)
+	half := len(events) / 2
+	data, err = w.writeChunk(data, partition, events[:half])
+	data, rest := w.writeChunk(data, partition, events[half:])
+	return data, errors.Join(err, rest)
 }
