@@ -38,22 +38,35 @@ var instructs = regexp.MustCompile(`(ignore|disregard|forget) (all |any |the |yo
 
 // instructive are words without which instructs can't match, by a rare letter of each and its place. Looking for them first makes
 // ordinary text cheap.
-var instructive = [256][]struct {
-	word string
-	at   int
+var instructive = []struct {
+	letter byte
+	words  []rareWord
 }{
-	'g': {{"ignore", 1}, {"disregard", 5}, {"forget", 3}}, '>': {{"ation>", 5}, {"system>", 6}, {"important>", 9}},
-	'c': {{"instruct", 6}}, 'y': {{"before you", 7}, {"you are now", 0}, {"you must", 0}}, 'd': {{"do not ", 0}},
+	{'g', []rareWord{{"ignore", 1}, {"disregard", 5}, {"forget", 3}}}, {'>', []rareWord{{"ation>", 5}, {"system>", 6}, {"important>", 9}}},
+	{'c', []rareWord{{"instruct", 6}}}, {'y', []rareWord{{"before you", 7}, {"you are now", 0}, {"you must", 0}}}, {'d', []rareWord{{"do not ", 0}}},
 }
+
+type rareWord struct {
+	word string
+	at   int // of its letter
+}
+
+// rareLetters holds for each letter of instructive, in both cases, its place there, from one.
+var rareLetters = func() (out [256]uint8) {
+	for i, rare := range instructive {
+		out[rare.letter], out[strings.ToUpper(string(rare.letter))[0]] = uint8(i+1), uint8(i+1)
+	}
+	return out
+}()
 
 // Instructs reports whether text addresses an agent as an instruction.
 func Instructs(text string) bool {
 	for i := range len(text) {
-		c := text[i]
-		if 'A' <= c && c <= 'Z' {
-			c |= 0x20
+		rare := rareLetters[text[i]]
+		if rare == 0 {
+			continue
 		}
-		for _, s := range instructive[c] {
+		for _, s := range instructive[rare-1].words {
 			from, to := i-s.at, i-s.at+len(s.word)
 			if from >= 0 && to <= len(text) && text[from]|0x20 == s.word[0]|0x20 && strings.EqualFold(text[from:to], s.word) {
 				return instructs.MatchString(strings.ToLower(text))

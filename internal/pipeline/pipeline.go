@@ -145,7 +145,7 @@ func (s *Shard) Process(e *event.Event, at Position) []Raised {
 		c.saw(&orphan)
 		ses := c.session(&orphan)
 		if orphan.Tool != nil {
-			ses.recall(&orphan, func(t event.Hash) bool { return c.Model.Knows(orphan.Agent.ID, t) })
+			ses.recall(&orphan, &s.reader, func(t event.Hash) bool { return c.Model.Knows(orphan.Agent.ID, t) })
 		}
 		out = append(out, s.judge(c, &orphan, ses)...)
 		c.noteDelegator(&orphan, ses)
@@ -158,7 +158,7 @@ func (s *Shard) Process(e *event.Event, at Position) []Raised {
 	ses.act(e)
 	ses.readPrompts(e, &s.reader)
 	if e.Tool != nil {
-		ses.provenance(e, s.hasher, func(t event.Hash) bool { return c.Model.Knows(e.Agent.ID, t) })
+		ses.provenance(e, &s.reader, func(t event.Hash) bool { return c.Model.Knows(e.Agent.ID, t) })
 	}
 	c.keepOrphan(e)
 	out = append(out, s.judge(c, e, ses, s.counted(c, e)...)...)

@@ -69,20 +69,13 @@ type Position struct {
 	Sequence  uint64 `json:"sequence"`
 }
 
-// hashed returns the token hashes of a text, or those that ingest left in its place.
-func hashed(h *event.Hasher, text string, tokens event.Hashes) event.Hashes {
-	if text == "" {
-		return tokens
-	}
-	return h.Hash(text)
-}
-
 // reader makes the token hashes of one text after the other in the same memory: they are good until the next text.
 type reader struct {
 	hasher *event.Hasher
 	room   event.Hashes
 }
 
+// hashed returns the token hashes of a text, or those that ingest left in its place.
 func (r *reader) hashed(text string, tokens event.Hashes) event.Hashes {
 	if text == "" {
 		return tokens
@@ -189,25 +182,27 @@ func (s *session) readDocuments(e *event.Event, r *reader) {
 // provenance says where each argument's value was seen before. A value's identifying tokens decide if it has any, else all of
 // its tokens: it came from where they all did, tried in the order prompt, history, prompt or history, tool output. One
 // identifying token that only a tool's output held makes the whole value come from there: that is the part to look at.
-func (s *session) provenance(e *event.Event, h *event.Hasher, knows func(event.Hash) bool) {
+func (s *session) provenance(e *event.Event, r *reader, knows func(event.Hash) bool) {
 	for i := range e.Tool.Args {
 		a := &e.Tool.Args[i]
-		a.Tokens = hashed(h, a.Value, a.Tokens) // baselines need them too
+		if a.Value != "" {
+			a.Tokens = slices.Clone(r.hashed(a.Value, nil)) // baselines need them too
+		}
 		if len(a.Tokens) > 0 {
-			a.Provenance, a.Origin = s.classify(deciding(a.Tokens), knows)
+			a.Provenance, a.Origin = s.classify(r.deciding(a.Tokens), knows)
 		}
 	}
 }
 
 // recall looks again at the arguments of an event that waited for its agent's name: now it is known what the agent used before.
 // What tools returned in the meantime, the event's own answer first of all, does not count.
-func (s *session) recall(e *event.Event, knows func(event.Hash) bool) {
+func (s *session) recall(e *event.Event, r *reader, knows func(event.Hash) bool) {
 	for i := range e.Tool.Args {
 		a := &e.Tool.Args[i]
 		if a.Provenance != event.ProvenanceToolOutput && a.Provenance != event.ProvenanceNowhere {
 			continue
 		}
-		if p, _ := s.classify(deciding(a.Tokens), knows); p == event.ProvenancePrompt || p == event.ProvenanceHistory {
+		if p, _ := s.classify(r.deciding(a.Tokens), knows); p == event.ProvenancePrompt || p == event.ProvenanceHistory {
 			a.Provenance, a.Origin = p, ""
 		}
 	}
@@ -248,15 +243,15 @@ func (s *session) fresh() (out event.Hashes) {
 }
 
 // deciding returns the tokens that decide about a value's provenance.
-func deciding(tokens event.Hashes) event.Hashes {
-	var identifying event.Hashes
+func (r *reader) deciding(tokens event.Hashes) event.Hashes {
+	r.room = r.room[:0]
 	for _, t := range tokens {
 		if t.Identifying() {
-			identifying = append(identifying, t)
+			r.room = append(r.room, t)
 		}
 	}
-	if len(identifying) > 0 {
-		return identifying
+	if len(r.room) > 0 {
+		return r.room
 	}
 	return tokens
 }

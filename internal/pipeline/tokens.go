@@ -122,7 +122,7 @@ func (s *tokenSet) add(tokens event.Hashes, from string) (full bool) {
 		list.Tokens, fresh = append(list.Tokens, t), true
 		s.Bytes += tokenBytes
 		if s.index.full() {
-			s.reindex(2 * s.index.used)
+			s.reindex(s.index.used + 1)
 		}
 	}
 	if !fresh {
