@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"runtime/debug"
 	"strings"
@@ -223,13 +224,12 @@ func (d *detector) save(ctx context.Context) error {
 		return nil
 	}
 	start := time.Now()
-	d.mu.Lock()
-	data, err := d.shard.Snapshot(d.last)
-	d.mu.Unlock()
+	err := d.log.SaveSnapshot(ctx, d.name(), func(w io.Writer) error {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		return d.shard.WriteSnapshot(w, d.last)
+	})
 	if err != nil {
-		return err
-	}
-	if err := d.log.SaveSnapshot(ctx, d.name(), data); err != nil {
 		d.logger.Error("a detector's snapshot can't be saved; the one before it stands", "partition", d.partition, "error", err)
 		d.when = time.Now() // the next one is tried later
 		return nil

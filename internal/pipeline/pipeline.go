@@ -79,7 +79,6 @@ type Shard struct {
 	gone    map[string]int // what was evicted with its class
 	events  int            // events processed: the order of everything's Touched
 	bytes   int            // weight of all classes
-	saved   int            // bytes of the last snapshot
 }
 
 // class is the state of one class of agents.
