@@ -14,7 +14,7 @@ import (
 // BenchmarkPathStages takes the events of BenchmarkWholePath through each stage of the path alone, on one goroutine and without the log
 // in between. One iteration is 20,000 events; what is reported is the process's time for one of them, the garbage collector's included.
 func BenchmarkPathStages(b *testing.B) {
-	set, bodies := manyRules(b, 500), toolCalls(b, 200)
+	set, sent := manyRules(b, 500), toolCalls(b, 200)
 	hasher := event.NewHasher(nil)
 	mapper := ingest.NewMapper(ingest.Options{Hasher: hasher})
 	codec, err := event.NewCodec()
@@ -22,8 +22,8 @@ func BenchmarkPathStages(b *testing.B) {
 		b.Fatal(err)
 	}
 	mapped := func() (out [][]event.Event) {
-		for _, body := range bodies {
-			events, _, err := mapper.Capture(ingest.Request{Path: "/v1/traces", ContentType: "application/x-protobuf", Body: body}, ingest.Receipt{At: time.Now()})
+		for _, r := range sent {
+			events, _, err := mapper.Capture(ingest.Request{Path: "/v1/traces", ContentType: "application/x-protobuf", Body: r.body}, ingest.Receipt{At: time.Now()})
 			if err != nil {
 				b.Fatal(err)
 			}
@@ -71,7 +71,7 @@ func BenchmarkPathStages(b *testing.B) {
 			}
 			took := cpuTime(b) - used
 			runtime.ReadMemStats(&after)
-			n := float64(b.N * len(bodies) * 100)
+			n := float64(b.N * len(sent) * 100)
 			b.ReportMetric(float64(took.Nanoseconds())/n, "cpu-ns/event")
 			b.ReportMetric(float64(after.TotalAlloc-before.TotalAlloc)/n, "B/event")
 			b.ReportMetric(float64(after.Mallocs-before.Mallocs)/n, "allocs/event")
@@ -87,6 +87,6 @@ func BenchmarkPathStages(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		b.ReportMetric(float64(len(data))/float64(len(bodies)*100), "bytes-kept/event")
+		b.ReportMetric(float64(len(data))/float64(len(sent)*100), "bytes-kept/event")
 	})
 }
