@@ -27,6 +27,7 @@ type detector struct {
 	of        int // partitions of this process
 	log       *stream.Log
 	codec     *event.Codec
+	batches   stream.BatchReader
 	metrics   *measure.Metrics
 	logger    *slog.Logger
 
@@ -113,7 +114,7 @@ func (d *detector) reset(ctx context.Context, dropped []string) {
 }
 
 func (d *detector) process(ctx context.Context, m stream.Message) error {
-	events, err := stream.DecodeBatch(d.codec, m.Data)
+	events, err := d.batches.Decode(d.codec, m.Data)
 	if err != nil {
 		// A damaged batch must be seen, and must not stop the partition.
 		d.logger.Error("a batch of the event log can't be read and is skipped", "partition", d.partition, "sequence", m.Sequence, "error", err)

@@ -11,6 +11,8 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/klauspost/compress/s2"
+
 	"github.com/tocsin-dr/tocsin/internal/event"
 )
 
@@ -34,29 +36,55 @@ type batch struct {
 // batchHead is how the encoding of a batch begins, up to its events: a map of two, the version, the next key.
 var batchHead = []byte("\xa2\x61v\x01\x66events")
 
+// packed begins the body of a batch that is compressed (S2, a block). No encoding of a map begins with it.
+const packed = 'S'
+
+// maxPlain bounds what a batch may unpack to, in bytes. It holds several times the largest event there is.
+const maxPlain = 64 << 20
+
 // EncodeBatch returns the bytes of a batch under a checksum, and an id that the same bytes always give. The id is not made of the
 // events' own, which senders choose: one that repeats another's id must not cost it an event. The shard recognises repeated events.
 func EncodeBatch(codec *event.Codec, events []event.Event) (data []byte, id string) {
-	return appendBatch(nil, codec, events)
+	var r room
+	return r.pack(codec.AppendAll(slices.Clone(batchHead), events))
 }
 
-// appendBatch is EncodeBatch into memory that is there already, which holds nothing.
-func appendBatch(room []byte, codec *event.Codec, events []event.Event) (data []byte, id string) {
-	var sum [sha256.Size]byte
-	data = codec.AppendAll(append(append(room, sum[:]...), batchHead...), events)
-	sum = sha256.Sum256(data[len(sum):])
+// room is memory for one batch after the other.
+type room struct{ plain, packed []byte }
+
+// pack compresses and seals an encoded batch. Each byte is copied half a dozen times on its way through the log, and synced.
+func (r *room) pack(plain []byte) (data []byte, id string) {
+	const head = sha256.Size + 1
+	size := head + s2.MaxEncodedLen(len(plain))
+	r.packed = slices.Grow(r.packed[:0], size)[:size]
+	r.packed[sha256.Size] = packed
+	data = r.packed[:head+len(s2.Encode(r.packed[head:], plain))]
+	sum := sha256.Sum256(data[sha256.Size:])
 	copy(data, sum[:])
 	return data, hex.EncodeToString(sum[:16])
 }
 
 // DecodeBatch returns the events of a batch. A batch that was damaged on its way or on disk is an error.
 func DecodeBatch(codec *event.Codec, data []byte) ([]event.Event, error) {
+	var r BatchReader
+	return r.Decode(codec, data)
+}
+
+// BatchReader decodes one batch after the other in the same memory; the events have their own. Its zero value is ready.
+type BatchReader struct{ plain []byte }
+
+// Decode is DecodeBatch.
+func (r *BatchReader) Decode(codec *event.Codec, data []byte) ([]event.Event, error) {
 	if len(data) < sha256.Size {
 		return nil, errors.New("decode batch: too short")
 	}
 	body := data[sha256.Size:]
 	if sum := sha256.Sum256(body); string(sum[:]) != string(data[:sha256.Size]) {
 		return nil, errors.New("decode batch: checksum does not match")
+	}
+	body, err := r.unpack(body)
+	if err != nil {
+		return nil, fmt.Errorf("decode batch: %w", err)
 	}
 	if rest, ok := bytes.CutPrefix(body, batchHead); ok {
 		if events, ok := codec.ReadAll(rest); ok {
@@ -71,6 +99,25 @@ func DecodeBatch(codec *event.Codec, data []byte) ([]event.Event, error) {
 		return nil, fmt.Errorf("decode batch: version %d, want %d", b.Version, batchVersion)
 	}
 	return b.Events, nil
+}
+
+// unpack returns the encoding of a batch. Those of earlier releases are not compressed.
+func (r *BatchReader) unpack(body []byte) ([]byte, error) {
+	if len(body) == 0 || body[0] != packed {
+		return body, nil
+	}
+	n, err := s2.DecodedLen(body[1:])
+	if err != nil {
+		return nil, err
+	}
+	if n > maxPlain {
+		return nil, fmt.Errorf("it unpacks to %d bytes, want at most %d", n, maxPlain)
+	}
+	plain, err := s2.Decode(r.plain, body[1:])
+	if err == nil && cap(plain) <= maxRoom {
+		r.plain = plain[:cap(plain)]
+	}
+	return plain, err
 }
 
 // Bounds of one batch. The bytes are an estimate by the event; EncodeBatch's result must fit the server's limit.
@@ -157,7 +204,7 @@ func (w *Writer) split(events []event.Event) map[int][]event.Event {
 }
 
 func (w *Writer) run(partition int, queue <-chan appending) {
-	var room []byte // holds one batch after the other
+	var r room
 	for first := range queue {
 		waiting := []appending{first}
 		n := len(first.events)
@@ -174,9 +221,9 @@ func (w *Writer) run(partition int, queue <-chan appending) {
 				break collect
 			}
 		}
-		var err error
-		if room, err = w.write(room, partition, n, waiting); cap(room) > maxRoom {
-			room = nil
+		err := w.write(&r, partition, n, waiting)
+		if cap(r.plain) > maxRoom {
+			r = room{}
 		}
 		for _, a := range waiting {
 			a.result <- err
@@ -184,12 +231,11 @@ func (w *Writer) run(partition int, queue <-chan appending) {
 	}
 }
 
-// maxRoom is how much memory a writer keeps for its next batch.
+// maxRoom is how much memory a writer or a reader keeps for its next batch.
 const maxRoom = 2 << 20
 
-// write stores the n events in as few messages as their number and size allow, and returns the memory that it used. It runs on: a caller
-// that gave up may still be stored.
-func (w *Writer) write(room []byte, partition, n int, waiting []appending) (used []byte, err error) {
+// write stores the n events in as few messages as their number and size allow. It runs on: a caller that gave up may still be stored.
+func (w *Writer) write(r *room, partition, n int, waiting []appending) error {
 	events := waiting[0].events
 	if len(waiting) > 1 {
 		events = make([]event.Event, 0, n)
@@ -198,20 +244,21 @@ func (w *Writer) write(room []byte, partition, n int, waiting []appending) (used
 		}
 	}
 	for chunk := range slices.Chunk(events, maxBatchEvents) {
-		if room, err = w.writeChunk(room, partition, chunk); err != nil {
-			return room, err
+		if err := w.writeChunk(r, partition, chunk); err != nil {
+			return err
 		}
 	}
-	return room, nil
+	return nil
 }
 
-func (w *Writer) writeChunk(room []byte, partition int, events []event.Event) (used []byte, err error) {
-	data, id := appendBatch(room[:0], w.codec, events)
-	if len(data) <= w.log.MaxBatch() || len(events) == 1 {
-		return data, w.log.Append(context.Background(), partition, id, data)
+// writeChunk stores events in one message, or in several if the encoding of all is larger than a message, though it may be compressed:
+// what is read back is bounded too.
+func (w *Writer) writeChunk(r *room, partition int, events []event.Event) error {
+	r.plain = w.codec.AppendAll(append(r.plain[:0], batchHead...), events)
+	if len(r.plain) > w.log.MaxBatch() && len(events) > 1 {
+		half := len(events) / 2
+		return errors.Join(w.writeChunk(r, partition, events[:half]), w.writeChunk(r, partition, events[half:]))
 	}
-	half := len(events) / 2
-	data, err = w.writeChunk(data, partition, events[:half])
-	data, rest := w.writeChunk(data, partition, events[half:])
-	return data, errors.Join(err, rest)
+	data, id := r.pack(r.plain)
+	return w.log.Append(context.Background(), partition, id, data)
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+	"github.com/klauspost/compress/s2"
 	"pgregory.net/rapid"
 
 	"github.com/tocsin-dr/tocsin/internal/event"
@@ -56,8 +57,17 @@ func TestBatch(t *testing.T) {
 	codec := newCodec(t)
 	events := makeEvents(t, "c", 0, 3)
 	data, id := EncodeBatch(codec, events)
-	if want := sealed(t, codec, batch{Version: batchVersion, Events: events}); !bytes.Equal(want, data) {
-		t.Errorf("%q, want %q", data, want)
+	plain := sealed(t, codec, batch{Version: batchVersion, Events: events})
+	if got, err := DecodeBatch(codec, plain); err != nil || !cmp.Equal(events, got) {
+		t.Errorf("a batch of an earlier release: %v %s", err, cmp.Diff(events, got))
+	}
+	if body, err := new(BatchReader).unpack(data[sha256.Size:]); err != nil || !bytes.Equal(plain[sha256.Size:], body) {
+		t.Errorf("%v %q, want %q", err, body, plain[sha256.Size:])
+	}
+	bomb := append([]byte{packed}, s2.Encode(nil, make([]byte, maxPlain+1))...)
+	sum := sha256.Sum256(bomb)
+	if _, err := DecodeBatch(codec, append(sum[:], bomb...)); err == nil || !strings.Contains(err.Error(), "unpacks to") {
+		t.Errorf("a batch that unpacks to too much: %v", err)
 	}
 	if got, err := DecodeBatch(codec, data); err != nil || !cmp.Equal(events, got) {
 		t.Fatalf("%v %s", err, cmp.Diff(events, got))
