@@ -42,8 +42,11 @@ var instructive = []struct {
 	letter byte
 	words  []rareWord
 }{
-	{'g', []rareWord{{"ignore", 1}, {"disregard", 5}, {"forget", 3}}}, {'>', []rareWord{{"ation>", 5}, {"system>", 6}, {"important>", 9}}},
-	{'c', []rareWord{{"instruct", 6}}}, {'y', []rareWord{{"before you", 7}, {"you are now", 0}, {"you must", 0}}}, {'d', []rareWord{{"do not ", 0}}},
+	{'g', []rareWord{{"ignore", 1}, {"disregard", 5}, {"forget", 3}}},
+	{'>', []rareWord{{"ation>", 5}, {"system>", 6}, {"important>", 9}}},
+	{'c', []rareWord{{"instruct", 6}}},
+	{'y', []rareWord{{"before you", 7}, {"you are now", 0}, {"you must", 0}}},
+	{'d', []rareWord{{"do not ", 0}}},
 }
 
 type rareWord struct {
