@@ -1,6 +1,7 @@
 package baselines
 
 import (
+	"slices"
 	"strings"
 	"time"
 
@@ -51,6 +52,7 @@ func Observe(e *event.Event, h *event.Hasher) (o Observation, ok bool) {
 		return Observation{}, false
 	}
 	o.Tool, o.At = e.Tool.Name, e.Time
+	o.Args = slices.Grow(o.Args, len(e.Tool.Args)) // they are kept until the session ends
 	for _, a := range e.Tool.Args {
 		tokens := a.Tokens
 		if len(tokens) == 0 {
@@ -72,7 +74,16 @@ const maxKept = 32
 
 // bounded keeps a value's identifying tokens, which alone can prove that the value was used before.
 func bounded(tokens event.Hashes) event.Hashes {
-	var out event.Hashes
+	n := 0
+	for _, t := range tokens {
+		if t.Identifying() {
+			n++
+		}
+	}
+	if n == 0 {
+		return nil
+	}
+	out := make(event.Hashes, 0, min(n, maxKept)) // no more than is needed: it is kept
 	for _, t := range tokens {
 		if t.Identifying() && len(out) < maxKept {
 			out = append(out, t)

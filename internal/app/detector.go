@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"runtime/debug"
 	"strings"
@@ -26,6 +27,7 @@ type detector struct {
 	of        int // partitions of this process
 	log       *stream.Log
 	codec     *event.Codec
+	batches   stream.BatchReader
 	metrics   *measure.Metrics
 	logger    *slog.Logger
 
@@ -112,7 +114,7 @@ func (d *detector) reset(ctx context.Context, dropped []string) {
 }
 
 func (d *detector) process(ctx context.Context, m stream.Message) error {
-	events, err := stream.DecodeBatch(d.codec, m.Data)
+	events, err := d.batches.Decode(d.codec, m.Data)
 	if err != nil {
 		// A damaged batch must be seen, and must not stop the partition.
 		d.logger.Error("a batch of the event log can't be read and is skipped", "partition", d.partition, "sequence", m.Sequence, "error", err)
@@ -223,13 +225,12 @@ func (d *detector) save(ctx context.Context) error {
 		return nil
 	}
 	start := time.Now()
-	d.mu.Lock()
-	data, err := d.shard.Snapshot(d.last)
-	d.mu.Unlock()
+	err := d.log.SaveSnapshot(ctx, d.name(), func(w io.Writer) error {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		return d.shard.WriteSnapshot(w, d.last)
+	})
 	if err != nil {
-		return err
-	}
-	if err := d.log.SaveSnapshot(ctx, d.name(), data); err != nil {
 		d.logger.Error("a detector's snapshot can't be saved; the one before it stands", "partition", d.partition, "error", err)
 		d.when = time.Now() // the next one is tried later
 		return nil

@@ -3,6 +3,7 @@ package app
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"fmt"
 	"io"
 	"log/slog"
@@ -11,7 +12,6 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -85,8 +85,49 @@ tests:
 	return set
 }
 
-// toolCalls returns OTLP requests of 100 tool calls each, of about 1,400 bytes a span, from ten thousand agents of 64 services.
-func toolCalls(b *testing.B, requests int) (bodies [][]byte) {
+// request is an OTLP request with the places in it of what tells its spans from those of the last round.
+type request struct {
+	body                []byte
+	traces, calls, when []int
+}
+
+// roundSpan is how much later the spans of each round are.
+const roundSpan = 100 * time.Second
+
+// next makes other spans of the request, of the same conversations.
+func (r *request) next() {
+	for _, at := range r.traces {
+		r.body[at]++
+	}
+	for _, at := range r.calls {
+		r.body[at]++
+	}
+	for _, at := range r.when {
+		nanos := r.body[at:]
+		binary.LittleEndian.PutUint64(nanos, binary.LittleEndian.Uint64(nanos)+uint64(roundSpan))
+	}
+}
+
+// find notes the places in the body of what comes once in it.
+func (r *request) find(b *testing.B, trace pcommon.TraceID, call string, start, end time.Time) {
+	b.Helper()
+	place := func(what []byte, plus int) int {
+		at := bytes.Index(r.body, what)
+		if at < 0 {
+			b.Fatalf("%q is not in the request", what)
+		}
+		return at + plus
+	}
+	r.traces = append(r.traces, place(trace[:], 4))
+	r.calls = append(r.calls, place([]byte(call), len("call-")))
+	for tag, t := range map[byte]time.Time{0x39: start, 0x41: end} { // fields 7 and 8 of a span, eight bytes each
+		r.when = append(r.when, place(binary.LittleEndian.AppendUint64([]byte{tag}, uint64(t.UnixNano())), 1))
+	}
+}
+
+// toolCalls returns at most a thousand OTLP requests of 100 tool calls each, of about 1,400 bytes a span, from ten thousand agents of 64
+// services.
+func toolCalls(b *testing.B, requests int) (out []*request) {
 	b.Helper()
 	rng := rand.New(rand.NewPCG(1, 2))
 	words := make([]string, 400)
@@ -111,11 +152,14 @@ func toolCalls(b *testing.B, requests int) (bodies [][]byte) {
 		rs.Resource().Attributes().PutStr("service.name", fmt.Sprintf("service-%d", r%64))
 		scope := rs.ScopeSpans().AppendEmpty()
 		scope.Scope().SetName("bench")
+		var made request
+		var find []func()
 		for i := range 100 {
 			s := scope.Spans().AppendEmpty()
 			n := r*100 + i
 			at := start.Add(time.Duration(n) * time.Millisecond)
-			s.SetTraceID(pcommon.TraceID{byte(n), byte(n >> 8), byte(n >> 16), 1})
+			trace, call := pcommon.TraceID{byte(n), byte(n >> 8), byte(n >> 16), 1, 0, 0, 0, 7}, fmt.Sprintf("call-0%06d", n)
+			s.SetTraceID(trace)
 			s.SetSpanID(pcommon.SpanID{byte(n), byte(n >> 8), byte(n >> 16), 2})
 			s.SetName("execute_tool")
 			s.SetStartTimestamp(pcommon.NewTimestampFromTime(at))
@@ -126,24 +170,33 @@ func toolCalls(b *testing.B, requests int) (bodies [][]byte) {
 			a.PutStr("gen_ai.agent.name", fmt.Sprintf("agent-%d", agent))
 			a.PutStr("gen_ai.conversation.id", fmt.Sprintf("conversation-%d-%d", agent, r/256))
 			a.PutStr("gen_ai.tool.name", fmt.Sprintf("tool_%d", rng.IntN(40)))
-			a.PutStr("gen_ai.tool.call.id", fmt.Sprintf("call-%d", n))
+			a.PutStr("gen_ai.tool.call.id", call)
 			a.PutStr("gen_ai.tool.call.arguments", fmt.Sprintf(`{"path":"/home/%d/notes.txt","amount":%d,"body":%q}`, agent, rng.IntN(500), prose(400)))
 			a.PutStr("gen_ai.tool.call.result", prose(500))
+			find = append(find, func() { made.find(b, trace, call, at, at.Add(20*time.Millisecond)) })
 		}
 		body, err := ptraceotlp.NewExportRequestFromTraces(traces).MarshalProto()
 		if err != nil {
 			b.Fatal(err)
 		}
-		bodies = append(bodies, body)
+		made.body = body
+		for _, fn := range find {
+			fn()
+		}
+		out = append(out, &made)
 	}
-	return bodies
+	return out
 }
 
+// warmUp is how many requests are sent before the clock runs, as a server's memory does not grow from nothing all the time.
+const warmUp = 500
+
 // BenchmarkWholePath takes OTLP requests over the receiver into the synced log and through the detectors, with 500 rules. One
-// iteration is one request of 100 spans; it ends when the detectors have judged the last event.
+// iteration is one request of 100 spans; it ends when the detectors have judged the last event. Every thousand requests the same
+// conversations go on with new calls, for at most ten thousand.
 func BenchmarkWholePath(b *testing.B) {
-	set, bodies := manyRules(b, 500), toolCalls(b, 1000)
-	b.SetBytes(int64(len(bodies[0])))
+	set, requests := manyRules(b, 500), toolCalls(b, 1000)
+	b.SetBytes(int64(len(requests[0].body)))
 	embedded, err := stream.StartEmbedded(b.TempDir())
 	if err != nil {
 		b.Fatal(err)
@@ -196,22 +249,39 @@ func BenchmarkWholePath(b *testing.B) {
 			}
 		})
 	}
+	send := func() {
+		r := requests[sent%len(requests)]
+		if sent >= len(requests) {
+			r.next()
+		}
+		next <- r.body
+		sent++
+	}
+	for range warmUp {
+		send()
+	}
+	judged(detectors, (warmUp-32)*100) // what is on its way takes the place of what is at the end
 	used := cpuTime(b)
 	b.ResetTimer()
 	for b.Loop() {
-		next <- bodies[sent%len(bodies)]
-		sent++
+		send()
 	}
 	close(next)
 	senders.Wait()
-	for processed(detectors) < sent*100 {
-		runtime.Gosched()
-		time.Sleep(time.Millisecond)
-	}
+	judged(detectors, sent*100)
 	b.StopTimer()
-	events := float64(sent * 100)
+	events := float64((sent - warmUp) * 100)
 	b.ReportMetric(events/b.Elapsed().Seconds(), "events/s")
 	b.ReportMetric(float64((cpuTime(b)-used).Microseconds())/events, "cpu-µs/event")
+}
+
+// judged waits until so many events went through the detectors.
+func judged(detectors []*detector, events int) {
+	look := time.NewTicker(time.Millisecond)
+	defer look.Stop()
+	for processed(detectors) < events {
+		<-look.C
+	}
 }
 
 func processed(detectors []*detector) (n int) {
@@ -236,6 +306,7 @@ func cpuTime(b *testing.B) time.Duration {
 func BenchmarkEventToIncident(b *testing.B) {
 	var mu sync.Mutex
 	sent, took := make(map[string]time.Time), []time.Duration(nil)
+	arrived := make(chan struct{}, 1)
 	a, stop := launch(b, configured(b), func(a *App) {
 		a.workflows = told{a.workflows, func(session string) {
 			mu.Lock()
@@ -243,11 +314,15 @@ func BenchmarkEventToIncident(b *testing.B) {
 			if at, ok := sent[session]; ok {
 				took = append(took, time.Since(at))
 				delete(sent, session)
+				select {
+				case arrived <- struct{}{}:
+				default: // it will be looked at anyway
+				}
 			}
 		}}
 	})
 	defer stop()
-	bodies := toolCalls(b, 200)
+	requests := toolCalls(b, 200)
 	post := func(path, contentType string, body []byte) {
 		answer, err := http.Post("http://"+a.Addresses.OTLPHTTP+path, contentType, bytes.NewReader(body))
 		if err != nil {
@@ -266,8 +341,11 @@ func BenchmarkEventToIncident(b *testing.B) {
 	for b.Loop() {
 		for i := range 20 { // a request of 100 events each 50 ms
 			<-tick.C
-			body := bodies[n%len(bodies)]
-			senders.Go(func() { post("/v1/traces", "application/x-protobuf", body) })
+			r := requests[n%len(requests)]
+			if n >= len(requests) {
+				r.next()
+			}
+			senders.Go(func() { post("/v1/traces", "application/x-protobuf", r.body) })
 			if i%4 == 0 {
 				session := fmt.Sprint("bench-", n)
 				request := quick(session, "wire_now")
@@ -280,13 +358,16 @@ func BenchmarkEventToIncident(b *testing.B) {
 		}
 	}
 	senders.Wait()
-	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
-		mu.Lock()
-		left := len(sent)
-		mu.Unlock()
-		if left == 0 {
-			break
+	late := time.After(20 * time.Second)
+	for left := 1; left > 0; {
+		select {
+		case <-arrived:
+		case <-late:
+			b.Fatal("some incidents are not reached in 20 s")
 		}
+		mu.Lock()
+		left = len(sent)
+		mu.Unlock()
 	}
 	mu.Lock()
 	defer mu.Unlock()

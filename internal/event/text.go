@@ -5,19 +5,19 @@ import (
 	"slices"
 	"strings"
 	"unicode"
+	"unicode/utf8"
 )
 
 // HasHidden reports whether text holds characters that exist to be read by a machine and not seen by a person: bidirectional
 // controls, zero width and tag characters, unusual variation selectors. What ordinary files hold by accident (terminal colours, byte
 // order marks, soft hyphens) does not count, though displays show it.
 func HasHidden(text string) bool {
-	return strings.IndexFunc(text, func(r rune) bool {
-		switch {
-		case r < 0x80, r == 0xFEFF, r == 0xAD:
-			return false
+	for i := range len(text) {
+		if text[i] >= utf8.RuneSelf { // ordinary text is cheap
+			return strings.IndexFunc(text[i:], func(r rune) bool { return r >= utf8.RuneSelf && r != 0xFEFF && r != 0xAD && Hidden(r) }) >= 0
 		}
-		return Hidden(r)
-	}) >= 0
+	}
+	return false
 }
 
 // Hidden reports whether a character is invisible to a reader. Displays show such a character by its code point.
@@ -38,23 +38,40 @@ var instructs = regexp.MustCompile(`(ignore|disregard|forget) (all |any |the |yo
 
 // instructive are words without which instructs can't match, by a rare letter of each and its place. Looking for them first makes
 // ordinary text cheap.
-var instructive = [256][]struct {
-	word string
-	at   int
+var instructive = []struct {
+	letter byte
+	words  []rareWord
 }{
-	'g': {{"ignore", 1}, {"disregard", 5}, {"forget", 3}}, '>': {{"ation>", 5}, {"system>", 6}, {"important>", 9}},
-	'c': {{"instruct", 6}}, 'y': {{"before you", 7}, {"you are now", 0}, {"you must", 0}}, 'd': {{"do not ", 0}},
+	{'g', []rareWord{{"ignore", 1}, {"disregard", 5}, {"forget", 3}}},
+	{'>', []rareWord{{"ation>", 5}, {"system>", 6}, {"important>", 9}}},
+	{'c', []rareWord{{"instruct", 6}}},
+	{'y', []rareWord{{"before you", 7}, {"you are now", 0}, {"you must", 0}}},
+	{'d', []rareWord{{"do not ", 0}}},
 }
+
+type rareWord struct {
+	word string
+	at   int // of its letter
+}
+
+// rareLetters holds for each letter of instructive, in both cases, its place there, from one.
+var rareLetters = func() (out [256]uint8) {
+	for i, rare := range instructive {
+		out[rare.letter], out[strings.ToUpper(string(rare.letter))[0]] = uint8(i+1), uint8(i+1)
+	}
+	return out
+}()
 
 // Instructs reports whether text addresses an agent as an instruction.
 func Instructs(text string) bool {
 	for i := range len(text) {
-		c := text[i]
-		if 'A' <= c && c <= 'Z' {
-			c |= 0x20
+		rare := rareLetters[text[i]]
+		if rare == 0 {
+			continue
 		}
-		for _, s := range instructive[c] {
-			if from, to := i-s.at, i-s.at+len(s.word); from >= 0 && to <= len(text) && strings.EqualFold(text[from:to], s.word) {
+		for _, s := range instructive[rare-1].words {
+			from, to := i-s.at, i-s.at+len(s.word)
+			if from >= 0 && to <= len(text) && text[from]|0x20 == s.word[0]|0x20 && strings.EqualFold(text[from:to], s.word) {
 				return instructs.MatchString(strings.ToLower(text))
 			}
 		}
@@ -109,7 +126,35 @@ func namesSecret(text string) bool {
 }
 
 // PrivatePath reports whether a path is a well-known place of credentials.
-func PrivatePath(path string) bool { return privatePath.MatchString(path) }
+func PrivatePath(path string) bool { return mayBePrivatePath(path) && privatePath.MatchString(path) }
+
+// mayBePrivatePath looks for what privatePath can't match without, which makes ordinary paths cheap.
+func mayBePrivatePath(path string) bool {
+	ends := func(text, word string) bool {
+		return len(text) >= len(word) && strings.EqualFold(text[len(text)-len(word):], word)
+	}
+	for i := range len(path) {
+		may, before, c := false, path[:i+1], path[i]
+		switch c {
+		case '.':
+			may = i == 0 || strings.IndexByte(`/\~`, path[i-1]) >= 0
+		case '_':
+			may = ends(before, "id_")
+		case 'w', 'W':
+			may = ends(before, "/etc/shadow")
+		case 't', 'T':
+			may = ends(before, "secret")
+		case 'l', 'L':
+			may = ends(before, "credential")
+		default:
+			may = c >= utf8.RuneSelf // (?i) takes some for an s or a k
+		}
+		if may {
+			return true
+		}
+	}
+	return ends(path, ".pem")
+}
 
 // HasHidden reports whether the text holds hidden characters, or did before its hashes took its place.
 func (c *Content) HasHidden() bool { return c.Signs.Hidden || HasHidden(c.Text) }

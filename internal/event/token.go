@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -53,15 +54,12 @@ const longestStart = 32
 
 // firstGroup returns where a grouped number's first break could be, between two digits, or -1. It spares ordinary text the pattern.
 func firstGroup(text string) int {
-	for i := 0; ; i++ {
-		n := strings.IndexByte(text[i:], ' ')
-		if n < 0 {
-			return -1
-		}
-		if i += n; i > 0 && isDigit(text[i-1]) && strings.ContainsAny(text[i+1:min(i+4, len(text))], "0123456789") {
+	for i := 1; i < len(text); i++ {
+		if text[i] == ' ' && isDigit(text[i-1]) && slices.ContainsFunc([]byte(text[i+1:min(i+4, len(text))]), isDigit) {
 			return i
 		}
 	}
+	return -1
 }
 
 func isDigit(c byte) bool { return '0' <= c && c <= '9' }
@@ -70,27 +68,73 @@ func isDigit(c byte) bool { return '0' <= c && c <= '9' }
 // number written in groups gives one more token, without its spaces, because a tool call writes it that way.
 func Tokens(text string) []Token {
 	var out []Token
-	eachToken(text, func(word []byte, identifying bool) { out = append(out, Token{string(word), identifying}) })
-	return out
+	for t := newTokenizer(text); ; {
+		word, identifies := t.next()
+		if len(word) == 0 {
+			return out
+		}
+		out = append(out, Token{string(word), identifies})
+	}
 }
 
-// eachToken calls yield with each token; the word is good until it returns.
-func eachToken(text string, yield func(word []byte, identifying bool)) {
-	left := MaxTokens
-	for _, number := range grouped(text) {
-		yield([]byte(number), true)
-		left--
+// tokenizer takes the tokens of a text one after the other.
+type tokenizer struct {
+	numbers []string // written in groups, which come first
+	text    string
+	at      int // how much of the text was read
+	left    int
+	buffer  [maxTokenBytes]byte
+}
+
+func newTokenizer(text string) tokenizer {
+	return tokenizer{numbers: grouped(text), text: text, left: MaxTokens}
+}
+
+// next returns the next token, which is good until the one after it, or nothing at the end.
+func (t *tokenizer) next() (word []byte, identifies bool) {
+	if t.left == 0 {
+		return nil, false
 	}
-	var buffer [maxTokenBytes]byte
-	for ; left > 0; left-- {
-		start, end := nextWord(text)
-		if start == end {
-			return
+	t.left--
+	if len(t.numbers) > 0 {
+		word, t.numbers = append(t.buffer[:0], t.numbers[0]...), t.numbers[1:]
+		return word, true
+	}
+	if word, identifies, ok := t.plain(); ok {
+		return word, identifies
+	}
+	rest := t.text[t.at:]
+	start, end := nextWord(rest)
+	word = appendLower(t.buffer[:0], strings.TrimRightFunc(rest[start:min(end, start+maxTokenBytes)], isJoiner))
+	t.at += end
+	return word, identifying(word)
+}
+
+// plain is next for a word of ASCII, in one look at each byte, with the same result; any other is not ok.
+func (t *tokenizer) plain() (word []byte, identifies, ok bool) {
+	text, at := t.text, t.at
+	for at < len(text) && text[at] < utf8.RuneSelf && classes[text[at]] != wordByte {
+		at++
+	}
+	start, end, marked := at, at, false // end is behind the last byte that is no joiner
+	for ; at < len(text) && text[at] < utf8.RuneSelf && classes[text[at]] != otherByte; at++ {
+		c := text[at]
+		if at-start >= maxTokenBytes {
+			continue
 		}
-		word := appendLower(buffer[:0], strings.TrimRightFunc(text[start:min(end, start+maxTokenBytes)], isJoiner))
-		yield(word, identifying(word))
-		text = text[end:]
+		t.buffer[at-start] = lowered[c]
+		if classes[c] == wordByte {
+			end, identifies = at+1, identifies || marked || isDigit(c)
+		} else {
+			marked = marked || c == '@' || c == '.'
+		}
 	}
+	if at < len(text) && text[at] >= utf8.RuneSelf {
+		t.at = start
+		return nil, false, false
+	}
+	t.at = at
+	return t.buffer[:end-start], end-start >= 3 && (identifies || end-start >= 16), true
 }
 
 // nextWord returns where the first word of a text begins and ends, equal if there is none.
@@ -147,6 +191,14 @@ const (
 	wordByte
 	joinerByte
 )
+
+// lowered are the ASCII characters in lower case.
+var lowered = func() (out [utf8.RuneSelf]byte) {
+	for c := range out {
+		out[c] = byte(unicode.ToLower(rune(c)))
+	}
+	return out
+}()
 
 // classes are the ASCII characters' classes.
 var classes = func() (out [utf8.RuneSelf]uint8) {
@@ -221,16 +273,27 @@ func NewHasher(salt []byte) *Hasher {
 // Hash returns the salted hashes of the tokens of text, in order, repeats included. The hash is SipHash-2-4 (Aumasson and Bernstein,
 // 2012), a keyed pseudo-random function for short inputs.
 func (h *Hasher) Hash(text string) Hashes {
-	var out Hashes
-	eachToken(text, func(word []byte, identifying bool) {
+	if text == "" {
+		return nil
+	}
+	out := h.Append(make(Hashes, 0, 1+len(text)/6), text) // an English word and its space are six bytes
+	if len(out) == 0 {
+		return nil
+	}
+	return out
+}
+
+// Append appends them.
+func (h *Hasher) Append(out Hashes, text string) Hashes {
+	for t := newTokenizer(text); ; {
+		word, identifies := t.next()
+		if len(word) == 0 {
+			return out
+		}
 		hash := Hash(siphash.Hash(h.k0, h.k1, word)) &^ 1
-		if identifying {
+		if identifies {
 			hash |= 1
 		}
-		if out == nil { // an English word and its space are six bytes
-			out = make(Hashes, 0, 1+len(text)/6)
-		}
 		out = append(out, hash)
-	})
-	return out
+	}
 }

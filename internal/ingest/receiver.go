@@ -193,34 +193,52 @@ func (r *Receiver) read(w http.ResponseWriter, req *http.Request) (body []byte, 
 	if a, ok := w.(*answered); ok {
 		w = a.ResponseWriter // the server's own closes the connection of a body that is too large
 	}
-	wire, err := io.ReadAll(http.MaxBytesReader(w, req.Body, r.opts.MaxWire))
-	if err != nil {
+	var wire bytes.Buffer
+	wire.Grow(int(min(max(req.ContentLength, 0), smallBody)) + bytes.MinRead) // what was announced need not come
+	if _, err := wire.ReadFrom(http.MaxBytesReader(w, req.Body, r.opts.MaxWire)); err != nil {
 		return nil, nil, readStatus(err), fmt.Errorf("read body: %w", err)
 	}
-	var in io.Reader = bytes.NewReader(wire)
-	limit := r.opts.MaxWire
 	switch encoding := strings.ToLower(req.Header.Get("Content-Encoding")); encoding {
 	case "", "identity":
-	case "gzip":
-		z, err := gzip.NewReader(in)
-		if err != nil {
-			return nil, nil, http.StatusBadRequest, fmt.Errorf("read gzip: %w", err)
+		if done, err = r.place(req.Context(), wire.Len()); err != nil {
+			return nil, nil, http.StatusServiceUnavailable, err
 		}
-		defer func() { _ = z.Close() }() // frees nothing that is needed
-		in, limit = z, r.opts.MaxInflated
+		return wire.Bytes(), done, 0, nil
+	case "gzip":
+		return r.inflate(req.Context(), &wire)
 	default:
 		return nil, nil, http.StatusUnsupportedMediaType, fmt.Errorf("content encoding %.40q is not supported, use gzip", encoding)
 	}
+}
+
+// place waits until a body of so many bytes may be decoded, and returns what to call after that.
+func (r *Receiver) place(ctx context.Context, size int) (done func(), err error) {
+	if size <= smallBody {
+		return func() {}, nil
+	}
+	select {
+	case r.large <- struct{}{}:
+		return func() { <-r.large }, nil
+	case <-ctx.Done():
+		return nil, errors.New("read body: too many large bodies at once, try again")
+	}
+}
+
+// inflate is read for a body that came compressed.
+func (r *Receiver) inflate(ctx context.Context, wire io.Reader) (body []byte, done func(), code int, err error) {
+	z, err := gzip.NewReader(wire)
+	if err != nil {
+		return nil, nil, http.StatusBadRequest, fmt.Errorf("read gzip: %w", err)
+	}
+	defer func() { _ = z.Close() }() // frees nothing that is needed
 	var out bytes.Buffer
+	limit := r.opts.MaxInflated
 	done = func() {}
-	if _, err = out.ReadFrom(io.LimitReader(in, min(limit, smallBody)+1)); err == nil && out.Len() > smallBody {
-		select {
-		case r.large <- struct{}{}:
-			done = func() { <-r.large }
-		case <-req.Context().Done():
-			return nil, nil, http.StatusServiceUnavailable, errors.New("read body: too many large bodies at once, try again")
+	if _, err = out.ReadFrom(io.LimitReader(z, min(limit, smallBody)+1)); err == nil && out.Len() > smallBody {
+		if done, err = r.place(ctx, out.Len()); err != nil {
+			return nil, nil, http.StatusServiceUnavailable, err
 		}
-		_, err = out.ReadFrom(io.LimitReader(in, limit+1-int64(out.Len())))
+		_, err = out.ReadFrom(io.LimitReader(z, limit+1-int64(out.Len())))
 	}
 	switch {
 	case err != nil:

@@ -36,9 +36,14 @@ func TestStateIsBounded(t *testing.T) {
 	}
 	c := s.classes["svc"]
 	ses := c.Sessions["\x00endless"]
-	got := []int{len(ses.Pending), len(ses.Positions), len(ses.Calls), len(ses.Prompt.Identifying), len(ses.Prompt.from), len(ses.Output.Identifying), len(c.Traces["\x00endless"].Orphans)}
-	if want := []int{maxPending, maxPositions, maxCalls, maxTokens, maxTokens, maxTokens, maxOrphans}; fmt.Sprint(got) != fmt.Sprint(want) {
+	got := []int{len(ses.Pending), len(ses.Positions), len(ses.Calls), len(c.Traces["\x00endless"].Orphans)}
+	if want := []int{maxPending, maxPositions, maxCalls, maxOrphans}; fmt.Sprint(got) != fmt.Sprint(want) {
 		t.Errorf("one session holds %v, want %v", got, want)
+	}
+	for _, set := range []*tokenSet{&ses.Prompt, &ses.Output} {
+		if n := len(set.Identifying.Tokens); n < maxTokens || n > tokensRoom || set.index.used != n+len(set.Words.Tokens) {
+			t.Errorf("one session holds %d tokens, and %d are indexed", n, set.index.used)
+		}
 	}
 	for i := range maxSessions + 20 { // many of them
 		n++

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/tocsin-dr/tocsin/baselines"
@@ -71,13 +72,13 @@ type Raised struct {
 type Shard struct {
 	rules   *detect.Set
 	hasher  *event.Hasher
+	reader  reader
 	options Options
 	env     *detect.Env
 	classes map[string]*class
 	gone    map[string]int // what was evicted with its class
 	events  int            // events processed: the order of everything's Touched
 	bytes   int            // weight of all classes
-	saved   int            // bytes of the last snapshot
 }
 
 // class is the state of one class of agents.
@@ -122,7 +123,7 @@ func (t *trace) touched() int { return t.Touched }
 func New(rules *detect.Set, hasher *event.Hasher, options Options) *Shard {
 	options.Alpha, options.MaxBytes = cmp.Or(options.Alpha, 0.005), cmp.Or(options.MaxBytes, defaultMaxBytes)
 	return &Shard{
-		rules: rules, hasher: hasher, options: options, env: detect.NewEnv(), classes: make(map[string]*class), gone: make(map[string]int),
+		rules: rules, hasher: hasher, reader: reader{hasher: hasher}, options: options, env: detect.NewEnv(), classes: make(map[string]*class), gone: make(map[string]int),
 	}
 }
 
@@ -143,7 +144,7 @@ func (s *Shard) Process(e *event.Event, at Position) []Raised {
 		c.saw(&orphan)
 		ses := c.session(&orphan)
 		if orphan.Tool != nil {
-			ses.recall(&orphan, func(t event.Hash) bool { return c.Model.Knows(orphan.Agent.ID, t) })
+			ses.recall(&orphan, &s.reader, func(t event.Hash) bool { return c.Model.Knows(orphan.Agent.ID, t) })
 		}
 		out = append(out, s.judge(c, &orphan, ses)...)
 		c.noteDelegator(&orphan, ses)
@@ -154,13 +155,13 @@ func (s *Shard) Process(e *event.Event, at Position) []Raised {
 	ses.Last, ses.Touched = c.Watermark, c.Touched
 	ses.Positions = appendPosition(ses.Positions, at)
 	ses.act(e)
-	ses.readPrompts(e, s.hasher)
+	ses.readPrompts(e, &s.reader)
 	if e.Tool != nil {
-		ses.provenance(e, s.hasher, func(t event.Hash) bool { return c.Model.Knows(e.Agent.ID, t) })
+		ses.provenance(e, &s.reader, func(t event.Hash) bool { return c.Model.Knows(e.Agent.ID, t) })
 	}
 	c.keepOrphan(e)
 	out = append(out, s.judge(c, e, ses, s.counted(c, e)...)...)
-	ses.readOutput(e, s.hasher)
+	ses.readOutput(e, &s.reader)
 	c.noteDelegator(e, ses)
 	c.weigh(ses)
 	return out
@@ -238,15 +239,19 @@ func (s *Shard) score(c *class, e *event.Event, ses *session) (baselines.Anomaly
 	for i := range o.Args {
 		o.Args[i].Flow = ses.flow(o.Args[i].Tokens)
 	}
+	call := ""
+	if e.Tool.CallID != "" {
+		call = callKey(e.Tool.CallID, &o)
+	}
 	i := slices.IndexFunc(ses.Pending, func(p pending) bool { return p.Event == e.ID })
 	switch {
 	case i >= 0: // judged before, under the name of its service
 		ses.PendingBytes += pendingBytes(e.ID, &o) - pendingBytes(e.ID, &ses.Pending[i].Observation)
 		ses.Pending[i].Agent, ses.Pending[i].Observation = e.Agent.ID, o
-	case e.Tool.CallID != "" && ses.Calls[callKey(e.Tool.CallID, &o)]:
+	case ses.Calls[call]:
 		return none, unknown
 	default:
-		ses.keep(e, o)
+		ses.keep(e, o, call)
 	}
 	a := c.Model.Score(e, &o)
 	tool, destination := c.Model.Familiar(e.Agent.ID, &o)
@@ -278,21 +283,22 @@ func (c *class) features(agent string, o *baselines.Observation, a *baselines.An
 // callKey recognises a call that is reported twice. Its arguments are part of it: some clients number their calls from 0 in each turn,
 // and an attacker could give two calls one id.
 func callKey(id string, o *baselines.Observation) string {
-	key := id + "\x00" + o.Tool
+	key := make([]byte, 0, len(id)+1+len(o.Tool)+17*len(o.Args))
+	key = append(append(append(key, id...), 0), o.Tool...)
 	for _, a := range o.Args {
-		key += fmt.Sprintf("\x00%x", a.Value)
+		key = strconv.AppendUint(append(key, 0), a.Value, 16)
 	}
-	return key
+	return string(key)
 }
 
-func (s *session) keep(e *event.Event, o baselines.Observation) {
-	if e.Tool.CallID != "" && len(s.Calls) < maxCalls {
+// keep keeps a call to be learned, and its key, if it has one, to recognise it.
+func (s *session) keep(e *event.Event, o baselines.Observation, call string) {
+	if call != "" && len(s.Calls) < maxCalls {
 		if s.Calls == nil {
 			s.Calls = make(map[string]bool)
 		}
-		key := callKey(e.Tool.CallID, &o)
-		s.Calls[key] = true
-		s.CallsBytes += callBytes + len(key)
+		s.Calls[call] = true
+		s.CallsBytes += callBytes + len(call)
 	}
 	if len(s.Pending) < maxPending && s.PendingBytes < maxPendingBytes {
 		s.PendingBytes += pendingBytes(e.ID, &o)

@@ -28,9 +28,10 @@ func TestRecognisedPrompts(t *testing.T) {
 	}
 	rapid.Check(t, func(t *rapid.T) {
 		var s session
+		r := reader{hasher: h}
 		var want tokenSet
 		for _, i := range rapid.SliceOfN(rapid.IntRange(0, len(texts)-1), 0, 8).Draw(t, "prompts") {
-			s.readPrompt(&event.Content{Text: texts[i]}, h, "e")
+			s.readPrompt(&event.Content{Text: texts[i]}, &r, "e")
 			want.add(hashes[i], "e")
 		}
 		if diff := cmp.Diff(origins(&want), origins(&s.Prompt)); diff != "" {
@@ -42,8 +43,10 @@ func TestRecognisedPrompts(t *testing.T) {
 // origins gives each token's origin.
 func origins(s *tokenSet) map[event.Hash]string {
 	out := make(map[event.Hash]string)
-	for t := range s.from {
-		out[t] = s.origin(t)
+	for _, list := range []tokens{s.Identifying.Tokens, s.Words.Tokens} {
+		for _, t := range list {
+			out[t] = s.origin(t)
+		}
 	}
 	return out
 }
@@ -75,9 +78,55 @@ func TestTokensInASnapshot(t *testing.T) {
 			if err := restored.check(); err != nil {
 				t.Fatal(err)
 			}
-			restored.index()
 			if diff := cmp.Diff(origins(&saved), origins(&restored)); diff != "" || saved.Bytes != restored.Bytes {
 				t.Fatal(diff, saved.Bytes, restored.Bytes)
+			}
+		}
+	})
+}
+
+// A set answers as a plain list of the tokens that came, of which the newest are remembered, whatever its index looks like.
+func TestTokenSet(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		var s tokenSet
+		first := make(map[event.Hash]string) // who brought each token first since it was last forgotten
+		kept := [2][]event.Hash{}            // of words and identifying tokens
+		for i := range rapid.IntRange(1, 6).Draw(t, "texts") {
+			from, n := rapid.IntRange(0, 40_000).Draw(t, "from"), rapid.SampledFrom([]int{0, 1, 7, 900, maxTokens}).Draw(t, "tokens")
+			step := rapid.SampledFrom([]int{1, 2, 1 << 32}).Draw(t, "step") // all of one kind, or of the same low bits
+			text := make(event.Hashes, n)
+			for k := range text {
+				text[k] = event.Hash(from + k*step)
+			}
+			id := fmt.Sprint("event-", i)
+			for _, token := range text {
+				if _, ok := first[token]; !ok {
+					first[token] = id
+					kept[token&1] = append(kept[token&1], token)
+				}
+			}
+			full := max(len(kept[0]), len(kept[1])) > tokensRoom
+			for kind, list := range kept {
+				if drop := len(list) - maxTokens; full && drop > 0 {
+					for _, token := range list[:drop] {
+						delete(first, token)
+					}
+					kept[kind] = list[drop:]
+				}
+			}
+			if got := s.add(text, id); got != full {
+				t.Fatalf("others made room: %v, want %v", got, full)
+			}
+			if err := s.check(); err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(first, origins(&s)); diff != "" {
+				t.Fatal(diff)
+			}
+			for _, token := range append(text, event.Hash(from)+1<<40) {
+				if _, ok := first[token]; s.has(token) != ok {
+					t.Fatalf("has %d: %v, want %v", token, !ok, ok)
+				}
 			}
 		}
 	})

@@ -262,7 +262,7 @@ func TestRepeatedAttackStaysAnomalous(t *testing.T) {
 
 func sealed(body []byte) []byte {
 	sum := sha256.Sum256(body)
-	return append(sum[:], body...)
+	return append(slices.Clone(body), sum[:]...)
 }
 
 func TestRestoreRefuses(t *testing.T) {
@@ -270,7 +270,7 @@ func TestRestoreRefuses(t *testing.T) {
 	shard := p.shard()
 	p.play(t, shard, p.places()...)
 	good := snapshot(t, shard, 5)
-	bad := map[string][]byte{"empty": nil, "checksum alone": good[:sha256.Size], "cut": good[:len(good)-1], "longer": append(slices.Clone(good), 0)}
+	bad := map[string][]byte{"empty": nil, "checksum alone": sealed(nil), "cut": good[:len(good)-1], "longer": append(slices.Clone(good), 0)}
 	for i := 0; i < len(good); i += 997 {
 		flipped := slices.Clone(good)
 		flipped[i] ^= 1
@@ -321,12 +321,12 @@ func FuzzRestore(f *testing.F) {
 	p.play(f, shard, p.places()...)
 	good := snapshot(f, shard, 5)
 	f.Add(good)
-	f.Add(good[sha256.Size:])
+	f.Add(good[:len(good)-sha256.Size])
 	f.Add(good[:100])
 	f.Fuzz(func(t *testing.T, data []byte) {
 		fresh := p.shard()
 		empty := snapshot(t, fresh, 0)
-		if _, _, err := fresh.Restore(data); err == nil && !bytes.Equal(data[:sha256.Size], sealed(data[sha256.Size:])[:sha256.Size]) {
+		if _, _, err := fresh.Restore(data); err == nil && !bytes.Equal(data, sealed(data[:len(data)-sha256.Size])) {
 			t.Fatal("a snapshot whose checksum does not match is restored")
 		} else if err != nil && !bytes.Equal(empty, snapshot(t, fresh, 0)) {
 			t.Fatal("a refused snapshot changed the shard")

@@ -52,9 +52,9 @@ func weights(s *Shard) (total int) {
 		for _, ses := range c.Sessions {
 			bytes += sessionBytes + positionBytes*len(ses.Positions) + agentBytes*len(ses.Agents) + callBytes*len(ses.Sources)
 			for _, set := range []tokenSet{ses.Prompt, ses.Output} {
-				bytes += tokenBytes * (len(set.Identifying) + len(set.Words))
+				bytes += tokenBytes * (len(set.Identifying.Tokens) + len(set.Words.Tokens))
 				for _, origin := range set.Origins {
-					bytes += originBytes + len(origin)
+					bytes += originBytes + len(origin.Event)
 				}
 			}
 			for _, p := range ses.Pending {

@@ -1,7 +1,6 @@
 package pipeline
 
 import (
-	"cmp"
 	"crypto/sha256"
 	"slices"
 	"time"
@@ -35,7 +34,7 @@ type session struct {
 	Parents   map[string]string   `json:"parents,omitempty"` // agent, folded: who delegated to it
 	Sources   map[string]source   `json:"sources,omitempty"`
 	Results   int                 `json:"results,omitempty"` // tool results so far
-	Read      uint64              `json:"read,omitempty"`    // the first origin of Output that baselines have not taken in
+	Read      uint64              `json:"read,omitempty"`    // how many identifying tokens of Output baselines have taken in
 	Last      time.Time           `json:"last"`              // the class's watermark when the last event arrived
 	Touched   int                 `json:"touched"`
 
@@ -70,12 +69,19 @@ type Position struct {
 	Sequence  uint64 `json:"sequence"`
 }
 
+// reader makes the token hashes of one text after the other in the same memory: they are good until the next text.
+type reader struct {
+	hasher *event.Hasher
+	room   event.Hashes
+}
+
 // hashed returns the token hashes of a text, or those that ingest left in its place.
-func hashed(h *event.Hasher, text string, tokens event.Hashes) event.Hashes {
+func (r *reader) hashed(text string, tokens event.Hashes) event.Hashes {
 	if text == "" {
 		return tokens
 	}
-	return h.Hash(text)
+	r.room = r.hasher.Append(r.room[:0], text)
+	return r.room
 }
 
 // act notes who acts in the session.
@@ -90,10 +96,10 @@ func (s *session) act(e *event.Event) {
 }
 
 // read takes in what the event tells the session: its prompts, then, after the event was judged, its tool's output.
-func (s *session) readPrompts(e *event.Event, h *event.Hasher) {
+func (s *session) readPrompts(e *event.Event, r *reader) {
 	for _, c := range e.Content {
 		if c.Role == event.RolePrompt || c.Role == event.RoleSystem {
-			s.readPrompt(&c, h, e.ID)
+			s.readPrompt(&c, r, e.ID)
 			s.Facts.Prompted = s.Facts.Prompted || c.Role == event.RolePrompt
 		}
 	}
@@ -102,12 +108,12 @@ func (s *session) readPrompts(e *event.Event, h *event.Hasher) {
 // maxPrompts bounds the texts that are recognised.
 const maxPrompts = 256
 
-func (s *session) readPrompt(c *event.Content, h *event.Hasher, from string) {
+func (s *session) readPrompt(c *event.Content, r *reader, from string) {
 	key := sha256.Sum256([]byte(c.Text))
 	if c.Text != "" && s.prompts[key] {
 		return
 	}
-	full := s.Prompt.add(hashed(h, c.Text, c.Tokens), from)
+	full := s.Prompt.add(r.hashed(c.Text, c.Tokens), from)
 	if full || len(s.prompts) >= maxPrompts {
 		clear(s.prompts) // what made room, this text's own first tokens too, must be read again
 	}
@@ -121,20 +127,20 @@ func (s *session) readPrompt(c *event.Content, h *event.Hasher, from string) {
 }
 
 // readOutput takes in a tool's output and what it does to the session's facts.
-func (s *session) readOutput(e *event.Event, h *event.Hasher) {
+func (s *session) readOutput(e *event.Event, r *reader) {
 	if e.Outcome == event.OutcomeDenied || (e.Decision != nil && e.Decision.Effect == "deny") {
 		s.Facts.Denied++
 	}
 	if e.Kind == event.KindToolDecision {
 		s.Facts.Decisions++
 	}
-	s.readDocuments(e, h)
+	s.readDocuments(e, r)
 	t := e.Tool
 	if t == nil || e.Kind != event.KindToolResult {
 		return
 	}
 	s.Facts.ToolCalls++
-	tokens := hashed(h, t.Result.Text, t.Result.Tokens)
+	tokens := r.hashed(t.Result.Text, t.Result.Tokens)
 	instructs := t.Result.Instructs()
 	s.Results++
 	s.source(e.ID, source{t.Name, s.Results, instructs})
@@ -151,7 +157,7 @@ func (s *session) readOutput(e *event.Event, h *event.Hasher) {
 }
 
 // readDocuments takes in what retrieval or the agent's memory brought: somebody else wrote it, as with a tool that reads.
-func (s *session) readDocuments(e *event.Event, h *event.Hasher) {
+func (s *session) readDocuments(e *event.Event, r *reader) {
 	if e.Kind != event.KindRetrieval && (e.Kind != event.KindMemory || e.Attrs["gen_ai.operation.name"] != "search_memory") {
 		return
 	}
@@ -159,7 +165,7 @@ func (s *session) readDocuments(e *event.Event, h *event.Hasher) {
 		if c.Role != event.RoleDocument {
 			continue
 		}
-		tokens := hashed(h, c.Text, c.Tokens)
+		tokens := r.hashed(c.Text, c.Tokens)
 		s.source(e.ID, source{string(e.Kind), s.Results, c.Instructs()})
 		s.Output.add(tokens, e.ID)
 		if len(tokens) > 0 && !s.Facts.Tainted {
@@ -176,25 +182,27 @@ func (s *session) readDocuments(e *event.Event, h *event.Hasher) {
 // provenance says where each argument's value was seen before. A value's identifying tokens decide if it has any, else all of
 // its tokens: it came from where they all did, tried in the order prompt, history, prompt or history, tool output. One
 // identifying token that only a tool's output held makes the whole value come from there: that is the part to look at.
-func (s *session) provenance(e *event.Event, h *event.Hasher, knows func(event.Hash) bool) {
+func (s *session) provenance(e *event.Event, r *reader, knows func(event.Hash) bool) {
 	for i := range e.Tool.Args {
 		a := &e.Tool.Args[i]
-		a.Tokens = hashed(h, a.Value, a.Tokens) // baselines need them too
+		if a.Value != "" {
+			a.Tokens = slices.Clone(r.hashed(a.Value, nil)) // baselines need them too
+		}
 		if len(a.Tokens) > 0 {
-			a.Provenance, a.Origin = s.classify(deciding(a.Tokens), knows)
+			a.Provenance, a.Origin = s.classify(r.deciding(a.Tokens), knows)
 		}
 	}
 }
 
 // recall looks again at the arguments of an event that waited for its agent's name: now it is known what the agent used before.
 // What tools returned in the meantime, the event's own answer first of all, does not count.
-func (s *session) recall(e *event.Event, knows func(event.Hash) bool) {
+func (s *session) recall(e *event.Event, r *reader, knows func(event.Hash) bool) {
 	for i := range e.Tool.Args {
 		a := &e.Tool.Args[i]
 		if a.Provenance != event.ProvenanceToolOutput && a.Provenance != event.ProvenanceNowhere {
 			continue
 		}
-		if p, _ := s.classify(deciding(a.Tokens), knows); p == event.ProvenancePrompt || p == event.ProvenanceHistory {
+		if p, _ := s.classify(r.deciding(a.Tokens), knows); p == event.ProvenancePrompt || p == event.ProvenanceHistory {
 			a.Provenance, a.Origin = p, ""
 		}
 	}
@@ -229,25 +237,21 @@ func (s *session) flow(tokens event.Hashes) (f baselines.Flow) {
 
 // fresh are the identifying tokens of tools' outputs that baselines have not taken in.
 func (s *session) fresh() (out event.Hashes) {
-	list := s.Output.Identifying
-	at, _ := slices.BinarySearchFunc(list, s.Read, func(t tokenOrigin, origin uint64) int { return cmp.Compare(t.origin, origin) })
-	for _, t := range list[at:] {
-		out = append(out, t.token)
-	}
-	s.Read = s.Output.Gone + uint64(len(s.Output.Origins))
+	out = slices.Clone(event.Hashes(s.Output.Identifying.since(s.Read)))
+	s.Read = s.Output.Identifying.came()
 	return out
 }
 
 // deciding returns the tokens that decide about a value's provenance.
-func deciding(tokens event.Hashes) event.Hashes {
-	var identifying event.Hashes
+func (r *reader) deciding(tokens event.Hashes) event.Hashes {
+	r.room = r.room[:0]
 	for _, t := range tokens {
 		if t.Identifying() {
-			identifying = append(identifying, t)
+			r.room = append(r.room, t)
 		}
 	}
-	if len(identifying) > 0 {
-		return identifying
+	if len(r.room) > 0 {
+		return r.room
 	}
 	return tokens
 }

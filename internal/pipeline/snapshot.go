@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"slices"
 
@@ -14,7 +15,7 @@ import (
 )
 
 // snapshotVersion names the layout of a snapshot. A snapshot of another version is refused, and the shard replays the log.
-const snapshotVersion = 6
+const snapshotVersion = 7
 
 // snapshot begins a shard's state. After it comes each class, with its sessions and traces behind it: one value for each, so that
 // encoding a large state needs no copy of it.
@@ -39,27 +40,33 @@ type part[T any] struct {
 	Value *T     `json:"value"`
 }
 
-// Snapshot returns the shard's state with the log sequence it stands at, under a checksum. Equal states give equal bytes.
+// Snapshot returns what WriteSnapshot writes.
 func (s *Shard) Snapshot(last uint64) ([]byte, error) {
+	var out bytes.Buffer
+	err := s.WriteSnapshot(&out, last)
+	return out.Bytes(), err
+}
+
+// WriteSnapshot writes the shard's state with the log sequence it stands at, and a checksum behind it. Equal states give equal bytes.
+func (s *Shard) WriteSnapshot(w io.Writer, last uint64) error {
 	codec, err := event.NewCodec()
 	if err != nil {
-		return nil, fmt.Errorf("encode snapshot: %w", err)
+		return fmt.Errorf("encode snapshot: %w", err)
 	}
-	out := bytes.NewBuffer(make([]byte, sha256.Size, max(1<<16, s.saved+s.saved/8)))
-	to := codec.NewEncoder(out)
+	sum := sha256.New()
+	to := codec.NewEncoder(io.MultiWriter(w, sum))
 	err = to.Encode(snapshot{Version: snapshotVersion, Last: last, Classes: len(s.classes), Gone: s.gone, Events: s.events})
 	for _, name := range slices.Sorted(maps.Keys(s.classes)) {
 		c := s.classes[name]
 		err = errors.Join(err, to.Encode(classPart{name, c, len(c.Sessions), len(c.Traces)}), encodeParts(to, c.Sessions), encodeParts(to, c.Traces))
 	}
-	if err != nil {
-		return nil, fmt.Errorf("encode snapshot: %w", err)
+	if err == nil {
+		_, err = w.Write(sum.Sum(nil))
 	}
-	data := out.Bytes()
-	sum := sha256.Sum256(data[sha256.Size:])
-	copy(data, sum[:])
-	s.saved = len(data)
-	return data, nil
+	if err != nil {
+		return fmt.Errorf("encode snapshot: %w", err)
+	}
+	return nil
 }
 
 func encodeParts[T any](to *cbor.Encoder, m map[string]*T) error {
@@ -77,8 +84,8 @@ func (s *Shard) Restore(data []byte) (last uint64, dropped []string, err error) 
 	if len(data) < sha256.Size {
 		return 0, nil, errors.New("restore snapshot: too short")
 	}
-	body := data[sha256.Size:]
-	if sum := sha256.Sum256(body); string(sum[:]) != string(data[:sha256.Size]) {
+	body, want := data[:len(data)-sha256.Size], data[len(data)-sha256.Size:]
+	if sum := sha256.Sum256(body); string(sum[:]) != string(want) {
 		return 0, nil, errors.New("restore snapshot: checksum does not match")
 	}
 	codec, err := event.NewCodec()
@@ -105,7 +112,7 @@ func (s *Shard) Restore(data []byte) (last uint64, dropped []string, err error) 
 	if n := from.NumBytesRead(); n != len(body) {
 		return 0, nil, fmt.Errorf("restore snapshot: %d bytes too many", len(body)-n)
 	}
-	s.classes, s.gone, s.events, s.bytes, s.saved = classes, snap.Gone, snap.Events, 0, len(data)
+	s.classes, s.gone, s.events, s.bytes = classes, snap.Gone, snap.Events, 0
 	if s.gone == nil {
 		s.gone = make(map[string]int)
 	}

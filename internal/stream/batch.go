@@ -1,6 +1,7 @@
 package stream
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -9,6 +10,8 @@ import (
 	"hash/fnv"
 	"slices"
 	"sync"
+
+	"github.com/klauspost/compress/s2"
 
 	"github.com/tocsin-dr/tocsin/internal/event"
 )
@@ -30,25 +33,63 @@ type batch struct {
 	Events  []event.Event `json:"events"`
 }
 
+// batchHead is how the encoding of a batch begins, up to its events: a map of two, the version, the next key.
+var batchHead = []byte("\xa2\x61v\x01\x66events")
+
+// packed begins the body of a batch that is compressed (S2, a block). No encoding of a map begins with it.
+const packed = 'S'
+
+// maxPlain bounds what a batch may unpack to, in bytes. It holds several times the largest event there is.
+const maxPlain = 64 << 20
+
 // EncodeBatch returns the bytes of a batch under a checksum, and an id that the same bytes always give. The id is not made of the
 // events' own, which senders choose: one that repeats another's id must not cost it an event. The shard recognises repeated events.
-func EncodeBatch(codec *event.Codec, events []event.Event) (data []byte, id string, err error) {
-	body, err := codec.Marshal(batch{Version: batchVersion, Events: events})
-	if err != nil {
-		return nil, "", fmt.Errorf("encode batch: %w", err)
-	}
-	sum := sha256.Sum256(body)
-	return append(sum[:], body...), hex.EncodeToString(sum[:16]), nil
+func EncodeBatch(codec *event.Codec, events []event.Event) (data []byte, id string) {
+	var r room
+	return r.pack(codec.AppendAll(slices.Clone(batchHead), events))
+}
+
+// room is memory for one batch after the other.
+type room struct{ plain, packed []byte }
+
+// pack compresses and seals an encoded batch. Each byte is copied half a dozen times on its way through the log, and synced.
+func (r *room) pack(plain []byte) (data []byte, id string) {
+	const head = sha256.Size + 1
+	size := head + s2.MaxEncodedLen(len(plain))
+	r.packed = slices.Grow(r.packed[:0], size)[:size]
+	r.packed[sha256.Size] = packed
+	data = r.packed[:head+len(s2.Encode(r.packed[head:], plain))]
+	sum := sha256.Sum256(data[sha256.Size:])
+	copy(data, sum[:])
+	return data, hex.EncodeToString(sum[:16])
 }
 
 // DecodeBatch returns the events of a batch. A batch that was damaged on its way or on disk is an error.
 func DecodeBatch(codec *event.Codec, data []byte) ([]event.Event, error) {
+	var r BatchReader
+	return r.Decode(codec, data)
+}
+
+// BatchReader decodes one batch after the other in the same memory; the events have their own. Its zero value is ready.
+type BatchReader struct{ plain []byte }
+
+// Decode is DecodeBatch.
+func (r *BatchReader) Decode(codec *event.Codec, data []byte) ([]event.Event, error) {
 	if len(data) < sha256.Size {
 		return nil, errors.New("decode batch: too short")
 	}
 	body := data[sha256.Size:]
 	if sum := sha256.Sum256(body); string(sum[:]) != string(data[:sha256.Size]) {
 		return nil, errors.New("decode batch: checksum does not match")
+	}
+	body, err := r.unpack(body)
+	if err != nil {
+		return nil, fmt.Errorf("decode batch: %w", err)
+	}
+	if rest, ok := bytes.CutPrefix(body, batchHead); ok {
+		if events, ok := codec.ReadAll(rest); ok {
+			return events, nil
+		}
 	}
 	var b batch
 	if err := codec.Unmarshal(body, &b); err != nil {
@@ -60,9 +101,28 @@ func DecodeBatch(codec *event.Codec, data []byte) ([]event.Event, error) {
 	return b.Events, nil
 }
 
+// unpack returns the encoding of a batch. Those of earlier releases are not compressed.
+func (r *BatchReader) unpack(body []byte) ([]byte, error) {
+	if len(body) == 0 || body[0] != packed {
+		return body, nil
+	}
+	n, err := s2.DecodedLen(body[1:])
+	if err != nil {
+		return nil, err
+	}
+	if n > maxPlain {
+		return nil, fmt.Errorf("it unpacks to %d bytes, want at most %d", n, maxPlain)
+	}
+	plain, err := s2.Decode(r.plain, body[1:])
+	if err == nil && cap(plain) <= maxRoom {
+		r.plain = plain[:cap(plain)]
+	}
+	return plain, err
+}
+
 // Bounds of one batch. The bytes are an estimate by the event; EncodeBatch's result must fit the server's limit.
 const (
-	maxBatchEvents = 256
+	maxBatchEvents = 512
 	queueLength    = 256 // appends that wait for a partition's writer
 )
 
@@ -103,11 +163,7 @@ func (w *Writer) Close() {
 // Append stores events and returns when the log has all of them. On an error none, some or all may be stored; appending them
 // again is safe, because the detector recognises repeated ids.
 func (w *Writer) Append(ctx context.Context, events []event.Event) error {
-	byPartition := make(map[int][]event.Event)
-	for _, e := range events {
-		p := PartitionOf(e.Agent.Class, len(w.queues))
-		byPartition[p] = append(byPartition[p], e)
-	}
+	byPartition := w.split(events)
 	results := make(chan error, len(byPartition))
 	for p, part := range byPartition {
 		select {
@@ -129,7 +185,26 @@ func (w *Writer) Append(ctx context.Context, events []event.Event) error {
 	return nil
 }
 
+// split divides events by partition. Most requests are of one agent, whose events stay where they are.
+func (w *Writer) split(events []event.Event) map[int][]event.Event {
+	partition := func(e *event.Event) int { return PartitionOf(e.Agent.Class, len(w.queues)) }
+	if len(events) == 0 {
+		return nil
+	}
+	first := partition(&events[0])
+	if !slices.ContainsFunc(events, func(e event.Event) bool { return partition(&e) != first }) {
+		return map[int][]event.Event{first: events}
+	}
+	out := make(map[int][]event.Event)
+	for i := range events {
+		p := partition(&events[i])
+		out[p] = append(out[p], events[i])
+	}
+	return out
+}
+
 func (w *Writer) run(partition int, queue <-chan appending) {
+	var r room
 	for first := range queue {
 		waiting := []appending{first}
 		n := len(first.events)
@@ -146,35 +221,44 @@ func (w *Writer) run(partition int, queue <-chan appending) {
 				break collect
 			}
 		}
-		err := w.write(partition, waiting)
+		err := w.write(&r, partition, n, waiting)
+		if cap(r.plain) > maxRoom {
+			r = room{}
+		}
 		for _, a := range waiting {
 			a.result <- err
 		}
 	}
 }
 
-// write stores the events in as few messages as their number and size allow. It runs on: a caller that gave up may still be stored.
-func (w *Writer) write(partition int, waiting []appending) error {
-	var events []event.Event
-	for _, a := range waiting {
-		events = append(events, a.events...)
+// maxRoom is how much memory a writer or a reader keeps for its next batch.
+const maxRoom = 2 << 20
+
+// write stores the n events in as few messages as their number and size allow. It runs on: a caller that gave up may still be stored.
+func (w *Writer) write(r *room, partition, n int, waiting []appending) error {
+	events := waiting[0].events
+	if len(waiting) > 1 {
+		events = make([]event.Event, 0, n)
+		for _, a := range waiting {
+			events = append(events, a.events...)
+		}
 	}
 	for chunk := range slices.Chunk(events, maxBatchEvents) {
-		if err := w.writeChunk(partition, chunk); err != nil {
+		if err := w.writeChunk(r, partition, chunk); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (w *Writer) writeChunk(partition int, events []event.Event) error {
-	data, id, err := EncodeBatch(w.codec, events)
-	if err != nil {
-		return err
-	}
-	if len(data) > w.log.MaxBatch() && len(events) > 1 {
+// writeChunk stores events in one message, or in several if the encoding of all is larger than a message, though it may be compressed:
+// what is read back is bounded too.
+func (w *Writer) writeChunk(r *room, partition int, events []event.Event) error {
+	r.plain = w.codec.AppendAll(append(r.plain[:0], batchHead...), events)
+	if len(r.plain) > w.log.MaxBatch() && len(events) > 1 {
 		half := len(events) / 2
-		return errors.Join(w.writeChunk(partition, events[:half]), w.writeChunk(partition, events[half:]))
+		return errors.Join(w.writeChunk(r, partition, events[:half]), w.writeChunk(r, partition, events[half:]))
 	}
+	data, id := r.pack(r.plain)
 	return w.log.Append(context.Background(), partition, id, data)
 }

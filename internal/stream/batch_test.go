@@ -1,6 +1,7 @@
 package stream
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -11,6 +12,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+	"github.com/klauspost/compress/s2"
 	"pgregory.net/rapid"
 
 	"github.com/tocsin-dr/tocsin/internal/event"
@@ -53,14 +56,23 @@ func TestPartitionOf(t *testing.T) {
 func TestBatch(t *testing.T) {
 	codec := newCodec(t)
 	events := makeEvents(t, "c", 0, 3)
-	data, id, err := EncodeBatch(codec, events)
-	if err != nil {
-		t.Fatal(err)
+	data, id := EncodeBatch(codec, events)
+	plain := sealed(t, codec, batch{Version: batchVersion, Events: events})
+	if got, err := DecodeBatch(codec, plain); err != nil || !cmp.Equal(events, got) {
+		t.Errorf("a batch of an earlier release: %v %s", err, cmp.Diff(events, got))
+	}
+	if body, err := new(BatchReader).unpack(data[sha256.Size:]); err != nil || !bytes.Equal(plain[sha256.Size:], body) {
+		t.Errorf("%v %q, want %q", err, body, plain[sha256.Size:])
+	}
+	bomb := append([]byte{packed}, s2.Encode(nil, make([]byte, maxPlain+1))...)
+	sum := sha256.Sum256(bomb)
+	if _, err := DecodeBatch(codec, append(sum[:], bomb...)); err == nil || !strings.Contains(err.Error(), "unpacks to") {
+		t.Errorf("a batch that unpacks to too much: %v", err)
 	}
 	if got, err := DecodeBatch(codec, data); err != nil || !cmp.Equal(events, got) {
 		t.Fatalf("%v %s", err, cmp.Diff(events, got))
 	}
-	if _, again, _ := EncodeBatch(codec, makeEvents(t, "c", 0, 3)); again != id {
+	if _, again := EncodeBatch(codec, makeEvents(t, "c", 0, 3)); again != id {
 		t.Error("the same batch, appended again, has another id")
 	}
 	forged := makeEvents(t, "c", 0, 3)
@@ -69,7 +81,7 @@ func TestBatch(t *testing.T) {
 		"fewer": events[:2], "the same ids with other content": forged, "other class": makeEvents(t, "d", 0, 3),
 		"ids that join to the same text": {{ID: "e0e", Agent: events[0].Agent}, {ID: "1e2", Agent: events[0].Agent}},
 	} {
-		if _, got, _ := EncodeBatch(codec, other); got == id {
+		if _, got := EncodeBatch(codec, other); got == id {
 			t.Errorf("%s: two batches share an id, and the log would drop the second", name)
 		}
 	}
@@ -100,10 +112,7 @@ func sealed(t testing.TB, codec *event.Codec, v any) []byte {
 
 func FuzzDecodeBatch(f *testing.F) {
 	codec := newCodec(f)
-	data, _, err := EncodeBatch(codec, makeEvents(f, "c", 0, 2))
-	if err != nil {
-		f.Fatal(err)
-	}
+	data, _ := EncodeBatch(codec, makeEvents(f, "c", 0, 2))
 	f.Add(data[sha256.Size:])
 	f.Add([]byte("\xa2avbok"))
 	f.Fuzz(func(t *testing.T, body []byte) {
@@ -115,8 +124,9 @@ func FuzzDecodeBatch(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if _, _, err := EncodeBatch(codec, events); err != nil {
-			t.Fatalf("decoded events can't be encoded: %v", err)
+		data, _ := EncodeBatch(codec, events)
+		if again, err := DecodeBatch(codec, data); err != nil || !cmp.Equal(events, again, cmpopts.EquateEmpty()) {
+			t.Fatalf("decoded events can't be encoded: %v %s", err, cmp.Diff(events, again))
 		}
 	})
 }

@@ -7,9 +7,11 @@
 package stream
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -272,9 +274,28 @@ func handle(ctx context.Context, msg jetstream.Msg, fn func(context.Context, Mes
 	}
 }
 
-// SaveSnapshot stores a shard's snapshot, replacing the one before.
-func (l *Log) SaveSnapshot(ctx context.Context, name string, data []byte) error {
-	if _, err := l.snapshots.PutBytes(ctx, name, data); err != nil {
+// snapshotChunk is how much of a snapshot is one message, in bytes. Each is synced by itself.
+const snapshotChunk = 1 << 20
+
+// SaveSnapshot stores a shard's snapshot as it is written, replacing the one before if writing succeeds. A large one is never in memory
+// as a whole.
+func (l *Log) SaveSnapshot(ctx context.Context, name string, write func(io.Writer) error) error {
+	from, to := io.Pipe()
+	written := make(chan struct{})
+	go func() {
+		defer close(written)
+		chunks := bufio.NewWriterSize(to, snapshotChunk)
+		err := write(chunks)
+		if err == nil {
+			err = chunks.Flush()
+		}
+		to.CloseWithError(err)
+	}()
+	meta := jetstream.ObjectMeta{Name: name, Opts: &jetstream.ObjectMetaOptions{ChunkSize: snapshotChunk}}
+	_, err := l.snapshots.Put(ctx, meta, from)
+	from.CloseWithError(err) // the writer need not go on
+	<-written
+	if err != nil {
 		return fmt.Errorf("save snapshot %s: %w", name, err)
 	}
 	return nil
@@ -285,17 +306,46 @@ var ErrDamaged = errors.New("it is damaged")
 
 // Snapshot returns a shard's snapshot, or nil if there is none.
 func (l *Log) Snapshot(ctx context.Context, name string) ([]byte, error) {
-	data, err := l.snapshots.GetBytes(ctx, name)
+	ctx, cancel := context.WithTimeout(ctx, snapshotWait)
+	defer cancel()
+	info, err := l.snapshots.GetInfo(ctx, name)
 	if errors.Is(err, jetstream.ErrObjectNotFound) {
 		return nil, nil
 	}
+	if err == nil {
+		err = l.complete(ctx, info)
+	}
+	var data []byte
+	if err == nil {
+		data, err = l.snapshots.GetBytes(ctx, name)
+	}
 	if errors.Is(err, jetstream.ErrDigestMismatch) {
-		return nil, fmt.Errorf("read snapshot %s: %w", name, ErrDamaged)
+		err = ErrDamaged
 	}
 	if err != nil {
 		return nil, fmt.Errorf("read snapshot %s: %w", name, err)
 	}
 	return data, nil
+}
+
+// snapshotWait bounds the reading of a snapshot, which may have hundreds of megabytes.
+const snapshotWait = 2 * time.Minute
+
+// complete finds a snapshot damaged of which the stream has not all chunks: the reader would wait for them.
+func (l *Log) complete(ctx context.Context, o *jetstream.ObjectInfo) error {
+	chunks := fmt.Sprintf("$O.%s.C.%s", snapshotsBucket, o.NUID)
+	s, err := l.js.Stream(ctx, "OBJ_"+snapshotsBucket)
+	if err != nil {
+		return err
+	}
+	info, err := s.Info(ctx, jetstream.WithSubjectFilter(chunks))
+	if err != nil {
+		return err
+	}
+	if info.State.Subjects[chunks] != uint64(o.Chunks) {
+		return ErrDamaged
+	}
+	return nil
 }
 
 // Last returns the sequence of the newest event batch; 0 in an empty log.

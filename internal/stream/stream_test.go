@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 	"testing"
@@ -76,10 +77,10 @@ func TestLogSurvivesRestart(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := log.SaveSnapshot(t.Context(), "shard-0", []byte("old")); err != nil {
+	if err := log.SaveSnapshot(t.Context(), "shard-0", writing([]byte("old"))); err != nil {
 		t.Fatal(err)
 	}
-	if err := log.SaveSnapshot(t.Context(), "shard-0", []byte(strings.Repeat("new", 1<<20))); err != nil {
+	if err := log.SaveSnapshot(t.Context(), "shard-0", writing([]byte(strings.Repeat("new", 1<<20)))); err != nil {
 		t.Fatal(err)
 	}
 	check := func(log *Log) {
@@ -120,24 +121,36 @@ func TestLogSurvivesRestart(t *testing.T) {
 func TestDamagedSnapshot(t *testing.T) {
 	log := newLog(t, 1)
 	save := func(text string) {
-		if err := log.SaveSnapshot(t.Context(), "shard-0", []byte(strings.Repeat(text, 1<<20))); err != nil {
+		if err := log.SaveSnapshot(t.Context(), "shard-0", writing([]byte(strings.Repeat(text, 1<<20)))); err != nil {
 			t.Fatal(err)
 		}
 	}
-	save("x")
-	chunks, err := log.js.Stream(t.Context(), "OBJ_"+snapshotsBucket)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := chunks.DeleteMsg(t.Context(), 1); err != nil {
-		t.Fatal(err)
-	}
-	if data, err := log.Snapshot(t.Context(), "shard-0"); !errors.Is(err, ErrDamaged) {
-		t.Errorf("%d bytes: %v", len(data), err)
+	for _, text := range []string{"x", "xyz"} { // of one chunk, and of several
+		save(text)
+		lose(t, log)
+		if data, err := log.Snapshot(t.Context(), "shard-0"); !errors.Is(err, ErrDamaged) {
+			t.Errorf("%d bytes: %v", len(data), err)
+		}
 	}
 	save("y")
 	if data, err := log.Snapshot(t.Context(), "shard-0"); err != nil || len(data) != 1<<20 {
 		t.Errorf("%d bytes: %v", len(data), err)
+	}
+}
+
+// lose deletes the first chunk of a snapshot.
+func lose(t *testing.T, log *Log) {
+	t.Helper()
+	chunks, err := log.js.Stream(t.Context(), "OBJ_"+snapshotsBucket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	info, err := chunks.Info(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := chunks.DeleteMsg(t.Context(), info.State.FirstSeq); err != nil {
+		t.Fatal(err)
 	}
 }
 
@@ -287,5 +300,42 @@ func TestHandleFindings(t *testing.T) {
 	}, func(error) {})
 	if !errors.Is(ctx.Err(), context.Canceled) {
 		t.Error("a new finding does not come after a restart of the handler")
+	}
+}
+
+// writing writes a snapshot in pieces of all sizes.
+func writing(data []byte) func(io.Writer) error {
+	return func(w io.Writer) error {
+		for n := 1; len(data) > 0; n *= 3 {
+			n = min(n, len(data))
+			if _, err := w.Write(data[:n]); err != nil {
+				return err
+			}
+			data = data[n:]
+		}
+		return nil
+	}
+}
+
+// A snapshot that can't be written to its end, or stored, leaves the one before in place.
+func TestSnapshotFails(t *testing.T) {
+	log := newLog(t, 1)
+	if err := log.SaveSnapshot(t.Context(), "s", writing([]byte("old"))); err != nil {
+		t.Fatal(err)
+	}
+	broken := errors.New("no value for it")
+	err := log.SaveSnapshot(t.Context(), "s", func(w io.Writer) error {
+		return errors.Join(writing(make([]byte, 3*snapshotChunk))(w), broken)
+	})
+	if !errors.Is(err, broken) {
+		t.Errorf("SaveSnapshot = %v, want %v", err, broken)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := log.SaveSnapshot(ctx, "s", writing(make([]byte, 3*snapshotChunk))); !errors.Is(err, context.Canceled) {
+		t.Errorf("SaveSnapshot = %v, want %v", err, context.Canceled)
+	}
+	if data, err := log.Snapshot(t.Context(), "s"); err != nil || string(data) != "old" {
+		t.Errorf("the snapshot is %.20q, %v", data, err)
 	}
 }
