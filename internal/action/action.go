@@ -59,7 +59,7 @@ var (
 	ErrChanged = errors.New("the action would now do something else than was approved")
 	ErrUnknown = errors.New("an earlier try may have acted, the probe does not see its effect, and the action can't be repeated")
 	ErrGrants  = errors.New("the grants do not allow it")
-	ErrHalted  = errors.New("Tocsin's responses are halted")
+	ErrHalted  = errors.New("responses are halted")
 	ErrLimit   = errors.New("a limit over all incidents is reached")
 )
 

@@ -134,7 +134,7 @@ func (p Policies) reachable(one Policy) []error {
 		}
 	}
 	if len(people) == 0 {
-		return []error{errors.New("from: all of these groups are looked up elsewhere and can be empty: name a fallback of role: or file:")}
+		return []error{errors.New("from: all of these groups are looked up elsewhere and can be empty: name a fallback, role:x or file:x")}
 	}
 	if outside := slices.ContainsFunc(known, func(g string) bool { return !strings.HasPrefix(g, "file:") }); !outside && len(people) < one.Need {
 		return []error{fmt.Errorf("need: %d people, but only %s can answer", one.Need, strings.Join(slices.Sorted(maps.Keys(people)), ", "))}

@@ -28,7 +28,7 @@ release: {from: ["role:lead"], not: [owner]}
 
 func TestReadPolicies(t *testing.T) {
 	tests := []struct{ name, old, new, want string }{
-		{"nobody can answer", `    fallback: ["file:leads"]` + "\n", "", "p.yaml:6: policies.0: from: all of these groups are looked up elsewhere and can be empty: name a fallback of role: or file:"},
+		{"nobody can answer", `    fallback: ["file:leads"]` + "\n", "", "p.yaml:6: policies.0: from: all of these groups are looked up elsewhere and can be empty: name a fallback, role:x or file:x"},
 		{"an empty group", "leads: [bob, lea]", "leads: []", `group "file:leads" has nobody: name people under groups.leads`},
 		{"too few people", "need: 2", "need: 3", "p.yaml:10: policies.1: need: 3 people, but only bob, lea can answer"},
 		{"too few people besides those who may not", `    from: ["file:leads"]` + "\n    break", `    from: ["file:leads"]` + "\n    not: [bob]\n    break", "need: 2 people, but only lea can answer"},
