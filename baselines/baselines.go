@@ -26,7 +26,8 @@ const (
 	classValues   = 8192
 	minSessions   = 10    // sessions of its own before an agent's baseline is active, if its class knows no agents in their first days
 	minScores     = 10    // scored sessions of the class before its p-values mean anything
-	minMaturity   = 100   // scored sessions of one maturity before it is calibrated by its own, and not by all
+	minYoung      = 19    // scored sessions of agents in their first days before another is judged by them: from 1/0.05 - 1 on, a sample alone can say p <= explained
+	minMaturity   = 100   // scored sessions of grown agents before they are judged by their own, and not by all: those are more often surprised
 	firstDays     = 20    // sessions of an agent's first days, whose scores calibrate those of other new agents
 	holdP         = 0.002 // a session at or below it, by sessions that taught, does not teach
 	warmClass     = 3     // sessions of a class before its scores calibrate it
@@ -87,7 +88,7 @@ type name struct {
 
 // NewModel returns an empty model.
 func NewModel(class string) *Model {
-	return &Model{Class: class, Agents: make(map[string]*page), Names: make(map[uint32]name), Causes: make(map[uint64]bool), Scores: maturities{{}, {}, {}}, Pure: maturities{{}, {}, {}}}
+	return &Model{Class: class, Agents: make(map[string]*page), Names: make(map[uint32]name), Causes: make(map[uint64]bool), Scores: maturities{{cautious: true}, {cautious: true}, {cautious: true}}, Pure: maturities{{}, {}, {}}}
 }
 
 // Knows reports whether an agent used a token in an earlier, learned session.
@@ -121,7 +122,7 @@ func (m *Model) life(p *page) Life {
 	if p != nil {
 		n = p.sessions()
 	}
-	if m.Scores[anyAge].n < minScores || n < minSessions && m.Scores[young].n < minMaturity {
+	if m.Scores[anyAge].n < minScores || n < minSessions && m.Scores[young].n < minYoung {
 		return Learning
 	}
 	return Active
@@ -130,7 +131,7 @@ func (m *Model) life(p *page) Life {
 // maturity is which calibration judges an agent.
 func (s maturities) of(p *page) *calibration {
 	at := ageOf(p)
-	if s[at].n < minMaturity {
+	if at == young && s[at].n < minYoung || at == grown && s[at].n < minMaturity {
 		at = anyAge
 	}
 	return s[at]

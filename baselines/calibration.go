@@ -35,6 +35,7 @@ const (
 // calibration turns surprise into p-values by what unremarkable sessions showed: split-conformal (Vovk et al., 2005) within the
 // sample, and beyond its largest score the tail of a generalised Pareto distribution.
 type calibration struct {
+	cautious bool    // it says when a human is told, and not what is held back from learning
 	n        int     // sessions in all
 	ring     []shown // the last of them
 	fitted   int     // how many of the ring the fit knows: the first ones
@@ -58,7 +59,7 @@ func (c *calibration) flag(s shown) {
 	for i := range c.ring {
 		flagged += int(c.ring[i].Flagged)
 	}
-	if len(c.ring) < minMaturity || (flagged+1)*flaggedShare > len(c.ring) {
+	if len(c.ring) < minYoung || (flagged+1)*flaggedShare > len(c.ring) {
 		return
 	}
 	s.Flagged = 1
@@ -86,7 +87,7 @@ func (c *calibration) fit() {
 		for i := range c.ring {
 			s.sorted = append(s.sorted, c.ring[i].Most[f])
 		}
-		s.fit(minFamilyScale, families[f].unseen)
+		s.fit(minFamilyScale, families[f].unseen, c.novel(families[f].novel))
 	}
 	c.all.sorted = c.all.sorted[:0]
 	for i := range c.ring {
@@ -96,7 +97,15 @@ func (c *calibration) fit() {
 		}
 		c.all.sorted = append(c.all.sorted, float32(math.Log2(sum)))
 	}
-	c.all.fit(minTailScale, minTailScale)
+	c.all.fit(minTailScale, minTailScale, c.novel(minTailScale))
+}
+
+// novel is a scale of what no session has shown, or 0: in doubt a human is not told, and a session does not teach.
+func (c *calibration) novel(scale float64) float64 {
+	if c.cautious {
+		return scale
+	}
+	return 0
 }
 
 // combine is the weighted harmonic mean of the families' p-values (Wilson, 2019), in bits. It keeps near its level whatever their
@@ -114,6 +123,7 @@ func (c *calibration) combine(v *verdict) {
 type sample struct {
 	sorted                        []float32
 	threshold, over, scale, shape float64 // the tail: where it begins, which part of the sample is in it
+	novel                         float64 // the scale of what the sample has shown nothing of; 0: the tail is all
 }
 
 // p is the probability that a further score of the same kind is at least this large; it is never 0. Scores that are equal come in
@@ -151,8 +161,9 @@ func (s *sample) place(score float32) (from, to int) {
 	return from, from
 }
 
-// beyond is the p-value of a score that is larger than n others: of exceeding the threshold as tenth of the sample did, and then by so
-// much.
+// beyond is the p-value of a score that is larger than n others: of exceeding the threshold as a tenth of the sample did, and then by so
+// much. The tail knows nothing of sessions of a kind that the sample has shown none of. One more such session has a chance of 1 in n+1
+// (Laplace's rule of succession), and its score exceeds all others by an exponential excess: that is the least that is said.
 func (s *sample) beyond(score float64, n int) float64 {
 	excess, p := score-s.threshold, 0.0
 	if s.shape < 1e-6 {
@@ -160,16 +171,21 @@ func (s *sample) beyond(score float64, n int) float64 {
 	} else {
 		p = math.Pow(1+s.shape*excess/s.scale, -1/s.shape)
 	}
-	return min(max(p*s.over, minP), 1/float64(n+1))
+	p *= s.over
+	if s.novel > 0 {
+		p = max(p, math.Exp(-(score-float64(s.sorted[len(s.sorted)-1]))/s.novel)/float64(n+1))
+	}
+	return min(max(p, minP), 1/float64(n+1))
 }
 
 // fit sorts the sample and fits the excesses over its 90th percentile by probability-weighted moments (Hosking and Wallis, 1987). A
 // tail that would end somewhere is taken for an exponential one: that nothing was ever larger is no proof that nothing will be.
-func (s *sample) fit(least, unseen float64) {
+func (s *sample) fit(least, unseen, novel float64) {
 	slices.Sort(s.sorted)
 	n := len(s.sorted)
 	start := n * 9 / 10
 	k := float64(n - start)
+	s.novel = novel
 	s.threshold, s.over = float64(s.sorted[start]), k/float64(n+1)
 	a0, a1 := 0.0, 0.0
 	for i, score := range s.sorted[start:] {
@@ -195,23 +211,30 @@ func (s *sample) fit(least, unseen float64) {
 // MarshalBinary writes what the sessions showed. The fit follows from it.
 func (c *calibration) MarshalBinary() ([]byte, error) {
 	le := binary.LittleEndian
-	out := le.AppendUint64(make([]byte, 0, 16+len(c.ring)*shownSize), uint64(c.n))
+	out := le.AppendUint64(make([]byte, 0, calibrationHead+len(c.ring)*shownSize), uint64(c.n))
 	out = le.AppendUint64(out, uint64(c.fitted))
+	out = append(out, byte(0))
+	if c.cautious {
+		out[calibrationHead-1] = 1
+	}
 	return binary.Append(out, le, c.ring)
 }
 
-const shownSize = 8*int(familyCount) + 4
+const (
+	calibrationHead = 17
+	shownSize       = 8*int(familyCount) + 4
+)
 
 // UnmarshalBinary reads what MarshalBinary wrote. It refuses what no sessions could have left.
 func (c *calibration) UnmarshalBinary(data []byte) error {
 	le := binary.LittleEndian
-	size := len(data) - 16
+	size := len(data) - calibrationHead
 	if size < 0 || size%shownSize != 0 || size/shownSize > windowSize+windowSize/refitShare+1 {
 		return fmt.Errorf("calibration of %d bytes", len(data))
 	}
 	n, fitted := le.Uint64(data), le.Uint64(data[8:])
 	ring := make([]shown, size/shownSize)
-	if _, err := binary.Decode(data[16:], le, ring); err != nil {
+	if _, err := binary.Decode(data[calibrationHead:], le, ring); err != nil {
 		return fmt.Errorf("read calibration: %w", err)
 	}
 	for i := range ring {
@@ -224,10 +247,13 @@ func (c *calibration) UnmarshalBinary(data []byte) error {
 			}
 		}
 	}
+	if kind := data[calibrationHead-1]; kind > 1 {
+		return fmt.Errorf("calibration of kind %d", kind)
+	}
 	if n < uint64(len(ring)) || n > math.MaxInt64 || fitted > uint64(len(ring)) || fitted == 0 && len(ring) > 0 {
 		return fmt.Errorf("calibration of %d sessions, %d of %d fitted", n, fitted, len(ring))
 	}
-	*c = calibration{n: int(n), ring: ring[:fitted:fitted]}
+	*c = calibration{cautious: data[calibrationHead-1] == 1, n: int(n), ring: ring[:fitted:fitted]}
 	if fitted > 0 {
 		c.fit()
 	}

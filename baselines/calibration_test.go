@@ -286,7 +286,7 @@ func TestTail(t *testing.T) {
 			for range windowSize {
 				s.sorted = append(s.sorted, float32(tt.draw(r)))
 			}
-			s.fit(minTailScale, minTailScale)
+			s.fit(minTailScale, minTailScale, 0)
 			for _, p := range []float64{1e-2, 1e-3, 1e-4, 1e-5} {
 				if got := s.p(tt.score(p), 1); got < p/4 || got > 4*p {
 					t.Errorf("p = %.2g, want about %.2g", got, p)
@@ -303,5 +303,34 @@ func TestWeights(t *testing.T) {
 	}
 	if math.Abs(sum-1) > 1e-9 {
 		t.Errorf("the families' weights sum to %g", sum)
+	}
+}
+
+// A kind of session that comes once in a hundred is not in most small samples. Its first one must not be called a thing that can't be.
+func TestNovel(t *testing.T) {
+	r := rand.New(rand.NewPCG(6, 6))
+	draw := func() float64 {
+		if r.IntN(100) == 0 {
+			return 8 + 4*r.ExpFloat64()
+		}
+		return r.ExpFloat64()
+	}
+	const trials = 20000
+	small := map[bool]int{}
+	for range trials {
+		var s sample
+		for range 20 + r.IntN(80) {
+			s.sorted = append(s.sorted, float32(draw()))
+		}
+		score := draw()
+		for _, cautious := range []bool{false, true} {
+			s.fit(minFamilyScale, minValueScale, (&calibration{cautious: cautious}).novel(minValueScale))
+			if s.p(score, 1) <= 1e-3 {
+				small[cautious]++
+			}
+		}
+	}
+	if bold, cautious := small[false], small[true]; bold < 3*trials/1000 || cautious > 125*trials/100/1000 {
+		t.Errorf("p <= 0.001 in %d of %d with caution, in %d without; want at most %d, and at least %d", cautious, trials, bold, 125*trials/100/1000, 3*trials/1000)
 	}
 }

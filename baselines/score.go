@@ -23,6 +23,9 @@ type Anomaly struct {
 	Sessions int `json:"sessions,omitempty"`
 	// Features are how the event was looked at, by share. Only a p-value of at most 0.05 is explained.
 	Features []Feature `json:"features"`
+	// Assumed is the p-value of the fitted tail alone, by sessions that taught: what it calls improbable teaches nothing, and people may
+	// look for it. P, which is more cautious where few sessions were seen, is for telling them.
+	Assumed float64 `json:"-"`
 	// Bits are the surprise of each family, explained or not. They are for rules, and not kept.
 	Bits [familyCount]float64 `json:"-"`
 }
@@ -73,7 +76,8 @@ var families = [familyCount]struct {
 	name   string
 	weight float64
 	unseen float64 // the least scale of its tail where few sessions show anything
-}{{FeatureArgument, 0.7, minValueScale}, {FeatureDestination, 0.2, minFamilyScale}, {FeatureTool, 0.1, minFamilyScale}}
+	novel  float64 // the scale of what no session has shown, see sample.beyond; found on generated fleets other than those reported
+}{{FeatureArgument, 0.7, minValueScale, 4}, {FeatureDestination, 0.2, minFamilyScale, 2}, {FeatureTool, 0.1, minFamilyScale, 2}}
 
 // Mature is on how many sessions a p-value must rest before people should be alerted. With fewer, it is read off an assumed tail.
 const Mature = 100
@@ -96,7 +100,7 @@ type finding struct {
 // Score says how surprising an observation is to the model. It changes nothing. The event gives the words of the explanation.
 func (m *Model) Score(e *event.Event, o *Observation) Anomaly {
 	p := m.Agents[e.Agent.ID]
-	a := Anomaly{P: 1, Life: m.life(p), Version: Version}
+	a := Anomaly{P: 1, Assumed: 1, Life: m.life(p), Version: Version}
 	if a.Life != Active {
 		_, a.Why = m.Life(e.Agent.ID)
 		return a
@@ -113,6 +117,9 @@ func (m *Model) Score(e *event.Event, o *Observation) Anomaly {
 	if a.P <= explained {
 		_, a.Why = m.Life(e.Agent.ID)
 		a.Features = m.explain(p, o, &v)
+		pure := m.Pure.of(p)
+		pure.combine(&v)
+		a.Assumed = min(a.P, pure.all.p(v.bits, 1))
 	}
 	return a
 }

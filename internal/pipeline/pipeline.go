@@ -309,7 +309,7 @@ func (s *session) keep(e *event.Event, o baselines.Observation, call string) {
 // deviation is the finding of a baseline: the event is too surprising for this agent. One event gives one finding; the same
 // feature of the same tool stays silent for an hour for an agent in a session, because the open incident has it.
 func (s *Shard) deviation(c *class, e *event.Event, a baselines.Anomaly) *detect.Finding {
-	if a.Life != baselines.Active || a.P > s.options.Alpha || len(a.Features) == 0 {
+	if a.Life != baselines.Active || a.Assumed > s.options.Alpha || len(a.Features) == 0 {
 		return nil
 	}
 	f := baselineFinding(e, &a)
@@ -317,7 +317,7 @@ func (s *Shard) deviation(c *class, e *event.Event, a baselines.Anomaly) *detect
 	f.Tags, f.Chain = detect.Tags{ASI: []string{"ASI10"}, ATLAS: []string{"AML.T0053"}}, detect.ChainOf(e)
 	top := a.Features[0]
 	switch {
-	case a.Sessions < baselines.Mature: // its tail is assumed more than known: people look for it, and it asks for nobody
+	case a.P > s.options.Alpha || a.Sessions < baselines.Mature: // its tail is assumed more than known: people look for it, and it asks for nobody
 		f.Lane = detect.Hunt
 	case f.Chain != nil && top.Name == baselines.FeatureArgument && (e.Tool.Effect == event.EffectEgress || e.Tool.Effect == event.EffectExec):
 		f.Severity, f.Risk, f.Lane, f.Playbook = detect.High, 50, detect.Propose, "quarantine-agent"
