@@ -6,7 +6,6 @@
 package baselines
 
 import (
-	"fmt"
 	"strings"
 
 	"github.com/tocsin-dr/tocsin/internal/event"
@@ -33,15 +32,6 @@ const (
 	warmClass     = 3     // sessions of a class before its scores calibrate it
 )
 
-// Life is the stage of an agent's baseline. While it is learning, the answer to every question is unknown.
-type Life string
-
-// The stages.
-const (
-	Learning Life = "learning"
-	Active   Life = "active"
-)
-
 // Model is what one class of agents taught. It is not safe for concurrent use: one detector shard owns it.
 type Model struct {
 	Class   string           `json:"class"`
@@ -52,11 +42,13 @@ type Model struct {
 	Pure    maturities       `json:"pure"` // of sessions that taught alone
 	Names   map[uint32]name  `json:"names"`
 	Causes  map[uint64]bool  `json:"causes"` // of flagged sessions
+	Cares   map[string]*care `json:"cares"`  // of agents that have a page
 }
 
 // peers is what all agents of a class did together.
 type peers struct {
 	Sessions int    `json:"sessions"`
+	Day      uint16 `json:"day"` // the last on which a session was learned
 	Contexts []byte `json:"contexts"`
 	Values   []byte `json:"values"`
 	Seen     sketch `json:"seen"`  // identifying tokens of what tools returned: the class's surroundings
@@ -88,7 +80,7 @@ type name struct {
 
 // NewModel returns an empty model.
 func NewModel(class string) *Model {
-	return &Model{Class: class, Agents: make(map[string]*page), Names: make(map[uint32]name), Causes: make(map[uint64]bool), Scores: maturities{{cautious: true}, {cautious: true}, {cautious: true}}, Pure: maturities{{}, {}, {}}}
+	return &Model{Class: class, Agents: make(map[string]*page), Names: make(map[uint32]name), Causes: make(map[uint64]bool), Cares: make(map[string]*care), Scores: maturities{{cautious: true}, {cautious: true}, {cautious: true}}, Pure: maturities{{}, {}, {}}}
 }
 
 // Knows reports whether an agent used a token in an earlier, learned session.
@@ -99,34 +91,6 @@ func (m *Model) Knows(agent string, token event.Hash) bool {
 
 // Has reports whether an agent taught anything.
 func (m *Model) Has(agent string) bool { return m.Agents[agent] != nil }
-
-// Life returns the stage of an agent's baseline with the reason, for people.
-func (m *Model) Life(agent string) (Life, string) {
-	p := m.Agents[agent]
-	life := m.life(p)
-	n := 0
-	if p != nil {
-		n = p.sessions()
-	}
-	switch {
-	case life == Active:
-		return life, fmt.Sprintf("%d sessions learned", n)
-	case n < minSessions:
-		return life, fmt.Sprintf("%d of %d sessions learned", n, minSessions)
-	}
-	return life, fmt.Sprintf("%d of %d sessions of its class scored", m.Scores[anyAge].n, minScores)
-}
-
-func (m *Model) life(p *page) Life {
-	n := 0
-	if p != nil {
-		n = p.sessions()
-	}
-	if m.Scores[anyAge].n < minScores || n < minSessions && m.Scores[young].n < minYoung {
-		return Learning
-	}
-	return Active
-}
 
 // maturity is which calibration judges an agent.
 func (s maturities) of(p *page) *calibration {
@@ -149,7 +113,7 @@ func (s maturities) flag(p *page, session shown) {
 }
 
 func ageOf(p *page) int {
-	if p == nil || p.sessions() < firstDays {
+	if p == nil || p.sessions() < max(firstDays, int(p.u32(hRebased))) {
 		return young
 	}
 	return grown
@@ -174,34 +138,51 @@ func (m *Model) Learn(agent string, session []Observation) bool {
 	if len(session) == 0 {
 		return true
 	}
-	p := m.page(agent)
+	p, day := m.page(agent), dayOf(&session[len(session)-1])
+	if c := m.Cares[agent]; c != nil && c.Frozen != nil {
+		return false
+	}
 	if m.Peers.Sessions >= warmClass {
 		s := m.show(p, session)
-		if m.Pure[anyAge].n >= minMaturity && s.p <= holdP {
+		back := m.Pure[anyAge].n >= minMaturity && s.p <= holdP
+		m.care(agent).note(day, s.cause, back)
+		if back {
 			m.tally(p, s)
 			return false
 		}
 		m.Scores.add(p, s.shown)
 		m.Pure.add(p, s.shown)
 	}
-	m.Peers.Sessions++
+	m.take(agent, p, session)
+	return true
+}
+
+// take counts a session's calls. Before the first of a day, the page is copied: that is what a person can go back to.
+func (m *Model) take(agent string, p *page, session []Observation) {
 	day := dayOf(&session[len(session)-1])
+	m.Peers.Sessions++
+	m.Peers.Day = max(m.Peers.Day, day)
 	if p.u16(hDays) == 0 || day > p.u16(hLastDay) {
+		if p.sessions() > 0 {
+			old := *p
+			m.care(agent).Copy = &old
+		}
 		p.set16(hDays, bump(p.u16(hDays)))
-		p.set16(hLastDay, day)
+		p.set16(hLastDay, max(day, p.u16(hLastDay)))
 	}
 	p.set32(hSessions, p.u32(hSessions)+1)
 	p.set64(hUsed, uint64(m.Peers.Sessions))
 	for i := range session {
 		m.learn(p, &session[i])
 	}
-	return true
 }
 
 // Flag takes a session that a baseline flagged, and that no rule found anything in. It teaches nothing but how often that happens.
 func (m *Model) Flag(agent string, session []Observation) {
 	if p := m.Agents[agent]; p != nil && len(session) > 0 {
-		m.tally(p, m.show(p, session))
+		s := m.show(p, session)
+		m.care(agent).note(dayOf(&session[len(session)-1]), s.cause, true)
+		m.tally(p, s)
 	}
 }
 
@@ -264,6 +245,7 @@ func (m *Model) page(agent string) *page {
 			}
 		}
 		delete(m.Agents, victim)
+		delete(m.Cares, victim)
 		m.Evicted++
 	}
 	p := newPage(agentKey(agent))

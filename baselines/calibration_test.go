@@ -148,7 +148,7 @@ func TestBenignTrafficIsCalibrated(t *testing.T) {
 	all, sessions := make([]int, len(alphas)), 0
 	for _, s := range shapes() {
 		t.Run(s.name, func(t *testing.T) {
-			below, n := make([]int, len(alphas)), 0
+			below, n, stages := make([]int, len(alphas)), 0, make(map[Life]int)
 			for seed := range uint64(4) {
 				r := rand.New(rand.NewPCG(seed, 1))
 				m := s.trained(r, 600)
@@ -159,19 +159,23 @@ func TestBenignTrafficIsCalibrated(t *testing.T) {
 					for k := range session {
 						e := event.Event{ID: fmt.Sprint(seed, i, k), Agent: event.Agent{ID: agent}}
 						a := m.Score(&e, &session[k])
-						if a.Life != Active {
+						if !a.Life.Judges() {
 							t.Fatal(a.Why)
 						}
 						least = min(least, a.P)
 					}
 					teach(m, agent, session)
 					n++
+					stages[m.stage(agent, m.Agents[agent])]++
 					for k, alpha := range alphas {
 						if least <= alpha {
 							below[k]++
 						}
 					}
 				}
+			}
+			if 20*stages[Active] < 19*n { // a stage that asks people to look must be rare where nothing is wrong
+				t.Errorf("stages %v", stages)
 			}
 			for k, alpha := range alphas {
 				share := float64(below[k]) / float64(n)

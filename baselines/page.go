@@ -56,6 +56,7 @@ const (
 	hSessions = 16 // uint32
 	hLastDay  = 26 // uint16
 	hDays     = 28 // uint16, distinct days with a learned session
+	hRebased  = 32 // uint32: until so many sessions the agent is in its first days again
 	hUsed     = 56 // uint64: the class's session count at the last use
 )
 

@@ -100,9 +100,9 @@ type finding struct {
 // Score says how surprising an observation is to the model. It changes nothing. The event gives the words of the explanation.
 func (m *Model) Score(e *event.Event, o *Observation) Anomaly {
 	p := m.Agents[e.Agent.ID]
-	a := Anomaly{P: 1, Assumed: 1, Life: m.life(p), Version: Version}
-	if a.Life != Active {
-		_, a.Why = m.Life(e.Agent.ID)
+	a := Anomaly{P: 1, Assumed: 1, Life: m.stage(e.Agent.ID, p), Version: Version}
+	if !a.Life.Judges() {
+		_, a.Why, _ = m.Life(e.Agent.ID)
 		return a
 	}
 	v := m.judge(p, o)
@@ -115,7 +115,7 @@ func (m *Model) Score(e *event.Event, o *Observation) Anomaly {
 		a.Bits[f] = v.families[f].bits
 	}
 	if a.P <= explained {
-		_, a.Why = m.Life(e.Agent.ID)
+		_, a.Why, _ = m.Life(e.Agent.ID)
 		a.Features = m.explain(p, o, &v)
 		pure := m.Pure.of(p)
 		pure.combine(&v)
@@ -290,7 +290,7 @@ const (
 // Familiar says whether the agent used the observation's tool before, and reached all of its destinations.
 func (m *Model) Familiar(agent string, o *Observation) (tool, destination Familiarity) {
 	p := m.Agents[agent]
-	if p == nil || m.life(p) != Active {
+	if p == nil || !m.stage(agent, p).Judges() {
 		return Unknown, Unknown
 	}
 	t := p.table()
@@ -489,6 +489,7 @@ type Learned struct {
 	Class        string  `json:"class"`
 	Life         Life    `json:"life"`
 	Why          string  `json:"why"`
+	WayOut       string  `json:"way_out,omitempty"` // of the stage
 	Sessions     int     `json:"sessions"`
 	Peers        int     `json:"peers"` // other agents of the class
 	Tools        []Count `json:"tools"`
@@ -503,8 +504,8 @@ type Learned struct {
 
 // Learned returns what an agent taught.
 func (m *Model) Learned(agent string) Learned {
-	life, why := m.Life(agent)
-	out := Learned{Agent: agent, Class: m.Class, Life: life, Why: why, Version: Version, Provenance: make(map[string][]Count)}
+	life, why, wayOut := m.Life(agent)
+	out := Learned{Agent: agent, Class: m.Class, Life: life, Why: why, WayOut: wayOut, Version: Version, Provenance: make(map[string][]Count)}
 	p := m.Agents[agent]
 	if p == nil {
 		out.Peers = len(m.Agents)

@@ -25,7 +25,7 @@ func (p *page) UnmarshalBinary(data []byte) error {
 
 // Check refuses a model that was read back and that the code could not go on with.
 func (m *Model) Check() error {
-	if m.Agents == nil || m.Names == nil || m.Causes == nil || len(m.Causes) > maxCauses || len(m.Agents) > maxAgents || len(m.Names) > maxNames {
+	if m.Agents == nil || m.Names == nil || m.Causes == nil || m.Cares == nil || len(m.Causes) > maxCauses || len(m.Agents) > maxAgents || len(m.Names) > maxNames {
 		return errors.New("baselines without their tables, or with too much in them")
 	}
 	for _, s := range []maturities{m.Scores, m.Pure} {
@@ -37,6 +37,9 @@ func (m *Model) Check() error {
 		if p == nil || p.u64(hAgent) != agentKey(id) {
 			return fmt.Errorf("the page of %q is another's, or none", id)
 		}
+	}
+	if err := m.checkCares(); err != nil {
+		return err
 	}
 	p := &m.Peers
 	sized := func(b []byte, n int) bool { return b == nil || len(b) == n }

@@ -226,7 +226,7 @@ func (r *streamRun) scored(e *event.Event, a baselines.Anomaly) {
 		ses.p, ses.top = append(ses.p, math.NaN()), append(ses.top, baselines.Feature{})
 	}
 	ses.agent = e.Agent.ID
-	if a.Life == baselines.Active {
+	if a.Life.Judges() {
 		ses.p[at], ses.top[at] = a.P, top(a)
 	}
 }

@@ -32,6 +32,19 @@ const (
 	KindOther        Kind = "other"         // linked to an agent, of no other kind
 )
 
+// KindBaseline is a person's decision about an agent's baseline. Tocsin alone puts it into the log, where it has its place among the
+// events: Kinds does not list it, so that Check refuses it from a sender.
+const KindBaseline Kind = "baseline"
+
+// Attributes of a KindBaseline.
+const (
+	AttrChange  = "change"
+	AttrBy      = "by"
+	AttrReason  = "reason"
+	AttrSender  = "sender"  // of the session that is expected
+	AttrSession = "session" // that is expected
+)
+
 // Kinds lists every kind, in the order of the constants.
 func Kinds() []Kind {
 	return []Kind{

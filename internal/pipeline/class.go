@@ -3,7 +3,6 @@ package pipeline
 import (
 	"cmp"
 	"maps"
-	"slices"
 	"time"
 
 	"github.com/tocsin-dr/tocsin/baselines"
@@ -83,7 +82,7 @@ func (c *class) sweep() time.Time {
 		if c.Watermark.Sub(due[id].Last) >= keptFor {
 			c.end(id)
 		} else {
-			c.learn(due[id])
+			c.learn(id)
 		}
 	}
 	for id, t := range c.Traces {
@@ -106,30 +105,30 @@ func (c *class) sweep() time.Time {
 // end closes a session: it is learned and gone.
 func (c *class) end(id string) {
 	ses := c.Sessions[id]
-	c.learn(ses)
+	c.learn(id)
 	c.Bytes -= ses.Bytes
 	delete(c.Sessions, id)
 }
 
 // learn learns a session's calls so far, unless it led to a finding: an attack must not teach what is normal. Where baselines alone
 // found something, they are told that they did.
-func (c *class) learn(ses *session) {
+func (c *class) learn(id string) {
+	ses := c.Sessions[id]
 	calls := ses.Pending
 	ses.Pending, ses.PendingBytes = nil, 0
 	c.weigh(ses)
+	if ses.Findings > 0 {
+		c.hold(id, calls)
+	}
 	if ses.Ruled > 0 {
 		return
 	}
-	byAgent := make(map[string][]baselines.Observation)
-	for _, p := range calls {
-		byAgent[p.Agent] = append(byAgent[p.Agent], p.Observation)
-	}
 	taught := ses.Findings == 0
-	for _, agent := range slices.Sorted(maps.Keys(byAgent)) {
+	for agent, observations := range byAgent(calls) {
 		if ses.Findings > 0 {
-			c.Model.Flag(agent, byAgent[agent])
+			c.Model.Flag(agent, observations)
 		} else {
-			taught = c.Model.Learn(agent, byAgent[agent]) && taught
+			taught = c.Model.Learn(agent, observations) && taught
 		}
 	}
 	if taught {

@@ -88,6 +88,9 @@ type class struct {
 	Sessions map[string]*session `json:"-"` // by sender and id, as own says; so are the traces and the services
 	Traces   map[string]*trace   `json:"-"`
 	Acted    map[string]*acted   `json:"acted,omitempty"`
+	// Held are the calls of sessions in which something was found, by sender and id. They teach once a person expects them.
+	Held      map[string]*held `json:"held,omitempty"`
+	HeldBytes int              `json:"held_bytes,omitempty"`
 	// Delegators are by sender and agent.
 	Delegators map[string]*delegator `json:"delegators,omitempty"`
 	Named      map[string]string     `json:"named"`   // service: the only agent it was seen to run; "" once there are several
@@ -138,6 +141,10 @@ func (s *Shard) Process(e *event.Event, at Position) []Raised {
 	}
 	s.events++
 	c.Touched = s.events
+	if e.Kind == event.KindBaseline { // its time is the server's, and moves nothing on
+		c.change(e)
+		return nil
+	}
 	c.advance(e.Time)
 	var out []Raised
 	for _, orphan := range c.attribute(e) {
@@ -151,11 +158,14 @@ func (s *Shard) Process(e *event.Event, at Position) []Raised {
 		c.weigh(ses)
 	}
 	c.saw(e)
+	c.Model.Meet(e)
 	ses := c.session(e)
 	ses.Last, ses.Touched = c.Watermark, c.Touched
 	ses.Positions = appendPosition(ses.Positions, at)
 	ses.act(e)
-	ses.readPrompts(e, &s.reader)
+	for _, prompt := range ses.readPrompts(e, &s.reader) {
+		c.Model.Trait(e.Agent.ID, baselines.TraitPrompt, prompt, e.Time)
+	}
 	if e.Tool != nil {
 		ses.provenance(e, &s.reader, func(t event.Hash) bool { return c.Model.Knows(e.Agent.ID, t) })
 	}
@@ -256,7 +266,7 @@ func (s *Shard) score(c *class, e *event.Event, ses *session) (baselines.Anomaly
 	a := c.Model.Score(e, &o)
 	tool, destination := c.Model.Familiar(e.Agent.ID, &o)
 	return a, detect.BaselineEnv{
-		Ready: a.Life == baselines.Active, P: a.P, Tool: string(tool), Destination: string(destination), Why: a.Why,
+		Ready: a.Life.Judges(), P: a.P, Tool: string(tool), Destination: string(destination), Why: a.Why,
 		Features: c.features(e.Agent.ID, &o, &a, tool, destination),
 	}
 }
@@ -265,7 +275,7 @@ func (s *Shard) score(c *class, e *event.Event, ses *session) (baselines.Anomaly
 // address, that the agent did not use in a learned session.
 func (c *class) features(agent string, o *baselines.Observation, a *baselines.Anomaly, tool, destination baselines.Familiarity) []detect.BaselineFeature {
 	argument := baselines.Unknown
-	if a.Life == baselines.Active {
+	if a.Life.Judges() {
 		argument = baselines.Known
 		if slices.ContainsFunc(o.Args, func(arg baselines.ArgObservation) bool {
 			return slices.ContainsFunc(arg.Tokens, func(t event.Hash) bool { return !c.Model.Knows(agent, t) })
@@ -309,7 +319,7 @@ func (s *session) keep(e *event.Event, o baselines.Observation, call string) {
 // deviation is the finding of a baseline: the event is too surprising for this agent. One event gives one finding; the same
 // feature of the same tool stays silent for an hour for an agent in a session, because the open incident has it.
 func (s *Shard) deviation(c *class, e *event.Event, a baselines.Anomaly) *detect.Finding {
-	if a.Life != baselines.Active || a.Assumed > s.options.Alpha || len(a.Features) == 0 {
+	if !a.Life.Judges() || a.Assumed > s.options.Alpha || len(a.Features) == 0 {
 		return nil
 	}
 	f := baselineFinding(e, &a)

@@ -28,7 +28,7 @@ const defaultMaxBytes = 512 << 20
 
 // weigh counts what changed in a session.
 func (c *class) weigh(ses *session) {
-	bytes := sessionBytes + ses.Prompt.Bytes + ses.Output.Bytes + ses.PendingBytes + ses.CallsBytes +
+	bytes := sessionBytes + len(ses.Prompts) + ses.Prompt.Bytes + ses.Output.Bytes + ses.PendingBytes + ses.CallsBytes +
 		positionBytes*len(ses.Positions) + agentBytes*(len(ses.Agents)+len(ses.Parents)) + callBytes*len(ses.Sources)
 	c.Bytes += bytes - ses.Bytes
 	ses.Bytes = bytes
@@ -37,7 +37,7 @@ func (c *class) weigh(ses *session) {
 // rest is the weight of what belongs to none of the class's sessions and traces, its baselines and rules aside: those have bounds of
 // their own.
 func (c *class) rest() int {
-	return agentBytes*(len(c.Named)+len(c.Acted)+len(c.Delegators)) + seenBytes*len(c.Seen)
+	return agentBytes*(len(c.Named)+len(c.Acted)+len(c.Delegators)) + seenBytes*len(c.Seen) + c.HeldBytes
 }
 
 // settle brings the shard's weight up to date with a class that an event changed, and makes room where it is too much.
@@ -105,6 +105,9 @@ func (p *piece) drop() {
 		clear(c.Named)
 		clear(c.Acted)
 		clear(c.Delegators)
+		c.Evicted["held"] += len(c.Held)
+		clear(c.Held)
+		c.HeldBytes = 0
 		return
 	}
 	c.Evicted[p.what]++

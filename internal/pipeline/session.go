@@ -2,6 +2,7 @@ package pipeline
 
 import (
 	"crypto/sha256"
+	"encoding/hex"
 	"slices"
 	"time"
 
@@ -42,9 +43,9 @@ type session struct {
 	CallsBytes   int `json:"calls_bytes"`
 	Bytes        int `json:"bytes"` // estimate of all of it
 
-	// prompts holds the texts whose tokens Prompt has, by their digest: a client that sends the whole conversation with each call of
-	// the model sends the same texts again. It is a saving alone, so no snapshot holds it.
-	prompts map[[sha256.Size]byte]bool
+	// Prompts holds the texts whose tokens Prompt has, by the first promptBytes of their digest, one after the other: a client that sends
+	// the whole conversation with each call of the model sends the same texts again.
+	Prompts []byte `json:"prompts,omitempty"`
 }
 
 func (s *session) touched() int { return s.Touched }
@@ -96,34 +97,52 @@ func (s *session) act(e *event.Event) {
 }
 
 // read takes in what the event tells the session: its prompts, then, after the event was judged, its tool's output.
-func (s *session) readPrompts(e *event.Event, r *reader) {
+// What the agent's operator tells it, where the session has not read it before, is returned as a digest.
+func (s *session) readPrompts(e *event.Event, r *reader) (told []string) {
 	for _, c := range e.Content {
 		if c.Role == event.RolePrompt || c.Role == event.RoleSystem {
-			s.readPrompt(&c, r, e.ID)
+			if digest := s.readPrompt(&c, r, e.ID); digest != "" && c.Role == event.RoleSystem {
+				told = append(told, digest)
+			}
 			s.Facts.Prompted = s.Facts.Prompted || c.Role == event.RolePrompt
 		}
 	}
+	return told
 }
 
 // maxPrompts bounds the texts that are recognised.
-const maxPrompts = 256
+const (
+	maxPrompts  = 64
+	promptBytes = 16
+)
 
-func (s *session) readPrompt(c *event.Content, r *reader, from string) {
-	key := sha256.Sum256([]byte(c.Text))
-	if c.Text != "" && s.prompts[key] {
-		return
+func (s *session) readPrompt(c *event.Content, r *reader, from string) (digest string) {
+	sum := sha256.Sum256([]byte(c.Text))
+	key := sum[:promptBytes]
+	if c.Text != "" && s.reads(key) {
+		return ""
+	}
+	if c.Text != "" {
+		digest = hex.EncodeToString(key[:6])
 	}
 	full := s.Prompt.add(r.hashed(c.Text, c.Tokens), from)
-	if full || len(s.prompts) >= maxPrompts {
-		clear(s.prompts) // what made room, this text's own first tokens too, must be read again
+	if full || len(s.Prompts) >= maxPrompts*promptBytes {
+		s.Prompts = s.Prompts[:0] // what made room, this text's own first tokens too, must be read again
 	}
-	if full {
-		return
+	if !full && c.Text != "" {
+		s.Prompts = append(s.Prompts, key...)
 	}
-	if s.prompts == nil {
-		s.prompts = make(map[[sha256.Size]byte]bool)
+	return digest
+}
+
+// reads reports whether the session has read a text.
+func (s *session) reads(key []byte) bool {
+	for known := range slices.Chunk(s.Prompts, promptBytes) {
+		if string(known) == string(key) {
+			return true
+		}
 	}
-	s.prompts[key] = true
+	return false
 }
 
 // readOutput takes in a tool's output and what it does to the session's facts.

@@ -162,8 +162,16 @@ func (c *class) check() error {
 		if ses == nil {
 			return errors.New("a session has no state")
 		}
+		if len(ses.Prompts)%promptBytes != 0 || len(ses.Prompts) > maxPrompts*promptBytes {
+			return errors.New("a session's prompts are no digests")
+		}
 		if err := errors.Join(ses.Prompt.check(), ses.Output.check()); err != nil {
 			return fmt.Errorf("a session's text: %w", err)
+		}
+	}
+	for _, h := range c.Held {
+		if h == nil {
+			return errors.New("a session that is held has no calls")
 		}
 	}
 	for _, t := range c.Traces {
