@@ -7,6 +7,7 @@ package baselines
 
 import (
 	"strings"
+	"time"
 
 	"github.com/tocsin-dr/tocsin/internal/event"
 )
@@ -231,6 +232,8 @@ func (m *Model) show(p *page, session []Observation) (s showing) {
 func dayOf(o *Observation) uint16 {
 	return uint16(min(max(o.At.Unix()/86400-18262, 0), 0xFFFF))
 }
+
+func dateOf(day uint16) time.Time { return time.Unix((int64(day)+18262)*86400, 0).UTC() }
 
 // page returns an agent's page, making room by dropping the page that was idle longest.
 func (m *Model) page(agent string) *page {

@@ -68,11 +68,13 @@ func (m *Model) Count(e *event.Event) (worst Anomaly, ok bool) {
 	if p == nil {
 		return Anomaly{}, false
 	}
+	c := m.Cares[e.Agent.ID]
+	frozen := c != nil && c.Frozen != nil
 	for i, counts := range countsOf(e) {
 		if !counts {
 			continue
 		}
-		r := rate{b: p[atRates+i*rateSize : atRates+(i+1)*rateSize], peers: &m.Peers.Rates[i], name: rateNames[i]}
+		r := rate{b: p[atRates+i*rateSize : atRates+(i+1)*rateSize], peers: &m.Peers.Rates[i], name: rateNames[i], frozen: frozen}
 		if a, found := r.count(e.Time); found && (!ok || a.P < worst.P) {
 			worst, ok = a, true
 		}
@@ -91,9 +93,16 @@ func countsOf(e *event.Event) (out [rateCount]bool) {
 
 // rate is one count of one agent.
 type rate struct {
-	b     []byte
-	peers *peerRate
-	name  string
+	b      []byte
+	peers  *peerRate
+	name   string
+	frozen bool // nothing is learned
+}
+
+// check refuses a class's word that no windows can have left.
+func (r *peerRate) check() bool {
+	finite := func(v float64) bool { return v >= 0 && !math.IsInf(v, 0) } // not NaN either
+	return r.Windows >= 0 && finite(r.Mean) && finite(r.Fano) && r.Tail.check()
 }
 
 func (r rate) float(at int) float64 {
@@ -164,12 +173,14 @@ func (r rate) close() (drifts bool) {
 		p := r.p(bits)
 		evidence := max(0, r.float(rEvidence)) + math.Log(evidenceOf(p))
 		r.setFloat(rEvidence, evidence)
-		if drifts = evidence >= math.Log(driftAfter); p < rateHeld {
+		if drifts = evidence >= math.Log(driftAfter); p < rateHeld || r.frozen {
 			return drifts
 		}
 		r.peers.Tail.bits(bits)
 	}
-	r.learn(float64(n))
+	if !r.frozen {
+		r.learn(float64(n))
+	}
 	return drifts
 }
 

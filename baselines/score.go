@@ -485,15 +485,17 @@ type Count struct {
 
 // Learned is what an agent's page holds, for people.
 type Learned struct {
-	Agent        string  `json:"agent"`
-	Class        string  `json:"class"`
-	Life         Life    `json:"life"`
-	Why          string  `json:"why"`
-	WayOut       string  `json:"way_out,omitempty"` // of the stage
-	Sessions     int     `json:"sessions"`
-	Peers        int     `json:"peers"` // other agents of the class
-	Tools        []Count `json:"tools"`
-	Destinations []Count `json:"destinations"`
+	Agent  string `json:"agent"`
+	Class  string `json:"class"`
+	Life   Life   `json:"life"`
+	Why    string `json:"why"`
+	WayOut string `json:"way_out,omitempty"` // of the stage
+	// Copy is the day that the baseline can be rolled back to; zero without one.
+	Copy         time.Time `json:"copy,omitzero"`
+	Sessions     int       `json:"sessions"`
+	Peers        int       `json:"peers"` // other agents of the class
+	Tools        []Count   `json:"tools"`
+	Destinations []Count   `json:"destinations"`
 	// Provenance counts, for each argument ("tool argument"), where its values came from.
 	Provenance map[string][]Count `json:"provenance"`
 	Version    string             `json:"version"`
@@ -512,6 +514,9 @@ func (m *Model) Learned(agent string) Learned {
 		return out
 	}
 	out.Sessions, out.Peers = p.sessions(), len(m.Agents)-1
+	if c := m.Cares[agent]; c != nil && c.Copy != nil {
+		out.Copy = dateOf(c.Copy.u16(hLastDay))
+	}
 	tools, dests := m.answers(p, 0, 't'), m.answers(p, 0, 'd')
 	out.Tools, out.Destinations = tools[:min(20, len(tools))], dests[:min(20, len(dests))]
 	b := p[atContexts:atValues]

@@ -123,6 +123,12 @@ type surprises struct {
 	Top []float64 `json:"top"` // ascending
 }
 
+// check refuses scores that can't have been taken in.
+func (t *surprises) check() bool {
+	return len(t.Top) <= seriesSample && t.N >= len(t.Top) && slices.IsSorted(t.Top) &&
+		!slices.ContainsFunc(t.Top, func(v float64) bool { return math.IsNaN(v) || math.IsInf(v, 0) })
+}
+
 // bits is -log2 of the p-value of a score, which it takes in.
 func (t *surprises) bits(score float64) float64 {
 	bits := t.peek(score, seriesLearning)

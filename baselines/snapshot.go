@@ -51,5 +51,10 @@ func (m *Model) Check() error {
 	if p.Sessions < 0 || p.Reads < 0 || p.Flows < 0 || p.Signed < 0 || p.Signed > p.Flows {
 		return errors.New("baselines with counts that nothing leaves")
 	}
+	for i := range p.Rates {
+		if !p.Rates[i].check() {
+			return fmt.Errorf("baselines with counts of %s that no windows leave", rateNames[i])
+		}
+	}
 	return nil
 }

@@ -86,6 +86,7 @@ func New(o Options) *Console {
 	c.mux.Handle("POST /standing/{id}/sign", c.require(approval.Lead, c.sign))
 	c.mux.Handle("POST /resume", c.require(approval.Lead, c.resume))
 	c.mux.Handle("POST /rules/reload", c.require(approval.Lead, c.reload))
+	c.mux.Handle("POST /agents/baseline", c.require(approval.Lead, c.changeBaseline))
 	c.mux.Handle("POST /incidents/{id}/close", c.require(approval.Lead, c.close))
 	c.mux.Handle("POST /incidents/{id}/leases/{lease}/lift", c.require(approval.Lead, c.lift))
 	return c

@@ -132,6 +132,10 @@ func (a *actor) ReloadRules(_ context.Context, by approval.Principal) error {
 	return a.note("reload", by.ID)
 }
 
+func (a *actor) ChangeBaseline(_ context.Context, by approval.Principal, agent, change, reason string) error {
+	return a.note("baseline", by.ID, agent, change, reason)
+}
+
 // bench is a console on a real store that holds a hijacked billing-bot.
 type bench struct {
 	*Console

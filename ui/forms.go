@@ -85,6 +85,26 @@ func (c *Console) lift(w http.ResponseWriter, r *http.Request, by approval.Princ
 	return c.back(w, r, by, err)
 }
 
+// changeBaseline changes the baseline of the agent that the form names.
+func (c *Console) changeBaseline(w http.ResponseWriter, r *http.Request, by approval.Principal) error {
+	agent, err := url.PathUnescape(r.PostFormValue("id")) // an agent's id may hold what no page should
+	if err != nil {
+		agent = r.PostFormValue("id")
+	}
+	why, err := given(r, "reason")
+	if err == nil {
+		err = c.o.Actor.ChangeBaseline(r.Context(), by, agent, r.PostFormValue("change"), why)
+	}
+	if kind := approval.Kind(err); kind != "" {
+		return c.showAgent(w, r, by, agent, statusOf(err), capital(err.Error())+".")
+	}
+	if err != nil {
+		return err
+	}
+	http.Redirect(w, r, agentPath(agent), http.StatusSeeOther)
+	return nil
+}
+
 // ask requests a containment of the agent of an incident. The target is the incident's own, not the form's.
 func (c *Console) ask(w http.ResponseWriter, r *http.Request, by approval.Principal) error {
 	inc, err := c.o.Reader.Incident(r.Context(), r.PostFormValue("incident"))

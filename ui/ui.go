@@ -85,4 +85,7 @@ type Actor interface {
 	Resume(ctx context.Context, by approval.Principal, reason string) error
 	// ReloadRules reads the rules again; leads and above may. Rules that can't be read leave those in force.
 	ReloadRules(ctx context.Context, by approval.Principal) error
+	// ChangeBaseline freezes, unfreezes, rebases or rolls back an agent's baseline; leads and above may. It is done when the agent's
+	// detector has come to it in the event log.
+	ChangeBaseline(ctx context.Context, by approval.Principal, agent, change, reason string) error
 }

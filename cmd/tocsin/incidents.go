@@ -205,6 +205,12 @@ func (c *agentsShowCmd) Run(ctx context.Context, std *stdio) error {
 
 func showLearned(w io.Writer, l baselines.Learned) {
 	fmt.Fprintf(w, "%s of class %s: %s, %s; %d peers\n", visible(l.Agent), visible(l.Class), l.Life, visible(l.Why), l.Peers)
+	if l.WayOut != "" {
+		fmt.Fprintf(w, "way out: %s\n", visible(l.WayOut))
+	}
+	if !l.Copy.IsZero() {
+		fmt.Fprintf(w, "can be rolled back to %s\n", l.Copy.Format(time.DateOnly))
+	}
 	section := func(title string, counts []baselines.Count) {
 		fmt.Fprintln(w, title)
 		for _, c := range counts {

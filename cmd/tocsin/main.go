@@ -36,6 +36,7 @@ type commands struct {
 	Halt      haltCmd      `cmd:"" help:"Stop every effect of Tocsin's own that has not begun."`
 	Resume    resumeCmd    `cmd:"" help:"Let effects begin again."`
 	Agents    agentsCmd    `cmd:"" help:"List agents and show what each taught."`
+	Baselines baselinesCmd `cmd:"" help:"List the stages of baselines, and freeze, rebase or roll back one."`
 	Gate      gateCmd      `cmd:"" help:"Ask the gate."`
 	Hook      hookCmd      `cmd:"" help:"Answer a coding agent's pre-tool hook, read from standard input."`
 	SignIn    signInCmd    `cmd:"" name:"sign-in" help:"Sign in and keep the session for the commands that need one."`

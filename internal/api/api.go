@@ -74,6 +74,7 @@ func Routes(mux *http.ServeMux, o Options) {
 	handle("POST /api/v1/halt", approval.Responder, a.halt)
 	handle("POST /api/v1/resume", approval.Lead, a.resume)
 	handle("GET /api/v1/agents", approval.Viewer, a.agents)
+	handle("POST /api/v1/agents/baseline", approval.Lead, a.changeBaseline)
 	handle("GET /api/v1/rules", approval.Viewer, a.rules)
 	handle("POST /api/v1/rules/reload", approval.Lead, a.reload)
 	handle("GET /api/v1/findings", approval.Viewer, a.findings)
@@ -231,6 +232,22 @@ func (a *api) lift(_ http.ResponseWriter, r *http.Request) (any, error) {
 	}
 	by, _ := a.Auth.Principal(r)
 	return struct{}{}, a.Actor.Lift(r.Context(), by, r.PathValue("id"), body.Reason)
+}
+
+// BaselineBody is the body of a change of an agent's baseline.
+type BaselineBody struct {
+	Agent  string `json:"agent"`
+	Change string `json:"change"` // freeze, unfreeze, rebase or rollback
+	Reason string `json:"reason"`
+}
+
+func (a *api) changeBaseline(_ http.ResponseWriter, r *http.Request) (any, error) {
+	var body BaselineBody
+	if err := decode(r.Body, &body); err != nil {
+		return nil, err
+	}
+	by, _ := a.Auth.Principal(r)
+	return struct{}{}, a.Actor.ChangeBaseline(r.Context(), by, body.Agent, body.Change, body.Reason)
 }
 
 func (a *api) reload(_ http.ResponseWriter, r *http.Request) (any, error) {

@@ -15,6 +15,7 @@ import (
 
 	"github.com/tocsin-dr/tocsin/detect"
 	"github.com/tocsin-dr/tocsin/internal/approval"
+	"github.com/tocsin-dr/tocsin/internal/event"
 	"github.com/tocsin-dr/tocsin/internal/gate"
 	"github.com/tocsin-dr/tocsin/internal/incident"
 	"github.com/tocsin-dr/tocsin/internal/ledger"
@@ -35,8 +36,11 @@ type control struct {
 	gate      *gate.Gate
 	metrics   *measure.Metrics
 	hub       *hub
-	logger    *slog.Logger
-	now       func() time.Time
+	events    interface { // the log
+		Append(ctx context.Context, events []event.Event) error
+	}
+	logger *slog.Logger
+	now    func() time.Time
 }
 
 // updateTimeout bounds how long a person waits to learn whether their decision counted.
@@ -218,7 +222,23 @@ func (c *control) Close(ctx context.Context, by approval.Principal, incidentID s
 		return &approval.Refusal{Kind: approval.RefusedUnknown, Text: fmt.Sprintf("%q is no verdict", verdict)}
 	}
 	d := incident.Disposition{Verdict: verdict, Confidence: detect.HighConfidence, Reasoning: reason, By: by.ID, At: c.now().UTC()}
-	return c.turnedAway(ctx, by, "close", incidentID, reason, c.update(ctx, incidentID, workflows.UpdateClose, workflows.Closing{Incident: incidentID, Disposition: d}))
+	again := false
+	if verdict == incident.Expected {
+		var err error
+		if again, err = c.expected(ctx, incidentID); err != nil {
+			return err
+		}
+	}
+	if !again {
+		err := c.update(ctx, incidentID, workflows.UpdateClose, workflows.Closing{Incident: incidentID, Disposition: d})
+		if err = c.turnedAway(ctx, by, "close", incidentID, reason, err); err != nil || verdict != incident.Expected {
+			return err
+		}
+	}
+	if err := c.expect(ctx, by, incidentID, reason); err != nil {
+		return fmt.Errorf("the incident is closed, and its sessions were not all taught; close it as expected again: %w", err)
+	}
+	return nil
 }
 
 // Lift ends a lease before its time.

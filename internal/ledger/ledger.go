@@ -25,6 +25,7 @@ const (
 	KindIncident    = "incident"    // a change of an incident's life cycle
 	KindSignIn      = "sign_in"     // a sign-in, or the refusal of one
 	KindRules       = "rules"       // a set of rules was loaded, or refused
+	KindBaseline    = "baseline"    // a person changed an agent's baseline
 )
 
 // Record is one row: what happened, who did it, to what.

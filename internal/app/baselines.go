@@ -1,0 +1,108 @@
+package app
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/tocsin-dr/tocsin/baselines"
+	"github.com/tocsin-dr/tocsin/internal/approval"
+	"github.com/tocsin-dr/tocsin/internal/event"
+	"github.com/tocsin-dr/tocsin/internal/incident"
+	"github.com/tocsin-dr/tocsin/internal/ledger"
+)
+
+// maxExpected bounds the findings of an incident whose sessions teach.
+const maxExpected = 1000
+
+// ChangeBaseline implements ui.Actor. The change is a record of the event log, so that a replay of the log makes it at the same place.
+func (c *control) ChangeBaseline(ctx context.Context, by approval.Principal, agent, change, reason string) error {
+	turned := func(err error) error { return c.turnedAway(ctx, by, "baseline "+change, agent, reason, err) }
+	if !by.Role.AtLeast(approval.Lead) {
+		return turned(c.denied(by, approval.Lead))
+	}
+	if len([]rune(strings.TrimSpace(reason))) < approval.MinReason {
+		return turned(&approval.Refusal{Kind: approval.RefusedReason, Text: "a change of a baseline needs a reason"})
+	}
+	kinds := []string{baselines.Freeze, baselines.Unfreeze, baselines.Rebase, baselines.Rollback}
+	if !slices.Contains(kinds, change) {
+		return turned(&approval.Refusal{Kind: approval.RefusedUnknown, Text: fmt.Sprintf("%q is no change of a baseline, want one of %s", change, strings.Join(kinds, ", "))})
+	}
+	l, ok := c.learned(agent)
+	switch {
+	case !ok || l.Sessions == 0:
+		return turned(&approval.Refusal{Kind: approval.RefusedUnknown, Text: fmt.Sprintf("agent %q has taught nothing", agent)})
+	case change == baselines.Rollback && l.Copy.IsZero():
+		return turned(&approval.Refusal{Kind: approval.RefusedUnknown, Text: fmt.Sprintf("there is no copy of the baseline of %q: it has taught on one day alone", agent)})
+	}
+	body := map[string]any{"change": change, "by": by, "reason": reason, "was": l.Life, "sessions": l.Sessions}
+	if err := c.append(ctx, ledger.KindBaseline, by.ID, agent, body); err != nil {
+		return err
+	}
+	return c.tellShard(ctx, event.Agent{ID: agent, Class: l.Class}, map[string]string{event.AttrChange: change, event.AttrBy: by.ID, event.AttrReason: reason})
+}
+
+func (c *control) learned(agent string) (baselines.Learned, bool) {
+	for _, d := range c.rules.detectors {
+		for _, l := range d.agents() {
+			if l.Agent == agent {
+				return l, true
+			}
+		}
+	}
+	return baselines.Learned{}, false
+}
+
+// tellShard appends a change to the log, where the shard of the agent's class finds it.
+func (c *control) tellShard(ctx context.Context, agent event.Agent, attrs map[string]string) error {
+	e := event.Event{
+		ID: "baseline-" + rand.Text(), Schema: event.Schema, Kind: event.KindBaseline, Time: c.now().UTC(), Ingested: c.now().UTC(), Agent: agent, Attrs: attrs,
+	}
+	if err := c.events.Append(ctx, []event.Event{e}); err != nil {
+		return fmt.Errorf("log the change of a baseline: %w", err)
+	}
+	return nil
+}
+
+// expect lets the sessions of an incident teach that a person closed as expected.
+func (c *control) expect(ctx context.Context, by approval.Principal, incidentID, reason string) error {
+	alerts, err := c.store.Alerts(ctx, incidentID, maxExpected)
+	if err != nil {
+		return err
+	}
+	type session struct{ agent, class, sender, id string }
+	told := make(map[session]bool)
+	for i := range alerts {
+		f := &alerts[i].Finding
+		for _, id := range append([]string{f.Session}, f.Sessions...) {
+			of := session{f.Agent.ID, f.Agent.Class, f.Sender, id}
+			if id == "" || told[of] {
+				continue
+			}
+			told[of] = true
+			body := map[string]any{"change": baselines.Expected, "by": by, "reason": reason, "incident": incidentID, "session": id}
+			if err := c.append(ctx, ledger.KindBaseline, by.ID, of.agent, body); err != nil {
+				return err
+			}
+			err := c.tellShard(ctx, event.Agent{ID: of.agent, Class: of.class}, map[string]string{
+				event.AttrChange: baselines.Expected, event.AttrBy: by.ID, event.AttrReason: reason, event.AttrSender: of.sender, event.AttrSession: id,
+			})
+			if err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// expected reports whether an incident is closed as expected already: closing it so again tells the shards again, which changes nothing
+// if they heard it.
+func (c *control) expected(ctx context.Context, incidentID string) (bool, error) {
+	i, err := c.store.Incident(ctx, incidentID)
+	if err != nil {
+		return false, err
+	}
+	return i.Status == incident.Closed && i.Disposition != nil && i.Disposition.Verdict == incident.Expected, nil
+}
