@@ -153,7 +153,7 @@ func (s *Shard) Process(e *event.Event, at Position) []Raised {
 		if orphan.Tool != nil {
 			ses.recall(&orphan, &s.reader, func(t event.Hash) bool { return c.Model.Knows(orphan.Agent.ID, t) })
 		}
-		out = append(out, s.judge(c, &orphan, ses)...)
+		out = append(out, s.judge(c, &orphan, ses, s.counted(c, &orphan)...)...)
 		c.noteDelegator(&orphan, ses)
 		c.weigh(ses)
 	}
