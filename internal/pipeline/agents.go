@@ -17,10 +17,14 @@ type acted struct {
 	Events  int       `json:"events"`
 	Last    time.Time `json:"last"`
 	Touched int       `json:"touched"`
+	Day     int64     `json:"day"` // the latest, since 1970
+	// Alerted is when a baseline last alerted on it, and Session where, by sender and id.
+	Alerted time.Time `json:"alerted,omitzero"`
+	Session string    `json:"session,omitempty"`
 }
 
 // saw counts an event for the agent that it is attributed to.
-func (c *class) saw(e *event.Event) {
+func (s *Shard) saw(c *class, e *event.Event) {
 	if c.Acted == nil { // an older snapshot has none
 		c.Acted = make(map[string]*acted)
 	}
@@ -34,6 +38,10 @@ func (c *class) saw(e *event.Event) {
 		}
 		a = &acted{}
 		c.Acted[e.Agent.ID] = a
+	}
+	if day := dayOf(e.Time); day > a.Day {
+		a.Day = day
+		c.Budget.agentDay(s.options.AgentAlerts)
 	}
 	a.Events++
 	a.Last, a.Touched = later(a.Last, e.Time), c.Touched

@@ -42,6 +42,10 @@ type Options struct {
 	// Alpha is the p-value at or below which a baseline raises a finding. Default 0.005: about one tool call in 200 of an agent
 	// whose behaviour is as learned, less what an open incident already holds.
 	Alpha float64
+	// AgentAlerts is the budget of baselines' alerts for an agent a day, which alpha is lowered for; default 0.01. ClassAlerts are the most
+	// for a class a day; default 20. What is over them is a hunt.
+	AgentAlerts float64
+	ClassAlerts int
 	// MaxBytes bounds what the shard remembers of sessions, traces and ids, by an estimate. Default 512 MiB.
 	MaxBytes int
 	// Explain, if set, is asked about each event before the rules judge it.
@@ -91,6 +95,7 @@ type class struct {
 	// Held are the calls of sessions in which something was found, by sender and id. They teach once a person expects them.
 	Held      map[string]*held `json:"held,omitempty"`
 	HeldBytes int              `json:"held_bytes,omitempty"`
+	Budget    budget           `json:"budget"`
 	// Delegators are by sender and agent.
 	Delegators map[string]*delegator `json:"delegators,omitempty"`
 	Named      map[string]string     `json:"named"`   // service: the only agent it was seen to run; "" once there are several
@@ -124,6 +129,7 @@ func (t *trace) touched() int { return t.Touched }
 
 // New returns an empty shard.
 func New(rules *detect.Set, hasher *event.Hasher, options Options) *Shard {
+	options.AgentAlerts, options.ClassAlerts = cmp.Or(options.AgentAlerts, defaultAgentAlerts), cmp.Or(options.ClassAlerts, defaultClassAlerts)
 	options.Alpha, options.MaxBytes = cmp.Or(options.Alpha, 0.005), cmp.Or(options.MaxBytes, defaultMaxBytes)
 	return &Shard{
 		rules: rules, hasher: hasher, reader: reader{hasher: hasher}, options: options, env: detect.NewEnv(), classes: make(map[string]*class), gone: make(map[string]int),
@@ -148,7 +154,7 @@ func (s *Shard) Process(e *event.Event, at Position) []Raised {
 	c.advance(e.Time)
 	var out []Raised
 	for _, orphan := range c.attribute(e) {
-		c.saw(&orphan)
+		s.saw(c, &orphan)
 		ses := c.session(&orphan)
 		if orphan.Tool != nil {
 			ses.recall(&orphan, &s.reader, func(t event.Hash) bool { return c.Model.Knows(orphan.Agent.ID, t) })
@@ -157,7 +163,7 @@ func (s *Shard) Process(e *event.Event, at Position) []Raised {
 		c.noteDelegator(&orphan, ses)
 		c.weigh(ses)
 	}
-	c.saw(e)
+	s.saw(c, e)
 	c.Model.Meet(e)
 	ses := c.session(e)
 	ses.Last, ses.Touched = c.Watermark, c.Touched
@@ -327,7 +333,7 @@ func (s *Shard) deviation(c *class, e *event.Event, a baselines.Anomaly) *detect
 	f.Tags, f.Chain = detect.Tags{ASI: []string{"ASI10"}, ATLAS: []string{"AML.T0053"}}, detect.ChainOf(e)
 	top := a.Features[0]
 	switch {
-	case a.P > s.options.Alpha || a.Sessions < baselines.Mature: // its tail is assumed more than known: people look for it, and it asks for nobody
+	case a.P > c.Budget.alpha(s.options.Alpha) || a.Sessions < baselines.Mature: // its tail is assumed more than known: people look for it, and it asks for nobody
 		f.Lane = detect.Hunt
 	case f.Chain != nil && top.Name == baselines.FeatureArgument && (e.Tool.Effect == event.EffectEgress || e.Tool.Effect == event.EffectExec):
 		f.Severity, f.Risk, f.Lane, f.Playbook = detect.High, 50, detect.Propose, "quarantine-agent"
@@ -336,6 +342,7 @@ func (s *Shard) deviation(c *class, e *event.Event, a baselines.Anomaly) *detect
 	if !c.Rules.Allow(f.Rule, own(e, e.Agent.ID)+"\x00"+e.Session.ID+"\x00"+e.Tool.Name+"\x00"+top.About, e.Time, f.Severity, time.Hour) {
 		return nil
 	}
+	s.spend(c, e, &f)
 	return &f
 }
 
@@ -354,6 +361,7 @@ func (s *Shard) counted(c *class, e *event.Event) []detect.Finding {
 	if !c.Rules.Allow(f.Rule, own(e, e.Agent.ID)+"\x00"+a.Features[0].About, e.Time, f.Severity, time.Hour) {
 		return nil
 	}
+	s.spend(c, e, &f)
 	return []detect.Finding{f}
 }
 

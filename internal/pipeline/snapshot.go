@@ -169,6 +169,14 @@ func (c *class) check() error {
 			return fmt.Errorf("a session's text: %w", err)
 		}
 	}
+	if b := &c.Budget; !(b.Ease <= 0 && b.Ease >= leastEase) || b.Alerts < 0 {
+		return errors.New("a budget of alerts that nothing leaves")
+	}
+	for _, a := range c.Acted {
+		if a == nil {
+			return errors.New("an agent that acted is nothing")
+		}
+	}
 	for _, h := range c.Held {
 		if h == nil {
 			return errors.New("a session that is held has no calls")
