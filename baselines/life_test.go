@@ -163,3 +163,34 @@ func TestExpect(t *testing.T) {
 		t.Errorf("stage %s (%s), destination at %.1f bits, before %.1f", life, why, after.Rarity(FeatureDestination), before.Rarity(FeatureDestination))
 	}
 }
+
+// BenchmarkSnapshot saves and restores a full class of agents that worked on two days, each with its copy. A million agents are 244 of them.
+func BenchmarkSnapshot(b *testing.B) {
+	m, r := NewModel("class"), rand.New(rand.NewPCG(1, 1))
+	for day := range 2 {
+		for n := range maxAgents {
+			m.Learn(fmt.Sprint("svc/", n), routine(r, day, n%1000))
+		}
+	}
+	codec, err := event.NewCodec()
+	if err != nil {
+		b.Fatal(err)
+	}
+	size := 0
+	for b.Loop() {
+		data, err := codec.Marshal(m)
+		if err != nil {
+			b.Fatal(err)
+		}
+		var back Model
+		if err := codec.Unmarshal(data, &back); err != nil {
+			b.Fatal(err)
+		}
+		if err := back.Check(); err != nil {
+			b.Fatal(err)
+		}
+		size = len(data)
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*maxAgents), "ns/agent")
+	b.ReportMetric(float64(size)/maxAgents, "B/agent")
+}

@@ -1,6 +1,7 @@
 package baselines
 
 import (
+	"math"
 	"math/rand/v2"
 	"slices"
 	"testing"
@@ -218,5 +219,24 @@ func BenchmarkCount(b *testing.B) {
 	for b.Loop() {
 		e.Time = e.Time.Add(30 * time.Second)
 		c.m.Count(e)
+	}
+}
+
+func TestCheckRefusesRates(t *testing.T) {
+	for name, spoil := range map[string]func(*Model){
+		"":                         func(*Model) {},
+		"no number":                func(m *Model) { m.Peers.Rates[rateCalls].Mean = math.NaN() },
+		"endless":                  func(m *Model) { m.Peers.Rates[rateSends].Fano = math.Inf(1) },
+		"fewer than no windows":    func(m *Model) { m.Peers.Rates[rateModels].Windows = -1 },
+		"a tail out of order":      func(m *Model) { m.Peers.Rates[rateCalls].Tail = surprises{N: 9, Top: []float64{2, 1}} },
+		"more scores than it took": func(m *Model) { m.Peers.Rates[rateCalls].Tail = surprises{N: 1, Top: []float64{1, 2}} },
+		"a copy of another's page": func(m *Model) { m.care("a").Copy = newPage(agentKey("b")) },
+		"care of nobody":           func(m *Model) { m.care("nobody") },
+	} {
+		m := NewModel("class")
+		m.page("a")
+		if spoil(m); (m.Check() == nil) != (name == "") {
+			t.Errorf("%q: %v", name, m.Check())
+		}
 	}
 }
