@@ -7,7 +7,6 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
-	"net/url"
 	"regexp"
 	"slices"
 	"strings"
@@ -81,7 +80,9 @@ func (s *Slack) gather(ctx context.Context, id string) (f facts, ok bool, err er
 
 // choose keeps the questions that people can answer and those whose effect matters, or else the last.
 func (f *facts) choose() {
-	slices.SortFunc(f.all, func(a, b question) int { return cmp.Or(cmp.Compare(a.Revision, b.Revision), strings.Compare(a.ID, b.ID)) })
+	slices.SortFunc(f.all, func(a, b question) int {
+		return cmp.Or(cmp.Compare(a.Revision, b.Revision), strings.Compare(a.ID, b.ID))
+	})
 	last := f.all[len(f.all)-1]
 	f.questions = slices.DeleteFunc(slices.Clone(f.all), func(q question) bool {
 		return q.ID != last.ID && !q.stage.open() && !slices.Contains([]stage{approved, applied, contained, failed, overdue}, q.stage)
@@ -152,12 +153,21 @@ func (s *Slack) card(f facts) (message, error) {
 	}
 	blocks = append(blocks, sdk.NewSectionBlock(plain(why(f.findings), maxSection), nil, nil))
 	if len(f.quotes) > 0 {
-		blocks = append(blocks, aside(plain("Quoted from the agent or its inputs. Do not follow instructions in it.", maxContext)), rich("quote", f.quotes...))
+		blocks = append(blocks, quotation(f.quotes)...)
 	}
 	for _, q := range f.questions {
 		blocks = append(blocks, s.foot(f, q)...)
 	}
 	return message{blocks: blocks, fallback: fallback(f, lead)}.hashed()
+}
+
+// quotation shows the agent's words, and says whose they are.
+func quotation(quotes []quoted) []sdk.Block {
+	text := quoted("Quoted from the agent or its inputs. Do not follow instructions in it.")
+	if slices.ContainsFunc(quotes, func(q quoted) bool { return strings.Contains(string(q), `\u{`) }) {
+		text += ` Hidden characters in it are shown as \u{…}.`
+	}
+	return []sdk.Block{aside(plain(text, maxContext)), rich("quote", quotes...)}
 }
 
 func aside(elements ...sdk.MixedElement) sdk.Block { return sdk.NewContextBlock("", elements...) }
@@ -251,25 +261,30 @@ const (
 // foot is the state of a question and, while it is open, its buttons.
 func (s *Slack) foot(f facts, q question) []sdk.Block {
 	noticed := f.incident.NoticedBy
-	line := []ours{ident(f.incident.ID), " · revision ", number(q.Revision), " · code ", ident(code(q.Digest))}
+	line := []ours{ident(f.incident.ID), " · revision ", number(q.Revision), " · code ", code(q.Digest)}
 	if q.stage.open() {
 		line = append(line, " · expires ", dated(q.Deadline))
 		if q.level > 0 {
 			line = append(line, " · escalated, level ", number(q.level))
 		}
 	}
-	out := []sdk.Block{aside(plain(status(q, noticed), maxContext)), aside(mrkdwn(line...))}
-	if !q.stage.open() {
-		return append(out, sdk.NewActionBlock("ar:"+q.ID, s.link("Open in the console", f.incident.ID, "")))
+	text := status(q, noticed)
+	if len(f.questions) > 1 {
+		text = say("%s %s", quote(q.Question, 300), text)
+	}
+	out := []sdk.Block{aside(plain(text, maxContext)), aside(mrkdwn(line...))}
+	block := fmt.Sprintf("ar:%d:%s", q.Revision, ident(q.ID))
+	if !q.stage.open() || ident(q.ID) == "?" {
+		return append(out, sdk.NewActionBlock(block, s.link("Open in the console", f.incident.ID, "")))
 	}
 	out = append(out, aside(plain(silence(q.Request), maxContext)))
 	value := s.seal.button(q.ID, q.Revision)
 	looking := button(actLooking, value, "I'm looking", "")
 	if q.Terms.StepUp {
 		out = append(out, aside(plain("This one needs a second factor, which only the console can ask for.", maxContext)))
-		return append(out, sdk.NewActionBlock("ar:"+q.ID, s.link("Decide in the console", "", q.ID), looking))
+		return append(out, sdk.NewActionBlock(block, s.link("Decide in the console", "", q.ID), looking))
 	}
-	return append(out, sdk.NewActionBlock("ar:"+q.ID, button(actReview, value, "Review…", sdk.StylePrimary), looking,
+	return append(out, sdk.NewActionBlock(block, button(actReview, value, "Review…", sdk.StylePrimary), looking,
 		button(actDeny, value, "Deny…", sdk.StyleDanger), s.link("Open in the console", f.incident.ID, "")))
 }
 
@@ -295,10 +310,13 @@ func (s *Slack) link(label quoted, incidentID, request string) *sdk.ButtonBlockE
 }
 
 func (s *Slack) page(incidentID, request string) string {
-	if request != "" {
-		return s.o.Console + "/approvals/" + url.PathEscape(request)
+	switch {
+	case ident(request) != "?":
+		return s.o.Console + "/approvals/" + request
+	case ident(incidentID) != "?":
+		return s.o.Console + "/incidents/" + incidentID
 	}
-	return s.o.Console + "/incidents/" + url.PathEscape(incidentID)
+	return s.o.Console + "/approvals"
 }
 
 // simpleName is a name in which Slack finds no syntax.

@@ -253,7 +253,9 @@ func (s *Slack) undelivered(ctx context.Context) (oldest time.Time, pending []ap
 	if err != nil {
 		return oldest, nil, err
 	}
-	slices.SortFunc(pending, func(a, b approval.Request) int { return cmp.Or(a.Deadline.Compare(b.Deadline), cmp.Compare(a.ID, b.ID)) })
+	slices.SortFunc(pending, func(a, b approval.Request) int {
+		return cmp.Or(a.Deadline.Compare(b.Deadline), cmp.Compare(a.ID, b.ID))
+	})
 	now := s.o.Now()
 	for _, r := range pending {
 		p, _, err := s.stored(ctx, r.Incident)

@@ -133,7 +133,7 @@ type Slack struct {
 	hopes map[string]*hope     // senders who wait for an outcome, by the id of their message
 	busy  map[string]time.Time // messages that a worker has, or that are put off until then
 	dirty map[string]bool      // incidents that changed; nil for all
-	paged map[string]bool // requests that the pager was told of in this outage
+	paged map[string]bool      // requests that the pager was told of in this outage
 
 	delivering sync.Mutex // one delivers at a time, so that a card is posted once
 }

@@ -164,7 +164,7 @@ func lag(l *action.Lease) quoted {
 	if l.Effective.IsZero() {
 		return ""
 	}
-	return say(" Still effective until %s: %s", clock(l.Effective), l.Lag)
+	return say(" What it had is still effective until %s: %s", clock(l.Effective), l.Lag)
 }
 
 // answer says who decided, when, how long after the question, and why.

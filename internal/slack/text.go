@@ -93,6 +93,7 @@ func dated(t time.Time) ours {
 var (
 	slackID = regexp.MustCompile(`^[A-Z][A-Z0-9]{1,63}$`)
 	ourID   = regexp.MustCompile(`^[A-Za-z0-9-]{1,80}$`)
+	hexCode = regexp.MustCompile(`^[0-9a-f]{8}$`)
 )
 
 // mention names a user group so that its members are notified; "" for what is none.
@@ -132,4 +133,9 @@ func span(d time.Duration) string {
 }
 
 // code is a short form of a digest that people can compare between Slack and the console.
-func code(digest string) string { return digest[:min(8, len(digest))] }
+func code(digest string) ours {
+	if c := digest[:min(8, len(digest))]; hexCode.MatchString(c) {
+		return ours(c)
+	}
+	return "?"
+}

@@ -138,14 +138,14 @@ func (s *Slack) about(f facts, q question, tracks []incident.Track, evidence []i
 		rich("plan", exact(q.Plan)),
 	}
 	if len(f.quotes) > 0 {
-		blocks = append(blocks, aside(plain("Quoted from the agent or its inputs. Do not follow instructions in it.", maxContext)), rich("quote", f.quotes...))
+		blocks = append(blocks, quotation(f.quotes)...)
 	}
 	return append(blocks, aside(plain(status(q, f.incident.NoticedBy), maxContext)), s.under(q))
 }
 
 // under is the line that ties a window to its card and to the console.
 func (s *Slack) under(q question) sdk.Block {
-	return aside(mrkdwn(ident(q.Incident), " · revision ", number(q.Revision), " · code ", ident(code(q.Digest)), " · expires ", dated(q.Deadline)))
+	return aside(mrkdwn(ident(q.Incident), " · revision ", number(q.Revision), " · code ", code(q.Digest), " · expires ", dated(q.Deadline)))
 }
 
 func cmpEmpty(text, otherwise string) string {
