@@ -234,7 +234,9 @@ func TestPolicy(t *testing.T) {
 		"requester": {func(_ *incident.Incident, r *approval.Request) { r.Requester = "ana" }, ana, "asked for this action"},
 		"owner":     {func(_ *incident.Incident, r *approval.Request) { r.Terms.Not = []string{"ana"} }, ana, "own the agent"},
 		"agent":     {func(_ *incident.Incident, r *approval.Request) { r.Agents = append(r.Agents, "ana") }, ana, "own identity"},
-		"no group":  {func(_ *incident.Incident, r *approval.Request) { r.Terms.From = [][]string{{"slack:S0ONCALL"}} }, ana, "belongs to none of"},
+		"no group": {func(_ *incident.Incident, r *approval.Request) {
+			r.Terms.From = []approval.Approvers{{Groups: []string{"slack:S0ONCALL"}}}
+		}, ana, "belongs to none of"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			h := open(t)
@@ -252,11 +254,26 @@ func TestPolicy(t *testing.T) {
 	}
 }
 
+// Groups of the policies' own file count as those of Slack do.
+func TestFileGroup(t *testing.T) {
+	h := open(t)
+	r, m := h.post(1, func(_ *incident.Incident, r *approval.Request) {
+		r.Terms.From = []approval.Approvers{{Groups: []string{"file:leads"}}}
+	})
+	h.wantShown("the window", h.window(m, ana).Body, "You can't answer this")
+	h.wantShown("the answer", h.answer(m, bob, approval.Approve).Body, "Recorded: approved")
+	if got := h.request(r.ID); got.State != approval.Approved {
+		t.Errorf("the request is %s", got.State)
+	}
+}
+
 // Whoever left the shift between the question and the answer can't answer.
 func TestOffShift(t *testing.T) {
 	h := open(t)
 	h.fake.SetGroup("S0ONCALL", ana)
-	onCall := func(_ *incident.Incident, r *approval.Request) { r.Terms.From = [][]string{{"slack:S0ONCALL"}} }
+	onCall := func(_ *incident.Incident, r *approval.Request) {
+		r.Terms.From = []approval.Approvers{{Groups: []string{"slack:S0ONCALL"}}}
+	}
 	r, m := h.post(1, onCall)
 	v := h.window(m, ana)
 	h.fake.SetGroup("S0ONCALL", bob)

@@ -151,7 +151,7 @@ func TestAnsweredElsewhere(t *testing.T) {
 func TestLadder(t *testing.T) {
 	h := open(t)
 	r, m := h.post(1, func(_ *incident.Incident, r *approval.Request) {
-		r.Terms.From = [][]string{{"slack:S0ONCALL"}}
+		r.Terms.From = []approval.Approvers{{Groups: []string{"slack:S0ONCALL"}}}
 		r.Terms.Ladder = []approval.Rung{
 			{After: 4 * time.Minute}, {After: 5 * time.Minute}, {After: 7 * time.Minute, Tell: []string{"slack:S0SECOND", "oidc:second"}}, {After: 12 * time.Minute, Tell: []string{"slack:S0LEADS"}},
 		}

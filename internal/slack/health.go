@@ -190,11 +190,11 @@ func (s *Slack) assess(ctx context.Context) error {
 	s.o.Meter.SlackInbound(s.o.Mode, age)
 	switch {
 	case begins:
-		s.o.Meter.SlackDegraded(true)
+		s.o.Meter.SlackDegraded(s.o.Mode, true)
 		s.o.Logger.Error("Slack is out: people must decide in the console or on the command line", "why", why, "since", clock(since), "waiting", len(pending))
 		s.callOut(ctx, pending, "Slack is out: "+why, true)
 	case ends:
-		s.o.Meter.SlackDegraded(false)
+		s.o.Meter.SlackDegraded(s.o.Mode, false)
 		s.o.Logger.Info("Slack is back", "out", span(now.Sub(out)))
 		return s.recover(ctx, out)
 	case !out.IsZero():

@@ -168,7 +168,7 @@ type meter struct {
 func (m *meter) SlackInbound(string, time.Duration) {}
 func (m *meter) SlackDelivered(what string)         { m.add(m.sent, what) }
 func (m *meter) SlackFailed(why string)             { m.add(m.failed, why) }
-func (m *meter) SlackDegraded(degraded bool) {
+func (m *meter) SlackDegraded(_ string, degraded bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.degraded = append(m.degraded, degraded)
@@ -210,7 +210,7 @@ func open(t *testing.T, change ...func(*house)) *house {
 	h.o = Options{
 		Mode: ModeHTTP, BotToken: slackfake.BotToken, AppToken: slackfake.AppToken, SigningSecret: slackfake.Secret, Team: slackfake.Team, Channel: slackfake.Channel,
 		People: map[string]string{ana: "ana", bob: "bob", eve: "eve"}, Role: func(name string) (approval.Role, bool) { r, ok := roles[name]; return r, ok },
-		Console: "https://tocsin.example", API: h.fake.API(), Key: []byte("0123456789abcdef0123456789abcdef"),
+		Groups: func(name string) []string { return map[string][]string{"bob": {"file:leads"}}[name] }, Console: "https://tocsin.example", API: h.fake.API(), Key: []byte("0123456789abcdef0123456789abcdef"),
 		Reader: reader{s}, Control: h.desk, Box: s, Meter: h.meter, Logger: slog.New(slog.NewTextHandler(&locked{w: h.log}, nil)),
 		Now: h.time.Now, Wait: h.time.wait, Client: http.DefaultClient,
 	}

@@ -68,6 +68,7 @@ func (s *Slack) person(ctx context.Context, c claim, r approval.Request) (approv
 	}
 	p := approval.Principal{ID: name, Role: role, Via: "slack"}
 	p.Groups, err = s.groupsOf(ctx, c.user, r)
+	p.Groups = append(p.Groups, s.o.Groups(name)...)
 	return p, err
 }
 
@@ -91,7 +92,7 @@ func (s *Slack) groupsOf(ctx context.Context, user string, r approval.Request) (
 
 // named are the user groups of Slack that terms name.
 func named(t approval.Terms) []string {
-	all := slices.Concat(append(slices.Clone(t.From), t.BreakGlass)...)
+	all := append(approvers(t), t.BreakGlass...)
 	for _, rung := range t.Ladder {
 		all = append(all, rung.Tell...)
 	}
@@ -100,6 +101,17 @@ func named(t approval.Terms) []string {
 		id, ok := strings.CutPrefix(group, "slack:")
 		return !ok || !slackID.MatchString(id)
 	})
+}
+
+// approvers are the groups whose people may answer, now or later.
+func approvers(t approval.Terms) (all []string) {
+	for _, set := range t.From {
+		all = append(all, set.Groups...)
+		for _, rung := range set.Later {
+			all = append(all, rung.Tell...)
+		}
+	}
+	return all
 }
 
 // members are a group's, at most groupLife old. A group that Slack does not know has none.

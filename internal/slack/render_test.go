@@ -199,7 +199,7 @@ func hostileFacts(t *rapid.T) (facts, []incident.Track, []incident.EvidenceItem)
 				Params: map[string]string{draw("parameter"): draw("value")}, Change: []string{draw("change"), draw("change")}, Playbook: draw("playbook"), Evidence: []string{draw("hash")}, Lease: time.Hour,
 			},
 			Effect: draw("effect"), Undo: draw("undo"), DoesNotStop: draw("does not stop"), Standing: draw("standing"), OnExpiry: draw("on expiry"),
-			Terms: approval.Terms{Need: 2, From: [][]string{{draw("group"), "slack:" + draw("group")}}, Ladder: []approval.Rung{{After: time.Minute, Tell: []string{"slack:" + draw("group")}}, {After: time.Minute}}},
+			Terms: approval.Terms{Need: 2, From: []approval.Approvers{{Groups: []string{draw("group"), "slack:" + draw("group")}}}, Ladder: []approval.Rung{{After: time.Minute, Tell: []string{"slack:" + draw("group")}}, {After: time.Minute}}},
 			Votes: []approval.Decision{decision()},
 		}, failed: draw("failed")}
 		q.Question = q.Plan.Question()

@@ -66,7 +66,7 @@ type Meter interface {
 	SlackInbound(mode string, age time.Duration)
 	SlackDelivered(what string)
 	SlackFailed(why string)
-	SlackDegraded(degraded bool)
+	SlackDegraded(mode string, degraded bool)
 }
 
 // The modes in which Slack brings what people do.
@@ -86,6 +86,8 @@ type Options struct {
 	// People maps Slack user ids to the names of Tocsin's users, and Role says what each of those may do.
 	People map[string]string
 	Role   func(name string) (approval.Role, bool)
+	// Groups are those that the policies' own file puts a user in.
+	Groups func(name string) []string
 	// Console is the base of the console's links. Pager takes a JSON message where Slack is deaf; "" for none.
 	Console string
 	Pager   string
@@ -154,7 +156,7 @@ func New(o Options) (*Slack, error) {
 		return nil, errors.New("configure Slack: the signing secret is empty")
 	case len(o.Key) < 16:
 		return nil, errors.New("configure Slack: the key has fewer than 16 bytes")
-	case o.Reader == nil || o.Control == nil || o.Box == nil || o.Meter == nil || o.Logger == nil || o.Now == nil || o.Wait == nil || o.Client == nil || o.Role == nil:
+	case o.Reader == nil || o.Control == nil || o.Box == nil || o.Meter == nil || o.Logger == nil || o.Now == nil || o.Wait == nil || o.Client == nil || o.Role == nil || o.Groups == nil:
 		return nil, errors.New("configure Slack: a required option is missing")
 	}
 	settings := []sdk.Option{sdk.OptionHTTPClient(o.Client), sdk.OptionAppLevelToken(o.AppToken)}

@@ -44,7 +44,7 @@ type question struct {
 
 // judge finds the stage of a question. Only what the store holds decides.
 func judge(q *question, i incident.Incident, now time.Time) {
-	q.level = q.Level(now)
+	q.level = max(q.Level(now), min(q.Rung, len(q.Terms.Ladder)))
 	l := q.lease
 	switch {
 	case q.State == approval.Superseded:
@@ -238,7 +238,9 @@ func told(r approval.Request, rung int, noticed bool) []ours {
 		tell = r.Terms.Ladder[n-1].Tell
 	}
 	if len(tell) == 0 {
-		tell = slices.Concat(r.Terms.From...)
+		for _, set := range r.Terms.From {
+			tell = append(tell, set.Groups...)
+		}
 	}
 	var out []ours
 	for _, group := range tell {
