@@ -278,6 +278,9 @@ func (s *Slack) foot(f facts, q question) []sdk.Block {
 		return append(out, sdk.NewActionBlock(block, s.link("Open in the console", f.incident.ID, "")))
 	}
 	out = append(out, aside(plain(silence(q.Request), maxContext)))
+	if who := s.mentions(first(q.Terms)); len(who) > 0 { // only the first post notifies; an edit does not
+		out = append(out, aside(mrkdwn(append([]ours{"Asked: "}, who...)...)))
+	}
 	value := s.seal.button(q.ID, q.Revision)
 	looking := button(actLooking, value, "I'm looking", "")
 	if q.Terms.StepUp {

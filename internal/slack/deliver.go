@@ -45,6 +45,7 @@ func (s *Slack) deliver(ctx context.Context) error {
 	defer open.Stop()
 	s.everything()
 	for {
+		asks := false
 		select {
 		case <-ctx.Done():
 			return nil
@@ -52,6 +53,7 @@ func (s *Slack) deliver(ctx context.Context) error {
 			s.everything()
 			continue
 		case <-open.C:
+			asks = true
 		case <-s.kick:
 			if err := s.o.Wait(ctx, gather); err != nil {
 				return nil
@@ -61,15 +63,15 @@ func (s *Slack) deliver(ctx context.Context) error {
 		dirty := s.dirty
 		s.dirty = make(map[string]bool)
 		s.mu.Unlock()
-		if err := s.reconcile(ctx, dirty, false); err != nil && ctx.Err() == nil {
+		if err := s.reconcile(ctx, dirty, asks, false); err != nil && ctx.Err() == nil {
 			s.o.Logger.Error("cards in Slack can't be brought up to date", "error", err)
 		}
 	}
 }
 
-// reconcile brings cards up to date: those of incidents with an open question, and those that changed, or all open ones where dirty is
-// nil. quiet ones tell no transition in their threads: one summary has told them all.
-func (s *Slack) reconcile(ctx context.Context, dirty map[string]bool, quiet bool) error {
+// reconcile brings cards up to date: those of incidents that changed, all where dirty is nil, and with asks those with an open question
+// too. quiet ones tell no transition in their threads: one summary has told them all.
+func (s *Slack) reconcile(ctx context.Context, dirty map[string]bool, asks, quiet bool) error {
 	s.delivering.Lock()
 	defer s.delivering.Unlock()
 	pending, err := s.o.Reader.Requests(ctx, approval.Pending, maxAsked)
@@ -78,7 +80,9 @@ func (s *Slack) reconcile(ctx context.Context, dirty map[string]bool, quiet bool
 	}
 	var todo []string
 	for _, r := range pending {
-		todo = append(todo, r.Incident)
+		if asks || dirty == nil || dirty[r.Incident] {
+			todo = append(todo, r.Incident)
+		}
 	}
 	err = s.o.Box.EachCard(ctx, maxCards, func(doc []byte) {
 		var p posted
@@ -236,8 +240,8 @@ func (s *Slack) tellNotes(ctx context.Context, p *posted, f facts, quiet bool) e
 
 func (s *Slack) tell(ctx context.Context, p *posted, f facts, n note) error {
 	blocks := []sdk.Block{sdk.NewSectionBlock(plain(n.text, maxSection), nil, nil)}
-	if len(n.tell) > 0 {
-		blocks = append(blocks, sdk.NewSectionBlock(mrkdwn(append(slices.Clone(n.tell), "please look.")...), nil, nil))
+	if who := s.mentions(n.tell); len(who) > 0 {
+		blocks = append(blocks, sdk.NewSectionBlock(mrkdwn(append(who, "please look.")...), nil, nil))
 	}
 	fallback := "Tocsin: news of " + string(ident(f.incident.ID))
 	_, err := s.send(ctx, f, fallback, blocks, sdk.MsgOptionTS(p.TS))

@@ -38,7 +38,7 @@ func TestAmbiguousPost(t *testing.T) {
 			h.fake.Fail("chat.postMessage", c.faults...)
 			r := h.ask(1)
 			for range 6 {
-				if err := h.slack.reconcile(t.Context(), nil, false); err != nil {
+				if err := h.slack.reconcile(t.Context(), nil, false, false); err != nil {
 					t.Log(err)
 				}
 			}
@@ -74,7 +74,7 @@ func TestRateLimitBurst(t *testing.T) {
 	h.fake.Fail("chat.update", slackfake.Fault{Status: 429, RetryAfter: 30 * time.Second})
 	before := h.time.Now()
 	for range 20 {
-		if err := h.slack.reconcile(t.Context(), nil, false); err == nil {
+		if err := h.slack.reconcile(t.Context(), nil, false, false); err == nil {
 			break
 		}
 	}
@@ -91,7 +91,7 @@ func TestNoRetry(t *testing.T) {
 	h := open(t)
 	h.ask(1)
 	h.fake.Fail("chat.postMessage", slackfake.Fault{Status: 500})
-	if err := h.slack.reconcile(t.Context(), nil, false); err == nil {
+	if err := h.slack.reconcile(t.Context(), nil, false, false); err == nil {
 		t.Error("a failed post is no error")
 	}
 	if n := h.fake.Calls("chat.postMessage"); n != 1 {
@@ -307,7 +307,7 @@ func TestOutage(t *testing.T) {
 	}
 	h.fake.Fail("chat.postMessage", slices.Repeat([]slackfake.Fault{{Error: "token_revoked"}}, 50)...)
 	second := h.ask(2)
-	if err := h.slack.reconcile(t.Context(), nil, false); err == nil {
+	if err := h.slack.reconcile(t.Context(), nil, false, false); err == nil {
 		t.Error("a card was posted in an outage")
 	}
 	assess(time.Second)
@@ -347,7 +347,7 @@ func TestUndelivered(t *testing.T) {
 	h := open(t)
 	h.fake.Fail("chat.postMessage", slices.Repeat([]slackfake.Fault{{Status: 500}}, 50)...)
 	h.ask(1)
-	if err := h.slack.reconcile(t.Context(), nil, false); err == nil {
+	if err := h.slack.reconcile(t.Context(), nil, false, false); err == nil {
 		t.Error("a failed post is no error")
 	}
 	h.time.move(61 * time.Second)

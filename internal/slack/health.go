@@ -211,7 +211,7 @@ func (s *Slack) recover(ctx context.Context, out time.Time) error {
 	if err := s.forgive(ctx); err != nil {
 		return err
 	}
-	failed := s.reconcile(ctx, nil, true)
+	failed := s.reconcile(ctx, nil, true, true)
 	_, pending, err := s.undelivered(ctx)
 	if err != nil {
 		return err

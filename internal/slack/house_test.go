@@ -310,7 +310,7 @@ func (h *house) save(i incident.Incident, r approval.Request) {
 
 func (h *house) reconcile() {
 	h.Helper()
-	h.must(h.slack.reconcile(h.Context(), nil, false))
+	h.must(h.slack.reconcile(h.Context(), nil, false, false))
 }
 
 // post asks and returns the card.

@@ -3,6 +3,7 @@ package slack
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -141,4 +142,29 @@ func (s *Slack) members(ctx context.Context, group string) ([]string, error) {
 	}
 	s.groups.known[group] = members{users, now}
 	return users, nil
+}
+
+// maxMentions bounds whom one message notifies.
+const maxMentions = 20
+
+// mentions notify groups: a user group of Slack as one, any other by its people who are linked.
+func (s *Slack) mentions(groups []string) (out []ours) {
+	add := func(m ours) {
+		if m != "" && !slices.Contains(out, m) && len(out) < maxMentions {
+			out = append(out, m)
+		}
+	}
+	for _, group := range groups {
+		if id, ok := strings.CutPrefix(group, "slack:"); ok {
+			add(mention("slack", id))
+			continue
+		}
+		for _, id := range slices.Sorted(maps.Keys(s.o.People)) {
+			role, _ := s.o.Role(s.o.People[id])
+			if p := (approval.Principal{ID: s.o.People[id], Role: role, Groups: s.o.Groups(s.o.People[id])}); p.In(group) {
+				add(mention("user", id))
+			}
+		}
+	}
+	return out
 }

@@ -28,7 +28,7 @@ var update = flag.Bool("update", false, "write the golden files anew")
 
 // TestStages has one golden card for each stage.
 func TestStages(t *testing.T) {
-	s := &Slack{o: Options{Console: "https://tocsin.example", Now: func() time.Time { return noon }}, seal: sealer{[]byte("0123456789abcdef")}}
+	s := drawer()
 	for _, c := range stages() {
 		t.Run(string(c.want), func(t *testing.T) {
 			f := c.facts
@@ -158,7 +158,7 @@ func hostile() *rapid.Generator[string] {
 // TestNothingHostileIsInterpreted fills every field that others can write, and finds none of it where Slack interprets text, nor any
 // hidden character anywhere, nor a block that is over a limit.
 func TestNothingHostileIsInterpreted(t *testing.T) {
-	s := &Slack{o: Options{Console: "https://tocsin.example", Now: func() time.Time { return noon }}, seal: sealer{[]byte("0123456789abcdef")}}
+	s := drawer()
 	rapid.Check(t, func(t *rapid.T) {
 		f, tracks, evidence := hostileFacts(t)
 		m, err := s.card(f)
@@ -172,7 +172,7 @@ func TestNothingHostileIsInterpreted(t *testing.T) {
 		for _, q := range f.all {
 			check(t, "blocks", append(s.about(f, q, tracks, evidence), aside(plain(status(q, f.incident.NoticedBy), maxContext))))
 			for _, n := range notes(q, f.incident) {
-				check(t, "blocks", []sdk.Block{sdk.NewSectionBlock(plain(n.text, maxSection), nil, nil), aside(mrkdwn(append(n.tell, "please look.")...))})
+				check(t, "blocks", []sdk.Block{sdk.NewSectionBlock(plain(n.text, maxSection), nil, nil), aside(mrkdwn(append(s.mentions(n.tell), "please look.")...))})
 			}
 		}
 		check(t, "view", s.outcome(say("%s", hostile().Draw(t, "outcome")), f.all[0].ID))
@@ -325,11 +325,31 @@ func TestFallback(t *testing.T) {
 	}
 }
 
-// The parts of a group's mention are ids of Slack's own form and nothing else.
-func TestMention(t *testing.T) {
-	for group, want := range map[string]ours{"slack:S0ONCALL": "<!subteam^S0ONCALL> ", "slack:s0": "", "slack:S0> <!channel": "", "oidc:leads": "", "role:lead": "", "": ""} {
-		if got := mention(group); got != want {
-			t.Errorf("%q gives %q, want %q", group, got, want)
+// drawer draws cards and reads nothing.
+func drawer() *Slack {
+	roles := map[string]approval.Role{"ana": approval.Responder, "bob": approval.Lead, "cyd": approval.Admin}
+	return &Slack{seal: sealer{[]byte("0123456789abcdef")}, o: Options{
+		Console: "https://tocsin.example", Now: func() time.Time { return noon },
+		People: map[string]string{"U0ANA": "ana", "U0BOB": "bob", "U0CYD": "cyd", "U0 <!here>": "bob"}, Role: func(name string) (approval.Role, bool) { r, ok := roles[name]; return r, ok },
+		Groups: func(name string) []string { return map[string][]string{"ana": {"file:night"}}[name] },
+	}}
+}
+
+// Whoever is notified is named by an id of Slack's own form; groups of others by their people who are linked.
+func TestMentions(t *testing.T) {
+	for name, c := range map[string]struct {
+		groups []string
+		want   string
+	}{
+		"user groups": {[]string{"slack:S0ONCALL", "slack:S0ONCALL", "slack:S0LEADS"}, "<!subteam^S0ONCALL> <!subteam^S0LEADS> "},
+		"role":        {[]string{"role:lead"}, "<@U0BOB> <@U0CYD> "},
+		"file":        {[]string{"file:night"}, "<@U0ANA> "},
+		"both":        {[]string{"file:night", "role:responder"}, "<@U0ANA> <@U0BOB> <@U0CYD> "},
+		"elsewhere":   {[]string{"oidc:leads"}, ""},
+		"hostile":     {[]string{"slack:s0", "slack:S0> <!channel", "<!here>", "", "role:", "role:nobody"}, ""},
+	} {
+		if got := mrkdwn(drawer().mentions(c.groups)...).Text; got != c.want {
+			t.Errorf("%s: %q, want %q", name, got, c.want)
 		}
 	}
 	if !slices.Equal([]ours{ident("INC-1"), ident("a b"), ident("<!here>"), ident("")}, []ours{"INC-1", "?", "?", "?"}) {

@@ -2,7 +2,6 @@ package slack
 
 import (
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 
@@ -202,13 +201,13 @@ func voters(r approval.Request) quoted {
 type note struct {
 	key  string
 	text quoted
-	tell []ours // the groups that are to be notified
+	tell []string // the groups that are to be notified
 }
 
 // notes are the transitions that a question has made, in order. A card that is brought up to date after an outage has several.
 func notes(q question, i incident.Incident) []note {
 	var out []note
-	add := func(what string, text quoted, tell ...ours) {
+	add := func(what string, text quoted, tell ...string) {
 		out = append(out, note{q.ID + "/" + what, text, tell})
 	}
 	name := say("Revision %d: ", q.Revision)
@@ -229,7 +228,7 @@ func notes(q question, i incident.Incident) []note {
 }
 
 // told are the groups that a rung notifies. One that names none tells those again who were told, unless somebody is looking.
-func told(r approval.Request, rung int, noticed bool) []ours {
+func told(r approval.Request, rung int, noticed bool) []string {
 	tell := r.Terms.Ladder[rung].Tell
 	if len(tell) == 0 && noticed {
 		return nil
@@ -238,15 +237,15 @@ func told(r approval.Request, rung int, noticed bool) []ours {
 		tell = r.Terms.Ladder[n-1].Tell
 	}
 	if len(tell) == 0 {
-		for _, set := range r.Terms.From {
-			tell = append(tell, set.Groups...)
-		}
+		tell = first(r.Terms)
 	}
-	var out []ours
-	for _, group := range tell {
-		if m := mention(group); m != "" && !slices.Contains(out, m) {
-			out = append(out, m)
-		}
+	return tell
+}
+
+// first are the groups that are asked at first.
+func first(t approval.Terms) (groups []string) {
+	for _, set := range t.From {
+		groups = append(groups, set.Groups...)
 	}
-	return out
+	return groups
 }

@@ -96,12 +96,15 @@ var (
 	hexCode = regexp.MustCompile(`^[0-9a-f]{8}$`)
 )
 
-// mention names a user group so that its members are notified; "" for what is none.
-func mention(group string) ours {
-	if id, ok := strings.CutPrefix(group, "slack:"); ok && slackID.MatchString(id) {
+// mention names a user group or a user so that they are notified; "" for what is neither.
+func mention(kind, id string) ours {
+	if !slackID.MatchString(id) {
+		return ""
+	}
+	if kind == "slack" {
 		return ours("<!subteam^" + id + "> ")
 	}
-	return ""
+	return ours("<@" + id + "> ")
 }
 
 // ident is an id of ours.
