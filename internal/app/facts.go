@@ -87,6 +87,17 @@ func (f *facts) Summary(ctx context.Context, window time.Duration) (measure.Summ
 // Halted implements ui.Facts.
 func (f *facts) Halted(ctx context.Context) (string, error) { return f.governor.halted(ctx) }
 
+// Unasked implements ui.Facts.
+func (f *facts) Unasked() string {
+	if f.slack == nil {
+		return ""
+	}
+	if ok, text := f.slack.State(); !ok {
+		return text
+	}
+	return ""
+}
+
 // Health implements ui.Facts.
 func (f *facts) Health(ctx context.Context) []ui.Health {
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)

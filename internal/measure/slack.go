@@ -31,7 +31,7 @@ func slackWhys() []string {
 	return []string{
 		"rate_limited", "server", "network", "refused", "malformed", "signature", "given_up", "pager", "invalid_auth", "not_authed", "account_inactive",
 		"token_revoked", "token_expired", "missing_scope", "not_allowed_token_type", "no_permission", "access_denied", "link_disabled", "channel_not_found",
-		"not_in_channel", "is_archived", "restricted_action", "ekm_access_denied", "org_login_required",
+		"not_in_channel", "is_archived", "restricted_action", "ekm_access_denied", "org_login_required", "other_workspace",
 	}
 }
 

@@ -48,8 +48,14 @@ func (h *health) heard(now time.Time) {
 	h.inbound = now
 }
 
+// trivial are the methods without which people can still decide.
+func trivial() []string { return []string{"chat.postEphemeral", "views.update"} }
+
 // result takes in how a call went. A failure that only a person can mend stands until the same method works again.
 func (h *health) result(method string, err error, now time.Time) {
+	if slices.Contains(trivial(), method) {
+		return
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if err == nil {
@@ -69,6 +75,13 @@ func (h *health) authentic(now time.Time) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.tested = now
+	for method, what := range h.broken { // the token is good again, for all that it is used for
+		code, _, _ := strings.Cut(what, ":")
+		if method != methodOpen && slices.Contains(tokenFailures(), code) {
+			delete(h.broken, method)
+			delete(h.since, method)
+		}
+	}
 }
 
 // problem is what is wrong, and since when; "" for nothing. undelivered is the oldest question whose card is not there.
@@ -150,7 +163,7 @@ func (s *Slack) ask(ctx context.Context) error {
 		}
 	}
 	if me.TeamID != s.o.Team {
-		return fmt.Errorf("the bot token is of workspace %s, the configuration names %s", me.TeamID, s.o.Team)
+		return sdk.SlackErrorResponse{Err: "other_workspace"}
 	}
 	s.mu.Lock()
 	known := s.who != nil

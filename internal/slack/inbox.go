@@ -62,8 +62,12 @@ var errFull = errors.New("the inbox is full")
 // accept stores a message before Slack is answered and returns the answer's body, nil for none. An error means that the message was not
 // stored: Slack must not be told that it was.
 func (s *Slack) accept(ctx context.Context, body []byte) (reply any, err error) {
+	if len(body) > maxBody {
+		s.o.Meter.SlackFailed("malformed")
+		return nil, nil
+	}
 	c, err := read(body)
-	if err != nil || len(body) > maxBody {
+	if err != nil {
 		s.o.Meter.SlackFailed("malformed")
 		return nil, nil
 	}
@@ -84,15 +88,15 @@ func (s *Slack) accept(ctx context.Context, body []byte) (reply any, err error) 
 	}
 	sum := sha256.Sum256(body)
 	id := hex.EncodeToString(sum[:])
-	h := s.hopeFor(id, submission)
 	fresh, err := s.o.Box.PutInbox(ctx, id, s.o.Now().UTC(), body)
-	if err != nil || !fresh || !submission {
-		s.settle(id)
-		if err == nil && fresh {
-			nudge(s.mail)
-		}
+	if err != nil || !fresh {
 		return nil, err
 	}
+	if !submission {
+		nudge(s.mail)
+		return nil, nil
+	}
+	h := s.hopeFor(id)
 	nudge(s.mail)
 	timer := time.NewTimer(answerWithin)
 	defer timer.Stop()
@@ -109,10 +113,7 @@ func (s *Slack) accept(ctx context.Context, body []byte) (reply any, err error) 
 	return sdk.NewUpdateViewSubmissionResponse(&view), nil
 }
 
-func (s *Slack) hopeFor(id string, submission bool) *hope {
-	if !submission {
-		return nil
-	}
+func (s *Slack) hopeFor(id string) *hope {
 	h := &hope{make(chan sdk.ModalViewRequest, 1)}
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -92,6 +92,12 @@ var remedies = map[string]string{
 	"restricted_action":      "the workspace does not let the app post in the channel",
 	"ekm_access_denied":      "the workspace's administrators suspended messages",
 	"org_login_required":     "the workspace is being moved to an organisation",
+	"other_workspace":        "the bot token is of another workspace than slack.team", // our own word
+}
+
+// tokenFailures are those of the bot token as a whole.
+func tokenFailures() []string {
+	return []string{"invalid_auth", "not_authed", "account_inactive", "token_revoked", "token_expired", "org_login_required", "ekm_access_denied"}
 }
 
 // classify names a failure for metrics, from a closed list.

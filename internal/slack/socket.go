@@ -13,6 +13,9 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
+// methodOpen opens a socket. Its token is the app's, not the bot's.
+const methodOpen = "apps.connections.open"
+
 const (
 	pingEvery  = 30 * time.Second // without a ping of Slack's for so long, the socket is opened anew
 	againAfter = 30 * time.Second // a connection that Slack refused for good is tried again, because people mend tokens
@@ -32,7 +35,7 @@ func (s *Slack) listen(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return nil
 		}
-		s.health.result("apps.connections.open", err, s.o.Now())
+		s.health.result(methodOpen, err, s.o.Now())
 		s.o.Meter.SlackFailed(classify(err))
 		s.o.Logger.Error("Slack refused the socket", "error", err)
 		if err := s.o.Wait(ctx, againAfter); err != nil {
@@ -54,11 +57,11 @@ func (s *Slack) take(ctx context.Context, client *socketmode.Client) error {
 			switch e.Type {
 			case socketmode.EventTypeHello:
 				s.health.heard(s.o.Now())
-				s.health.result("apps.connections.open", nil, s.o.Now())
+				s.health.result(methodOpen, nil, s.o.Now())
 				s.everything() // cards may have missed what happened while the socket was gone
 			case socketmode.EventTypeConnectionError:
 				if failure, ok := e.Data.(*sdk.ConnectionErrorEvent); ok {
-					s.health.result("apps.connections.open", failure.ErrorObj, s.o.Now())
+					s.health.result(methodOpen, failure.ErrorObj, s.o.Now())
 					s.o.Meter.SlackFailed(classify(failure.ErrorObj))
 				}
 			case socketmode.EventTypeErrorBadMessage, socketmode.EventTypeErrorWriteFailed:
