@@ -377,7 +377,7 @@ func TestFactsChanged(t *testing.T) {
 	}
 	h.settled()
 	view, _ := h.fake.View(bob)
-	h.wantShown("the stale button's window", view.Body, "another question took the place")
+	h.wantShown("the stale button's window", view.Body, "No longer asked")
 }
 
 // While the workflows can't be reached nothing is said to be recorded, and the answer is sent when they are back.

@@ -29,8 +29,11 @@ var update = flag.Bool("update", false, "write the golden files anew")
 // TestStages has one golden card for each stage.
 func TestStages(t *testing.T) {
 	s := drawer()
+	seen := make(map[stage]int)
 	for _, c := range stages() {
-		t.Run(string(c.want), func(t *testing.T) {
+		seen[c.want]++
+		name := strings.TrimSuffix(fmt.Sprintf("%s-%d", c.want, seen[c.want]), "-1")
+		t.Run(name, func(t *testing.T) {
 			f := c.facts
 			if f.all[0].stage != c.want {
 				t.Errorf("the stage is %s, want %s", f.all[0].stage, c.want)
@@ -43,7 +46,7 @@ func TestStages(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			file := filepath.Join("testdata", "cards", string(c.want)+".json")
+			file := filepath.Join("testdata", "cards", name+".json")
 			if *update {
 				if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
 					t.Fatal(err)
@@ -119,6 +122,12 @@ func stages() []stageCase {
 		q.Plan.Class, q.Plan.Lease, q.Terms.StepUp = approval.Destroy, 0, true
 		approve(q)
 		q.lease = lease(func(l *action.Lease) { l.Plan.Lease, l.Lifted, l.LiftedBy = 0, l.Applied, "nobody: it can't be undone" })
+	})
+	add(failed, func(_ *incident.Incident, q *question) {
+		q.Plan.Class, q.Plan.Lease = approval.Destroy, 0
+		approve(q)
+		q.failed = "The containment was applied but not verified: the probe was not denied"
+		q.lease = lease(func(l *action.Lease) { l.Plan.Lease, l.Lifted = 0, l.Applied })
 	})
 	add(failed, func(_ *incident.Incident, q *question) {
 		approve(q)

@@ -25,7 +25,7 @@ const (
 	overdue    stage = "overdue"    // the effect should have ended and was not undone
 	denied     stage = "denied"     // a person said no
 	expired    stage = "expired"    // nobody answered in time
-	superseded stage = "superseded" // another question took its place
+	superseded stage = "superseded" // it is no longer asked, perhaps because another question took its place
 	cancelled  stage = "cancelled"  // the incident was closed meanwhile
 )
 
@@ -62,8 +62,10 @@ func judge(q *question, i incident.Incident, now time.Time) {
 		q.stage = failed
 	case l == nil:
 		q.stage = approved
-	case l.Plan.Lease == 0 && !l.Applied.IsZero():
+	case l.Plan.Lease == 0 && !l.Applied.IsZero() && (q.failed == "" || !l.Verified.IsZero()):
 		q.stage = done
+	case l.Plan.Lease == 0 && q.failed != "":
+		q.stage = failed
 	case !l.Lifted.IsZero():
 		q.stage = reverted
 	case !now.Before(l.Ends):
@@ -107,7 +109,7 @@ func heading(q question) string {
 	case expired:
 		return "Nobody answered"
 	case superseded:
-		return "Replaced by another question"
+		return "No longer asked"
 	case cancelled:
 		return "Incident closed"
 	}
@@ -131,7 +133,11 @@ func status(q question, noticedBy string) quoted {
 	case contained:
 		return say("%s In force since %s: %s until %s.%s", answer(q), clock(q.lease.Verified), proof(q), clock(q.lease.Ends), lag(q.lease))
 	case done:
-		return say("%s Done at %s%s. It can't be undone.", answer(q), clock(q.lease.Applied), lag(q.lease))
+		seen := "nothing can prove its effect"
+		if !q.lease.Verified.IsZero() {
+			seen = "a probe saw the effect"
+		}
+		return say("%s Done at %s: %s.%s It can't be undone.", answer(q), clock(q.lease.Applied), seen, lag(q.lease))
 	case failed:
 		return say("%s It is not in force: %s", answer(q), q.failed)
 	case reverted:
@@ -143,7 +149,7 @@ func status(q question, noticedBy string) quoted {
 	case expired:
 		return say("Nobody answered by %s. Nothing was done. To ask again, ask for the containment on the incident's page in the console.", clock(q.Deadline))
 	case superseded:
-		return "The facts changed, and another question took the place of this one."
+		return "No longer asked: the facts changed, or the playbook gave it up. Nothing was done."
 	case cancelled:
 		return "The incident was closed before anybody answered. Nothing was done."
 	}
