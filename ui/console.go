@@ -168,6 +168,7 @@ type page struct {
 	Now     time.Time
 	Waiting int    // approval requests
 	Halted  string // why Tocsin makes no effect; empty while it does
+	Unasked string // why people can't be asked in Slack; empty while they can
 	Alert   string // a refusal
 	Data    any
 }
@@ -194,6 +195,7 @@ func (c *Console) show(w http.ResponseWriter, r *http.Request, status int, name 
 		if p.Halted, err = c.o.Facts.Halted(r.Context()); err != nil {
 			return err
 		}
+		p.Unasked = c.o.Facts.Unasked()
 	}
 	var out bytes.Buffer // a template that fails halfway must not leave half a page
 	if err := c.pages[name].ExecuteTemplate(&out, "layout.html", p); err != nil {

@@ -47,6 +47,7 @@ type facts struct {
 	summary measure.Summary
 	health  []Health
 	halted  string
+	unasked string
 	changes chan Change
 }
 
@@ -55,6 +56,7 @@ func (f *facts) Rules(context.Context) ([]measure.RuleReport, error) { return f.
 func (f *facts) Summary(context.Context, time.Duration) (measure.Summary, error) {
 	return f.summary, nil
 }
+func (f *facts) Unasked() string                        { return f.unasked }
 func (f *facts) Halted(context.Context) (string, error) { return f.halted, nil }
 func (f *facts) Health(context.Context) []Health        { return f.health }
 func (f *facts) OpenEvidence(_ context.Context, _ approval.Principal, _, _ string) ([]byte, error) {

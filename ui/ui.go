@@ -43,6 +43,8 @@ type Facts interface {
 	Summary(ctx context.Context, window time.Duration) (measure.Summary, error)
 	// Halted is why Tocsin makes no effect; empty while it does.
 	Halted(ctx context.Context) (string, error)
+	// Unasked is why people can't be asked in Slack now; empty while they can, and where nobody is asked there.
+	Unasked() string
 	// Health returns one line for each part: ingest, log, detectors, workflows, store.
 	Health(ctx context.Context) []Health
 	// OpenEvidence returns a sealed artefact of an incident, after its hash was checked; the access is recorded.

@@ -31,6 +31,7 @@ import (
 	"github.com/tocsin-dr/tocsin/internal/ingest"
 	"github.com/tocsin-dr/tocsin/internal/measure"
 	"github.com/tocsin-dr/tocsin/internal/pipeline"
+	"github.com/tocsin-dr/tocsin/internal/slack"
 	"github.com/tocsin-dr/tocsin/internal/store"
 	"github.com/tocsin-dr/tocsin/internal/stream"
 	"github.com/tocsin-dr/tocsin/internal/temporal"
@@ -70,6 +71,7 @@ type App struct {
 	detectors []*detector
 	facts     *facts
 	control   *control
+	slack     *slack.Slack // nil without a configuration
 
 	// AdminPassword is set when the configuration names nobody who can sign in: the password of the user admin.
 	AdminPassword string
@@ -93,7 +95,7 @@ func New(ctx context.Context, cfg Config, logger *slog.Logger) (a *App, err erro
 		return a, fmt.Errorf("make data directory: %w", err)
 	}
 	for _, start := range []func(context.Context) error{
-		a.lock, a.listen, a.openStores, a.loadDetections, a.openLog, a.openGate, a.openWorkflows, a.openAuth, a.openDetectors,
+		a.lock, a.listen, a.openStores, a.loadDetections, a.openLog, a.openGate, a.openWorkflows, a.openAuth, a.openDetectors, a.openSlack,
 	} {
 		if err = start(ctx); err != nil {
 			return a, err
@@ -297,6 +299,9 @@ func (a *App) Run(ctx context.Context) error {
 		return nil
 	})
 	group.Go(func() error { return a.sweepLeases(ctx) })
+	if a.slack != nil {
+		group.Go(func() error { return a.runSlack(ctx) })
+	}
 	a.serve(ctx, group)
 	if err := group.Wait(); err != nil && !errors.Is(err, context.Canceled) {
 		return err

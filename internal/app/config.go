@@ -86,6 +86,8 @@ type Config struct {
 	Tokens []Token     `yaml:"tokens"`
 	Users  []User      `yaml:"users"`
 	OIDC   *OIDCConfig `yaml:"oidc"`
+	// Slack lets people decide there; see docs/slack.md.
+	Slack *SlackConfig `yaml:"slack"`
 	// SLA is how long an alert may stay untouched before coverage counts it as missed.
 	SLA time.Duration `yaml:"sla"`
 }
@@ -216,6 +218,9 @@ func (c *Config) check() error {
 	}
 	if c.SLA < 0 {
 		return bad("sla", "%s, want more than 0", c.SLA)
+	}
+	if err := c.checkSlack(); err != nil {
+		return err
 	}
 	if (c.TLS.Cert == "") != (c.TLS.Key == "") {
 		return bad("tls", "want both cert and key, or neither")

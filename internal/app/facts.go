@@ -13,6 +13,7 @@ import (
 	"github.com/tocsin-dr/tocsin/internal/gate"
 	"github.com/tocsin-dr/tocsin/internal/ledger"
 	"github.com/tocsin-dr/tocsin/internal/measure"
+	"github.com/tocsin-dr/tocsin/internal/slack"
 	"github.com/tocsin-dr/tocsin/internal/store"
 	"github.com/tocsin-dr/tocsin/internal/stream"
 	"github.com/tocsin-dr/tocsin/ui"
@@ -29,6 +30,7 @@ type facts struct {
 	governor  *governor
 	detectors []*detector
 	hub       *hub
+	slack     *slack.Slack // nil without a configuration
 	sla       time.Duration
 	now       func() time.Time
 }
@@ -85,6 +87,17 @@ func (f *facts) Summary(ctx context.Context, window time.Duration) (measure.Summ
 // Halted implements ui.Facts.
 func (f *facts) Halted(ctx context.Context) (string, error) { return f.governor.halted(ctx) }
 
+// Unasked implements ui.Facts.
+func (f *facts) Unasked() string {
+	if f.slack == nil {
+		return ""
+	}
+	if ok, text := f.slack.State(); !ok {
+		return text
+	}
+	return ""
+}
+
 // Health implements ui.Facts.
 func (f *facts) Health(ctx context.Context) []ui.Health {
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
@@ -105,6 +118,10 @@ func (f *facts) Health(ctx context.Context) []ui.Health {
 		if n := len(d.agents()); n > 0 {
 			add(fmt.Sprintf("detector %d", d.partition), nil, fmt.Sprintf("%d agents", n))
 		}
+	}
+	if f.slack != nil {
+		ok, text := f.slack.State()
+		out = append(out, ui.Health{Part: "slack", OK: ok, Text: text})
 	}
 	n, err := f.store.VerifyLedger(ctx)
 	add("ledger", err, fmt.Sprintf("%d records, unbroken", n))

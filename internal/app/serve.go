@@ -23,6 +23,7 @@ import (
 	"github.com/tocsin-dr/tocsin/internal/approval"
 	"github.com/tocsin-dr/tocsin/internal/auth"
 	"github.com/tocsin-dr/tocsin/internal/ingest"
+	"github.com/tocsin-dr/tocsin/internal/slack"
 	"github.com/tocsin-dr/tocsin/ui"
 )
 
@@ -106,6 +107,9 @@ func (a *App) consoleHandler() http.Handler {
 	mux := http.NewServeMux()
 	a.auth.Routes(mux)
 	api.Routes(mux, api.Options{Reader: a.store, Facts: a.facts, Actor: a.control, Events: a.events, Planner: &planner{a.library, a.policies, a.actions, a.store}, Auth: a.auth, Now: a.now})
+	if a.slack != nil && a.cfg.Slack.Mode == slack.ModeHTTP {
+		mux.Handle("POST /slack/interactions", a.slack.Handler())
+	}
 	mux.Handle("GET /metrics", promhttp.HandlerFor(a.metrics.Registry(), promhttp.HandlerOpts{}))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
 	mux.Handle("/", ui.New(ui.Options{

@@ -231,6 +231,8 @@ const (
 	RefusedStepUp    = "step_up"   // a second factor is missing
 	RefusedHalted    = "halted"    // a human pulled the switch that halts Tocsin's own responses
 	RefusedLimit     = "limit"     // a limit over all runs is reached
+	RefusedIdentity  = "identity"  // nobody knows the sender as one who may answer
+	RefusedForged    = "forged"    // Tocsin did not make what was answered
 )
 
 // Kind returns the refusal's kind, or "" for another error.

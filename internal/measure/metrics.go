@@ -46,6 +46,7 @@ type Metrics struct {
 	notice         prometheus.Histogram
 	build          *prometheus.GaugeVec
 	summaryFailure prometheus.Counter
+	slack          slackMetrics
 }
 
 // NewMetrics returns the metrics, registered and at zero.
@@ -73,6 +74,7 @@ func NewMetrics() *Metrics {
 	m.notice = m.seconds("tocsin_notice_seconds", "Dwell time of noticed incidents alone; tocsin_dwell_seconds counts the others too.", humanBuckets())
 	m.build = m.gauges("tocsin_build_info", "The version that runs, as a label.", "version")
 	m.summaryFailure = prometheus.NewCounter(prometheus.CounterOpts{Name: "tocsin_summary_errors_total", Help: "Scrapes without a summary, because it could not be computed."})
+	m.slack = m.slackMetrics()
 	m.registry.MustRegister(m.unhandled, m.summaryFailure)
 	m.zero()
 	return m
@@ -254,6 +256,7 @@ func refusals() []string {
 	return []string{
 		approval.RefusedRequester, approval.RefusedAgent, approval.RefusedDigest, approval.RefusedLate, approval.RefusedDecided,
 		approval.RefusedRole, approval.RefusedReason, approval.RefusedGrant, approval.RefusedWaiting, approval.RefusedUnknown,
+		approval.RefusedIdentity, approval.RefusedForged, approval.RefusedExcluded, approval.RefusedStepUp, approval.RefusedHalted, approval.RefusedLimit,
 	}
 }
 

@@ -44,6 +44,10 @@ func everyMetric(t *testing.T) *Metrics {
 	m.GateCheck("deny", time.Microsecond)
 	m.TimeToContain(time.Second)
 	m.Notice(time.Minute)
+	m.SlackInbound("socket", time.Second)
+	m.SlackDegraded("socket", true)
+	m.SlackDelivered("card")
+	m.SlackFailed("network")
 	m.Watch(func(context.Context) (Summary, error) {
 		half := time.Hour
 		return Summary{Dwell: Dwell{P50: &half}, Coverage: Coverage{Known: true}, NextDeadline: clock()}, nil
@@ -115,7 +119,7 @@ func TestLabelsAreBounded(t *testing.T) {
 	}
 	for name, want := range map[string]int{
 		"tocsin_events_total": 1, "tocsin_ingest_items_total": 15, "tocsin_ingest_requests_total": 36, "tocsin_findings_total": maxRules + 1,
-		"tocsin_rule_errors_total": maxRules + 1, "tocsin_refusals_total": 11, "tocsin_gate_checks_total": 4,
+		"tocsin_rule_errors_total": maxRules + 1, "tocsin_refusals_total": 17, "tocsin_gate_checks_total": 4,
 	} {
 		if got[name] != want {
 			t.Errorf("%s has %d series, want %d", name, got[name], want)

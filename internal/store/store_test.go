@@ -67,6 +67,7 @@ func suite(t *testing.T, place func(t *testing.T) string) {
 		"Open": testOpen, "Alerts": testAlerts, "Incidents": testIncidents, "Requests": testRequests,
 		"Rows": testRows, "Leases": testLeases, "Standing": testStanding, "Halt": testHalt, "LedgerConcurrency": testLedgerConcurrency, "LedgerTampering": testLedgerTampering,
 		"LedgerKeys": testLedgerKeys, "SignIns": testSignIns, "HostileNames": testHostileNames, "AlertGroups": testAlertGroups,
+		"Inbox": testInbox, "Cards": testCards,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, place(t)) })
 	}

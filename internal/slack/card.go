@@ -1,0 +1,344 @@
+package slack
+
+import (
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	sdk "github.com/slack-go/slack"
+
+	"github.com/tocsin-dr/tocsin/detect"
+	"github.com/tocsin-dr/tocsin/internal/approval"
+	"github.com/tocsin-dr/tocsin/internal/incident"
+)
+
+// facts are everything that a card or a window shows, as the store holds it.
+type facts struct {
+	incident  incident.Incident
+	all       []question // every question, the newest last
+	questions []question // those that a card shows
+	findings  []detect.Finding
+	quotes    []quoted
+	at        time.Time
+}
+
+// How much a card shows.
+const (
+	maxQuestions = 4
+	maxFindings  = 100
+	maxWhy       = 3
+	maxQuotes    = 2
+)
+
+// gather reads what a card shows. ok is false where nobody was ever asked.
+func (s *Slack) gather(ctx context.Context, id string) (f facts, ok bool, err error) {
+	f.at = s.o.Now()
+	if f.incident, err = s.o.Reader.Incident(ctx, id); err != nil {
+		return f, false, err
+	}
+	all, err := s.o.Reader.IncidentRequests(ctx, id)
+	if err != nil || len(all) == 0 {
+		return f, false, err
+	}
+	leases, err := s.o.Reader.IncidentLeases(ctx, id)
+	if err != nil {
+		return f, false, err
+	}
+	entries, err := s.o.Reader.Timeline(ctx, id)
+	if err != nil {
+		return f, false, err
+	}
+	if f.findings, err = s.o.Reader.Findings(ctx, id, maxFindings); err != nil {
+		return f, false, err
+	}
+	for _, r := range all {
+		q := question{Request: r}
+		for i := range leases {
+			if leases[i].ID == r.ID {
+				q.lease = &leases[i]
+			}
+		}
+		for _, e := range entries {
+			if e.Kind == "note" && e.Actor == "tocsin" && e.Ref == r.ID {
+				q.failed = e.Text
+			}
+		}
+		judge(&q, f.incident, f.at)
+		f.all = append(f.all, q)
+	}
+	f.choose()
+	f.quotes = quotes(f.findings, entries)
+	return f, true, nil
+}
+
+// choose keeps the questions that people can answer and those whose effect matters, or else the last.
+func (f *facts) choose() {
+	slices.SortFunc(f.all, func(a, b question) int {
+		return cmp.Or(cmp.Compare(a.Revision, b.Revision), strings.Compare(a.ID, b.ID))
+	})
+	last := f.all[len(f.all)-1]
+	f.questions = slices.DeleteFunc(slices.Clone(f.all), func(q question) bool {
+		return q.ID != last.ID && !q.stage.open() && !slices.Contains([]stage{approved, applied, contained, failed, overdue}, q.stage)
+	})
+	f.questions = f.questions[max(0, len(f.questions)-maxQuestions):]
+}
+
+// quotes are the agent's words that gave the gravest findings away, each with the text around it where the timeline has it.
+func quotes(findings []detect.Finding, entries []incident.Entry) []quoted {
+	var out []quoted
+	for _, f := range gravest(findings) {
+		if f.Chain == nil || len(out) == maxQuotes {
+			continue
+		}
+		text := quote(f.Chain.Value, maxQuote)
+		for _, e := range entries {
+			if f.Chain.Origin != "" && e.Ref == f.Chain.Origin && e.Kind == "event" && e.Quote != "" {
+				text = quoted(e.QuoteLine(maxQuote))
+				break
+			}
+		}
+		if text != "" && !slices.Contains(out, text) {
+			out = append(out, text)
+		}
+	}
+	return out
+}
+
+func gravest(findings []detect.Finding) []detect.Finding {
+	out := slices.Clone(findings)
+	slices.SortStableFunc(out, func(a, b detect.Finding) int { return cmp.Compare(b.Severity.Rank(), a.Severity.Rank()) })
+	return out
+}
+
+// message is what is posted.
+type message struct {
+	blocks   []sdk.Block
+	fallback string // for notifications and screen readers; Slack interprets it, so that no name with a syntax stands in it
+	hash     string
+}
+
+// hashed sets the hash by which an unchanged card is told from a changed one.
+func (m message) hashed() (message, error) {
+	text, err := json.Marshal(m.blocks)
+	if err != nil {
+		return m, fmt.Errorf("encode card: %w", err)
+	}
+	sum := sha256.Sum256(append(text, m.fallback...))
+	m.hash = hex.EncodeToString(sum[:])
+	return m, nil
+}
+
+// card draws an incident's card: our facts first, the agent's words last and quoted, the buttons at the end.
+func (s *Slack) card(f facts) (message, error) {
+	lead := f.questions[len(f.questions)-1]
+	for _, q := range f.questions {
+		if q.stage.open() {
+			lead = q
+			break
+		}
+	}
+	blocks := []sdk.Block{
+		sdk.NewHeaderBlock(plain(say("%s · %s", heading(lead), string(f.incident.Severity)), maxHeader)),
+		sdk.NewSectionBlock(plain(say("%s", quote(f.incident.Title, 200)), maxSection), nil, nil),
+	}
+	for _, q := range f.questions {
+		blocks = append(blocks, sdk.NewDividerBlock(), sdk.NewSectionBlock(plain(say("%s", quote(q.Question, 300)), maxSection), fields(f, q), nil))
+	}
+	blocks = append(blocks, sdk.NewSectionBlock(plain(why(f.findings), maxSection), nil, nil))
+	if len(f.quotes) > 0 {
+		blocks = append(blocks, quotation(f.quotes)...)
+	}
+	for _, q := range f.questions {
+		blocks = append(blocks, s.foot(f, q)...)
+	}
+	return message{blocks: blocks, fallback: fallback(f, lead)}.hashed()
+}
+
+// quotation shows the agent's words, and says whose they are.
+func quotation(quotes []quoted) []sdk.Block {
+	text := quoted("Quoted from the agent or its inputs. Do not follow instructions in it.")
+	if slices.ContainsFunc(quotes, func(q quoted) bool { return strings.Contains(string(q), `\u{`) }) {
+		text += ` Hidden characters in it are shown as \u{…}.`
+	}
+	return []sdk.Block{aside(plain(text, maxContext)), rich("quote", quotes...)}
+}
+
+func aside(elements ...sdk.MixedElement) sdk.Block { return sdk.NewContextBlock("", elements...) }
+
+// fields are what people decide about, in words of ours.
+func fields(f facts, q question) []*sdk.TextBlockObject {
+	p := q.Plan
+	out := []*sdk.TextBlockObject{
+		field("Agent", quote(p.Target.Agent, 120)),
+		field("Action", say("%s, class %s", p.Action, string(p.Class))),
+		field("How it ends", ends(p)),
+		field("Touches", say("%d: %s", max(1, p.Blast), touches(p))),
+		field("Confidence", confidence(f.findings)),
+		field("Asked by", quote(q.Requester, 120)),
+	}
+	if p.Target.Session != "" {
+		out = append(out, field("Session", quote(p.Target.Session, 120)))
+	}
+	if p.Target.Tool != "" {
+		out = append(out, field("Tool", quote(p.Target.Tool, 120)))
+	}
+	if q.stage.open() {
+		out = append(out, field("Needs", quote(q.Terms.Says(), 200)), field("Decide by", quoted(q.Deadline.UTC().Format("15:04 UTC"))))
+	}
+	return out
+}
+
+func field(name string, value quoted) *sdk.TextBlockObject {
+	return plain(say("%s\n%s", name, value), maxField)
+}
+
+func ends(p approval.Plan) quoted {
+	if p.Lease == 0 {
+		return "it can't be undone"
+	}
+	return say("by itself after %s", span(p.Lease))
+}
+
+// touches says what the action would change, as it was computed without doing it.
+func touches(p approval.Plan) quoted {
+	if len(p.Change) == 0 {
+		return quote(p.Target.String(), 160)
+	}
+	text := quote(p.Change[0], 160)
+	if more := len(p.Change) - 1; more > 0 {
+		text += say(" and %d more changes", more)
+	}
+	return text
+}
+
+func confidence(findings []detect.Finding) quoted {
+	if len(findings) == 0 {
+		return "no finding"
+	}
+	top := gravest(findings)[0]
+	return say("%s, %d findings", string(top.Confidence), len(findings))
+}
+
+// why is what was detected, the gravest first: the rules' own titles and sentences, with names made visible.
+func why(findings []detect.Finding) quoted {
+	if len(findings) == 0 {
+		return "Why: a person asked."
+	}
+	var b strings.Builder
+	b.WriteString("Why:")
+	seen := make(map[string]bool)
+	for _, f := range gravest(findings) {
+		if len(seen) == maxWhy {
+			break
+		}
+		if seen[f.Rule] {
+			continue
+		}
+		seen[f.Rule] = true
+		b.WriteString(string(say("\n• %s (%s, %s): %s", quote(f.Title, 120), quote(f.Rule, 60), string(f.Severity), quote(f.Reason, 240))))
+	}
+	if more := len(findings) - len(seen); more > 0 {
+		b.WriteString(string(say("\n+%d related", more)))
+	}
+	return quoted(b.String())
+}
+
+// The actions of a card.
+const (
+	actReview  = "review"
+	actLooking = "looking"
+	actDeny    = "deny"
+	actOpen    = "open" // a link; Slack tells of the click all the same
+)
+
+// foot is the state of a question and, while it is open, its buttons.
+func (s *Slack) foot(f facts, q question) []sdk.Block {
+	noticed := f.incident.NoticedBy
+	line := []ours{ident(f.incident.ID), " · revision ", number(q.Revision), " · code ", code(q.Digest)}
+	if q.stage.open() {
+		line = append(line, " · expires ", dated(q.Deadline))
+		if q.level > 0 {
+			line = append(line, " · escalated, level ", number(q.level))
+		}
+	}
+	text := status(q, noticed)
+	if len(f.questions) > 1 {
+		text = say("%s %s", quote(q.Question, 300), text)
+	}
+	out := []sdk.Block{aside(plain(text, maxContext)), aside(mrkdwn(line...))}
+	block := fmt.Sprintf("ar:%d:%s", q.Revision, ident(q.ID))
+	if !q.stage.open() || ident(q.ID) == "?" {
+		return append(out, sdk.NewActionBlock(block, s.link("Open in the console", f.incident.ID, "")))
+	}
+	out = append(out, aside(plain(silence(q.Request), maxContext)))
+	if who := s.mentions(first(q.Terms)); len(who) > 0 { // only the first post notifies; an edit does not
+		out = append(out, aside(mrkdwn(append([]ours{"Asked: "}, who...)...)))
+	}
+	value := s.seal.button(q.ID, q.Revision)
+	looking := button(actLooking, value, "I'm looking", "")
+	if q.Terms.StepUp {
+		out = append(out, aside(plain("This one needs a second factor, which only the console can ask for.", maxContext)))
+		return append(out, sdk.NewActionBlock(block, s.link("Decide in the console", "", q.ID), looking))
+	}
+	return append(out, sdk.NewActionBlock(block, button(actReview, value, "Review…", sdk.StylePrimary), looking,
+		button(actDeny, value, "Deny…", sdk.StyleDanger), s.link("Open in the console", f.incident.ID, "")))
+}
+
+// silence says what happens if nobody answers.
+func silence(r approval.Request) quoted {
+	if r.OnExpiry == "escalate" {
+		return "If nobody answers, it is asked once more. Silence never approves."
+	}
+	return "If nobody answers, nothing is done. Silence never approves."
+}
+
+func button(action, value string, label quoted, style sdk.Style) *sdk.ButtonBlockElement {
+	b := sdk.NewButtonBlockElement(action, value, plain(label, 75))
+	b.Style = style
+	return b
+}
+
+// link is a button to a page of the console, made of its base and an id of ours and nothing else.
+func (s *Slack) link(label quoted, incidentID, request string) *sdk.ButtonBlockElement {
+	b := button(actOpen, "", label, "")
+	b.URL = s.page(incidentID, request)
+	return b
+}
+
+func (s *Slack) page(incidentID, request string) string {
+	switch {
+	case ident(request) != "?":
+		return s.o.Console + "/approvals/" + request
+	case ident(incidentID) != "?":
+		return s.o.Console + "/incidents/" + incidentID
+	}
+	return s.o.Console + "/approvals"
+}
+
+// simpleName is a name in which Slack finds no syntax.
+var simpleName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9 /-]{0,60}$`)
+
+func fallback(f facts, q question) string {
+	agent := q.Plan.Target.Agent
+	if !simpleName.MatchString(agent) {
+		agent = "an agent"
+	}
+	if !slices.Contains([]detect.Severity{detect.Low, detect.Medium, detect.High, detect.Critical}, f.incident.Severity) {
+		f.incident.Severity = "unknown severity"
+	}
+	text := fmt.Sprintf("%s: %s: %s.", f.incident.Severity, heading(q), agent)
+	if q.stage.open() {
+		text = fmt.Sprintf("%s: approval needed: %s. Decide by %s.", f.incident.Severity, agent, q.Deadline.UTC().Format("15:04 UTC"))
+	}
+	if id := ident(f.incident.ID); id != "?" {
+		text += " " + string(id)
+	}
+	return text
+}
