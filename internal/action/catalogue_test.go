@@ -27,6 +27,7 @@ func (l *lever) Describe() Description { return l.d }
 func (l *lever) Plan(context.Context, Input) (Change, error) {
 	return Change{Lines: l.change, Blast: 1}, nil
 }
+
 func (l *lever) Snapshot(context.Context, Input) (json.RawMessage, error) {
 	return json.RawMessage(l.snapshot), nil
 }
