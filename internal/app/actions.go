@@ -12,6 +12,10 @@ import (
 type ActionOptions struct {
 	RevokeToken   *action.RevokeTokenOptions   `yaml:"revoke_token"`
 	NotifyWebhook *action.NotifyWebhookOptions `yaml:"notify_webhook"`
+	CAEP          *action.CAEPOptions          `yaml:"caep"`
+	FreezeMemory  *action.FreezeMemoryOptions  `yaml:"freeze_memory"`
+	StopProcess   *action.StopProcessOptions   `yaml:"stop_process"`
+	RevokeLeases  *action.RevokeLeasesOptions  `yaml:"revoke_leases"`
 }
 
 // check names the first key that can't be right.
@@ -22,6 +26,10 @@ func (o *ActionOptions) check() error {
 	}{
 		{"revoke_token", checkOf(o.RevokeToken)},
 		{"notify_webhook", checkOf(o.NotifyWebhook)},
+		{"caep", checkOf(o.CAEP)},
+		{"freeze_memory", checkOf(o.FreezeMemory)},
+		{"stop_process", checkOf(o.StopProcess)},
+		{"revoke_leases", checkOf(o.RevokeLeases)},
 	} {
 		err := section.check()
 		if option := (*action.BadOption)(nil); errors.As(err, &option) {
@@ -53,6 +61,18 @@ func (o *ActionOptions) ship(gate action.Enforcer, now func() time.Time) []actio
 	}
 	if o.NotifyWebhook != nil {
 		out = append(out, action.NewNotifyWebhook(*o.NotifyWebhook, now))
+	}
+	if o.CAEP != nil {
+		out = append(out, action.NewSessionRevoked(*o.CAEP, now), action.NewRiskChange(*o.CAEP, now))
+	}
+	if o.FreezeMemory != nil {
+		out = append(out, action.NewFreezeMemory(*o.FreezeMemory))
+	}
+	if o.StopProcess != nil {
+		out = append(out, action.NewStopProcess(*o.StopProcess))
+	}
+	if o.RevokeLeases != nil {
+		out = append(out, action.NewRevokeLeases(*o.RevokeLeases))
 	}
 	return out
 }
