@@ -67,7 +67,14 @@ func (p Plan) Question() string {
 	if action != "" {
 		action = strings.ToUpper(action[:1]) + action[1:]
 	}
-	return fmt.Sprintf("%s %s for %d minutes?", action, incident.Visible(p.Target.String(), 160), int(p.Lease.Minutes()))
+	target := incident.Visible(p.Target.String(), 160)
+	switch {
+	case p.Lease == 0:
+		return fmt.Sprintf("%s %s, for good?", action, target)
+	case p.Lease < time.Minute:
+		return fmt.Sprintf("%s %s for %d seconds?", action, target, int(p.Lease.Seconds()))
+	}
+	return fmt.Sprintf("%s %s for %d minutes?", action, target, int(p.Lease.Minutes()))
 }
 
 // Target is what an action works on: an agent, and optionally one of its sessions or tools.
