@@ -1,5 +1,6 @@
-// Package ledger chains the records of what happened, so that a changed, removed or reordered one is found. It computes and
-// checks the chain; storing the records is the store's work, and it has no network or clock.
+// Package ledger chains the records of what happened, so that a changed, removed or reordered one is found, and anchors them in a
+// transparency log on local files, whose signed checkpoints find it even where the whole chain was made anew. Storing the records is
+// the store's work, and it has no network.
 package ledger
 
 import (
@@ -53,13 +54,23 @@ func Seal(r Record, seq int64, prev string) (Record, error) {
 		*text = strings.ToValidUTF8(*text, replacement)
 	}
 	r.Body = bytes.ToValidUTF8(r.Body, []byte(replacement))
-	text, err := json.Marshal(r)
+	text, err := r.Text()
 	if err != nil {
-		return Record{}, fmt.Errorf("seal record: %w", err)
+		return Record{}, err
 	}
 	sum := sha256.Sum256(text)
 	r.Hash = hex.EncodeToString(sum[:])
 	return r, nil
+}
+
+// Text is the record as its hash covers it: JSON without the hash.
+func (r Record) Text() ([]byte, error) {
+	r.Hash = ""
+	text, err := json.Marshal(r)
+	if err != nil {
+		return nil, fmt.Errorf("seal record: %w", err)
+	}
+	return text, nil
 }
 
 // Verify checks that a record follows the one before it and was not changed.
