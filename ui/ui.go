@@ -47,6 +47,8 @@ type Facts interface {
 	Unasked() string
 	// Health returns one line for each part: ingest, log, detectors, workflows, store.
 	Health(ctx context.Context) []Health
+	// Checkpoint returns the latest one of the ledger.
+	Checkpoint(ctx context.Context) (ledger.Checkpoint, error)
 	// OpenEvidence returns a sealed artefact of an incident, after its hash was checked; the access is recorded.
 	OpenEvidence(ctx context.Context, by approval.Principal, incidentID, sha256 string) ([]byte, error)
 	// Changes returns a channel of changes that closes with the context. A slow reader misses changes, never blocks.

@@ -27,14 +27,21 @@ type Options struct {
 	Actor  ui.Actor
 	Events Events
 	// Planner computes what playbooks would do.
-	Planner Planner
-	Auth    *auth.Auth
-	Now     func() time.Time
+	Planner  Planner
+	Exporter Exporter
+	Auth     *auth.Auth
+	Now      func() time.Time
 }
 
 // Planner computes what a playbook would do in an incident, without doing it.
 type Planner interface {
 	PlanPlaybook(ctx context.Context, incidentID, playbook string) ([]PlannedStep, error)
+}
+
+// Exporter writes all that is known of an incident for strangers, who verify it without Tocsin.
+type Exporter interface {
+	// Export writes the bundle. It records who exported what. With redact it leaves out what agents said.
+	Export(ctx context.Context, by approval.Principal, incidentID string, redact bool, w io.Writer) error
 }
 
 // maxBody bounds the body of an API request, in bytes.
@@ -79,7 +86,9 @@ func Routes(mux *http.ServeMux, o Options) {
 	handle("POST /api/v1/rules/reload", approval.Lead, a.reload)
 	handle("GET /api/v1/findings", approval.Viewer, a.findings)
 	handle("GET /api/v1/ledger", approval.Viewer, a.ledger)
+	handle("GET /api/v1/ledger/checkpoint", approval.Viewer, a.checkpoint)
 	// What people and tools said in all sessions is for those who may change what is done about it.
+	mux.Handle("POST /api/v1/incidents/{id}/export", o.Auth.Require(approval.Lead, http.HandlerFunc(a.export)))
 	mux.Handle("GET /api/v1/events", o.Auth.Require(approval.Lead, http.HandlerFunc(a.events)))
 }
 
@@ -157,6 +166,10 @@ func (a *api) findings(_ http.ResponseWriter, r *http.Request) (any, error) {
 
 func (a *api) ledger(_ http.ResponseWriter, r *http.Request) (any, error) {
 	return a.Reader.Ledger(r.Context(), r.URL.Query().Get("subject"), listLimit)
+}
+
+func (a *api) checkpoint(_ http.ResponseWriter, r *http.Request) (any, error) {
+	return a.Facts.Checkpoint(r.Context())
 }
 
 // DecideBody is the body of a decision.

@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
@@ -62,7 +63,6 @@ type Anchor struct {
 // Anchored is how far an anchor has come.
 type Anchored struct {
 	Size int64 // records that are in the log
-	Lag  int64 // records that are in SQL and not yet in the log
 	Err  error // why it does not go on
 }
 
@@ -116,7 +116,10 @@ func (a *Anchor) open(ctx context.Context, batch uint) error {
 		cancel()
 		return fmt.Errorf("open anchor: %w", err)
 	}
-	a.batch, a.add, a.reader = batch, appender.Add, reader
+	a.batch, a.add = batch, appender.Add
+	if a.reader == nil { // every one reads the same files
+		a.reader = reader
+	}
 	a.close = func(ctx context.Context) error {
 		defer cancel()
 		return shutdown(ctx)
@@ -183,7 +186,6 @@ func (a *Anchor) follow(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		a.note(size, int64(len(rows)))
 		for _, r := range rows {
 			if err := Verify(r, prev); err != nil {
 				return err
@@ -194,7 +196,7 @@ func (a *Anchor) follow(ctx context.Context) error {
 			return err
 		}
 		size = prev.Seq
-		a.note(size, 0)
+		a.note(size)
 		if len(rows) < followBatch {
 			return nil
 		}
@@ -256,10 +258,10 @@ func (a *Anchor) append(ctx context.Context, rows []Record) error {
 	return nil
 }
 
-func (a *Anchor) note(size, lag int64) {
+func (a *Anchor) note(size int64) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.state.Size, a.state.Lag = size, lag
+	a.state.Size = size
 }
 
 // State says how far the anchor has come.
@@ -286,6 +288,26 @@ func (a *Anchor) Checkpoint(ctx context.Context) (Checkpoint, error) {
 	}
 	return OpenCheckpoint(text, a.key)
 }
+
+// Await returns the latest checkpoint once it is over a record.
+func (a *Anchor) Await(ctx context.Context, seq int64) (Checkpoint, error) {
+	ticker := time.NewTicker(awaitEvery)
+	defer ticker.Stop()
+	for {
+		cp, err := a.Checkpoint(ctx)
+		if err != nil || cp.Size >= seq {
+			return cp, err
+		}
+		select {
+		case <-ctx.Done():
+			return Checkpoint{}, fmt.Errorf("wait for the checkpoint of record %d: %w", seq, cmp.Or(a.State().Err, ctx.Err()))
+		case <-ticker.C:
+		}
+	}
+}
+
+// awaitEvery is how often the checkpoint is read by who waits for one.
+const awaitEvery = 100 * time.Millisecond
 
 // ReadCheckpoint reads the latest checkpoint from the directory of an anchor.
 func ReadCheckpoint(dir, key string) (Checkpoint, error) {

@@ -58,6 +58,11 @@ func (s *Store) Ledger(ctx context.Context, subject string, limit int) ([]ledger
 	return list[ledger.Record](ctx, s, "read ledger", `SELECT doc FROM ledger WHERE subject = ? ORDER BY seq LIMIT ?`, subject, limit)
 }
 
+// LedgerOfIncident returns the records about an incident, its requests and its leases, in order. Their ids begin with its own.
+func (s *Store) LedgerOfIncident(ctx context.Context, id string, limit int) ([]ledger.Record, error) {
+	return list[ledger.Record](ctx, s, "read ledger", `SELECT doc FROM ledger WHERE subject = ? OR (subject >= ? AND subject < ?) ORDER BY seq LIMIT ?`, id, id+"-R", id+"-S", limit)
+}
+
 // LedgerOf returns the latest records of a kind, newest first.
 func (s *Store) LedgerOf(ctx context.Context, kind string, limit int) ([]ledger.Record, error) {
 	return list[ledger.Record](ctx, s, "read ledger", `SELECT doc FROM ledger WHERE kind = ? ORDER BY seq DESC LIMIT ?`, kind, limit)
