@@ -15,7 +15,7 @@ import (
 )
 
 type ledgerCmd struct {
-	List       ledgerListCmd       `cmd:"" default:"1" help:"List the latest records, or those about one subject."`
+	List       ledgerListCmd       `cmd:"" default:"withargs" help:"List the latest records, or those about one subject."`
 	Checkpoint ledgerCheckpointCmd `cmd:"" help:"Print the latest checkpoint, to be kept where nobody who runs Tocsin can change it."`
 	Verify     ledgerVerifyCmd     `cmd:"" help:"Compute the whole ledger anew, offline, and name the first record that is not what it was."`
 }

@@ -70,6 +70,8 @@ func Routes(mux *http.ServeMux, o Options) {
 	handle("POST /api/v1/incidents/{id}/notice", approval.Responder, a.notice)
 	handle("POST /api/v1/incidents/{id}/close", approval.Lead, a.close)
 	handle("POST /api/v1/incidents/{id}/ask", approval.Responder, a.ask)
+	handle("GET /api/v1/incidents/{id}/drafts", approval.Viewer, a.drafts)
+	handle("POST /api/v1/incidents/{id}/drafts/{name}", approval.Responder, a.editDraft)
 	handle("GET /api/v1/approvals", approval.Viewer, a.approvals)
 	handle("POST /api/v1/approvals/{id}/decide", approval.Viewer, a.decide)
 	handle("POST /api/v1/leases/{id}/lift", approval.Lead, a.lift)

@@ -303,7 +303,7 @@ func (a *App) openDetectors(context.Context) error {
 	a.rules.detectors = a.detectors
 	a.events = &logReader{log: a.log, codec: a.codec, store: a.store, partitions: a.cfg.NATS.Partitions, now: a.now, busy: make(chan struct{}, 1)}
 	a.facts = &facts{rules: a.rules, store: a.store, anchor: a.anchor, log: a.log, workflows: a.workflows, vault: a.vault, gate: a.gate, governor: a.governor, detectors: a.detectors, hub: a.hub, sla: a.cfg.SLA, now: a.now}
-	a.control = &control{rules: a.rules, workflows: a.workflows, store: a.store, signer: a.signer, policies: a.policies, governor: a.governor, gate: a.gate, metrics: a.metrics, hub: a.hub, events: a.writer, logger: a.logger, now: a.now}
+	a.control = &control{rules: a.rules, vault: a.vault, workflows: a.workflows, store: a.store, signer: a.signer, policies: a.policies, governor: a.governor, gate: a.gate, metrics: a.metrics, hub: a.hub, events: a.writer, logger: a.logger, now: a.now}
 	return nil
 }
 

@@ -22,7 +22,8 @@ const (
 	KindStanding    = "standing"    // a decision taken in advance: proposed, signed, revoked
 	KindHalt        = "halt"        // people halted Tocsin's own responses, or let them go on
 	KindContainment = "containment" // an effect applied, verified, extended, lifted or reverted
-	KindEvidence    = "evidence"    // an artefact sealed
+	KindEvidence    = "evidence"    // artefacts sealed, opened or exported
+	KindDraft       = "draft"       // a person's edit of a draft
 	KindIncident    = "incident"    // a change of an incident's life cycle
 	KindSignIn      = "sign_in"     // a sign-in, or the refusal of one
 	KindRules       = "rules"       // a set of rules was loaded, or refused
