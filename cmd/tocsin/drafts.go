@@ -15,7 +15,6 @@ import (
 
 	"github.com/tocsin-dr/tocsin/internal/api"
 	"github.com/tocsin-dr/tocsin/internal/incident"
-	"github.com/tocsin-dr/tocsin/internal/store"
 )
 
 type draftsCmd struct {
@@ -122,7 +121,7 @@ func (c *draftsEditCmd) Run(ctx context.Context, std *stdio) error {
 	if err != nil {
 		return err
 	}
-	var d store.Draft
+	var d api.DraftVersion
 	path := "/api/v1/incidents/" + url.PathEscape(id) + "/drafts/" + url.PathEscape(c.Name)
 	if err := c.call(ctx, http.MethodPost, path, api.EditBody{Base: base.Version, Markdown: text}, &d); err != nil {
 		return err
