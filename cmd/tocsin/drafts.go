@@ -53,9 +53,9 @@ func (c *draftsShowCmd) Run(ctx context.Context, std *stdio) error {
 	case c.JSON:
 		return printJSON(std.out, d)
 	case c.Diff:
-		fmt.Fprint(std.out, incident.VisibleBlock(d.Diff, len(d.Diff)))
+		fmt.Fprint(std.out, incident.Plain(d.Diff))
 	default:
-		fmt.Fprint(std.out, incident.VisibleBlock(d.Markdown, len(d.Markdown)))
+		fmt.Fprint(std.out, incident.Plain(d.Markdown))
 	}
 	return nil
 }

@@ -68,3 +68,10 @@ func TestDiff(t *testing.T) {
 		t.Errorf("the difference is %q", got)
 	}
 }
+
+func TestPlain(t *testing.T) {
+	const text = "  - two  spaces\n\n\ttab \u202E hidden \x1b[1m escape"
+	if got, want := Plain(text), "  - two  spaces\n\n\ttab \\u{202E} hidden \\u{1B}[1m escape"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
