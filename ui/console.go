@@ -75,7 +75,7 @@ func New(o Options) *Console {
 		c.mux.Handle(pattern, c.require(approval.Viewer, h))
 	}
 	for pattern, h := range map[string]handler{
-		"POST /approvals/{id}/decide": c.decide, "POST /incidents/{id}/notice": c.notice, "POST /incidents/{id}/notes": c.note,
+		"POST /approvals/{id}/decide": c.decide, "POST /incidents/{id}/notice": c.notice, "POST /incidents/{id}/notes": c.note, "POST /incidents/{id}/drafts/{name}": c.editDraft,
 		"POST /agents/ask": c.ask,
 	} {
 		c.mux.Handle(pattern, c.require(approval.Responder, h))
@@ -106,8 +106,8 @@ func (c *Console) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // handler serves one page or form for a person who was authenticated.
 type handler func(w http.ResponseWriter, r *http.Request, by approval.Principal) error
 
-// maxForm is the most bytes of a form.
-const maxForm = 64 << 10
+// maxForm is the most bytes of a form. A draft may be most of it, each of its bytes as three.
+const maxForm = 256 << 10
 
 // require authenticates the sender and shows what went wrong, if something did.
 func (c *Console) require(role approval.Role, h handler) http.Handler {

@@ -8,6 +8,7 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -59,6 +60,10 @@ func (f *facts) Summary(context.Context, time.Duration) (measure.Summary, error)
 func (f *facts) Unasked() string                        { return f.unasked }
 func (f *facts) Halted(context.Context) (string, error) { return f.halted, nil }
 func (f *facts) Health(context.Context) []Health        { return f.health }
+func (f *facts) Checkpoint(context.Context) (ledger.Checkpoint, error) {
+	return ledger.Checkpoint{}, nil
+}
+
 func (f *facts) OpenEvidence(_ context.Context, _ approval.Principal, _, _ string) ([]byte, error) {
 	return []byte("<script>alert(1)</script>\n"), nil
 }
@@ -96,6 +101,10 @@ func (a *actor) Notice(_ context.Context, by approval.Principal, id string) erro
 
 func (a *actor) Note(_ context.Context, by approval.Principal, id, text string) error {
 	return a.note("note", by.ID, id, text)
+}
+
+func (a *actor) EditDraft(_ context.Context, by approval.Principal, id, name string, base int, markdown string) (store.Draft, error) {
+	return store.Draft{}, a.note("edit", by.ID, id, name, strconv.Itoa(base), markdown)
 }
 
 func (a *actor) Close(_ context.Context, by approval.Principal, id string, v incident.Verdict, reason string) error {
@@ -234,10 +243,11 @@ func (b *bench) fill(t *testing.T, say func(string) string) {
 	}}))
 	must(b.store.SaveTrack(ctx, incID, incident.Track{Name: "identity", Summary: say("The ingest credential is the agent's usual one."), Took: 12 * time.Millisecond, Facts: []incident.Fact{{Text: say("One instance, the same for 34 days.")}}}))
 	must(b.store.SaveTrack(ctx, incID, incident.Track{Name: "peers", Err: say("the peers' sessions could not be read in 5 s"), Took: 5 * time.Second}))
-	must(b.store.SaveDraft(ctx, store.Draft{
+	_, err := b.store.SaveDraft(ctx, store.Draft{
 		Incident: incID, Name: "post-mortem", SHA256: sum2, At: b.at("14:02:14.000"),
 		Markdown: say("# What happened\n\nAt 14:02:07 UTC billing-bot read an invoice [e1] and paid an account named in it [e2].\n\n## What is not known\n\nWhether the invoice was sent to others."),
-	}))
+	})
+	must(err)
 	for _, r := range []ledger.Record{
 		{At: b.at("14:02:09.000"), Kind: ledger.KindEvidence, Actor: "tocsin", Subject: incID, Body: json.RawMessage(`{"items":2}`)},
 		{At: b.at("14:02:12.000"), Kind: ledger.KindRequest, Actor: "playbook:stop-and-look", Subject: reqID},

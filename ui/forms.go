@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -61,6 +62,14 @@ func (c *Console) note(w http.ResponseWriter, r *http.Request, by approval.Princ
 	if err == nil {
 		err = c.o.Actor.Note(r.Context(), by, r.PathValue("id"), text)
 	}
+	return c.back(w, r, by, err)
+}
+
+// editDraft takes a person's version of a draft. Browsers send lines that end in a carriage return.
+func (c *Console) editDraft(w http.ResponseWriter, r *http.Request, by approval.Principal) error {
+	base, _ := strconv.Atoi(r.PostFormValue("base")) // what is no number is no version
+	text := strings.ReplaceAll(r.PostFormValue("markdown"), "\r\n", "\n")
+	_, err := c.o.Actor.EditDraft(r.Context(), by, r.PathValue("id"), r.PathValue("name"), base, text)
 	return c.back(w, r, by, err)
 }
 

@@ -54,7 +54,7 @@ type incidentData struct {
 	Left      int // entries that are not shown
 	Evidence  []incident.EvidenceItem
 	Tracks    []incident.Track
-	Drafts    []store.Draft
+	Drafts    []draft
 	Leases    []action.Lease
 	Questions []question // open ones
 	Last      *approval.Request
@@ -107,9 +107,11 @@ func (c *Console) gather(r *http.Request, by approval.Principal, now time.Time) 
 	if d.Tracks, err = read.Tracks(ctx, id); err != nil {
 		return nil, err
 	}
-	if d.Drafts, err = read.Drafts(ctx, id); err != nil {
+	versions, err := read.DraftVersions(ctx, id)
+	if err != nil {
 		return nil, err
 	}
+	d.Drafts = drafts(versions)
 	if d.Leases, err = read.IncidentLeases(ctx, id); err != nil {
 		return nil, err
 	}
@@ -127,6 +129,44 @@ func (c *Console) gather(r *http.Request, by approval.Principal, now time.Time) 
 		}
 	}
 	return d, nil
+}
+
+// draft is a document as people see it: the latest version of a person or, where nobody wrote one, of Tocsin.
+type draft struct {
+	store.Draft
+	Changed string // what this version changed
+	Newer   int    // version that Tocsin wrote since; 0 for none
+	Since   string // what that one says otherwise
+}
+
+// Editable reports whether the form can hold the whole text. What is longer is edited with the command line.
+func (d draft) Editable() bool { return len(d.Markdown) <= maxEdited }
+
+// maxEdited bounds a text that a form edits, in bytes.
+const maxEdited = 40_000
+
+// maxDiff bounds a difference that is shown, in characters.
+const maxDiff = 20000
+
+// drafts picks out of the versions what is shown.
+func drafts(versions []store.Draft) (out []draft) {
+	for _, v := range versions {
+		if n := len(out); n == 0 || out[n-1].Name != v.Name {
+			out = append(out, draft{Draft: v})
+			continue
+		}
+		d := &out[len(out)-1]
+		if v.Author == "" && d.Author != "" {
+			d.Newer, d.Since = v.Version, difference(d.Markdown, v.Markdown)
+			continue
+		}
+		*d = draft{Draft: v, Changed: difference(d.Markdown, v.Markdown)}
+	}
+	return out
+}
+
+func difference(before, after string) string {
+	return incident.VisibleBlock(incident.Diff(before, after), maxDiff)
 }
 
 // maxReasons bounds the findings that are explained in full, the gravest first.

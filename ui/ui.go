@@ -27,6 +27,7 @@ type Reader interface {
 	Evidence(ctx context.Context, incidentID string) ([]incident.EvidenceItem, error)
 	Tracks(ctx context.Context, incidentID string) ([]incident.Track, error)
 	Drafts(ctx context.Context, incidentID string) ([]store.Draft, error)
+	DraftVersions(ctx context.Context, incidentID string) ([]store.Draft, error)
 	Leases(ctx context.Context) ([]action.Lease, error)
 	Standings(ctx context.Context, limit int) ([]approval.Standing, error)
 	IncidentLeases(ctx context.Context, incidentID string) ([]action.Lease, error)
@@ -47,6 +48,8 @@ type Facts interface {
 	Unasked() string
 	// Health returns one line for each part: ingest, log, detectors, workflows, store.
 	Health(ctx context.Context) []Health
+	// Checkpoint returns the latest one of the ledger.
+	Checkpoint(ctx context.Context) (ledger.Checkpoint, error)
 	// OpenEvidence returns a sealed artefact of an incident, after its hash was checked; the access is recorded.
 	OpenEvidence(ctx context.Context, by approval.Principal, incidentID, sha256 string) ([]byte, error)
 	// Changes returns a channel of changes that closes with the context. A slow reader misses changes, never blocks.
@@ -75,6 +78,8 @@ type Actor interface {
 	Ask(ctx context.Context, by approval.Principal, incidentID string, target approval.Target, lease time.Duration, reason string) error
 	Notice(ctx context.Context, by approval.Principal, incidentID string) error
 	Note(ctx context.Context, by approval.Principal, incidentID, text string) error
+	// EditDraft adds a person's version of a draft, made on a version before. It takes nobody else's edit away.
+	EditDraft(ctx context.Context, by approval.Principal, incidentID, name string, base int, markdown string) (store.Draft, error)
 	Close(ctx context.Context, by approval.Principal, incidentID string, verdict incident.Verdict, reason string) error
 	// Lift ends a lease before its time; leads and above may.
 	Lift(ctx context.Context, by approval.Principal, leaseID, reason string) error

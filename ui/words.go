@@ -31,6 +31,7 @@ func words(urls map[string]string) template.FuncMap {
 		"quote":   func(v any) string { return incident.VisibleBlock(fmt.Sprint(v), blockLimit) },
 		"prose":   func(v any) string { return incident.VisibleBlock(prose(fmt.Sprint(v)), blockLimit) },
 		"text":    func(v any) string { return incident.VisibleBlock(fmt.Sprint(v), 40_000) },
+		"whole":   incident.Plain,
 		"segment": url.PathEscape,
 		"span":    span,
 		"stamp":   func(t time.Time) string { return t.UTC().Format("2 Jan 2006, 15:04:05 UTC") },

@@ -264,6 +264,7 @@ func (a *Activities) Publish(ctx context.Context, in RequestInput) error {
 	if err := a.Store.AddEntry(ctx, r.Incident, entry); err != nil {
 		return err
 	}
+	a.redraft(ctx, r.Incident)
 	a.Tell.Changed("request", r.ID)
 	if r.Decision != nil || r.State == approval.Expired {
 		a.Tell.Decided(r)
@@ -375,6 +376,7 @@ func (a *Activities) Verify(ctx context.Context, l action.Lease) (action.Lease, 
 	if err := a.Store.AddEntry(ctx, l.Incident, entry); err != nil {
 		return l, err
 	}
+	a.redraft(ctx, l.Incident)
 	a.Tell.Changed("lease", l.ID)
 	if !l.Verified.IsZero() {
 		a.Tell.Contained(l, l.Decided())
@@ -429,6 +431,7 @@ func (a *Activities) Revert(ctx context.Context, in RevertInput) error {
 	if err := a.Store.AddEntry(ctx, in.Lease.Incident, entry); err != nil {
 		return err
 	}
+	a.redraft(ctx, in.Lease.Incident)
 	a.Tell.Changed("lease", in.Lease.ID)
 	return nil
 }

@@ -2,6 +2,7 @@ package workflows
 
 import (
 	"context"
+	"encoding/json"
 	"strings"
 	"time"
 
@@ -9,6 +10,7 @@ import (
 
 	"github.com/tocsin-dr/tocsin/internal/event"
 	"github.com/tocsin-dr/tocsin/internal/incident"
+	"github.com/tocsin-dr/tocsin/internal/ledger"
 	"github.com/tocsin-dr/tocsin/internal/store"
 )
 
@@ -71,12 +73,42 @@ func (a *Activities) Draft(ctx context.Context, incidentID string) error {
 		if err != nil {
 			return err
 		}
-		if err := a.Store.SaveDraft(ctx, store.Draft{Incident: incidentID, Name: d.Name, Markdown: d.Markdown, SHA256: sum, At: now}); err != nil {
+		if _, err := a.Store.SaveDraft(ctx, store.Draft{Incident: incidentID, Name: d.Name, Markdown: d.Markdown, SHA256: sum, At: now}); err != nil {
 			return err
 		}
 	}
 	a.Tell.Changed("incident", incidentID)
 	return nil
+}
+
+// redraft brings the drafts that there are up to date. That it fails must hold up no decision and no effect: the next one tries again.
+func (a *Activities) redraft(ctx context.Context, incidentID string) {
+	drafts, err := a.Store.Drafts(ctx, incidentID)
+	if err == nil && len(drafts) > 0 {
+		err = a.Draft(ctx, incidentID)
+	}
+	if err != nil {
+		activity.GetLogger(ctx).Warn("the drafts are not up to date", "incident", incidentID, "error", err)
+	}
+}
+
+// maxCited bounds the records of the ledger that drafts can cite.
+const maxCited = 10000
+
+// records are the records of the ledger that drafts cite.
+func (a *Activities) records(ctx context.Context, id string) (out []incident.Record, err error) {
+	rows, err := a.Store.LedgerOfIncident(ctx, id, maxCited)
+	for _, r := range rows {
+		record := incident.Record{Seq: r.Seq, At: r.At, Kind: r.Kind, Actor: r.Actor, Subject: r.Subject, Hash: r.Hash}
+		var sealed []incident.EvidenceItem
+		if r.Kind == ledger.KindEvidence && json.Unmarshal(r.Body, &sealed) == nil { // what was opened and exported is no list
+			for _, i := range sealed {
+				record.Sealed = append(record.Sealed, i.SHA256, i.Name)
+			}
+		}
+		out = append(out, record)
+	}
+	return out, err
 }
 
 // caseFile reads all that is recorded of an incident.
@@ -97,6 +129,9 @@ func (a *Activities) caseFile(ctx context.Context, id string) (f incident.CaseFi
 	if f.Evidence, err = a.Store.Evidence(ctx, id); err != nil {
 		return f, err
 	}
-	f.Tracks, err = a.Store.Tracks(ctx, id)
+	if f.Tracks, err = a.Store.Tracks(ctx, id); err != nil {
+		return f, err
+	}
+	f.Records, err = a.records(ctx, id)
 	return f, err
 }

@@ -109,7 +109,7 @@ func demonstration(t *testing.T) []string {
 	for scanner := bufio.NewScanner(stderr); scanner.Scan(); {
 		said += scanner.Text() + "\n"
 		if strings.Contains(said, "Stop with Ctrl-C.") {
-			return append(env, spokenOf(t, said)...)
+			return append(env, append(spokenOf(t, said), "DATA="+filepath.Join(dir, "data"), "OUT="+dir)...)
 		}
 	}
 	t.Fatalf("the demonstration did not ask for a decision:\n%s", said)

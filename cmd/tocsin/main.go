@@ -35,6 +35,9 @@ type commands struct {
 	Standing  standingCmd  `cmd:"" help:"Decide in advance: propose, sign, list and revoke."`
 	Halt      haltCmd      `cmd:"" help:"Stop every effect of Tocsin's own that has not begun."`
 	Resume    resumeCmd    `cmd:"" help:"Let effects begin again."`
+	Drafts    draftsCmd    `cmd:"" help:"Show and edit the documents that are written about an incident."`
+	Evidence  evidenceCmd  `cmd:"" help:"Export an incident for strangers, and verify such a bundle offline."`
+	Ledger    ledgerCmd    `cmd:"" help:"List the ledger, print its latest checkpoint, verify all of it offline."`
 	Agents    agentsCmd    `cmd:"" help:"List agents and show what each taught."`
 	Baselines baselinesCmd `cmd:"" help:"List the stages of baselines, and freeze, rebase or roll back one."`
 	Gate      gateCmd      `cmd:"" help:"Ask the gate."`

@@ -27,14 +27,21 @@ type Options struct {
 	Actor  ui.Actor
 	Events Events
 	// Planner computes what playbooks would do.
-	Planner Planner
-	Auth    *auth.Auth
-	Now     func() time.Time
+	Planner  Planner
+	Exporter Exporter
+	Auth     *auth.Auth
+	Now      func() time.Time
 }
 
 // Planner computes what a playbook would do in an incident, without doing it.
 type Planner interface {
 	PlanPlaybook(ctx context.Context, incidentID, playbook string) ([]PlannedStep, error)
+}
+
+// Exporter writes all that is known of an incident for strangers, who verify it without Tocsin.
+type Exporter interface {
+	// Export writes the bundle. It records who exported what. With redact it leaves out what agents said.
+	Export(ctx context.Context, by approval.Principal, incidentID string, redact bool, w io.Writer) error
 }
 
 // maxBody bounds the body of an API request, in bytes.
@@ -63,6 +70,8 @@ func Routes(mux *http.ServeMux, o Options) {
 	handle("POST /api/v1/incidents/{id}/notice", approval.Responder, a.notice)
 	handle("POST /api/v1/incidents/{id}/close", approval.Lead, a.close)
 	handle("POST /api/v1/incidents/{id}/ask", approval.Responder, a.ask)
+	handle("GET /api/v1/incidents/{id}/drafts", approval.Viewer, a.drafts)
+	handle("POST /api/v1/incidents/{id}/drafts/{name}", approval.Responder, a.editDraft)
 	handle("GET /api/v1/approvals", approval.Viewer, a.approvals)
 	handle("POST /api/v1/approvals/{id}/decide", approval.Viewer, a.decide)
 	handle("POST /api/v1/leases/{id}/lift", approval.Lead, a.lift)
@@ -79,7 +88,9 @@ func Routes(mux *http.ServeMux, o Options) {
 	handle("POST /api/v1/rules/reload", approval.Lead, a.reload)
 	handle("GET /api/v1/findings", approval.Viewer, a.findings)
 	handle("GET /api/v1/ledger", approval.Viewer, a.ledger)
+	handle("GET /api/v1/ledger/checkpoint", approval.Viewer, a.checkpoint)
 	// What people and tools said in all sessions is for those who may change what is done about it.
+	mux.Handle("POST /api/v1/incidents/{id}/export", o.Auth.Require(approval.Lead, http.HandlerFunc(a.export)))
 	mux.Handle("GET /api/v1/events", o.Auth.Require(approval.Lead, http.HandlerFunc(a.events)))
 }
 
@@ -157,6 +168,10 @@ func (a *api) findings(_ http.ResponseWriter, r *http.Request) (any, error) {
 
 func (a *api) ledger(_ http.ResponseWriter, r *http.Request) (any, error) {
 	return a.Reader.Ledger(r.Context(), r.URL.Query().Get("subject"), listLimit)
+}
+
+func (a *api) checkpoint(_ http.ResponseWriter, r *http.Request) (any, error) {
+	return a.Facts.Checkpoint(r.Context())
 }
 
 // DecideBody is the body of a decision.

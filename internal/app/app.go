@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"net"
 	"net/http"
 	"os"
@@ -21,6 +22,7 @@ import (
 	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/worker"
 	"golang.org/x/sync/errgroup"
+	"k8s.io/klog/v2"
 
 	"github.com/tocsin-dr/tocsin/internal/action"
 	"github.com/tocsin-dr/tocsin/internal/approval"
@@ -29,6 +31,7 @@ import (
 	"github.com/tocsin-dr/tocsin/internal/evidence"
 	"github.com/tocsin-dr/tocsin/internal/gate"
 	"github.com/tocsin-dr/tocsin/internal/ingest"
+	"github.com/tocsin-dr/tocsin/internal/ledger"
 	"github.com/tocsin-dr/tocsin/internal/measure"
 	"github.com/tocsin-dr/tocsin/internal/pipeline"
 	"github.com/tocsin-dr/tocsin/internal/slack"
@@ -51,6 +54,7 @@ type App struct {
 
 	metrics   *measure.Metrics
 	store     *store.Store
+	anchor    *ledger.Anchor
 	vault     *evidence.Vault
 	log       *stream.Log
 	writer    *stream.Writer
@@ -95,7 +99,7 @@ func New(ctx context.Context, cfg Config, logger *slog.Logger) (a *App, err erro
 		return a, fmt.Errorf("make data directory: %w", err)
 	}
 	for _, start := range []func(context.Context) error{
-		a.lock, a.listen, a.openStores, a.loadDetections, a.openLog, a.openGate, a.openWorkflows, a.openAuth, a.openDetectors, a.openSlack,
+		a.lock, a.listen, a.openStores, a.openAnchor, a.loadDetections, a.openLog, a.openGate, a.openWorkflows, a.openAuth, a.openDetectors, a.openSlack,
 	} {
 		if err = start(ctx); err != nil {
 			return a, err
@@ -166,6 +170,31 @@ func (a *App) openStores(ctx context.Context) (err error) {
 		return err
 	}
 	a.onClose(a.vault.Close)
+	return nil
+}
+
+// checkpointEvery is how often a checkpoint of the ledger is signed at most.
+const checkpointEvery = time.Second
+
+// openAnchor opens the ledger's transparency log. It is on local files even where the ledger is in a shared database: each process
+// anchors what it sees, and their logs must be alike.
+func (a *App) openAnchor(ctx context.Context) error {
+	key, err := checkpointKey(a.cfg.Data)
+	if err != nil {
+		return err
+	}
+	klog.SetSlogLogger(slog.New(&atLeast{a.logger.Handler(), slog.LevelWarn})) // the log's library has no other way to tell
+	if a.anchor, err = ledger.OpenAnchor(ctx, LedgerLog(a.cfg.Data), key, a.store, checkpointEvery); err != nil {
+		return err
+	}
+	a.onClose(a.anchor.Close)
+	a.metrics.Ledger(func() float64 {
+		n, err := a.store.LedgerSize(context.Background())
+		if err != nil {
+			return math.NaN()
+		}
+		return float64(n - a.anchor.State().Size)
+	})
 	return nil
 }
 
@@ -273,8 +302,8 @@ func (a *App) openDetectors(context.Context) error {
 	}
 	a.rules.detectors = a.detectors
 	a.events = &logReader{log: a.log, codec: a.codec, store: a.store, partitions: a.cfg.NATS.Partitions, now: a.now, busy: make(chan struct{}, 1)}
-	a.facts = &facts{rules: a.rules, store: a.store, log: a.log, workflows: a.workflows, vault: a.vault, gate: a.gate, governor: a.governor, detectors: a.detectors, hub: a.hub, sla: a.cfg.SLA, now: a.now}
-	a.control = &control{rules: a.rules, workflows: a.workflows, store: a.store, signer: a.signer, policies: a.policies, governor: a.governor, gate: a.gate, metrics: a.metrics, hub: a.hub, events: a.writer, logger: a.logger, now: a.now}
+	a.facts = &facts{rules: a.rules, store: a.store, anchor: a.anchor, log: a.log, workflows: a.workflows, vault: a.vault, gate: a.gate, governor: a.governor, detectors: a.detectors, hub: a.hub, sla: a.cfg.SLA, now: a.now}
+	a.control = &control{rules: a.rules, vault: a.vault, workflows: a.workflows, store: a.store, signer: a.signer, policies: a.policies, governor: a.governor, gate: a.gate, metrics: a.metrics, hub: a.hub, events: a.writer, logger: a.logger, now: a.now}
 	return nil
 }
 
@@ -306,6 +335,10 @@ func (a *App) Run(ctx context.Context) error {
 	if a.slack != nil {
 		group.Go(func() error { return a.runSlack(ctx) })
 	}
+	group.Go(func() error {
+		a.anchor.Run(ctx, func(err error) { a.logger.Error("the ledger is not anchored", "error", err) })
+		return nil
+	})
 	a.serve(ctx, group)
 	if err := group.Wait(); err != nil && !errors.Is(err, context.Canceled) {
 		return err

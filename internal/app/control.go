@@ -16,6 +16,7 @@ import (
 	"github.com/tocsin-dr/tocsin/detect"
 	"github.com/tocsin-dr/tocsin/internal/approval"
 	"github.com/tocsin-dr/tocsin/internal/event"
+	"github.com/tocsin-dr/tocsin/internal/evidence"
 	"github.com/tocsin-dr/tocsin/internal/gate"
 	"github.com/tocsin-dr/tocsin/internal/incident"
 	"github.com/tocsin-dr/tocsin/internal/ledger"
@@ -30,6 +31,7 @@ type control struct {
 	rules     *rulebook
 	workflows client.Client
 	store     *store.Store
+	vault     *evidence.Vault
 	signer    *approval.Signer
 	policies  approval.Policies
 	governor  *governor
@@ -184,6 +186,9 @@ func (c *control) Notice(ctx context.Context, by approval.Principal, incidentID 
 		return nil
 	}
 	at := c.now().UTC()
+	if err := c.append(ctx, ledger.KindIncident, by.ID, i.ID, map[string]any{"noticed": at, "via": by.Via}); err != nil {
+		return err
+	}
 	err = c.workflows.SignalWorkflow(ctx, workflows.IncidentID(i.Key), "", workflows.SignalNotice, workflows.Notice{Incident: i.ID, By: by.ID, Via: by.Via, At: at})
 	if err != nil {
 		return fmt.Errorf("notice incident %s: %w", incidentID, err)

@@ -23,6 +23,7 @@ import (
 type facts struct {
 	rules     *rulebook
 	store     *store.Store
+	anchor    *ledger.Anchor
 	log       *stream.Log
 	workflows client.Client
 	vault     *evidence.Vault
@@ -125,7 +126,14 @@ func (f *facts) Health(ctx context.Context) []ui.Health {
 	}
 	n, err := f.store.VerifyLedger(ctx)
 	add("ledger", err, fmt.Sprintf("%d records, unbroken", n))
+	anchored := f.anchor.State()
+	add("ledger's anchor", anchored.Err, fmt.Sprintf("%d records in the log, %d wait", anchored.Size, max(n-anchored.Size, 0)))
 	return out
+}
+
+// Checkpoint implements ui.Facts.
+func (f *facts) Checkpoint(ctx context.Context) (ledger.Checkpoint, error) {
+	return f.anchor.Checkpoint(ctx)
 }
 
 // OpenEvidence implements ui.Facts. Opening evidence is a link of its chain of custody.

@@ -8,6 +8,9 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
+
+	"github.com/tocsin-dr/tocsin/internal/ledger"
 )
 
 // secret reads a file of random bytes in the data directory, or makes it.
@@ -50,6 +53,30 @@ func writeWhole(file string, data []byte) error {
 	}
 	return errors.Join(dir.Sync(), dir.Close())
 }
+
+// checkpointKey is the key that signs the ledger's checkpoints. Its public half stands beside it, for people to keep elsewhere.
+func checkpointKey(dir string) (ledger.Key, error) {
+	file := filepath.Join(dir, "ledger.key")
+	text, err := os.ReadFile(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		key, err := ledger.NewKey()
+		if err == nil {
+			err = errors.Join(writeWhole(PublicKey(dir), []byte(key.Public+"\n")), writeWhole(file, []byte(key.Private+"\n"+key.Public+"\n")))
+		}
+		return key, err
+	}
+	if err != nil {
+		return ledger.Key{}, fmt.Errorf("read checkpoint key: %w", err)
+	}
+	private, public, _ := strings.Cut(strings.TrimSpace(string(text)), "\n")
+	return ledger.Key{Private: private, Public: public}, nil
+}
+
+// PublicKey is the file of a data directory that holds the key which verifies the ledger's checkpoints.
+func PublicKey(dir string) string { return filepath.Join(dir, "ledger.pub") }
+
+// LedgerLog is the directory of a data directory that holds the ledger's transparency log.
+func LedgerLog(dir string) string { return filepath.Join(dir, "ledger") }
 
 // grantKey is the control plane's key, which signs grants.
 func grantKey(dir string) (ed25519.PrivateKey, error) {

@@ -3,6 +3,7 @@ package incident
 import (
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -16,6 +17,18 @@ type CaseFile struct {
 	Timeline []Entry
 	Evidence []EvidenceItem
 	Tracks   []Track
+	Records  []Record // of the ledger, in order
+}
+
+// Record is a row of the ledger that statements rest on.
+type Record struct {
+	Seq     int64
+	At      time.Time
+	Kind    string
+	Actor   string
+	Subject string
+	Hash    string
+	Sealed  []string // hashes and names of the artefacts that it says were sealed
 }
 
 // Triaged is a finding with its disposition.
@@ -30,33 +43,77 @@ type Document struct {
 	Markdown string
 }
 
-// Drafts writes the post-mortem, the internal notice and the customer notice. Each statement ends with the evidence it rests on,
-// as a number of the list at the end. What is not recorded is left as a blank for a human, never guessed.
+// Drafts writes the post-mortem, the timeline, the internal notice and the customer notice. Each statement ends with the evidence it
+// rests on, as a number of the list at the end, and with the records of the ledger that hold it, by their numbers. What is not
+// recorded is left as a blank for a human, never guessed.
 func Drafts(f CaseFile) []Document {
-	return []Document{{"post-mortem", postMortem(f)}, {"internal-notice", internalNotice(f)}, {"customer-notice", customerNotice(f)}}
+	return []Document{{"post-mortem", postMortem(f)}, {"timeline", timeline(f)}, {"internal-notice", internalNotice(f)}, {"customer-notice", customerNotice(f)}}
 }
 
 // cited collects the references of a document and numbers them.
 type cited struct {
-	b    strings.Builder
-	refs []string
+	f       CaseFile
+	b       strings.Builder
+	refs    []string
+	records map[int64]bool
 }
 
 // say writes one statement with its references. A statement without one is marked as resting on none.
-func (c *cited) say(text string, refs ...string) {
+func (c *cited) say(text string, refs ...string) { c.sayOf("", time.Time{}, text, refs...) }
+
+// sayOf writes one statement about what a record of a kind, written at about that time, holds.
+func (c *cited) sayOf(kind string, at time.Time, text string, refs ...string) {
 	c.b.WriteString(text)
-	n := 0
+	n, cites := 0, []int64{}
 	for _, r := range refs {
-		if r != "" {
-			fmt.Fprintf(&c.b, " [%d]", c.number(r))
-			n++
+		if r == "" {
+			continue
+		}
+		fmt.Fprintf(&c.b, " [%d]", c.number(r))
+		n++
+		if seq := c.record(kind, at, r); seq > 0 && !slices.Contains(cites, seq) {
+			cites = append(cites, seq)
 		}
 	}
 	if n == 0 {
 		c.b.WriteString(" [no evidence]")
 	}
+	for _, seq := range cites {
+		c.records[seq] = true
+		fmt.Fprintf(&c.b, " [ledger %d]", seq)
+	}
+	if len(cites) == 0 {
+		c.b.WriteString(" [no record]")
+	}
 	c.b.WriteString("\n")
 }
+
+// record returns the number of the record that a statement about a reference rests on: of those of its kind about it the one that was
+// written nearest to that time, or the one by which what the reference names was sealed. 0 is none.
+func (c *cited) record(kind string, at time.Time, ref string) int64 {
+	var best Record
+	for _, r := range c.f.Records {
+		if r.Subject == ref && (kind == "" || r.Kind == kind) && (best.Seq == 0 || r.At.Sub(at).Abs() < best.At.Sub(at).Abs()) {
+			best = r
+		}
+	}
+	if best.Seq > 0 || kind != "" && kind != "event" && kind != "finding" && kind != "evidence" {
+		return best.Seq
+	}
+	finding := slices.ContainsFunc(c.f.Findings, func(t Triaged) bool { return t.Finding.ID == ref })
+	track := slices.ContainsFunc(c.f.Tracks, func(t Track) bool { return t.Name == ref })
+	for _, r := range c.f.Records {
+		for _, name := range r.Sealed {
+			event := !finding && !track && ref != c.f.Incident.ID && strings.HasPrefix(name, "events")
+			if name == ref || name == "finding-"+ref+".json" || event {
+				return r.Seq
+			}
+		}
+	}
+	return 0
+}
+
+func newCited(f CaseFile) *cited { return &cited{f: f, records: make(map[int64]bool)} }
 
 func (c *cited) number(ref string) int {
 	for i, known := range c.refs {
@@ -77,6 +134,12 @@ func (c *cited) end(f CaseFile) string {
 	c.b.WriteString("\n## Evidence\n\n")
 	for i, r := range c.refs {
 		fmt.Fprintf(&c.b, "%d. %s\n", i+1, describeRef(r, f))
+	}
+	c.b.WriteString("\n## Ledger\n\n")
+	for _, r := range f.Records {
+		if c.records[r.Seq] {
+			fmt.Fprintf(&c.b, "- Record %d: %s by %s, %s, sha256 %s\n", r.Seq, markdown(r.Kind), markdown(r.Actor), stamp(r.At), code(r.Hash))
+		}
 	}
 	return c.b.String()
 }
@@ -101,7 +164,7 @@ func describeRef(ref string, f CaseFile) string {
 }
 
 func postMortem(f CaseFile) string {
-	c := &cited{}
+	c := newCited(f)
 	c.head("Post-mortem", f)
 	i := f.Incident
 	c.b.WriteString("## What happened\n\n")
@@ -117,10 +180,10 @@ func postMortem(f CaseFile) string {
 	if i.Times.Noticed.IsZero() {
 		c.say("- No human is recorded as aware yet.", firstFinding(f))
 	} else {
-		c.say(fmt.Sprintf("- %s became aware at %s: dwell time %s.", markdown(i.NoticedBy), stamp(i.Times.Noticed), i.Times.Noticed.Sub(i.Times.FirstBad).Round(time.Millisecond)), i.ID)
+		c.sayOf("incident", i.Times.Noticed, fmt.Sprintf("- %s became aware at %s: dwell time %s.", markdown(i.NoticedBy), stamp(i.Times.Noticed), i.Times.Noticed.Sub(i.Times.FirstBad).Round(time.Millisecond)), i.ID)
 	}
 	if !i.Times.Contained.IsZero() {
-		c.say(fmt.Sprintf("- Contained, verified by a probe, at %s: %s after the first bad event.", stamp(i.Times.Contained), i.Times.Contained.Sub(i.Times.FirstBad).Round(time.Millisecond)), refOf(f, "containment"))
+		c.sayOf("containment", i.Times.Contained, fmt.Sprintf("- Contained, verified by a probe, at %s: %s after the first bad event.", stamp(i.Times.Contained), i.Times.Contained.Sub(i.Times.FirstBad).Round(time.Millisecond)), refOf(f, "containment"))
 	}
 	c.b.WriteString("\n## Investigation\n\n")
 	for _, t := range f.Tracks {
@@ -134,33 +197,47 @@ func postMortem(f CaseFile) string {
 	c.b.WriteString("\n## Decisions and effects\n\n")
 	for _, e := range f.Timeline {
 		if e.Kind == "request" || e.Kind == "decision" || e.Kind == "containment" || e.Kind == "refusal" {
-			c.say(fmt.Sprintf("- %s, %s: %s", stamp(e.At), markdown(e.Actor), markdown(Visible(e.Text, 300))), e.Ref)
+			c.entry(e)
 		}
 	}
 	c.b.WriteString("\n## For a human to write\n\n- Root cause: ____\n- What will change so that it can't happen again: ____\n- Was the first-pass disposition right? ____\n")
 	return c.end(f)
 }
 
+// timeline tells all that is on the incident's timeline, without what agents said.
+func timeline(f CaseFile) string {
+	c := newCited(f)
+	c.head("Timeline", f)
+	for _, e := range f.Timeline {
+		c.entry(e)
+	}
+	return c.end(f)
+}
+
+func (c *cited) entry(e Entry) {
+	c.sayOf(e.Kind, e.At, fmt.Sprintf("- %s, %s: %s", stamp(e.At), markdown(e.Actor), markdown(Visible(e.Text, 300))), e.Ref)
+}
+
 func internalNotice(f CaseFile) string {
-	c := &cited{}
+	c := newCited(f)
 	c.head("Internal notice", f)
 	i := f.Incident
 	c.say(fmt.Sprintf("The agent %s raised %d findings of up to %s severity, the first at %s.", markdown(Visible(i.Agent.ID, 80)), len(f.Findings), i.Severity, stamp(i.Times.FirstBad)), firstFinding(f))
-	c.say(fmt.Sprintf("Its status is %s.", i.Status), i.ID)
+	c.say(fmt.Sprintf("Its status is %s.", i.Status), lastRef(f))
 	if ref := refOf(f, "containment"); ref != "" {
-		c.say("It was contained, and a probe at the gate proved it.", ref)
+		c.sayOf("containment", i.Times.Contained, "It was contained, and a probe at the gate proved it.", ref)
 	}
 	c.b.WriteString("\nWhat you need to do: ____\n")
 	return c.end(f)
 }
 
 func customerNotice(f CaseFile) string {
-	c := &cited{}
+	c := newCited(f)
 	c.head("Customer notice", f)
 	i := f.Incident
 	c.say(fmt.Sprintf("On %s one of our automated agents acted in a way that was not intended.", i.Times.FirstBad.UTC().Format("2 January 2006")), firstRef(f))
 	if ref := refOf(f, "containment"); ref != "" {
-		c.say("We stopped it, and verified that it was stopped.", ref)
+		c.sayOf("containment", i.Times.Contained, "We stopped it, and verified that it was stopped.", ref)
 	}
 	c.b.WriteString("\nWhich of your data or money was concerned: ____\n\nWhat we do for you: ____\n\nWhom to ask: ____\n")
 	return c.end(f)
@@ -184,6 +261,16 @@ func firstRef(f CaseFile) string {
 		return ""
 	}
 	return f.Findings[0].Finding.Events[0]
+}
+
+// lastRef returns what the last change of the incident's status was about.
+func lastRef(f CaseFile) string {
+	for _, r := range slices.Backward(f.Records) {
+		if r.Kind != "evidence" && r.Kind != "draft" && r.Kind != "refusal" {
+			return r.Subject
+		}
+	}
+	return f.Incident.ID
 }
 
 // refOf returns the reference of the first timeline entry of a kind.

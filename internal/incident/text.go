@@ -21,6 +21,19 @@ func Visible(text string, limit int) string { return cut(visible(text), 0, limit
 // VisibleBlock is Visible for a text of several lines: line breaks stay.
 func VisibleBlock(text string, limit int) string { return cut(visibleLines(text), 0, limit, "\n") }
 
+// Plain keeps a text as it is, spaces and line breaks included, but for characters that nobody sees: these stand as their code points.
+func Plain(text string) string {
+	var b strings.Builder
+	for _, r := range strings.ToValidUTF8(text, "\uFFFD") {
+		if r != '\n' && r != '\t' && event.Hidden(r) {
+			fmt.Fprintf(&b, `\u{%X}`, r)
+			continue
+		}
+		b.WriteRune(r)
+	}
+	return b.String()
+}
+
 // Quote returns hostile text as an entry quotes it, with its size in characters if it was cut.
 func Quote(text string, limit int) (quote string, size int) {
 	lines := visibleLines(text)

@@ -1,5 +1,6 @@
-// Package ledger chains the records of what happened, so that a changed, removed or reordered one is found. It computes and
-// checks the chain; storing the records is the store's work, and it has no network or clock.
+// Package ledger chains the records of what happened, so that a changed, removed or reordered one is found, and anchors them in a
+// transparency log on local files, whose signed checkpoints find it even where the whole chain was made anew. Storing the records is
+// the store's work, and it has no network.
 package ledger
 
 import (
@@ -21,7 +22,8 @@ const (
 	KindStanding    = "standing"    // a decision taken in advance: proposed, signed, revoked
 	KindHalt        = "halt"        // people halted Tocsin's own responses, or let them go on
 	KindContainment = "containment" // an effect applied, verified, extended, lifted or reverted
-	KindEvidence    = "evidence"    // an artefact sealed
+	KindEvidence    = "evidence"    // artefacts sealed, opened or exported
+	KindDraft       = "draft"       // a person's edit of a draft
 	KindIncident    = "incident"    // a change of an incident's life cycle
 	KindSignIn      = "sign_in"     // a sign-in, or the refusal of one
 	KindRules       = "rules"       // a set of rules was loaded, or refused
@@ -53,13 +55,23 @@ func Seal(r Record, seq int64, prev string) (Record, error) {
 		*text = strings.ToValidUTF8(*text, replacement)
 	}
 	r.Body = bytes.ToValidUTF8(r.Body, []byte(replacement))
-	text, err := json.Marshal(r)
+	text, err := r.Text()
 	if err != nil {
-		return Record{}, fmt.Errorf("seal record: %w", err)
+		return Record{}, err
 	}
 	sum := sha256.Sum256(text)
 	r.Hash = hex.EncodeToString(sum[:])
 	return r, nil
+}
+
+// Text is the record as its hash covers it: JSON without the hash.
+func (r Record) Text() ([]byte, error) {
+	r.Hash = ""
+	text, err := json.Marshal(r)
+	if err != nil {
+		return nil, fmt.Errorf("seal record: %w", err)
+	}
+	return text, nil
 }
 
 // Verify checks that a record follows the one before it and was not changed.

@@ -49,6 +49,11 @@ type Metrics struct {
 	slack          slackMetrics
 }
 
+// Ledger watches how many records are in the ledger and not yet in its transparency log.
+func (m *Metrics) Ledger(lag func() float64) {
+	m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "tocsin_ledger_lag_records", Help: "Records of the ledger that are not yet in its transparency log."}, lag))
+}
+
 // NewMetrics returns the metrics, registered and at zero.
 func NewMetrics() *Metrics {
 	m := &Metrics{registry: prometheus.NewRegistry(), rules: bounded{limit: maxRules, seen: make(map[string]bool)}}

@@ -28,6 +28,7 @@ func everyMetric(t *testing.T) *Metrics {
 	t.Helper()
 	m := NewMetrics()
 	m.Version("v0.0.0")
+	m.Ledger(func() float64 { return 3 })
 	m.Event("gen_ai", event.KindPrompt)
 	m.IngestItems("traces", 1, 2, 3)
 	m.IngestAnswer("traces", 415)

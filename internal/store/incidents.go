@@ -28,15 +28,6 @@ type Alert struct {
 	Disposition *incident.Disposition `json:"disposition,omitempty"`
 }
 
-// Draft is a document that Tocsin wrote and a human must approve before anybody outside sees it.
-type Draft struct {
-	Incident string    `json:"incident"`
-	Name     string    `json:"name"` // post-mortem, internal-notice, customer-notice
-	Markdown string    `json:"markdown"`
-	SHA256   string    `json:"sha256"`
-	At       time.Time `json:"at"`
-}
-
 // SaveAlert writes a finding, or replaces it by a later report of the same one.
 func (s *Store) SaveAlert(ctx context.Context, a Alert) error {
 	doc, err := encode(a)
@@ -277,21 +268,6 @@ func (s *Store) SaveTrack(ctx context.Context, incidentID string, t incident.Tra
 // Tracks returns an incident's tracks by name.
 func (s *Store) Tracks(ctx context.Context, incidentID string) ([]incident.Track, error) {
 	return list[incident.Track](ctx, s, "list tracks", `SELECT doc FROM tracks WHERE incident = ? ORDER BY name`, incidentID)
-}
-
-// SaveDraft writes a draft's latest text.
-func (s *Store) SaveDraft(ctx context.Context, d Draft) error {
-	doc, err := encode(d)
-	if err != nil {
-		return fmt.Errorf("save draft: %w", err)
-	}
-	return s.exec(ctx, s.db, "save draft", `INSERT INTO drafts (incident, name, doc) VALUES (?, ?, ?) ON CONFLICT (incident, name) DO UPDATE SET doc = excluded.doc`,
-		d.Incident, d.Name, doc)
-}
-
-// Drafts returns an incident's drafts by name.
-func (s *Store) Drafts(ctx context.Context, incidentID string) ([]Draft, error) {
-	return list[Draft](ctx, s, "list drafts", `SELECT doc FROM drafts WHERE incident = ? ORDER BY name`, incidentID)
 }
 
 // SaveLease writes a lease's state. Containment is durable: the gate loads its leases from here.

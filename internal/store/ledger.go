@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/tocsin-dr/tocsin/internal/ledger"
@@ -57,35 +58,76 @@ func (s *Store) Ledger(ctx context.Context, subject string, limit int) ([]ledger
 	return list[ledger.Record](ctx, s, "read ledger", `SELECT doc FROM ledger WHERE subject = ? ORDER BY seq LIMIT ?`, subject, limit)
 }
 
+// LedgerOfIncident returns the records about an incident, its requests and its leases, in order. Their ids begin with its own.
+func (s *Store) LedgerOfIncident(ctx context.Context, id string, limit int) ([]ledger.Record, error) {
+	return list[ledger.Record](ctx, s, "read ledger", `SELECT doc FROM ledger WHERE subject = ? OR (subject >= ? AND subject < ?) ORDER BY seq LIMIT ?`, id, id+"-R", id+"-S", limit)
+}
+
 // LedgerOf returns the latest records of a kind, newest first.
 func (s *Store) LedgerOf(ctx context.Context, kind string, limit int) ([]ledger.Record, error) {
 	return list[ledger.Record](ctx, s, "read ledger", `SELECT doc FROM ledger WHERE kind = ? ORDER BY seq DESC LIMIT ?`, kind, limit)
 }
 
-// VerifyLedger checks the whole chain and returns the number of records that it holds.
-func (s *Store) VerifyLedger(ctx context.Context) (n int64, err error) {
-	rows, err := s.db.QueryContext(ctx, `SELECT doc FROM ledger ORDER BY seq`)
+// LedgerAfter implements ledger.Rows.
+func (s *Store) LedgerAfter(ctx context.Context, seq int64, limit int) ([]ledger.Record, error) {
+	return list[ledger.Record](ctx, s, "read ledger", `SELECT doc FROM ledger WHERE seq > ? ORDER BY seq LIMIT ?`, seq, limit)
+}
+
+// LedgerSize returns the number of the last record.
+func (s *Store) LedgerSize(ctx context.Context) (n int64, err error) {
+	if err := s.db.QueryRowContext(ctx, `SELECT COALESCE(MAX(seq), 0) FROM ledger`).Scan(&n); err != nil {
+		return 0, fmt.Errorf("read ledger: %w", err)
+	}
+	return n, nil
+}
+
+// EachRecord calls take with each record of the ledger in order. A row whose columns are not those of its record is an error: it would
+// be found under another subject, or not at all.
+func (s *Store) EachRecord(ctx context.Context, take func(ledger.Record) error) error {
+	rows, err := s.db.QueryContext(ctx, `SELECT seq, COALESCE(key, ''), kind, subject, hash, doc FROM ledger ORDER BY seq`)
 	if err != nil {
-		return 0, fmt.Errorf("verify ledger: %w", err)
+		return fmt.Errorf("read ledger: %w", err)
 	}
 	defer rows.Close()
-	var prev ledger.Record
 	for rows.Next() {
 		var text []byte
-		var r ledger.Record
-		if err := rows.Scan(&text); err != nil {
-			return n, fmt.Errorf("verify ledger: %w", err)
+		var column, r ledger.Record
+		if err := rows.Scan(&column.Seq, &column.Key, &column.Kind, &column.Subject, &column.Hash, &text); err != nil {
+			return fmt.Errorf("read ledger: %w", err)
 		}
 		if err := json.Unmarshal(text, &r); err != nil {
-			return n, fmt.Errorf("verify ledger: record after %d: %w", prev.Seq, err)
+			return fmt.Errorf("read ledger: record %d: %w", column.Seq, err)
 		}
-		if err := ledger.Verify(r, prev); err != nil {
-			return n, err
+		if column.Seq != r.Seq || column.Hash != r.Hash || !stands(column.Key, r.Key) || !stands(column.Kind, r.Kind) || !stands(column.Subject, r.Subject) {
+			return fmt.Errorf("verify ledger: record %d was changed: the columns of its row are not the record's", column.Seq)
 		}
-		prev = r
-		n++
+		if err := take(r); err != nil {
+			return err
+		}
 	}
-	return n, rows.Err()
+	if err := rows.Err(); err != nil {
+		return fmt.Errorf("read ledger: %w", err)
+	}
+	return nil
+}
+
+// stands reports whether a column is that of a record's text. What was not UTF-8 is known by the hash of what it was, which is lost.
+func stands(column, text string) bool {
+	return column == storable([]any{text})[0] || strings.Contains(text, "\uFFFD") && strings.HasPrefix(column, "sha256:")
+}
+
+// VerifyLedger checks the whole chain and returns the number of records that it holds.
+func (s *Store) VerifyLedger(ctx context.Context) (n int64, err error) {
+	var prev ledger.Record
+	err = s.EachRecord(ctx, func(r ledger.Record) error {
+		err := ledger.Verify(r, prev)
+		prev = r
+		if err == nil {
+			n++
+		}
+		return err
+	})
+	return n, err
 }
 
 // SignIn is a signed-in person's session. Only the hash of its token is stored.

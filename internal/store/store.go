@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/url"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -53,6 +54,31 @@ func Open(ctx context.Context, url string) (*Store, error) {
 		return nil, fmt.Errorf("open store: %w", err)
 	}
 	return s, nil
+}
+
+// OpenToRead opens a database that is there, of a schema that is up to date, and changes nothing in it.
+func OpenToRead(ctx context.Context, at string) (*Store, error) {
+	s := &Store{postgres: strings.HasPrefix(at, "postgres://") || strings.HasPrefix(at, "postgresql://")}
+	driver, dsn := "sqlite", "file:"+pathEscapes.Replace(at)+"?mode=rw&_pragma=query_only(1)&_pragma=busy_timeout(10000)"
+	if s.postgres {
+		driver, dsn = "pgx", at
+	}
+	var err error
+	if s.db, err = sql.Open(driver, dsn); err != nil {
+		return nil, fmt.Errorf("open store: %w", err)
+	}
+	if err := s.Ping(ctx); err != nil {
+		return nil, fmt.Errorf("open store %s: %w", redacted(at), errors.Join(err, s.Close()))
+	}
+	return s, nil
+}
+
+// redacted is a database's URL without the password.
+func redacted(address string) string {
+	if u, err := url.Parse(address); err == nil {
+		return u.Redacted()
+	}
+	return "with a URL that can't be read"
 }
 
 // migrateTries is how often to migrate before giving up: a migration fails when another process makes the same one at that moment,

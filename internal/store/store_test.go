@@ -65,7 +65,7 @@ func TestPostgres(t *testing.T) {
 func suite(t *testing.T, place func(t *testing.T) string) {
 	for name, test := range map[string]func(t *testing.T, at string){
 		"Open": testOpen, "Alerts": testAlerts, "Incidents": testIncidents, "Requests": testRequests,
-		"Rows": testRows, "Leases": testLeases, "Standing": testStanding, "Halt": testHalt, "LedgerConcurrency": testLedgerConcurrency, "LedgerTampering": testLedgerTampering,
+		"Rows": testRows, "Drafts": testDrafts, "Leases": testLeases, "Standing": testStanding, "Halt": testHalt, "LedgerConcurrency": testLedgerConcurrency, "LedgerTampering": testLedgerTampering,
 		"LedgerKeys": testLedgerKeys, "SignIns": testSignIns, "HostileNames": testHostileNames, "AlertGroups": testAlertGroups,
 		"Inbox": testInbox, "Cards": testCards,
 	} {
@@ -206,18 +206,58 @@ func testRows(t *testing.T, at string) {
 	late.At = clock().Add(1)
 	item := incident.EvidenceItem{SHA256: "aa", Name: "events.jsonl", Size: 1 << 40, At: clock()}
 	track := incident.Track{Name: "data", Facts: []incident.Fact{{Text: "sent", Refs: []string{"e1"}, Suspicious: true}}, Took: time.Second}
-	draft := Draft{Incident: "INC-1", Name: "post-mortem", Markdown: "# ☃", At: clock()}
 	for range 2 {
 		must(t, errors.Join(
 			s.AddEntry(ctx, "INC-1", late), s.AddEntry(ctx, "INC-1", early), s.AddEvidence(ctx, "INC-1", item),
-			s.SaveTrack(ctx, "INC-1", track), s.SaveDraft(ctx, draft),
+			s.SaveTrack(ctx, "INC-1", track),
 		))
 	}
 	same(t, "timeline", []incident.Entry{early, late})(s.Timeline(ctx, "INC-1"))
 	same(t, "evidence", []incident.EvidenceItem{item})(s.Evidence(ctx, "INC-1"))
 	same(t, "tracks", []incident.Track{track})(s.Tracks(ctx, "INC-1"))
-	same(t, "drafts", []Draft{draft})(s.Drafts(ctx, "INC-1"))
 	same(t, "another incident's timeline", []incident.Entry(nil))(s.Timeline(ctx, "INC-2"))
+}
+
+// testDrafts: what Tocsin writes never takes the place of what a person wrote, and no person's edit is lost to another's.
+func testDrafts(t *testing.T, at string) {
+	s, ctx := open(t, at), t.Context()
+	steps := []struct {
+		author, text string
+		base         int
+		version      int // that is saved; 0 for a refusal
+		current      int // that people see
+	}{
+		{"", "a", 0, 1, 1},
+		{"", "a", 0, 1, 1}, // a retry
+		{"", "b", 0, 2, 2},
+		{"ada", "c", 3, 0, 2}, // no such version
+		{"ada", "c", 2, 3, 3},
+		{"ada", "c", 3, 3, 3}, // nothing changed
+		{"", "d", 0, 4, 3},
+		{"", "d", 0, 4, 3},
+		{"bob", "e", 2, 0, 3}, // ada edited it since
+		{"bob", "e", 4, 5, 5},
+		{"", "a", 0, 6, 5},
+	}
+	for i, step := range steps {
+		d, err := s.SaveDraft(ctx, Draft{Incident: "INC-1", Name: "post-mortem", Author: step.author, Base: step.base, Markdown: step.text, SHA256: "hash of " + step.text, At: clock()})
+		if (err != nil) != (step.version == 0) || err == nil && d.Version != step.version {
+			t.Fatalf("step %d gives version %d, %v, want %d", i, d.Version, err, step.version)
+		}
+		current, err := s.Drafts(ctx, "INC-1")
+		must(t, err)
+		if len(current) != 1 || current[0].Version != step.current {
+			t.Fatalf("after step %d people see %+v, want version %d", i, current, step.current)
+		}
+	}
+	if _, err := s.SaveDraft(ctx, Draft{Incident: "INC-1", Name: "post-mortem", Author: "eve", Base: 1}); !errors.Is(err, ErrEdited) {
+		t.Errorf("an edit of an old version gives %v, want ErrEdited", err)
+	}
+	versions, err := s.DraftVersions(ctx, "INC-1")
+	must(t, err)
+	if len(versions) != 6 || versions[2].Author != "ada" || versions[2].Base != 2 {
+		t.Errorf("versions %+v", versions)
+	}
 }
 
 func testLeases(t *testing.T, at string) {
