@@ -64,6 +64,8 @@ func Routes(mux *http.ServeMux, o Options) {
 	handle("POST /api/v1/incidents/{id}/close", approval.Lead, a.close)
 	handle("POST /api/v1/incidents/{id}/ask", approval.Responder, a.ask)
 	handle("GET /api/v1/approvals", approval.Viewer, a.approvals)
+	handle("GET /api/v1/approvals/{id}", approval.Viewer, a.approval)
+	handle("POST /api/v1/approvals/{id}/review", approval.Lead, a.review)
 	handle("POST /api/v1/approvals/{id}/decide", approval.Viewer, a.decide)
 	handle("POST /api/v1/leases/{id}/lift", approval.Lead, a.lift)
 	handle("GET /api/v1/incidents/{id}/plan", approval.Viewer, a.plan)

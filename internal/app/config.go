@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/tocsin-dr/tocsin/internal/approval"
+	"github.com/tocsin-dr/tocsin/internal/auth"
 	"github.com/tocsin-dr/tocsin/internal/event"
 	"github.com/tocsin-dr/tocsin/internal/ingest"
 	"github.com/tocsin-dr/tocsin/internal/strict"
@@ -26,6 +27,11 @@ type Config struct {
 		OTLPGRPC string `yaml:"otlp_grpc"`
 		Console  string `yaml:"console"` // console, API and /metrics
 	} `yaml:"listen"`
+	Console struct {
+		// URL is how browsers reach the console, as https://tocsin.example.org: security keys sign for it alone. Without it they sign
+		// for localhost.
+		URL string `yaml:"url"`
+	} `yaml:"console"`
 	TLS struct {
 		Cert string `yaml:"cert"`
 		Key  string `yaml:"key"`
@@ -201,6 +207,11 @@ func (c *Config) check() error {
 	}
 	if (c.TLS.Cert == "") != (c.TLS.Key == "") {
 		return bad("tls", "want both cert and key, or neither")
+	}
+	if c.Console.URL != "" {
+		if err := auth.CheckSite(c.Console.URL); err != nil {
+			return bad("console.url", "%s", err)
+		}
 	}
 	return c.checkExposure()
 }

@@ -33,11 +33,6 @@ type Keys interface {
 }
 
 const (
-	// MaxKeys is how many security keys a person may have.
-	MaxKeys = 5
-	// AboutKeys is what a proof is for that lets a person change their own security keys.
-	AboutKeys = "keys"
-
 	challengeLife = 2 * time.Minute
 	maxCeremonies = 10_000   // open challenges, of which a session has one
 	maxKeyBody    = 64 << 10 // bytes
@@ -106,7 +101,7 @@ func (o owner) WebAuthnCredentials() []webauthn.Credential { return o.all }
 func (a *Auth) owner(ctx context.Context, person string) (owner, error) {
 	o := owner{name: person}
 	var err error
-	if o.keys, err = a.o.Keys.SecurityKeys(ctx, person, MaxKeys); err != nil {
+	if o.keys, err = a.o.Keys.SecurityKeys(ctx, person, store.MaxKeys); err != nil {
 		return o, err
 	}
 	for _, k := range o.keys {
@@ -248,8 +243,8 @@ func (a *Auth) takes(session string, registers bool) (ceremony, error) {
 // mayAdd refuses a key too many, and one that no key before it vouches for.
 func (a *Auth) mayAdd(o owner, c caller) error {
 	switch {
-	case len(o.keys) >= MaxKeys:
-		return refuseKey("a person has at most %d security keys: remove one first", MaxKeys)
+	case len(o.keys) >= store.MaxKeys:
+		return refuseKey("a person has at most %d security keys: remove one first", store.MaxKeys)
 	case len(o.keys) > 0 && !a.proved(c):
 		return refuseKey("a further security key needs a proof by one that you have")
 	}
@@ -258,7 +253,7 @@ func (a *Auth) mayAdd(o owner, c caller) error {
 
 // proved reports whether the person showed, a moment ago and for this, a key that they have.
 func (a *Auth) proved(c caller) bool {
-	return c.ProvedFor == AboutKeys && !c.Proved.IsZero() && a.o.Now().Sub(c.Proved) <= approval.StepUpLife
+	return c.ProvedFor == store.AboutKeys && !c.Proved.IsZero() && a.o.Now().Sub(c.Proved) <= approval.StepUpLife
 }
 
 func (a *Auth) beginKey(r *http.Request, c caller) (any, error) {
@@ -345,7 +340,7 @@ func reason(err error) string {
 
 // about checks what a proof is to be for: one's own keys, or the digest of a plan.
 func about(text string) error {
-	if digest, err := hex.DecodeString(text); text != AboutKeys && (err != nil || len(digest) != sha256.Size) {
+	if digest, err := hex.DecodeString(text); text != store.AboutKeys && (err != nil || len(digest) != sha256.Size) {
 		return refuseKey("a proof is for a plan's digest, or for your keys")
 	}
 	return nil

@@ -11,6 +11,7 @@ import (
 	"github.com/descope/virtualwebauthn"
 
 	"github.com/tocsin-dr/tocsin/internal/approval"
+	"github.com/tocsin-dr/tocsin/internal/store"
 )
 
 // desk is a person at a browser with a security key.
@@ -148,19 +149,19 @@ func TestProofRefused(t *testing.T) {
 		}, "proves nothing"},
 		{"counter regression", func(d *desk) (int, string) {
 			d.key.Counter = 10
-			d.must(d.prove(AboutKeys))
+			d.must(d.prove(store.AboutKeys))
 			d.key.Counter = 4
 			return d.prove(plan)
 		}, "went back"},
 		{"counter that stands still", func(d *desk) (int, string) {
-			d.must(d.prove(AboutKeys))
+			d.must(d.prove(store.AboutKeys))
 			d.key.Counter--
 			return d.prove(plan)
 		}, "went back"},
 		{"replayed answer", func(d *desk) (int, string) {
-			answer := d.challenge(AboutKeys)
-			d.must(d.post("/keys/prove/finish", keyBody{For: AboutKeys, Credential: answer}))
-			return d.post("/keys/prove/finish", keyBody{For: AboutKeys, Credential: answer})
+			answer := d.challenge(store.AboutKeys)
+			d.must(d.post("/keys/prove/finish", keyBody{For: store.AboutKeys, Credential: answer}))
+			return d.post("/keys/prove/finish", keyBody{For: store.AboutKeys, Credential: answer})
 		}, "no open challenge"},
 		{"answer to a challenge before", func(d *desk) (int, string) {
 			answer := d.challenge(plan)
@@ -189,7 +190,7 @@ func TestProofRefused(t *testing.T) {
 		}, "older than"},
 		{"a registration's challenge", func(d *desk) (int, string) {
 			answer := d.challenge(plan)
-			d.must(d.prove(AboutKeys))
+			d.must(d.prove(store.AboutKeys))
 			d.must(d.post("/keys/register/begin", keyBody{Name: "red"}))
 			return d.post("/keys/prove/finish", keyBody{For: plan, Credential: answer})
 		}, "no open challenge"},
@@ -200,7 +201,7 @@ func TestProofRefused(t *testing.T) {
 		}, "can't be read"},
 		{"a key that was removed meanwhile", func(d *desk) (int, string) {
 			answer := d.challenge(plan)
-			keys, err := d.o.Keys.SecurityKeys(d.Context(), "ana", MaxKeys)
+			keys, err := d.o.Keys.SecurityKeys(d.Context(), "ana", store.MaxKeys)
 			if err != nil {
 				d.Fatal(err)
 			}
@@ -264,9 +265,9 @@ func TestFurtherKeys(t *testing.T) {
 	if status, _ := d.post("/keys/register/begin", keyBody{Name: "red"}); status != http.StatusForbidden {
 		t.Error("a proof for a plan let a further key in")
 	}
-	d.must(d.prove(AboutKeys))
+	d.must(d.prove(store.AboutKeys))
 	first = d.key
-	for n := 1; n < MaxKeys; n++ {
+	for n := 1; n < store.MaxKeys; n++ {
 		d.newKey()
 		d.must(d.register("red"))
 	}
@@ -275,7 +276,7 @@ func TestFurtherKeys(t *testing.T) {
 		t.Errorf("a key too many: %d %s", status, body)
 	}
 	keys, err := b.o.Keys.SecurityKeys(t.Context(), "ana", 100)
-	if err != nil || len(keys) != MaxKeys {
+	if err != nil || len(keys) != store.MaxKeys {
 		t.Fatalf("%d keys: %v", len(keys), err)
 	}
 	trusted := 0
@@ -292,7 +293,7 @@ func TestFurtherKeys(t *testing.T) {
 		t.Errorf("an old proof removed a key: %s", status)
 	}
 	d.key = first
-	d.must(d.prove(AboutKeys))
+	d.must(d.prove(store.AboutKeys))
 	if status := d.remove(keys[0].ID); status != "/keys" || d.recordedOf("removed a key of ana") != 1 {
 		t.Errorf("removed: %s %q", status, d.recorded)
 	}

@@ -254,6 +254,7 @@ func refusals() []string {
 	return []string{
 		approval.RefusedRequester, approval.RefusedAgent, approval.RefusedDigest, approval.RefusedLate, approval.RefusedDecided,
 		approval.RefusedRole, approval.RefusedReason, approval.RefusedGrant, approval.RefusedWaiting, approval.RefusedUnknown,
+		approval.RefusedExcluded, approval.RefusedStepUp, approval.RefusedHalted, approval.RefusedLimit,
 	}
 }
 

@@ -46,7 +46,7 @@ func everyMetric(t *testing.T) *Metrics {
 	m.Notice(time.Minute)
 	m.Watch(func(context.Context) (Summary, error) {
 		half := time.Hour
-		return Summary{Dwell: Dwell{P50: &half}, Coverage: Coverage{Known: true}, NextDeadline: clock()}, nil
+		return Summary{Dwell: Dwell{P50: &half}, Coverage: Coverage{Known: true}, Deciding: Deciding{Known: true, MedianLook: &half}, NextDeadline: clock()}, nil
 	}, clock)
 	return m
 }
@@ -115,7 +115,7 @@ func TestLabelsAreBounded(t *testing.T) {
 	}
 	for name, want := range map[string]int{
 		"tocsin_events_total": 1, "tocsin_ingest_items_total": 15, "tocsin_ingest_requests_total": 36, "tocsin_findings_total": maxRules + 1,
-		"tocsin_rule_errors_total": maxRules + 1, "tocsin_refusals_total": 11, "tocsin_gate_checks_total": 3,
+		"tocsin_rule_errors_total": maxRules + 1, "tocsin_refusals_total": 15, "tocsin_gate_checks_total": 3,
 	} {
 		if got[name] != want {
 			t.Errorf("%s has %d series, want %d", name, got[name], want)

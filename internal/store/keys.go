@@ -22,6 +22,12 @@ type SecurityKey struct {
 	Record    json.RawMessage `json:"record"` // the credential, as the WebAuthn library writes it
 }
 
+// MaxKeys is how many security keys a person may have, and AboutKeys what a proof is for that lets them change these.
+const (
+	MaxKeys   = 5
+	AboutKeys = "keys"
+)
+
 // ErrKeys says that a person's security keys changed meanwhile.
 var ErrKeys = errors.New("the security keys changed meanwhile")
 
