@@ -93,6 +93,49 @@ func TestSlackStory(t *testing.T) {
 	}
 }
 
+// TestSlackQuorum is a containment that a policy asks two people for, one in Slack and one at the API: the card counts them, and nothing
+// is done before the second.
+func TestSlackQuorum(t *testing.T) {
+	fake := slackfake.New(t)
+	fake.AddUser(sdk.User{ID: "U0ANA"})
+	cfg := configured(t)
+	cfg.Policies.File = filepath.Join(t.TempDir(), "policies.yaml")
+	if err := os.WriteFile(cfg.Policies.File, []byte("policies:\n  - {classes: [contain], need: 2, from: [role:responder]}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	h, _ := start(t, withSlack(t, cfg, slack.ModeSocket, fake))
+	h.until("a socket", func() bool { return fake.Sockets() > 0 })
+	requests, session := hijacked(t, 7)
+	h.send(requests...)
+	r := h.asked(session)
+	card := h.card(fake, r)
+	if !bytes.Contains(card.Blocks, []byte("U0ANA")) {
+		t.Errorf("the card mentions nobody who is asked: %s", card.Blocks)
+	}
+	view := h.opened(fake, card, "U0ANA")
+	if err := fake.Submit(view, map[string]string{"decision": "approve", "reason": "not what the user asked for"}); err != nil {
+		t.Fatal(err)
+	}
+	h.until("the card to count the first", func() bool {
+		return bytes.Contains(h.card(fake, r).Blocks, []byte("1 of 2 approvals: ana."))
+	})
+	if h.denies(r) || h.request(r.ID).State != approval.Pending {
+		t.Error("one approval of two was enough")
+	}
+	again := h.opened(fake, h.card(fake, r), "U0ANA")
+	if bytes.Contains(again.Body, []byte(`"value":"approve"`)) {
+		t.Errorf("who approved is offered to approve again: %s", again.Body)
+	}
+	if status, answer := h.decide("bob", r, r.Digest); status != http.StatusOK {
+		t.Fatalf("the second approval was answered with %d %s", status, answer)
+	}
+	h.until("the containment", func() bool {
+		i, err := h.store.Incident(t.Context(), r.Incident)
+		return err == nil && i.Status == incident.Contained && h.denies(r)
+	})
+	h.until("the card to name both", func() bool { return bytes.Contains(h.card(fake, r).Blocks, []byte("Approved by ana, bob")) })
+}
+
 // card waits for an incident's card.
 func (h *running) card(fake *slackfake.Fake, r approval.Request) (m slackfake.Message) {
 	h.Helper()

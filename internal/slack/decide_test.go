@@ -525,6 +525,21 @@ func TestTicketRanOut(t *testing.T) {
 	h.wantShown("the answer", all[0].Blocks, "Press the button again")
 }
 
+// An outcome that comes while its sender gives up waiting is not lost.
+func TestOutcomeInTheLastMoment(t *testing.T) {
+	h := open(t)
+	waits := h.slack.hopeFor("id")
+	if !h.slack.fulfil("id", h.slack.outcome("Recorded.", "")) {
+		t.Fatal("nobody waited")
+	}
+	if _, told := h.slack.settle("id", waits); !told {
+		t.Error("the outcome is lost")
+	}
+	if h.slack.fulfil("id", h.slack.outcome("Recorded.", "")) {
+		t.Error("somebody still waits")
+	}
+}
+
 // A click before Slack said who Tocsin is waits until it did.
 func TestUnknownSelf(t *testing.T) {
 	h := open(t, func(h *house) { h.fake.Fail("auth.test", slackfake.Fault{Status: 500}) })

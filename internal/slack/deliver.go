@@ -1,6 +1,7 @@
 package slack
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
@@ -120,6 +121,10 @@ func (s *Slack) bring(ctx context.Context, id string, quiet bool) error {
 	if !found {
 		p = posted{Incident: id, Team: s.o.Team, Channel: s.o.Channel}
 	}
+	before, err := json.Marshal(p)
+	if err != nil {
+		return fmt.Errorf("encode card: %w", err)
+	}
 	asks := slices.ContainsFunc(f.all, func(q question) bool { return q.stage.open() })
 	if p.Channel != s.o.Channel { // the configuration names another channel by now
 		p = posted{Incident: id, Team: s.o.Team, Channel: s.o.Channel, Notes: p.Notes}
@@ -142,7 +147,11 @@ func (s *Slack) bring(ctx context.Context, id string, quiet bool) error {
 	if err := s.tellNotes(ctx, &p, f, quiet); err != nil {
 		return err
 	}
-	return s.save(ctx, p, f.incident.Status != incident.Closed)
+	closed := f.incident.Status == incident.Closed
+	if after, err := json.Marshal(p); err != nil || bytes.Equal(after, before) && !closed {
+		return err // nothing to write, as for most cards at most times
+	}
+	return s.save(ctx, p, !closed)
 }
 
 func (s *Slack) save(ctx context.Context, p posted, open bool) error {

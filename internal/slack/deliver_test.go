@@ -203,7 +203,7 @@ func TestEffect(t *testing.T) {
 	step("applied", "the effect is not proved yet")
 	lease.Verified, lease.Effective, lease.Lag = h.time.Now().Add(2*time.Second), h.time.Now().Add(5*time.Minute), "tokens that were handed out stay good"
 	step("contained", "Contained · high", "a probe saw the effect 2.0 s after the decision", "What it had is still effective until 2026-11-26 14:05:00 UTC: tokens that were handed out stay good")
-	h.time.move(61 * time.Minute)
+	h.time.move(63 * time.Minute)
 	step("overdue", "NOT undone")
 	lease.Lifted, lease.LiftedBy = h.time.Now(), "its end"
 	step("reverted", "Containment ended", "by its end")

@@ -106,7 +106,7 @@ func (s *Slack) accept(ctx context.Context, body []byte) (reply any, err error) 
 	case <-timer.C:
 	case <-ctx.Done():
 	}
-	if view, late := s.settle(id); late {
+	if view, late := s.settle(id, h); late {
 		return sdk.NewUpdateViewSubmissionResponse(&view), nil
 	}
 	view := recording()
@@ -122,14 +122,10 @@ func (s *Slack) hopeFor(id string) *hope {
 }
 
 // settle ends a hope and returns what it was told in the last moment.
-func (s *Slack) settle(id string) (view sdk.ModalViewRequest, told bool) {
+func (s *Slack) settle(id string, h *hope) (view sdk.ModalViewRequest, told bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	h := s.hopes[id]
 	delete(s.hopes, id)
-	if h == nil {
-		return view, false
-	}
 	select {
 	case view = <-h.told:
 		return view, true

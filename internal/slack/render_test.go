@@ -139,7 +139,7 @@ func stages() []stageCase {
 	})
 	add(overdue, func(_ *incident.Incident, q *question) {
 		approve(q)
-		q.lease = lease(func(l *action.Lease) { l.Verified, l.Ends = l.Applied, noon })
+		q.lease = lease(func(l *action.Lease) { l.Verified, l.Ends = l.Applied, noon.Add(-undoGrace) })
 	})
 	add(denied, func(_ *incident.Incident, q *question) { d := yes; d.Verb = approval.Deny; q.Answer(d) })
 	add(expired, func(_ *incident.Incident, q *question) { q.State = approval.Expired })

@@ -41,6 +41,9 @@ type question struct {
 	level  int
 }
 
+// undoGrace is how long the undo of an effect may take after its end.
+const undoGrace = 2 * time.Minute
+
 // judge finds the stage of a question. Only what the store holds decides.
 func judge(q *question, i incident.Incident, now time.Time) {
 	q.level = max(q.Level(now), min(q.Rung, len(q.Terms.Ladder)))
@@ -68,7 +71,7 @@ func judge(q *question, i incident.Incident, now time.Time) {
 		q.stage = failed
 	case !l.Lifted.IsZero():
 		q.stage = reverted
-	case !now.Before(l.Ends):
+	case !now.Before(l.Ends.Add(undoGrace)):
 		q.stage = overdue
 	case !l.Verified.IsZero():
 		q.stage = contained
