@@ -12,6 +12,7 @@ import (
 type ActionOptions struct {
 	RevokeToken   *action.RevokeTokenOptions   `yaml:"revoke_token"`
 	NotifyWebhook *action.NotifyWebhookOptions `yaml:"notify_webhook"`
+	CAEP          *action.CAEPOptions          `yaml:"caep"`
 }
 
 // check names the first key that can't be right.
@@ -22,6 +23,7 @@ func (o *ActionOptions) check() error {
 	}{
 		{"revoke_token", checkOf(o.RevokeToken)},
 		{"notify_webhook", checkOf(o.NotifyWebhook)},
+		{"caep", checkOf(o.CAEP)},
 	} {
 		err := section.check()
 		if option := (*action.BadOption)(nil); errors.As(err, &option) {
@@ -53,6 +55,9 @@ func (o *ActionOptions) ship(gate action.Enforcer, now func() time.Time) []actio
 	}
 	if o.NotifyWebhook != nil {
 		out = append(out, action.NewNotifyWebhook(*o.NotifyWebhook, now))
+	}
+	if o.CAEP != nil {
+		out = append(out, action.NewSessionRevoked(*o.CAEP, now), action.NewRiskChange(*o.CAEP, now))
 	}
 	return out
 }
