@@ -76,8 +76,8 @@ type App struct {
 	// AdminPassword is set when the configuration names nobody who can sign in: the password of the user admin.
 	AdminPassword string
 	// Addresses are where the listeners are bound, once New returned.
-	Addresses struct{ OTLPHTTP, OTLPGRPC, Console string }
-	listeners struct{ otlpHTTP, otlpGRPC, console net.Listener }
+	Addresses struct{ OTLPHTTP, OTLPGRPC, Console, ExtAuthz string }
+	listeners struct{ otlpHTTP, otlpGRPC, console, extAuthz net.Listener }
 }
 
 // New starts or connects every part, in the order of their dependencies. On an error it stops what it started.
@@ -137,7 +137,11 @@ func (a *App) listen(context.Context) error {
 		{a.cfg.Listen.OTLPHTTP, &a.listeners.otlpHTTP, &a.Addresses.OTLPHTTP},
 		{a.cfg.Listen.OTLPGRPC, &a.listeners.otlpGRPC, &a.Addresses.OTLPGRPC},
 		{a.cfg.Listen.Console, &a.listeners.console, &a.Addresses.Console},
+		{a.cfg.Listen.ExtAuthz, &a.listeners.extAuthz, &a.Addresses.ExtAuthz},
 	} {
+		if l.address == "" {
+			continue // off
+		}
 		listener, err := net.Listen("tcp", l.address)
 		if err != nil {
 			return fmt.Errorf("listen: %w (is another Tocsin or collector running? set listen in the configuration)", err)

@@ -14,6 +14,7 @@ import (
 
 	"github.com/tocsin-dr/tocsin/internal/approval"
 	"github.com/tocsin-dr/tocsin/internal/event"
+	"github.com/tocsin-dr/tocsin/internal/gate"
 	"github.com/tocsin-dr/tocsin/internal/ingest"
 	"github.com/tocsin-dr/tocsin/internal/strict"
 )
@@ -25,7 +26,8 @@ type Config struct {
 	Listen struct {
 		OTLPHTTP string `yaml:"otlp_http"` // OTLP over HTTP, JSON events and the gate
 		OTLPGRPC string `yaml:"otlp_grpc"`
-		Console  string `yaml:"console"` // console, API and /metrics
+		Console  string `yaml:"console"`   // console, API and /metrics
+		ExtAuthz string `yaml:"ext_authz"` // the gate for Envoy, over gRPC; empty: off
 	} `yaml:"listen"`
 	TLS struct {
 		Cert string `yaml:"cert"`
@@ -81,6 +83,8 @@ type Config struct {
 		Classes map[string]string `yaml:"classes"`
 		// Tools are the effects (read, write, egress, exec) of tools whose names don't tell them: what read-only lets pass.
 		Tools map[string]event.Effect `yaml:"tools"`
+		// ExtAuthz is how requests at Envoy name their agent, session and tool.
+		ExtAuthz gate.ExtAuthzOptions `yaml:"ext_authz"`
 	} `yaml:"gate"`
 	// Tokens authenticate senders of telemetry and askers of the gate. Without any, both are open to whoever reaches them.
 	Tokens []Token     `yaml:"tokens"`
@@ -256,8 +260,12 @@ func (c *Config) checkExposure() error {
 	}{
 		{"listen.otlp_http", c.Listen.OTLPHTTP, len(c.Tokens) > 0, "tokens"},
 		{"listen.otlp_grpc", c.Listen.OTLPGRPC, len(c.Tokens) > 0, "tokens"},
+		{"listen.ext_authz", c.Listen.ExtAuthz, len(c.Tokens) > 0, "tokens"},
 		{"listen.console", c.Listen.Console, len(c.Users) > 0 || c.OIDC != nil, "users or oidc"},
 	} {
+		if l.address == "" {
+			continue // off
+		}
 		host, _, err := net.SplitHostPort(l.address)
 		if err != nil {
 			return bad(l.field, "%s", err)

@@ -45,6 +45,7 @@ listen:
     otlp_http: 127.0.0.1:4318
     otlp_grpc: 127.0.0.1:4317
     console: 127.0.0.1:8700
+    ext_authz: ""
 nats:
     url: ""
     credentials: ""
@@ -99,6 +100,7 @@ func TestConfigRefuses(t *testing.T) {
 		{"no port", "listen: {console: localhost}", "listen.console: address localhost: missing port"},
 		{"every interface", "listen: {otlp_http: ':4318'}", "listen.otlp_http: :4318 can be reached from other machines; set tls (cert and key, or proxy) and tokens first"},
 		{"every interface of IPv6", "listen: {otlp_grpc: '[::]:4317'}", "listen.otlp_grpc: [::]:4317 can be reached"},
+		{"the gate for Envoy", tls + "listen: {ext_authz: ':9191'}", "listen.ext_authz: :9191 can be reached from other machines; set tls (cert and key, or proxy) and tokens first"},
 		{"a name", "listen: {console: 'tocsin.example:80'}", "listen.console: tocsin.example:80 can be reached from other machines; set tls (cert and key, or proxy) and users or oidc first"},
 		{"authentication without TLS", tokens + "listen: {otlp_http: '0.0.0.0:1'}", "listen.otlp_http: 0.0.0.0:1 can be reached"},
 		{"TLS without authentication", tls + "listen: {otlp_http: '0.0.0.0:1'}", "listen.otlp_http: 0.0.0.0:1 can be reached"},

@@ -22,6 +22,7 @@ import (
 	"github.com/tocsin-dr/tocsin/internal/api"
 	"github.com/tocsin-dr/tocsin/internal/approval"
 	"github.com/tocsin-dr/tocsin/internal/auth"
+	"github.com/tocsin-dr/tocsin/internal/gate"
 	"github.com/tocsin-dr/tocsin/internal/ingest"
 	"github.com/tocsin-dr/tocsin/internal/slack"
 	"github.com/tocsin-dr/tocsin/ui"
@@ -36,7 +37,7 @@ const maxGRPC = 8 << 20
 // maxStreams bounds the calls that one gRPC connection has under way, each of which holds a message of up to maxGRPC.
 const maxStreams = 64
 
-// serve starts the three listeners in the group.
+// serve starts the listeners in the group.
 func (a *App) serve(ctx context.Context, group *errgroup.Group) {
 	receiver := ingest.NewReceiver(ingest.NewMapper(ingest.Options{Hasher: a.hasher, Content: a.cfg.Content, MaySpeak: a.cfg.maySpeak}), timedLog{a}, a.ingestOptions())
 	telemetry, agents := http.NewServeMux(), http.NewServeMux()
@@ -49,6 +50,13 @@ func (a *App) serve(ctx context.Context, group *errgroup.Group) {
 	api.GateRoutes(agents, api.GateOptions{Gate: a.gate, OnError: a.cfg.onError, Authenticate: a.authenticate(), Observe: a.metrics.GateCheck})
 	a.serveHTTP(ctx, group, a.listeners.otlpHTTP, agents)
 	a.serveHTTP(ctx, group, a.listeners.console, a.consoleHandler())
+	a.serveGRPC(ctx, group, a.listeners.otlpGRPC, receiver.Register)
+	if a.listeners.extAuthz != nil {
+		a.serveGRPC(ctx, group, a.listeners.extAuthz, gate.NewExtAuthz(a.gate, a.cfg.Gate.ExtAuthz, a.authenticate(), a.metrics.GateCheck).Register)
+	}
+}
+
+func (a *App) serveGRPC(ctx context.Context, group *errgroup.Group, listener net.Listener, register func(*grpc.Server)) {
 	group.Go(func() error {
 		options := []grpc.ServerOption{grpc.MaxRecvMsgSize(maxGRPC), grpc.MaxConcurrentStreams(maxStreams), grpc.ConnectionTimeout(10 * time.Second), grpc.WaitForHandlers(true)}
 		if a.cfg.TLS.Cert != "" {
@@ -59,10 +67,10 @@ func (a *App) serve(ctx context.Context, group *errgroup.Group) {
 			options = append(options, grpc.Creds(creds))
 		}
 		s := grpc.NewServer(options...)
-		receiver.Register(s)
+		register(s)
 		stop := context.AfterFunc(ctx, func() { stopGRPC(s) })
 		defer stop()
-		return s.Serve(a.listeners.otlpGRPC)
+		return s.Serve(listener)
 	})
 }
 
