@@ -13,6 +13,7 @@ type ActionOptions struct {
 	RevokeToken   *action.RevokeTokenOptions   `yaml:"revoke_token"`
 	NotifyWebhook *action.NotifyWebhookOptions `yaml:"notify_webhook"`
 	CAEP          *action.CAEPOptions          `yaml:"caep"`
+	FreezeMemory  *action.FreezeMemoryOptions  `yaml:"freeze_memory"`
 }
 
 // check names the first key that can't be right.
@@ -24,6 +25,7 @@ func (o *ActionOptions) check() error {
 		{"revoke_token", checkOf(o.RevokeToken)},
 		{"notify_webhook", checkOf(o.NotifyWebhook)},
 		{"caep", checkOf(o.CAEP)},
+		{"freeze_memory", checkOf(o.FreezeMemory)},
 	} {
 		err := section.check()
 		if option := (*action.BadOption)(nil); errors.As(err, &option) {
@@ -58,6 +60,9 @@ func (o *ActionOptions) ship(gate action.Enforcer, now func() time.Time) []actio
 	}
 	if o.CAEP != nil {
 		out = append(out, action.NewSessionRevoked(*o.CAEP, now), action.NewRiskChange(*o.CAEP, now))
+	}
+	if o.FreezeMemory != nil {
+		out = append(out, action.NewFreezeMemory(*o.FreezeMemory))
 	}
 	return out
 }
