@@ -14,6 +14,7 @@ type ActionOptions struct {
 	NotifyWebhook *action.NotifyWebhookOptions `yaml:"notify_webhook"`
 	CAEP          *action.CAEPOptions          `yaml:"caep"`
 	FreezeMemory  *action.FreezeMemoryOptions  `yaml:"freeze_memory"`
+	StopProcess   *action.StopProcessOptions   `yaml:"stop_process"`
 }
 
 // check names the first key that can't be right.
@@ -26,6 +27,7 @@ func (o *ActionOptions) check() error {
 		{"notify_webhook", checkOf(o.NotifyWebhook)},
 		{"caep", checkOf(o.CAEP)},
 		{"freeze_memory", checkOf(o.FreezeMemory)},
+		{"stop_process", checkOf(o.StopProcess)},
 	} {
 		err := section.check()
 		if option := (*action.BadOption)(nil); errors.As(err, &option) {
@@ -63,6 +65,9 @@ func (o *ActionOptions) ship(gate action.Enforcer, now func() time.Time) []actio
 	}
 	if o.FreezeMemory != nil {
 		out = append(out, action.NewFreezeMemory(*o.FreezeMemory))
+	}
+	if o.StopProcess != nil {
+		out = append(out, action.NewStopProcess(*o.StopProcess))
 	}
 	return out
 }
