@@ -15,6 +15,7 @@ type ActionOptions struct {
 	CAEP          *action.CAEPOptions          `yaml:"caep"`
 	FreezeMemory  *action.FreezeMemoryOptions  `yaml:"freeze_memory"`
 	StopProcess   *action.StopProcessOptions   `yaml:"stop_process"`
+	RevokeLeases  *action.RevokeLeasesOptions  `yaml:"revoke_leases"`
 }
 
 // check names the first key that can't be right.
@@ -28,6 +29,7 @@ func (o *ActionOptions) check() error {
 		{"caep", checkOf(o.CAEP)},
 		{"freeze_memory", checkOf(o.FreezeMemory)},
 		{"stop_process", checkOf(o.StopProcess)},
+		{"revoke_leases", checkOf(o.RevokeLeases)},
 	} {
 		err := section.check()
 		if option := (*action.BadOption)(nil); errors.As(err, &option) {
@@ -68,6 +70,9 @@ func (o *ActionOptions) ship(gate action.Enforcer, now func() time.Time) []actio
 	}
 	if o.StopProcess != nil {
 		out = append(out, action.NewStopProcess(*o.StopProcess))
+	}
+	if o.RevokeLeases != nil {
+		out = append(out, action.NewRevokeLeases(*o.RevokeLeases))
 	}
 	return out
 }
