@@ -125,7 +125,7 @@ func with(ctx context.Context, m MemoryOptions, keep bool, do func(pgx.Tx) error
 	if err != nil {
 		return fmt.Errorf("begin: %w", err)
 	}
-	defer tx.Rollback(context.WithoutCancel(ctx)) // after a commit it does nothing
+	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }() // after a commit it does nothing; the connection is closed anyway
 	if _, err := tx.Exec(ctx, "SET LOCAL lock_timeout = '3s'; SET LOCAL statement_timeout = '8s'; SET LOCAL search_path = pg_catalog"); err != nil {
 		return fmt.Errorf("set limits: %w", err)
 	}
@@ -233,7 +233,7 @@ func deniedAs(ctx context.Context, tx pgx.Tx, role, statement string) (bool, err
 	if err != nil {
 		return false, err
 	}
-	defer inner.Rollback(context.WithoutCancel(ctx))
+	defer func() { _ = inner.Rollback(context.WithoutCancel(ctx)) }() // where this fails, so does what follows
 	if _, err := inner.Exec(ctx, "SET LOCAL ROLE "+pgx.Identifier{role}.Sanitize()); err != nil {
 		return false, fmt.Errorf("become %s: %w", role, err)
 	}

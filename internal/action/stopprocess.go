@@ -207,7 +207,7 @@ func (s *StopProcess) Apply(ctx context.Context, l Lease) error {
 	if err != nil {
 		return fmt.Errorf("find process: %w", err)
 	}
-	defer p.Release()
+	defer func() { _ = p.Release() }()
 	for _, step := range []struct {
 		signal syscall.Signal
 		wait   time.Duration

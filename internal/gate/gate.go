@@ -171,7 +171,7 @@ func (g *Gate) weigh(a *asked, leases []held, why string) {
 		if !l.covers(a) {
 			continue
 		}
-		word := action.Allow
+		var word action.Word
 		switch l.Plan.Action {
 		case action.NameThrottle:
 			a.counted = true

@@ -148,8 +148,10 @@ func TestThrottleCountsOnlyWhatPasses(t *testing.T) {
 		t.Error("the probe does not see the limit")
 	}
 	q := Query{Agent: "a", Tool: "read_file"}
-	if !f.Check(q).Allow || !f.Check(q).Allow || f.Check(q).Allow {
-		t.Error("want two calls let pass and the third denied")
+	for i, want := range []bool{true, true, false} {
+		if f.Check(q).Allow != want {
+			t.Errorf("call %d: want allowed %v", i+1, want)
+		}
 	}
 }
 
