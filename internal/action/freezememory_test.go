@@ -130,11 +130,25 @@ func TestFreezeMemoryPostgres(t *testing.T) {
 	if holds, err := f.Verify(t.Context(), Lease{Plan: in.Plan}); err != nil || holds || !m.writes() {
 		t.Fatalf("proved before it was applied, or the agent can't write: %v", err)
 	}
+	// The statements of the probe tell by themselves, too.
+	probe := func() (denied bool) {
+		err := with(t.Context(), m.options.Memories["facts"], false, func(tx pgx.Tx) (err error) {
+			denied, err = deniedAs(t.Context(), tx, m.login, "UPDATE "+m.schema+".links SET b = NULL WHERE false")
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return denied
+	}
+	if probe() {
+		t.Error("the probe is denied before anything was taken")
+	}
 	l, err := c.Apply(t.Context(), in)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if m.writes() {
+	if m.writes() || !probe() {
 		t.Error("the agent writes to a frozen memory")
 	}
 	if l, err = c.Verify(t.Context(), l); err != nil || l.Verified.IsZero() {

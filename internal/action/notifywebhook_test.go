@@ -103,6 +103,7 @@ func TestNotifyWebhookTries(t *testing.T) {
 		{"failed inside", []int{500, 200}, 1, "answered with status 500"},
 		{"refused", []int{403, 200}, 1, "answered with status 403"},
 		{"cut off", []int{0, 200}, 1, "EOF"},
+		{"sent elsewhere by GET", []int{302, 200}, 1, "answered with status 302"},
 		{"sent elsewhere", []int{307, 200}, 1, "answered with status 307"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -134,6 +135,25 @@ func TestNotifyWebhookTries(t *testing.T) {
 	w, waited := webhook(t, "http://127.0.0.1:1/", "127.0.0.1/32")
 	if err := w.Apply(t.Context(), Lease{Plan: said("x")}); err == nil || len(*waited) != triesToSay-1 {
 		t.Errorf("%v after %d pauses", err, len(*waited))
+	}
+}
+
+// The transport sends a request again by itself where a connection that it used before dies; a message it must not.
+func TestNotifyWebhookOnAnOldConnection(t *testing.T) {
+	tries := 0
+	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		io.Copy(io.Discard, r.Body)
+		if tries++; tries > 1 {
+			panic(http.ErrAbortHandler)
+		}
+	}))
+	defer server.Close()
+	w, _ := webhook(t, server.URL, "127.0.0.1/32")
+	if err := w.Apply(t.Context(), Lease{ID: "r1", Plan: said("x")}); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Apply(t.Context(), Lease{ID: "r2", Plan: said("x")}); err == nil || tries != 2 {
+		t.Errorf("%v after %d requests, want 2", err, tries)
 	}
 }
 

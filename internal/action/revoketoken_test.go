@@ -230,6 +230,14 @@ func TestRevokeTokenRefuses(t *testing.T) {
 	if _, err := c.Apply(t.Context(), in); err == nil || !accepted(t, at, token) {
 		t.Errorf("applied to another token than was approved: %v", err)
 	}
+	for name, try := range map[string]func(context.Context, Lease) error{
+		"applied": NewRevokeToken(o).Apply, "proved": func(ctx context.Context, l Lease) error { _, err := NewRevokeToken(o).Verify(ctx, l); return err },
+	} {
+		l := Lease{Plan: in.Plan, Snapshot: json.RawMessage(`{"fingerprint":"0011223344556677"}`)}
+		if err := try(t.Context(), l); err == nil || !strings.Contains(err.Error(), "holds another token by now") {
+			t.Errorf("%s to a token that took the place of the first: %v", name, err)
+		}
+	}
 }
 
 func TestRevokeTokenLag(t *testing.T) {
