@@ -47,11 +47,20 @@ func TestDraftsCiteRecords(t *testing.T) {
 		}
 	}
 	for _, want := range []struct{ doc, text, cite string }{
-		{"post-mortem", "it matched", "[ledger 3]"}, {"post-mortem", "ana became aware", "[ledger 4]"}, {"post-mortem", "Contained, verified", "[ledger 8]"},
-		{"post-mortem", "it was sent", "[ledger 3]"}, {"post-mortem", "peers track failed", "[no record]"},
-		{"timeline", "pay", "[ledger 3]"}, {"timeline", "Stop it", "[ledger 5]"}, {"timeline", "approve refused", "[ledger 6]"}, {"timeline", "approved", "[ledger 7]"},
-		{"timeline", "Contained", "[ledger 8]"}, {"timeline", "Lifted", "[ledger 9]"}, {"timeline", "seen", "[no record]"},
-		{"internal-notice", "It was contained", "[ledger 8]"}, {"customer-notice", "We stopped it", "[ledger 8]"},
+		{"post-mortem", "it matched", "[ledger 3]"},
+		{"post-mortem", "ana became aware", "[ledger 4]"},
+		{"post-mortem", "Contained, verified", "[ledger 8]"},
+		{"post-mortem", "it was sent", "[ledger 3]"},
+		{"post-mortem", "peers track failed", "[no record]"},
+		{"timeline", "pay", "[ledger 3]"},
+		{"timeline", "Stop it", "[ledger 5]"},
+		{"timeline", "approve refused", "[ledger 6]"},
+		{"timeline", "approved", "[ledger 7]"},
+		{"timeline", "Contained", "[ledger 8]"},
+		{"timeline", "Lifted", "[ledger 9]"},
+		{"timeline", "seen", "[no record]"},
+		{"internal-notice", "It was contained", "[ledger 8]"},
+		{"customer-notice", "We stopped it", "[ledger 8]"},
 	} {
 		line := regexp.MustCompile(`(?m)^.*` + want.text + `.*$`).FindString(docs[want.doc])
 		if !strings.HasSuffix(line, want.cite) || strings.Count(line, "[ledger")+strings.Count(line, "[no record") != 1 {
