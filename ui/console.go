@@ -31,6 +31,8 @@ type Options struct {
 	Actor  Actor
 	// Principal says who sent a request. The console shows nobody's pages to nobody.
 	Principal func(*http.Request) (approval.Principal, bool)
+	// Site is how browsers reach the console: security keys sign for it alone.
+	Site string
 	// Password and OIDC say which ways to sign in the sign-in page offers.
 	Password, OIDC bool
 	Version        string
@@ -76,13 +78,15 @@ func New(o Options) *Console {
 	}
 	for pattern, h := range map[string]handler{
 		"POST /approvals/{id}/decide": c.decide, "POST /incidents/{id}/notice": c.notice, "POST /incidents/{id}/notes": c.note, "POST /incidents/{id}/drafts/{name}": c.editDraft,
-		"POST /agents/ask": c.ask,
+		"POST /agents/ask": c.askFor,
 	} {
 		c.mux.Handle(pattern, c.require(approval.Responder, h))
 	}
 	for pattern, h := range map[string]handler{"POST /standing": c.propose, "POST /standing/{id}/revoke": c.revoke, "POST /halt": c.halt} {
 		c.mux.Handle(pattern, c.require(approval.Responder, h))
 	}
+	c.mux.Handle("GET /keys", c.require(approval.Responder, c.keys))
+	c.mux.Handle("POST /approvals/{id}/review", c.require(approval.Lead, c.review))
 	c.mux.Handle("POST /standing/{id}/sign", c.require(approval.Lead, c.sign))
 	c.mux.Handle("POST /resume", c.require(approval.Lead, c.resume))
 	c.mux.Handle("POST /rules/reload", c.require(approval.Lead, c.reload))
@@ -164,6 +168,7 @@ type page struct {
 	Notice  string // where to post that a person saw this page
 	Theme   string
 	Version string
+	Site    string // where security keys sign
 	Who     approval.Principal
 	Now     time.Time
 	Waiting int    // approval requests
@@ -175,7 +180,7 @@ type page struct {
 
 // show renders a page.
 func (c *Console) show(w http.ResponseWriter, r *http.Request, status int, name string, p page) error {
-	p.Theme, p.Version = theme(r), c.o.Version
+	p.Theme, p.Version, p.Site = theme(r), c.o.Version, c.o.Site
 	switch {
 	case p.Here != "":
 	case r.Method == http.MethodGet:
@@ -312,7 +317,7 @@ func (c *Console) static(w http.ResponseWriter, r *http.Request) {
 // loadPages parses each page with the layout and the parts. The templates are part of the program, and a test renders them all.
 func (c *Console) loadPages(urls map[string]string) {
 	shared := template.Must(template.New("").Funcs(words(urls)).ParseFS(files, "templates/layout.html", "templates/parts.html"))
-	for _, name := range []string{"overview", "approvals", "approval", "incidents", "incident", "agents", "agent", "rules", "audit", "health", "sign-in", "error"} {
+	for _, name := range []string{"overview", "approvals", "approval", "incidents", "incident", "agents", "agent", "rules", "audit", "health", "keys", "sign-in", "error"} {
 		c.pages[name] = template.Must(template.Must(shared.Clone()).ParseFS(files, "templates/"+name+".html"))
 	}
 }

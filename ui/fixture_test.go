@@ -71,10 +71,11 @@ func (f *facts) Changes(context.Context) <-chan Change { return f.changes }
 
 // actor notes what was done, and refuses if it is told to.
 type actor struct {
-	mu   sync.Mutex
-	done []string
-	told chan string // gets what is done, where it is set
-	err  error
+	mu     sync.Mutex
+	done   []string
+	looked []string
+	told   chan string // gets what is done, where it is set
+	err    error
 }
 
 func (a *actor) note(words ...string) error {
@@ -119,6 +120,16 @@ func (a *actor) BreakGlass(_ context.Context, by approval.Principal, id, digest 
 	return a.note(by.ID, "break the glass", string(verb), id, digest, reason)
 }
 
+func (a *actor) Looking(by approval.Principal, id string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.looked = append(a.looked, by.ID+" "+id)
+}
+
+func (a *actor) Review(_ context.Context, by approval.Principal, id, reason string) error {
+	return a.note(by.ID, "review", id, reason)
+}
+
 func (a *actor) Propose(_ context.Context, by approval.Principal, d approval.Standing) (approval.Standing, error) {
 	return d, a.note(by.ID, "propose", d.Action, strings.Join(d.Rules, ","), strings.Join(d.Agents, ","), d.Lease.String(), d.Reason)
 }
@@ -156,6 +167,9 @@ type bench struct {
 	role  approval.Role
 	id    string
 	now   time.Time
+	// proved is when the person gave a second factor, for what.
+	proved    time.Time
+	provedFor string
 }
 
 // newBench fills the store. Every text that an agent may have said is passed through say.
@@ -178,9 +192,9 @@ func newBench(t *testing.T, say func(string) string) *bench {
 
 func (b *bench) console(r Reader) *Console {
 	return New(Options{
-		Reader: r, Facts: b.facts, Actor: b.actor, Now: func() time.Time { return b.now }, Version: "0.1.0", Password: true, OIDC: true,
+		Reader: r, Facts: b.facts, Actor: b.actor, Now: func() time.Time { return b.now }, Version: "0.1.0", Site: "http://localhost:8700", Password: true, OIDC: true,
 		Principal: func(*http.Request) (approval.Principal, bool) {
-			return approval.Principal{ID: b.id, Role: b.role, Via: "console"}, b.role != ""
+			return approval.Principal{ID: b.id, Role: b.role, Via: "console", Proved: b.proved, ProvedFor: b.provedFor}, b.role != ""
 		},
 	})
 }
@@ -319,7 +333,7 @@ func (b *bench) request(t *testing.T, say func(string) string) approval.Request 
 }
 
 func cannedFacts(now time.Time, say func(string) string) *facts {
-	p50, p75 := 4*time.Minute+10*time.Second, 22*time.Minute
+	p50, p75, look := 4*time.Minute+10*time.Second, 22*time.Minute, 48*time.Second
 	count := func(pairs ...any) (out []baselines.Count) {
 		for i := 0; i < len(pairs); i += 2 {
 			out = append(out, baselines.Count{Text: say(pairs[i].(string)), N: pairs[i+1].(int)})
@@ -347,6 +361,10 @@ func cannedFacts(now time.Time, say func(string) string) *facts {
 		},
 		summary: measure.Summary{
 			At: now, Window: month, Unnoticed: 2, OldestUnnoticed: 12*time.Minute + 28*time.Second, OldestIncident: "INC-141aaaaa", ApprovalsPending: 1, Contained: 1,
+			ReviewsDue: 1, Deciding: measure.Deciding{
+				Outcomes: map[measure.Outcome]int{measure.ByApproval: 31, measure.ByDenial: 9, measure.ByExpiry: 2, measure.ByStanding: 12, measure.ByBreakGlass: 1}, N: 55,
+				Decisions: 44, Approvals: 35, ApproveRate: 35. / 44, Known: true, Looked: 40, MedianLook: &look, Quick: 3, QuickShare: 3. / 40, PerPersonDay: 4.4, Busiest: 11,
+			},
 			Dwell: measure.Dwell{N: 31, Noticed: 27, Censored: 4, P50: &p50, P75: &p75},
 			Coverage: measure.Coverage{N: 214, Ratio: 0.87, Strict: 0.8, Known: true, Counts: map[measure.Band]int{
 				measure.Investigated: 171, measure.Duplicate: 15,
@@ -376,7 +394,7 @@ func (b *bench) post(path string, form url.Values) (*http.Response, string) {
 func pages(agent string) []string {
 	return []string{
 		"/", "/approvals", "/approvals/" + reqID, "/approvals/REQ-past", "/incidents", "/incidents?status=closed&severity=low", "/incidents/" + incID, "/incidents/INC-139bbbbb",
-		"/incidents/INC-138ccccc", "/incidents/INC-141aaaaa", "/agents", "/agents?id=" + url.QueryEscape(agent), "/rules", "/audit", "/audit?subject=" + incID, "/health", "/sign-in", "/sign-in?refused=wrong", "/nothing",
+		"/incidents/INC-138ccccc", "/incidents/INC-141aaaaa", "/agents", "/agents?id=" + url.QueryEscape(agent), "/rules", "/keys", "/approvals?outcome=denied", "/audit", "/audit?subject=" + incID, "/health", "/sign-in", "/sign-in?refused=wrong", "/nothing",
 	}
 }
 

@@ -114,8 +114,8 @@ func (c *Console) changeBaseline(w http.ResponseWriter, r *http.Request, by appr
 	return nil
 }
 
-// ask requests a containment of the agent of an incident. The target is the incident's own, not the form's.
-func (c *Console) ask(w http.ResponseWriter, r *http.Request, by approval.Principal) error {
+// askFor requests a containment of the agent of an incident. The target is the incident's own, not the form's.
+func (c *Console) askFor(w http.ResponseWriter, r *http.Request, by approval.Principal) error {
 	inc, err := c.o.Reader.Incident(r.Context(), r.PostFormValue("incident"))
 	if err != nil {
 		return err

@@ -123,7 +123,11 @@ func (c *Console) gather(r *http.Request, by approval.Principal, now time.Time) 
 	d.Timeline, d.Left = timeline(entries, told(alerts))
 	for _, q := range requests {
 		if q.State == approval.Pending && !now.After(q.Deadline) {
-			d.Questions = append(d.Questions, ask(q, by, now))
+			question, err := c.ask(r, q, by, now)
+			if err != nil {
+				return nil, err
+			}
+			d.Questions = append(d.Questions, question)
 		} else if d.Last == nil || q.Asked.After(d.Last.Asked) {
 			d.Last = &q
 		}

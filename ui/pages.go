@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 	"time"
@@ -104,7 +105,8 @@ func (c *Console) showApprovals(w http.ResponseWriter, r *http.Request, by appro
 	if err != nil {
 		return err
 	}
-	latest, err := c.o.Reader.Requests(r.Context(), "", 50)
+	outcome := r.URL.Query().Get("outcome")
+	done, err := c.settled(r, outcome)
 	if err != nil {
 		return err
 	}
@@ -117,12 +119,34 @@ func (c *Console) showApprovals(w http.ResponseWriter, r *http.Request, by appro
 		Standing      []approval.Standing
 		Actions       []string // that can be decided in advance
 		Terms         []time.Duration
-	}{
-		pending,
-		slices.DeleteFunc(latest, func(r approval.Request) bool { return r.State == approval.Pending }),
-		standing, reversible(), standingTerms(),
+		Outcome       string // the only one that is shown, if it is not empty
+		Outcomes      []measure.Outcome
+	}{pending, done, standing, reversible(), standingTerms(), outcome, append(measure.Outcomes(), quick)}
+	return c.show(w, r, status, "approvals", page{Title: "Approvals", Nav: "approvals", Here: approvalsPath(outcome), Live: "request standing", Who: by, Alert: alert, Data: data})
+}
+
+// quick is the choice of requests that somebody decided without the time to read them; it cuts across the outcomes.
+const quick measure.Outcome = "quick"
+
+func approvalsPath(outcome string) string {
+	if outcome == "" {
+		return "/approvals"
 	}
-	return c.show(w, r, status, "approvals", page{Title: "Approvals", Nav: "approvals", Here: "/approvals", Live: "request standing", Who: by, Alert: alert, Data: data})
+	return "/approvals?outcome=" + url.QueryEscape(outcome)
+}
+
+// settled are the latest requests that are settled, or those of the measures' window of one outcome.
+func (c *Console) settled(r *http.Request, outcome string) ([]approval.Request, error) {
+	if outcome == "" {
+		latest, err := c.o.Reader.Requests(r.Context(), "", 50)
+		return slices.DeleteFunc(latest, func(r approval.Request) bool { return r.State == approval.Pending }), err
+	}
+	since := c.o.Now().Add(-month)
+	all, err := c.o.Reader.RequestsSince(r.Context(), since, maxRows)
+	return slices.DeleteFunc(all, func(r approval.Request) bool {
+		chosen := outcome == string(measure.OutcomeOf(r)) || outcome == string(quick) && measure.Quick(r)
+		return !chosen || r.Asked.Before(since)
+	}), err
 }
 
 // question is an approval request as one person sees it.
@@ -130,15 +154,38 @@ type question struct {
 	approval.Request
 	// Closed says why this person can't decide it; "" where they can.
 	Closed string
+	// StepUp: to approve, this person must first give a second factor for this plan. Keys is how many they have.
+	StepUp bool
+	Keys   int
+	Proved bool   // they gave it
 	Reason string // what they typed before they were refused
 	Now    time.Time
 }
 
-// ask tells with the very check that judges a decision whether this person's would count.
-func ask(r approval.Request, by approval.Principal, now time.Time) question {
+// ask shows a request to a person: it tells with the very check that judges a decision whether theirs would count, and notes that they
+// have it open.
+func (c *Console) ask(r *http.Request, asked approval.Request, by approval.Principal, now time.Time) (question, error) {
+	if asked.State == approval.Pending {
+		c.o.Actor.Looking(by, asked.ID)
+	}
+	q := judge(asked, by, now)
+	if !q.StepUp {
+		return q, nil
+	}
+	keys, err := c.o.Reader.SecurityKeys(r.Context(), by.ID, maxRows)
+	q.Keys = len(keys)
+	return q, err
+}
+
+func judge(r approval.Request, by approval.Principal, now time.Time) question {
 	q := question{Request: r, Now: now}
 	try := approval.Decision{Request: r.ID, Verb: approval.Approve, Digest: r.Digest, By: by, Reason: strings.Repeat("x", approval.MinReason)}
-	if err := approval.Check(&r, try, now); err != nil {
+	switch err := approval.Check(&r, try, now); approval.Kind(err) {
+	case "":
+		q.Proved = r.Terms.StepUp && r.State == approval.Pending
+	case approval.RefusedStepUp:
+		q.StepUp = true
+	default:
 		q.Closed = err.Error()
 	}
 	return q
@@ -158,12 +205,23 @@ func (c *Console) showRequest(w http.ResponseWriter, r *http.Request, by approva
 		return err
 	}
 	now := c.o.Now()
-	q := ask(request, by, now)
+	q, err := c.ask(r, request, by, now)
+	if err != nil {
+		return err
+	}
 	q.Reason = r.PostFormValue("reason")
+	review, err := c.o.Reader.ReviewOf(r.Context(), request.ID)
+	if err != nil {
+		return err
+	}
+	glass := request.Decision != nil && request.Decision.BreakGlass
 	data := struct {
-		Question question
-		Incident incident.Incident
-	}{q, inc}
+		Question  question
+		Incident  incident.Incident
+		Glass     bool // somebody broke it
+		Review    *store.Review
+		MayReview bool
+	}{q, inc, glass, review, glass && by.Role.AtLeast(approval.Lead) && request.Decision.By.ID != by.ID}
 	return c.show(w, r, status, "approval", page{
 		Title: incident.Visible(request.Question, lineLimit), Nav: "approvals", Here: "/approvals/" + request.ID,
 		Live: "request", Who: by, Now: now, Alert: alert, Data: data,

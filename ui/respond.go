@@ -2,7 +2,9 @@ package ui
 
 import (
 	"maps"
+	"net"
 	"net/http"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -10,6 +12,7 @@ import (
 
 	"github.com/tocsin-dr/tocsin/internal/action"
 	"github.com/tocsin-dr/tocsin/internal/approval"
+	"github.com/tocsin-dr/tocsin/internal/store"
 )
 
 // reversible are the actions that can be decided in advance.
@@ -79,6 +82,66 @@ func (c *Console) resume(w http.ResponseWriter, r *http.Request, by approval.Pri
 		err = c.o.Actor.Resume(r.Context(), by, why)
 	}
 	return c.switched(w, r, err)
+}
+
+// review takes a lead's judgement of a decision that broke the glass.
+func (c *Console) review(w http.ResponseWriter, r *http.Request, by approval.Principal) error {
+	why, err := given(r, "reason")
+	if err == nil {
+		err = c.o.Actor.Review(r.Context(), by, r.PathValue("id"), why)
+	}
+	if approval.Kind(err) != "" {
+		return c.showRequest(w, r, by, statusOf(err), capital(err.Error())+".")
+	}
+	if err == nil {
+		http.Redirect(w, r, "/approvals/"+url.PathEscape(r.PathValue("id")), http.StatusSeeOther)
+	}
+	return err
+}
+
+// keyRow is a security key in the list.
+type keyRow struct {
+	store.SecurityKey
+	Mine bool
+	// Removable: this person may remove it now.
+	Removable bool
+}
+
+// keys shows a person their security keys, and an admin everybody's.
+func (c *Console) keys(w http.ResponseWriter, r *http.Request, by approval.Principal) error {
+	admin, person := by.Role.AtLeast(approval.Admin), by.ID
+	if admin {
+		person = ""
+	}
+	all, err := c.o.Reader.SecurityKeys(r.Context(), person, maxRows)
+	if err != nil {
+		return err
+	}
+	now := c.o.Now()
+	data := struct {
+		Mine, Others []keyRow
+		Proved       bool // a moment ago, for one's keys
+		Address      bool // the browser is at an IP address, for which no key signs
+		Admin, Full  bool
+		Max          int
+	}{Proved: by.ProvedFor == store.AboutKeys && now.Sub(by.Proved) <= approval.StepUpLife, Admin: admin, Full: len(all) == maxRows, Max: store.MaxKeys}
+	host, _, err := net.SplitHostPort(r.Host)
+	if err != nil {
+		host = r.Host
+	}
+	data.Address = net.ParseIP(strings.Trim(host, "[]")) != nil
+	for _, k := range all {
+		if k.Person == by.ID {
+			data.Mine = append(data.Mine, keyRow{k, true, data.Proved})
+		} else {
+			data.Others = append(data.Others, keyRow{k, false, admin})
+		}
+	}
+	alert := ""
+	if r.URL.Query().Get("refused") != "" {
+		alert = "The key was not removed. Your own needs a proof by one that you have; somebody else's needs an admin."
+	}
+	return c.show(w, r, http.StatusOK, "keys", page{Title: "Security keys", Nav: "keys", Here: "/keys", Who: by, Now: now, Alert: alert, Data: data})
 }
 
 // switched leads to the page that has the switch.

@@ -31,6 +31,11 @@ type Reader interface {
 	Leases(ctx context.Context) ([]action.Lease, error)
 	Standings(ctx context.Context, limit int) ([]approval.Standing, error)
 	IncidentLeases(ctx context.Context, incidentID string) ([]action.Lease, error)
+	// RequestsSince returns the settled requests whose deadline is after a time, the latest first.
+	RequestsSince(ctx context.Context, at time.Time, limit int) ([]approval.Request, error)
+	ReviewOf(ctx context.Context, requestID string) (*store.Review, error)
+	// SecurityKeys returns a person's keys, or, for an empty name, everybody's.
+	SecurityKeys(ctx context.Context, person string, limit int) ([]store.SecurityKey, error)
 	Ledger(ctx context.Context, subject string, limit int) ([]ledger.Record, error)
 }
 
@@ -74,6 +79,10 @@ type Actor interface {
 	Decide(ctx context.Context, by approval.Principal, requestID, digest string, verb approval.Verb, reason string) error
 	// BreakGlass approves alone what needs more people, to a review afterwards. The verb must be approve.
 	BreakGlass(ctx context.Context, by approval.Principal, requestID, digest string, verb approval.Verb, reason string) error
+	// Looking notes that a person has a request open.
+	Looking(by approval.Principal, requestID string)
+	// Review is a lead's judgement, afterwards, of a decision of somebody else that broke the glass.
+	Review(ctx context.Context, by approval.Principal, requestID, reason string) error
 	// Ask requests a containment that the playbook did not; who asks can't approve.
 	Ask(ctx context.Context, by approval.Principal, incidentID string, target approval.Target, lease time.Duration, reason string) error
 	Notice(ctx context.Context, by approval.Principal, incidentID string) error

@@ -53,6 +53,7 @@ func words(urls map[string]string) template.FuncMap {
 		"human":    func(v any) string { return strings.ReplaceAll(fmt.Sprint(v), "_", " ") },
 		"upper":    func(v any) string { return capital(strings.ReplaceAll(fmt.Sprint(v), "_", " ")) },
 		"status":   statusWords,
+		"outcome":  outcomeWords,
 		"short":    func(s string) string { return s[:min(8, len(s))] },
 		"brief":    brief,
 		"standing": func(d approval.Standing, now time.Time) string { return d.State(now) },
@@ -170,6 +171,16 @@ func capital(s string) string {
 		return s
 	}
 	return strings.ToUpper(s[:1]) + s[1:]
+}
+
+func outcomeWords(o measure.Outcome) string {
+	switch o {
+	case measure.ByStanding:
+		return "Decided in advance"
+	case quick:
+		return "Decided in under 5 s"
+	}
+	return capital(strings.ReplaceAll(string(o), "_", " "))
 }
 
 func statusWords(s incident.Status) string {

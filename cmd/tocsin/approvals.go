@@ -24,6 +24,7 @@ type approvalsCmd struct {
 	Show    approvalsShowCmd `cmd:"" help:"Show a request's plan and its digest."`
 	Approve approveCmd       `cmd:"" help:"Approve a request."`
 	Deny    denyCmd          `cmd:"" help:"Deny a request."`
+	Review  reviewCmd        `cmd:"" help:"Record a lead's review of an approval that broke the glass."`
 }
 
 type approvalsListCmd struct {
@@ -80,8 +81,8 @@ func (s *server) request(ctx context.Context, id string) (r approval.Request, er
 	switch len(found) {
 	case 0:
 		return r, fmt.Errorf("there is no request %q; tocsin approvals list names them", id)
-	case 1:
-		return found[0], nil
+	case 1: // read by itself, so that Tocsin knows since when the person has it open
+		return r, s.call(ctx, http.MethodGet, "/api/v1/approvals/"+url.PathEscape(found[0].ID), nil, &r)
 	}
 	return r, fmt.Errorf("%q begins several requests; give more of it", id)
 }
@@ -93,6 +94,9 @@ func showPlan(w io.Writer, r approval.Request) error {
 	}
 	p := r.Plan
 	fmt.Fprintf(w, "Request %s, %s, decide by %s\n%s\n", visible(r.ID), r.State, r.Deadline.Format(time.RFC3339), visible(r.Question))
+	if d := r.Decision; d != nil && d.BreakGlass {
+		fmt.Fprintf(w, "%s broke the glass: approved alone. Another lead reviews it: tocsin approvals review %s --reason …\n", visible(d.By.ID), visible(r.ID))
+	}
 	rows := [][2]string{
 		{"action", p.Action + " (" + string(p.Class) + ")"},
 		{"target", p.Target.String()},
@@ -181,6 +185,25 @@ type approveCmd struct{ decision }
 // Run implements the command.
 func (c *approveCmd) Run(ctx context.Context, std *stdio) error {
 	return c.send(ctx, std, approval.Approve)
+}
+
+type reviewCmd struct {
+	server
+	ID     string `arg:"" name:"request" help:"Request, as approvals list names it, or as much of its id as tells it from others."`
+	Reason string `required:"" help:"What you make of it. It is recorded."`
+}
+
+// Run implements the command.
+func (c *reviewCmd) Run(ctx context.Context, std *stdio) error {
+	r, err := c.request(ctx, c.ID)
+	if err != nil {
+		return err
+	}
+	if err := c.call(ctx, http.MethodPost, "/api/v1/approvals/"+url.PathEscape(r.ID)+"/review", api.ReasonBody{Reason: c.Reason}, nil); err != nil {
+		return err
+	}
+	fmt.Fprintf(std.out, "Recorded: reviewed %s.\n", visible(r.ID))
+	return nil
 }
 
 type denyCmd struct{ decision }

@@ -73,6 +73,8 @@ func Routes(mux *http.ServeMux, o Options) {
 	handle("GET /api/v1/incidents/{id}/drafts", approval.Viewer, a.drafts)
 	handle("POST /api/v1/incidents/{id}/drafts/{name}", approval.Responder, a.editDraft)
 	handle("GET /api/v1/approvals", approval.Viewer, a.approvals)
+	handle("GET /api/v1/approvals/{id}", approval.Viewer, a.approval)
+	handle("POST /api/v1/approvals/{id}/review", approval.Lead, a.review)
 	handle("POST /api/v1/approvals/{id}/decide", approval.Viewer, a.decide)
 	handle("POST /api/v1/leases/{id}/lift", approval.Lead, a.lift)
 	handle("GET /api/v1/incidents/{id}/plan", approval.Viewer, a.plan)

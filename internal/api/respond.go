@@ -48,6 +48,24 @@ type ReasonBody struct {
 	Reason string `json:"reason"`
 }
 
+// approval is one request, which the person opens: how long they look is measured from here.
+func (a *api) approval(_ http.ResponseWriter, r *http.Request) (any, error) {
+	found, err := a.Reader.Request(r.Context(), r.PathValue("id"))
+	if by, ok := a.Auth.Principal(r); ok && err == nil && found.State == approval.Pending {
+		a.Actor.Looking(by, found.ID)
+	}
+	return found, err
+}
+
+func (a *api) review(_ http.ResponseWriter, r *http.Request) (any, error) {
+	var body ReasonBody
+	if err := decode(r.Body, &body); err != nil {
+		return nil, err
+	}
+	by, _ := a.Auth.Principal(r)
+	return struct{}{}, a.Actor.Review(r.Context(), by, r.PathValue("id"), body.Reason)
+}
+
 func (a *api) plan(_ http.ResponseWriter, r *http.Request) (any, error) {
 	return a.Planner.PlanPlaybook(r.Context(), r.PathValue("id"), strings.TrimSpace(r.URL.Query().Get("playbook")))
 }

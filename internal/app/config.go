@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/tocsin-dr/tocsin/internal/approval"
+	"github.com/tocsin-dr/tocsin/internal/auth"
 	"github.com/tocsin-dr/tocsin/internal/event"
 	"github.com/tocsin-dr/tocsin/internal/gate"
 	"github.com/tocsin-dr/tocsin/internal/ingest"
@@ -29,6 +30,11 @@ type Config struct {
 		Console  string `yaml:"console"`   // console, API and /metrics
 		ExtAuthz string `yaml:"ext_authz"` // the gate for Envoy, over gRPC; empty: off
 	} `yaml:"listen"`
+	Console struct {
+		// URL is how browsers reach the console, as https://tocsin.example.org: security keys sign for it alone. Without it they sign
+		// for localhost.
+		URL string `yaml:"url"`
+	} `yaml:"console"`
 	TLS struct {
 		Cert string `yaml:"cert"`
 		Key  string `yaml:"key"`
@@ -228,6 +234,11 @@ func (c *Config) check() error {
 	}
 	if (c.TLS.Cert == "") != (c.TLS.Key == "") {
 		return bad("tls", "want both cert and key, or neither")
+	}
+	if c.Console.URL != "" {
+		if err := auth.CheckSite(c.Console.URL); err != nil {
+			return bad("console.url", "%s", err)
+		}
 	}
 	return c.checkExposure()
 }

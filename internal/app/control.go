@@ -43,6 +43,7 @@ type control struct {
 	}
 	logger *slog.Logger
 	now    func() time.Time
+	looks  looks
 }
 
 // updateTimeout bounds how long a person waits to learn whether their decision counted.
@@ -61,6 +62,7 @@ func (c *control) BreakGlass(ctx context.Context, by approval.Principal, request
 
 func (c *control) decide(ctx context.Context, requestID string, d approval.Decision) error {
 	d.By, d.At = c.withGroups(d.By), c.now().UTC()
+	d.Looked = c.looks.since(d.By.ID, requestID, d.At)
 	request, err := c.store.Request(ctx, requestID)
 	if errors.Is(err, store.ErrNotFound) {
 		return c.refused(ctx, approval.Request{ID: requestID}, d, &approval.Refusal{Kind: approval.RefusedUnknown, Text: fmt.Sprintf("there is no request %q", requestID)})
@@ -225,6 +227,9 @@ func (c *control) Close(ctx context.Context, by approval.Principal, incidentID s
 	case incident.TruePositive, incident.FalsePositive, incident.Expected, incident.Unclear:
 	default:
 		return &approval.Refusal{Kind: approval.RefusedUnknown, Text: fmt.Sprintf("%q is no verdict", verdict)}
+	}
+	if err := c.reviewed(ctx, incidentID); err != nil {
+		return c.turnedAway(ctx, by, "close", incidentID, reason, err)
 	}
 	d := incident.Disposition{Verdict: verdict, Confidence: detect.HighConfidence, Reasoning: reason, By: by.ID, At: c.now().UTC()}
 	again := false

@@ -67,6 +67,14 @@ func (f *facts) Summary(ctx context.Context, window time.Duration) (measure.Summ
 	if in.Requests, err = f.store.Requests(ctx, approval.Pending, maxOpen); err != nil {
 		return measure.Summary{}, err
 	}
+	settled, err := f.store.RequestsSince(ctx, now.Add(-window), maxSettled)
+	if err != nil {
+		return measure.Summary{}, err
+	}
+	in.Requests = append(in.Requests, settled...)
+	if in.Reviewed, err = f.reviewed(ctx, settled); err != nil {
+		return measure.Summary{}, err
+	}
 	groups, err := f.store.AlertGroups(ctx, now.Add(-window), now.Add(-f.sla))
 	if err != nil {
 		return measure.Summary{}, err
@@ -83,6 +91,25 @@ func (f *facts) Summary(ctx context.Context, window time.Duration) (measure.Summ
 		in.Alerts = append(in.Alerts, measure.Group{Alerted: alerted, Repeated: !g.First, N: g.N})
 	}
 	return measure.Summarise(in, now, window, f.sla), nil
+}
+
+// maxSettled bounds the settled requests that a summary looks at.
+const maxSettled = 10_000
+
+// reviewed are those of the requests whose broken glass was reviewed.
+func (f *facts) reviewed(ctx context.Context, requests []approval.Request) (map[string]bool, error) {
+	out := make(map[string]bool)
+	for _, r := range requests {
+		if measure.OutcomeOf(r) != measure.ByBreakGlass {
+			continue
+		}
+		review, err := f.store.ReviewOf(ctx, r.ID)
+		if err != nil {
+			return nil, err
+		}
+		out[r.ID] = review != nil
+	}
+	return out, nil
 }
 
 // Halted implements ui.Facts.

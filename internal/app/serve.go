@@ -134,9 +134,25 @@ func (a *App) consoleHandler() http.Handler {
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
 	mux.Handle("/", ui.New(ui.Options{
 		Reader: a.store, Facts: a.facts, Actor: a.control, Principal: a.auth.Principal,
-		Password: true, OIDC: a.cfg.OIDC != nil, Version: Version, Now: a.now, Log: a.logger,
+		Site: a.site(), Password: true, OIDC: a.cfg.OIDC != nil, Version: Version, Now: a.now, Log: a.logger,
 	}))
 	return mux
+}
+
+// site is how browsers reach the console. Without a configured name it is this machine's own, on the port that is listened on.
+func (a *App) site() string {
+	if a.cfg.Console.URL != "" {
+		return strings.TrimSuffix(a.cfg.Console.URL, "/")
+	}
+	_, port, err := net.SplitHostPort(a.Addresses.Console)
+	if err != nil {
+		port = "8700"
+	}
+	scheme := "http"
+	if a.cfg.TLS.Cert != "" {
+		scheme = "https"
+	}
+	return scheme + "://" + net.JoinHostPort("localhost", port)
 }
 
 // openAuth sets up sign-in. Where nobody could sign in, it makes a first user whose password is shown once.
@@ -153,7 +169,7 @@ func (a *App) openAuth(ctx context.Context) (err error) {
 		users = append(users, first)
 	}
 	options := auth.Options{
-		Users: users, Sessions: a.store, Now: a.now, TLS: a.cfg.TLS.Proxy || a.cfg.TLS.Cert != "", Proxy: a.cfg.TLS.Proxy,
+		Users: users, Sessions: a.store, Keys: a.store, Site: a.site(), Now: a.now, TLS: a.cfg.TLS.Proxy || a.cfg.TLS.Cert != "", Proxy: a.cfg.TLS.Proxy,
 		Record: func(ctx context.Context, kind, actor, subject string, body any) error {
 			return appendLedger(ctx, a.store, a.now(), kind, actor, subject, body)
 		},

@@ -156,6 +156,8 @@ type Principal struct {
 	Groups []string `json:"groups,omitempty"`
 	// Proved is when the person last gave a second factor; zero if they did not.
 	Proved time.Time `json:"proved,omitzero"`
+	// ProvedFor is what it was given for: the digest of a request's plan. It stands for nothing else.
+	ProvedFor string `json:"proved_for,omitempty"`
 }
 
 // Role is what a principal may do; each role may do all that the roles before it may.

@@ -50,8 +50,8 @@ type Rung struct {
 // MinBreakGlass is the least number of characters of a reason to break the glass.
 const MinBreakGlass = 20
 
-// stepUpLife is how old a second factor may be.
-const stepUpLife = 5 * time.Minute
+// StepUpLife is how old a second factor may be.
+const StepUpLife = 5 * time.Minute
 
 // Level is the number of rungs that a request has reached at a time.
 func (r *Request) Level(now time.Time) int {
@@ -111,8 +111,8 @@ func (r *Request) admits(d Decision, now time.Time) error {
 	if groups := r.unmet(d.By, now); groups != nil {
 		return refuse(RefusedRole, "%s belongs to none of %s, who may answer this", d.By.ID, strings.Join(groups, ", "))
 	}
-	if t.StepUp && d.Verb == Approve && (d.By.Proved.IsZero() || now.Sub(d.By.Proved) > stepUpLife) {
-		return refuse(RefusedStepUp, "this approval needs a second factor of the last %s: open the request in the console", stepUpLife)
+	if t.StepUp && d.Verb == Approve && (d.By.ProvedFor != r.Digest || d.By.Proved.IsZero() || now.Sub(d.By.Proved) > StepUpLife) {
+		return refuse(RefusedStepUp, "this approval needs a second factor for this plan, of the last %s: open the request in the console", StepUpLife)
 	}
 	return nil
 }

@@ -16,6 +16,8 @@ func TestTerms(t *testing.T) {
 		return Principal{ID: id, Role: role, Groups: groups}
 	}
 	approve := func(by Principal) Decision { return Decision{Verb: Approve, By: by, Reason: "it leaks"} }
+	one, _ := asked(t)
+	digest := one.Digest
 	tests := []struct {
 		name  string
 		terms Terms
@@ -38,8 +40,9 @@ func TestTerms(t *testing.T) {
 		{"changes their mind", Terms{Need: 2}, []string{"ada"}, Decision{Verb: Deny, By: person("ada", Lead), Reason: "no, wait"}, 0, ""},
 		{"the second", Terms{Need: 2}, []string{"ada"}, approve(person("bob", Lead)), 0, ""},
 		{"no second factor", Terms{StepUp: true}, nil, approve(person("ada", Lead)), 0, RefusedStepUp},
-		{"an old second factor", Terms{StepUp: true}, nil, approve(Principal{ID: "ada", Role: Lead, Proved: clock()}), 6 * time.Minute, RefusedStepUp},
-		{"a second factor", Terms{StepUp: true}, nil, approve(Principal{ID: "ada", Role: Lead, Proved: clock()}), time.Minute, ""},
+		{"an old second factor", Terms{StepUp: true}, nil, approve(Principal{ID: "ada", Role: Lead, Proved: clock(), ProvedFor: digest}), 6 * time.Minute, RefusedStepUp},
+		{"a second factor", Terms{StepUp: true}, nil, approve(Principal{ID: "ada", Role: Lead, Proved: clock(), ProvedFor: digest}), time.Minute, ""},
+		{"a second factor for something else", Terms{StepUp: true}, nil, approve(Principal{ID: "ada", Role: Lead, Proved: clock(), ProvedFor: "keys"}), time.Minute, RefusedStepUp},
 		{"a denial needs no second factor", Terms{StepUp: true}, nil, Decision{Verb: Deny, By: person("ada", Lead), Reason: "no need"}, 0, ""},
 		{"breaks the glass", Terms{Need: 2, BreakGlass: []string{"role:lead"}}, nil, Decision{Verb: Approve, BreakGlass: true, By: person("ada", Lead), Reason: "nobody else answers the pager"}, 0, ""},
 		{"breaks the glass with few words", Terms{Need: 2, BreakGlass: []string{"role:lead"}}, nil, Decision{Verb: Approve, BreakGlass: true, By: person("ada", Lead), Reason: "urgent"}, 0, RefusedReason},

@@ -32,13 +32,17 @@ type Sessions interface {
 	SaveSignIn(ctx context.Context, tokenHash string, in store.SignIn) error
 	SignInOf(ctx context.Context, tokenHash string) (store.SignIn, error)
 	DropSignIn(ctx context.Context, tokenHash string) error
+	ProveSignIn(ctx context.Context, tokenHash string, at time.Time, about string) error
 }
 
-// Options configure an Auth. Sessions, Record and Now are required; without Users and OIDC nobody can sign in.
+// Options configure an Auth. Sessions, Keys, Record and Now are required; without Users and OIDC nobody can sign in.
 type Options struct {
 	Users    []User
 	OIDC     *OIDC
 	Sessions Sessions
+	Keys     Keys
+	// Site is how browsers reach the console, as https://tocsin.example.org: security keys sign for it alone. It can't be an IP address.
+	Site string
 	// Record writes a sign-in, a sign-out or a refusal to the ledger. Nobody is signed in whose sign-in wasn't recorded.
 	Record func(ctx context.Context, kind, actor, subject string, body any) error
 	Now    func() time.Time
@@ -54,13 +58,14 @@ type Options struct {
 
 // Auth authenticates people. Safe for concurrent use.
 type Auth struct {
-	o         Options
-	users     map[string]User
-	dummy     []byte // compared with where the user is unknown, so that the answer takes as long
-	csrf      *http.CrossOriginProtection
-	attempts  window
-	refusals  tallies
-	wait      func(context.Context, time.Duration) error
+	o        Options
+	users    map[string]User
+	dummy    []byte // compared with where the user is unknown, so that the answer takes as long
+	csrf     *http.CrossOriginProtection
+	attempts window
+	refusals tallies
+	wait     func(context.Context, time.Duration) error
+	ceremonies
 	comparing chan struct{} // bounds the passwords compared at once, so that sign-ins leave processors to the gate and the detectors
 
 	mu       sync.Mutex
@@ -69,8 +74,8 @@ type Auth struct {
 
 // New checks the options and returns an Auth.
 func New(o Options) (*Auth, error) {
-	if o.Sessions == nil || o.Record == nil || o.Now == nil {
-		return nil, errors.New("configure sign-in: Sessions, Record and Now are required")
+	if o.Sessions == nil || o.Keys == nil || o.Record == nil || o.Now == nil {
+		return nil, errors.New("configure sign-in: Sessions, Keys, Record and Now are required")
 	}
 	if o.Groups == nil {
 		o.Groups = func(string) []string { return nil }
@@ -81,6 +86,9 @@ func New(o Options) (*Auth, error) {
 	a := &Auth{o: o, csrf: http.NewCrossOriginProtection(), wait: sleep, comparing: make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2))}
 	var err error
 	if a.users, a.dummy, err = checkUsers(o.Users); err != nil {
+		return nil, fmt.Errorf("configure sign-in: %w", err)
+	}
+	if a.party, err = relyingParty(o.Site); err != nil {
 		return nil, fmt.Errorf("configure sign-in: %w", err)
 	}
 	if o.OIDC != nil {
@@ -97,6 +105,7 @@ func (a *Auth) Routes(mux *http.ServeMux) {
 	mux.Handle("POST /sign-out", a.csrf.Handler(http.HandlerFunc(a.signOutForm)))
 	mux.Handle("POST /api/v1/sign-in", a.csrf.Handler(http.HandlerFunc(a.signInAPI)))
 	mux.Handle("POST /api/v1/sign-out", a.csrf.Handler(http.HandlerFunc(a.signOutAPI)))
+	a.keyRoutes(mux)
 	if a.o.OIDC != nil {
 		mux.HandleFunc("GET /sign-in/oidc", a.startOIDC)
 		mux.HandleFunc("GET /sign-in/callback", a.finishOIDC)
@@ -113,7 +122,7 @@ func (a *Auth) Principal(r *http.Request) (approval.Principal, bool) {
 	if err != nil || !a.o.Now().Before(in.Expires) {
 		return approval.Principal{}, false
 	}
-	p := approval.Principal{ID: in.User, Role: approval.Role(in.Role), Via: in.Via, Groups: append(in.Groups, a.o.Groups(in.User)...)}
+	p := approval.Principal{ID: in.User, Role: approval.Role(in.Role), Via: in.Via, Groups: append(in.Groups, a.o.Groups(in.User)...), Proved: in.Proved, ProvedFor: in.ProvedFor}
 	if in.Via == viaOIDC {
 		p.Via = viaConsole
 		return p, a.o.OIDC != nil && p.Role.AtLeast(approval.Viewer)

@@ -49,7 +49,7 @@ func newBench(t *testing.T, change func(*Options)) *bench {
 	b := &bench{now: time.Now().UTC(), mux: http.NewServeMux()}
 	o := Options{
 		Users:    []User{{"ana", string(h), approval.Lead}, {"vera", string(h), approval.Viewer}},
-		Sessions: s, Now: func() time.Time { return b.now },
+		Sessions: s, Keys: s, Site: "http://localhost:8700", Now: func() time.Time { return b.now },
 		Record: func(_ context.Context, kind, actor, _ string, body any) error {
 			if b.broken {
 				return errors.New("the ledger is full")
@@ -354,7 +354,7 @@ func TestWindowIsBounded(t *testing.T) {
 }
 
 func TestNewRefuses(t *testing.T) {
-	good := Options{Sessions: &store.Store{}, Now: time.Now, Record: func(context.Context, string, string, string, any) error { return nil }}
+	good := Options{Sessions: &store.Store{}, Keys: &store.Store{}, Site: "https://tocsin.example.org", Now: time.Now, Record: func(context.Context, string, string, string, any) error { return nil }}
 	h, err := HashPassword(password)
 	if err != nil {
 		t.Fatal(err)
@@ -363,6 +363,11 @@ func TestNewRefuses(t *testing.T) {
 		name   string
 		change func(*Options)
 	}{
+		{"an IP address for a site", func(o *Options) { o.Site = "https://192.0.2.1" }},
+		{"a site of this machine without its name", func(o *Options) { o.Site = "http://127.0.0.1:8700" }},
+		{"a site without TLS", func(o *Options) { o.Site = "http://tocsin.example.org" }},
+		{"a page for a site", func(o *Options) { o.Site = "https://tocsin.example.org/console" }},
+		{"no keys", func(o *Options) { o.Keys = nil }},
 		{"no store", func(o *Options) { o.Sessions = nil }},
 		{"plain password", func(o *Options) { o.Users = []User{{"ana", password, approval.Lead}} }},
 		{"unknown role", func(o *Options) { o.Users = []User{{"ana", h, "root"}} }},

@@ -15,19 +15,21 @@ import (
 
 // The kinds of records.
 const (
-	KindDecision    = "decision"    // a human's answer that counts
-	KindRefusal     = "refusal"     // an answer that does not count, with why
-	KindRequest     = "request"     // a question put to humans
-	KindEscalation  = "escalation"  // more people were told of a question
-	KindStanding    = "standing"    // a decision taken in advance: proposed, signed, revoked
-	KindHalt        = "halt"        // people halted Tocsin's own responses, or let them go on
-	KindContainment = "containment" // an effect applied, verified, extended, lifted or reverted
-	KindEvidence    = "evidence"    // artefacts sealed, opened or exported
-	KindDraft       = "draft"       // a person's edit of a draft
-	KindIncident    = "incident"    // a change of an incident's life cycle
-	KindSignIn      = "sign_in"     // a sign-in, or the refusal of one
-	KindRules       = "rules"       // a set of rules was loaded, or refused
-	KindBaseline    = "baseline"    // a person changed an agent's baseline
+	KindDecision    = "decision"     // a human's answer that counts
+	KindRefusal     = "refusal"      // an answer that does not count, with why
+	KindRequest     = "request"      // a question put to humans
+	KindEscalation  = "escalation"   // more people were told of a question
+	KindStanding    = "standing"     // a decision taken in advance: proposed, signed, revoked
+	KindHalt        = "halt"         // people halted Tocsin's own responses, or let them go on
+	KindContainment = "containment"  // an effect applied, verified, extended, lifted or reverted
+	KindEvidence    = "evidence"     // artefacts sealed, opened or exported
+	KindDraft       = "draft"        // a person's edit of a draft
+	KindIncident    = "incident"     // a change of an incident's life cycle
+	KindKey         = "security_key" // a security key was registered, removed or refused
+	KindReview      = "review"       // a lead judged, afterwards, a decision that broke the glass
+	KindSignIn      = "sign_in"      // a sign-in, or the refusal of one
+	KindRules       = "rules"        // a set of rules was loaded, or refused
+	KindBaseline    = "baseline"     // a person changed an agent's baseline
 )
 
 // Record is one row: what happened, who did it, to what.

@@ -131,6 +131,9 @@ func TestActsOf(t *testing.T) {
 }
 
 func TestSummarise(t *testing.T) {
+	glass := func(id string, asked int) approval.Request {
+		return approval.Request{ID: id, Asked: ago(asked), State: approval.Approved, Decision: &approval.Decision{Verb: approval.Approve, BreakGlass: true}}
+	}
 	f := Facts{
 		Incidents: []incident.Incident{
 			{ID: "old", Status: incident.Waiting, Times: incident.Times{FirstBad: ago(300)}},
@@ -139,14 +142,18 @@ func TestSummarise(t *testing.T) {
 			{ID: "closed", Status: incident.Closed, Times: incident.Times{FirstBad: ago(50), Closed: ago(45)}},
 		},
 		Alerts:   Groups([]Alerted{{ID: "in", Raised: ago(90)}}),
-		Requests: []approval.Request{{State: approval.Pending, Deadline: ago(-9)}, {State: approval.Pending, Deadline: ago(-5)}, {State: approval.Denied, Deadline: ago(-1)}},
+		Reviewed: map[string]bool{"seen": true},
+		Requests: []approval.Request{{State: approval.Pending, Deadline: ago(-9)}, {State: approval.Pending, Deadline: ago(-5)}, {State: approval.Denied, Deadline: ago(-1)}, glass("seen", 5), glass("due", 5), glass("old", 300)},
 		Leases:   []action.Lease{{Ends: ago(-5)}, {Ends: ago(5)}, {Ends: ago(-5), Lifted: ago(1)}},
 	}
 	got := Summarise(f, clock(), 2*time.Hour, sla)
 	if got.Dwell.N != 3 || got.Coverage.N != 1 || got.Coverage.Counts[Untouched] != 1 {
 		t.Errorf("cohorts of %d incidents and %d alerts, want 3 and 1", got.Dwell.N, got.Coverage.N)
 	}
-	got.Dwell, got.Coverage = Dwell{}, Coverage{}
+	if got.Deciding.N != 2 || got.Deciding.Outcomes[ByBreakGlass] != 2 || got.ReviewsDue != 1 {
+		t.Errorf("deciding %+v, %d reviews due", got.Deciding, got.ReviewsDue)
+	}
+	got.Dwell, got.Coverage, got.Deciding, got.ReviewsDue = Dwell{}, Coverage{}, Deciding{}, 0
 	want := Summary{
 		At: clock(), Window: 2 * time.Hour, Unnoticed: 2, OldestUnnoticed: 300 * time.Minute, OldestIncident: "old",
 		ApprovalsPending: 2, NextDeadline: ago(-5), Contained: 1,

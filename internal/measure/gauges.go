@@ -36,6 +36,7 @@ type watcher struct {
 type gauges struct {
 	dwell, coverageRatio, coverageAlerts, incidents                      *prometheus.Desc
 	unnoticed, oldest, pending, deadline, leases, skewed, cohort, window *prometheus.Desc
+	settled, approveRatio, look, quickRatio, personDay, reviews          *prometheus.Desc
 }
 
 func newGauges() gauges {
@@ -54,6 +55,12 @@ func newGauges() gauges {
 		leases:         desc("tocsin_leases_in_force", "Containments in force."),
 		skewed:         desc("tocsin_dwell_skewed_incidents", "Incidents kept out of the dwell time, because the clocks make it negative."),
 		cohort:         desc("tocsin_dwell_incidents", "Incidents that the dwell time is made of, by how their unnoticed time ended.", "end"),
+		settled:        desc("tocsin_requests_settled", "Approval requests of the window by how they were settled.", "outcome"),
+		approveRatio:   desc("tocsin_decisions_approved_ratio", "Share of people's decisions that approve; absent without any."),
+		look:           desc("tocsin_decision_look_seconds", "Median time from opening a request to answering it; absent where none is known."),
+		quickRatio:     desc("tocsin_decisions_quick_ratio", "Share of the decisions with a known look that took under five seconds; absent where none is known."),
+		personDay:      desc("tocsin_decisions_per_person_day", "Decisions of a person on a day on which they decided, in the mean; absent without any."),
+		reviews:        desc("tocsin_reviews_due", "Decisions of the window that broke the glass and wait for another lead's review."),
 		window:         desc("tocsin_summary_window_seconds", "The window of dwell time and coverage."),
 	}
 }
@@ -61,7 +68,7 @@ func newGauges() gauges {
 // Describe implements prometheus.Collector.
 func (w *watcher) Describe(ch chan<- *prometheus.Desc) {
 	g := w.gauges
-	for _, d := range []*prometheus.Desc{g.dwell, g.coverageRatio, g.coverageAlerts, g.incidents, g.unnoticed, g.oldest, g.pending, g.deadline, g.leases, g.skewed, g.cohort, g.window} {
+	for _, d := range []*prometheus.Desc{g.dwell, g.coverageRatio, g.coverageAlerts, g.incidents, g.unnoticed, g.oldest, g.pending, g.deadline, g.leases, g.skewed, g.cohort, g.window, g.settled, g.approveRatio, g.look, g.quickRatio, g.personDay, g.reviews} {
 		ch <- d
 	}
 }
@@ -103,6 +110,18 @@ func (w *watcher) Collect(ch chan<- prometheus.Metric) {
 		set(g.deadline, float64(s.NextDeadline.UnixNano())/1e9)
 	}
 	set(g.leases, float64(s.Contained))
+	for _, o := range Outcomes() {
+		set(g.settled, float64(s.Deciding.Outcomes[o]), string(o))
+	}
+	if d := s.Deciding; d.Known {
+		set(g.approveRatio, d.ApproveRate)
+		set(g.personDay, d.PerPersonDay)
+	}
+	if d := s.Deciding; d.MedianLook != nil {
+		set(g.look, d.MedianLook.Seconds())
+		set(g.quickRatio, d.QuickShare)
+	}
+	set(g.reviews, float64(s.ReviewsDue))
 }
 
 func statuses() []incident.Status {

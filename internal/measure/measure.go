@@ -17,6 +17,11 @@ type Summary struct {
 	Dwell    Dwell    `json:"dwell"`
 	Coverage Coverage `json:"coverage"`
 
+	// Deciding is about the requests that were asked in the window.
+	Deciding Deciding `json:"deciding"`
+	// ReviewsDue are decisions of the window that broke the glass, and that no other lead has reviewed.
+	ReviewsDue int `json:"reviews_due"`
+
 	// Unnoticed counts the open incidents that no human is aware of; OldestUnnoticed is the running dwell time of the oldest.
 	Unnoticed       int           `json:"unnoticed"`
 	OldestUnnoticed time.Duration `json:"oldest_unnoticed_ns"`

@@ -51,7 +51,7 @@ func everyMetric(t *testing.T) *Metrics {
 	m.SlackFailed("network")
 	m.Watch(func(context.Context) (Summary, error) {
 		half := time.Hour
-		return Summary{Dwell: Dwell{P50: &half}, Coverage: Coverage{Known: true}, NextDeadline: clock()}, nil
+		return Summary{Dwell: Dwell{P50: &half}, Coverage: Coverage{Known: true}, Deciding: Deciding{Known: true, MedianLook: &half}, NextDeadline: clock()}, nil
 	}, clock)
 	return m
 }

@@ -12,9 +12,11 @@ import (
 type Facts struct {
 	// Incidents are those of the window and every one that is still open, however old.
 	Incidents []incident.Incident
-	Alerts    []Group // those raised in the window
-	Requests  []approval.Request
-	Leases    []action.Lease
+	Alerts    []Group            // those raised in the window
+	Requests  []approval.Request // those that wait, and those of the window
+	// Reviewed are the requests whose broken glass a lead reviewed.
+	Reviewed map[string]bool
+	Leases   []action.Lease
 }
 
 // Summarise computes the summary at a time: dwell time of the incidents whose first bad event lies in the window
@@ -33,7 +35,11 @@ func Summarise(f Facts, now time.Time, window, sla time.Duration) Summary {
 		}
 	}
 	s.Dwell, s.Coverage = DwellOf(cohort, now), CoverageOf(f.Alerts, now, sla)
+	s.Deciding = DecidingOf(f.Requests, since)
 	for _, r := range f.Requests {
+		if OutcomeOf(r) == ByBreakGlass && !r.Asked.Before(since) && !f.Reviewed[r.ID] {
+			s.ReviewsDue++
+		}
 		if r.State != approval.Pending {
 			continue
 		}

@@ -231,6 +231,12 @@ func (s *Store) Requests(ctx context.Context, state approval.State, limit int) (
 	return list[approval.Request](ctx, s, "list requests", `SELECT doc FROM requests WHERE state = ? ORDER BY deadline, id LIMIT ?`, string(state), limit)
 }
 
+// RequestsSince returns the settled requests whose deadline is after a time, the latest first.
+func (s *Store) RequestsSince(ctx context.Context, at time.Time, limit int) ([]approval.Request, error) {
+	return list[approval.Request](ctx, s, "list requests", `SELECT doc FROM requests WHERE state <> ? AND deadline >= ? ORDER BY deadline DESC, id LIMIT ?`,
+		string(approval.Pending), at.UnixNano(), limit)
+}
+
 // IncidentRequests returns an incident's approval requests.
 func (s *Store) IncidentRequests(ctx context.Context, incidentID string) ([]approval.Request, error) {
 	return list[approval.Request](ctx, s, "list requests", `SELECT doc FROM requests WHERE incident = ? ORDER BY deadline, id`, incidentID)

@@ -138,6 +138,9 @@ type SignIn struct {
 	Groups  []string  `json:"groups,omitempty"` // that the identity provider says the person is in
 	Created time.Time `json:"created"`
 	Expires time.Time `json:"expires"`
+	// Proved is when the person last gave a second factor in this session, and ProvedFor what it was for.
+	Proved    time.Time `json:"proved,omitzero"`
+	ProvedFor string    `json:"proved_for,omitempty"`
 }
 
 // SaveSignIn writes a session under the hash of its token and drops the expired ones.

@@ -114,6 +114,50 @@ function watch() {
 }
 watch();
 
+// Security keys sign the server's challenge, at the place that the console is configured to have.
+const ask = async (path, body) => {
+  const res = await fetch(path, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) });
+  const said = await res.json();
+  if (!res.ok) throw new Error(said.error);
+  return said;
+};
+async function prove(about) {
+  const { publicKey } = await ask("/keys/prove/begin", { for: about });
+  const credential = await navigator.credentials.get({ publicKey: PublicKeyCredential.parseRequestOptionsFromJSON(publicKey) });
+  await ask("/keys/prove/finish", { for: about, credential });
+}
+async function register(name) {
+  const { publicKey } = await ask("/keys/register/begin", { name });
+  const credential = await navigator.credentials.create({ publicKey: PublicKeyCredential.parseCreationOptionsFromJSON(publicKey) });
+  await ask("/keys/register/finish", { credential });
+}
+async function touch(ceremony, form) {
+  say("Touch your security key");
+  try {
+    await ceremony();
+    say("");
+    const typed = form?.querySelector("textarea")?.value; // of a reason that was begun
+    document.activeElement?.blur();
+    await refresh(true);
+    const reason = main.querySelector("#decide textarea");
+    if (typed && reason && !reason.value) reason.value = typed;
+  } catch (e) {
+    say(e.name === "NotAllowedError" ? "The security key was not used" : e.message);
+  }
+}
+const able = window.PublicKeyCredential?.parseRequestOptionsFromJSON ? "keys" : "keyless";
+document.documentElement.classList.add(location.origin === main.dataset.site ? able : "elsewhere");
+document.addEventListener("click", (e) => {
+  const button = e.target.closest("[data-prove]");
+  if (button) touch(() => prove(button.dataset.prove), button.closest("section")?.querySelector("form"));
+});
+document.addEventListener("submit", (e) => {
+  if (!e.target.matches("[data-register]")) return;
+  e.preventDefault();
+  const name = e.target.elements.name.value;
+  touch(() => register(name));
+});
+
 // Single keys go places; none decides. They can be switched off, for people whose tools type for them.
 const places = { o: "/", a: "/approvals", i: "/incidents", d: "/agents" };
 const help = document.getElementById("help"), keys = document.getElementById("keys");
