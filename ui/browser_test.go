@@ -8,9 +8,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/tocsin-dr/tocsin/internal/approval"
 )
 
 // chromium is a headless browser that was not started yet. It does not outlive the test.
@@ -127,17 +130,24 @@ func TestShots(t *testing.T) {
 		t.Skip("TOCSIN_SHOTS names no folder")
 	}
 	b := newBench(t, nil)
+	b.withKeys(t)
+	b.breakGlass(t)
+	b.stepUp(t)
+	b.role = approval.Admin
 	light, dark := b.serve(t, "light"), b.serve(t, "dark")
 	for name, path := range map[string]string{
 		"overview": "/", "approvals": "/approvals", "approval": "/approvals/" + reqID, "incidents": "/incidents", "incident": "/incidents/" + incID,
-		"contained": "/incidents/INC-139bbbbb", "agents": "/agents", "agent": "/agents?id=" + bot, "rules": "/rules", "audit": "/audit", "health": "/health", "sign-in": "/sign-in?refused=wrong",
+		"contained": "/incidents/INC-139bbbbb", "agents": "/agents", "agent": "/agents?id=" + bot, "rules": "/rules", "audit": "/audit", "health": "/health", "keys": "/keys", "glass": "/approvals/REQ-glass", "sign-in": "/sign-in?refused=wrong",
 	} {
+		if only := os.Getenv("TOCSIN_SHOT"); only != "" && only != name {
+			continue
+		}
 		shot := func(suffix, url, size string) {
 			browser(t, "--window-size="+size, "--screenshot="+filepath.Join(dir, name+suffix+".png"), url+path)
 		}
 		shot("", light, "1280,1000")
 		shot("-phone", light, "390,844")
-		if name == "incident" || name == "overview" {
+		if slices.Contains([]string{"incident", "overview", "approvals", "approval", "health", "keys", "glass"}, name) {
 			shot("-tall", light, "1280,2600")
 			shot("-wide", light, "1600,1100")
 			shot("-dark", dark, "1280,1000")

@@ -44,6 +44,7 @@ func newDesk(t *testing.T) *desk {
 		mux.HandleFunc(pattern, func(w http.ResponseWriter, _ *http.Request) { _ = json.NewEncoder(w).Encode(v()) })
 	}
 	answer("GET /api/v1/approvals", func() any { return []approval.Request{d.request} })
+	answer("GET /api/v1/approvals/"+d.request.ID, func() any { return d.request })
 	answer("GET /api/v1/incidents", func() any { return []incident.Incident{about, {ID: "INC-0123456700000000"}} })
 	answer("GET /api/v1/incidents/"+about.ID, func() any {
 		return api.Case{
