@@ -62,7 +62,9 @@ func (c *control) BreakGlass(ctx context.Context, by approval.Principal, request
 
 func (c *control) decide(ctx context.Context, requestID string, d approval.Decision) error {
 	d.By, d.At = c.withGroups(d.By), c.now().UTC()
-	d.Looked = c.looks.since(d.By.ID, requestID, d.At)
+	if d.Looked == 0 { // Slack knows when it opened its window
+		d.Looked = c.looks.since(d.By.ID, requestID, d.At)
+	}
 	request, err := c.store.Request(ctx, requestID)
 	if errors.Is(err, store.ErrNotFound) {
 		return c.refused(ctx, approval.Request{ID: requestID}, d, &approval.Refusal{Kind: approval.RefusedUnknown, Text: fmt.Sprintf("there is no request %q", requestID)})

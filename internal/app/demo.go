@@ -297,7 +297,7 @@ func (d *Demo) Auto(ctx context.Context) (DemoSummary, error) {
 		if err := d.do(request, &file); err != nil {
 			return false, err
 		}
-		return file.Contained && cites(file, "containment"), nil
+		return file.Contained && !file.Incident.Times.Contained.IsZero() && cites(file, "containment"), nil
 	})
 	if err != nil {
 		return DemoSummary{}, err

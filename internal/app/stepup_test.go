@@ -146,7 +146,7 @@ func (h *running) brokenGlass(r approval.Request) {
 		h.Errorf("a review of nothing was answered with %d", status)
 	}
 	h.ok("bob", http.MethodPost, "/api/v1/approvals/"+r.ID+"/decide", decide)
-	h.until("the containment", func() bool { _, ok := h.gate.Lease(r.ID); return ok })
+	h.until("the containment", func() bool { l, ok := h.gate.Lease(r.ID); return ok && !l.Verified.IsZero() })
 	h.lifted(r)
 	closing, path := api.CloseBody{Verdict: incident.TruePositive, Reason: "seen and settled"}, "/api/v1/incidents/"+r.Incident+"/close"
 	for _, person := range []string{"bob", "lea"} {
