@@ -53,20 +53,24 @@ func TestDeciding(t *testing.T) {
 		{"replaced", []approval.Request{{Asked: clock(), State: approval.Superseded}}, Deciding{Outcomes: none}},
 		{"expired", []approval.Request{{Asked: clock(), State: approval.Expired}}, Deciding{Outcomes: with(ByExpiry, 1), N: 1}},
 		{
-			"two of two", []approval.Request{decided("", answered("ada", approval.Approve, 4*time.Second, 0), answered("bob", approval.Approve, 10*time.Second, time.Minute))},
+			"two of two",
+			[]approval.Request{decided("", answered("ada", approval.Approve, 4*time.Second, 0), answered("bob", approval.Approve, 10*time.Second, time.Minute))},
 			Deciding{Outcomes: with(ByApproval, 1), N: 1, Decisions: 2, Approvals: 2, ApproveRate: 1, Known: true, Looked: 2, MedianLook: took(7 * time.Second), Quick: 1, QuickShare: .5, PerPersonDay: 1, Busiest: 1},
 		},
 		{
-			"the second denies", []approval.Request{decided("", answered("ada", approval.Approve, 0, 0), answered("bob", approval.Deny, 0, time.Minute))},
+			"the second denies",
+			[]approval.Request{decided("", answered("ada", approval.Approve, 0, 0), answered("bob", approval.Deny, 0, time.Minute))},
 			Deciding{Outcomes: with(ByDenial, 1), N: 1, Decisions: 2, Approvals: 1, ApproveRate: .5, Known: true, PerPersonDay: 1, Busiest: 1},
 		},
 		{"in advance", []approval.Request{decided("SD-1", answered("ada", approval.Approve, 0, 0))}, Deciding{Outcomes: with(ByStanding, 1), N: 1}},
 		{
-			"breaks the glass", []approval.Request{glass},
+			"breaks the glass",
+			[]approval.Request{glass},
 			Deciding{Outcomes: with(ByBreakGlass, 1), N: 1, Decisions: 1, Approvals: 1, ApproveRate: 1, Known: true, PerPersonDay: 1, Busiest: 1},
 		},
 		{
-			"two days of one", []approval.Request{
+			"two days of one",
+			[]approval.Request{
 				decided("", answered("ada", approval.Approve, 5*time.Second, 0)), decided("", answered("ada", approval.Approve, time.Minute, time.Second)),
 				decided("", answered("ada", approval.Approve, time.Hour, 24*time.Hour)),
 			},
