@@ -96,6 +96,10 @@ func (a *actor) Ask(_ context.Context, by approval.Principal, id string, t appro
 	return a.note("ask", by.ID, id, t.String(), lease.String(), reason)
 }
 
+func (a *actor) RunPlaybook(_ context.Context, by approval.Principal, id, playbook, reason string) error {
+	return a.note(by.ID, "run", id, playbook, reason)
+}
+
 func (a *actor) Notice(_ context.Context, by approval.Principal, id string) error {
 	return a.note("notice", by.ID, id)
 }

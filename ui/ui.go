@@ -85,6 +85,8 @@ type Actor interface {
 	Review(ctx context.Context, by approval.Principal, requestID, reason string) error
 	// Ask requests a containment that the playbook did not; who asks can't approve.
 	Ask(ctx context.Context, by approval.Principal, incidentID string, target approval.Target, lease time.Duration, reason string) error
+	// RunPlaybook starts a playbook in an incident; who starts it can't approve what it asks.
+	RunPlaybook(ctx context.Context, by approval.Principal, incidentID, playbook, reason string) error
 	Notice(ctx context.Context, by approval.Principal, incidentID string) error
 	Note(ctx context.Context, by approval.Principal, incidentID, text string) error
 	// EditDraft adds a person's version of a draft, made on a version before. It takes nobody else's edit away.

@@ -31,6 +31,10 @@ func (r *run) handlers(ctx workflow.Context) error {
 	if err != nil {
 		return fmt.Errorf("register %s: %w", UpdateAsk, err)
 	}
+	err = workflow.SetUpdateHandlerWithOptions(ctx, UpdateRun, r.runPlaybook, workflow.UpdateHandlerOptions{Validator: r.checkRun})
+	if err != nil {
+		return fmt.Errorf("register %s: %w", UpdateRun, err)
+	}
 	err = workflow.SetUpdateHandlerWithOptions(ctx, UpdateClose, r.close, workflow.UpdateHandlerOptions{Validator: r.checkClose})
 	if err != nil {
 		return fmt.Errorf("register %s: %w", UpdateClose, err)
@@ -105,6 +109,46 @@ func (r *run) ask(ctx workflow.Context, a HumanAsk) error {
 	return nil
 }
 
+// RunPlaybook is a playbook that a person starts. What it asks, that person can't approve.
+type RunPlaybook struct {
+	Incident string `json:"incident"`
+	Playbook string `json:"playbook"`
+	By       string `json:"by"`
+	Reason   string `json:"reason"`
+}
+
+func (r *run) checkRun(ctx workflow.Context, p RunPlaybook) error {
+	_, known := r.in.Playbooks[p.Playbook]
+	switch {
+	case r.state.Incident.ID == "" || r.closing != nil || p.Incident != r.state.Incident.ID:
+		return refusal(approval.RefusedUnknown, "the incident is not open")
+	case !known:
+		return refusal(approval.RefusedUnknown, fmt.Sprintf("there was no playbook %q when the incident began", p.Playbook))
+	case p.By == "":
+		return refusal(approval.RefusedRole, "nobody starts it")
+	case len([]rune(p.Reason)) < approval.MinReason:
+		return refusal(approval.RefusedReason, "starting a playbook needs a reason")
+	case len(r.state.Runs) >= maxRuns || slices.ContainsFunc(r.state.Runs, func(known *Run) bool { return known.Playbook == p.Playbook && !known.Finished }):
+		return refusal(approval.RefusedDecided, "the playbook runs already, or the incident ran as many as it may")
+	}
+	return nil
+}
+
+// runPlaybook starts it about the incident's agent and the first of its findings.
+func (r *run) runPlaybook(ctx workflow.Context, p RunPlaybook) error {
+	book := r.in.Playbooks[p.Playbook]
+	current := &Run{Playbook: p.Playbook, Agent: r.state.Incident.Agent.ID, By: p.By, State: make(playbooks.State)}
+	if len(r.state.Raised) > 0 {
+		first := r.state.Raised[0]
+		current.Finding, current.Tool, current.Scopes = findingEnv(first.Finding), first.Finding.Tool, first.Scopes
+	}
+	r.state.Runs = append(r.state.Runs, current)
+	r.state.Incident.Playbook = book.Ref()
+	r.noticed(Notice{By: p.By, Via: "console", At: workflow.Now(ctx)})
+	r.moved, r.dirty = true, true
+	return nil
+}
+
 func (r *run) checkClose(ctx workflow.Context, c Closing) error {
 	d := c.Disposition
 	switch {
@@ -152,7 +196,7 @@ func (r *run) finish(ctx workflow.Context) error {
 func (r *run) askStep(ctx workflow.Context, t *task, key string, p playbooks.Playbook, current *Run, c playbooks.Command) (playbooks.Result, string, error) {
 	s := c.Step
 	q := question{
-		key: key, task: t, requester: "playbook:" + p.Name, blast: s.Blast, terms: approval.Policy{Need: s.Ask.Need, From: s.Ask.From, Deadline: s.Ask.Deadline, OnExpiry: s.Ask.OnExpiry},
+		key: key, task: t, requester: cmp.Or(current.By, "playbook:"+p.Name), blast: s.Blast, terms: approval.Policy{Need: s.Ask.Need, From: s.Ask.From, Deadline: s.Ask.Deadline, OnExpiry: s.Ask.OnExpiry},
 		plan: approval.Plan{Action: s.Do, Class: s.Class, Target: r.target(s.Target, current, c.Item), Params: c.Params, Lease: s.Lease, Playbook: p.Ref(), Evidence: slices.Clone(r.state.Evidence)},
 	}
 	request, why, err := r.put(ctx, q)

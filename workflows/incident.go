@@ -32,6 +32,7 @@ const (
 	UpdateDecide = "decide"  // approval.Decision
 	UpdateAsk    = "ask"     // HumanAsk
 	UpdateClose  = "close"   // Closing
+	UpdateRun    = "run"     // RunPlaybook
 	SignalLift   = "lift"    // Lift, to a lease
 	SignalEnded  = "ended"   // the id of a lease that was undone, from its workflow
 )
@@ -82,6 +83,7 @@ type Run struct {
 	Playbook string `json:"playbook"`
 	// Agent and Tool are of the finding that started the run: whom it may ask to stop, and with what.
 	Agent    string               `json:"agent"`
+	By       string               `json:"by,omitempty"` // the person who started it, if one did
 	Tool     string               `json:"tool,omitempty"`
 	Scopes   []string             `json:"scopes,omitempty"` // see pipeline.Raised
 	Finding  playbooks.FindingEnv `json:"finding"`

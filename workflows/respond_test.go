@@ -226,3 +226,26 @@ func TestUnknownIsUndone(t *testing.T) {
 		t.Errorf("containments in the ledger: %q", got)
 	}
 }
+
+// TestRunPlaybook: a person starts a playbook in an incident, and can't approve what it asks.
+func TestRunPlaybook(t *testing.T) {
+	h := newHouse(t)
+	h.decide(time.Minute, approval.Deny, nil) // of the playbook that the rule named
+	start := func(after time.Duration, name string) *answer {
+		return h.update(after, UpdateRun, func() any {
+			return RunPlaybook{Incident: h.latest(), Playbook: name, By: "ana", Reason: "the tool changed"}
+		})
+	}
+	unknown, started := start(2*time.Minute, "no-such"), start(3*time.Minute, "tool-swap")
+	twice := start(4*time.Minute, "tool-swap")
+	own := h.decide(5*time.Minute, approval.Approve, func(d *approval.Decision) { d.By.ID = "ana" })
+	other := h.decide(6*time.Minute, approval.Approve, by("bob"))
+	h.denied(7*time.Minute, true)
+	h.run()
+	if unknown.kind() != approval.RefusedUnknown || started.err != nil || twice.kind() != approval.RefusedDecided || own.kind() != approval.RefusedRequester || other.err != nil {
+		t.Errorf("answers: %v, %v, %v, %v, %v", unknown.err, started.err, twice.err, own.err, other.err)
+	}
+	if diff := cmp.Diff([]approval.State{approval.Denied, approval.Approved}, h.states()); diff != "" {
+		t.Error(diff)
+	}
+}

@@ -22,6 +22,7 @@ type playbooksCmd struct {
 	Rehearse playbooksRehearseCmd `cmd:"" help:"Run a playbook without an effect, with scripted answers, and skip the time."`
 	List     playbooksListCmd     `cmd:"" default:"1" help:"List the playbooks."`
 	Show     playbooksShowCmd     `cmd:"" help:"Show the steps of a playbook."`
+	Run      playbooksRunCmd      `cmd:"" help:"Start a playbook in an incident of a running Tocsin. What it asks, somebody else must approve."`
 	Export   playbooksExportCmd   `cmd:"" help:"Print a playbook as CACAO 2.0 JSON."`
 }
 
@@ -190,6 +191,26 @@ func (c *playbooksPlanCmd) Run(ctx context.Context, std *stdio) error {
 			fmt.Fprintf(std.out, "    %s\n", visible(line))
 		}
 	}
+	return nil
+}
+
+type playbooksRunCmd struct {
+	server
+	Name     string `arg:"" help:"Playbook, as playbooks list names it."`
+	Incident string `required:"" help:"Incident, as incidents list names it, or as much of its id as tells it from others."`
+	Reason   string `required:"" help:"Why. It is recorded."`
+}
+
+// Run implements the command.
+func (c *playbooksRunCmd) Run(ctx context.Context, std *stdio) error {
+	id, err := c.incident(ctx, c.Incident)
+	if err != nil {
+		return err
+	}
+	if err := c.call(ctx, http.MethodPost, "/api/v1/incidents/"+url.PathEscape(id)+"/run", api.RunBody{Playbook: c.Name, Reason: c.Reason}, nil); err != nil {
+		return err
+	}
+	fmt.Fprintf(std.out, "Started: %s in %s.\n", visible(c.Name), visible(id))
 	return nil
 }
 

@@ -171,11 +171,15 @@ const triesToSay = 3
 // Apply implements Action. It tries again only where the receiver cannot have taken it: no connection was made, or the receiver says
 // by 429 or 503 that it did not. All else leaves the outcome unknown, and a second try is for people to decide.
 func (w *NotifyWebhook) Apply(ctx context.Context, l Lease) error {
+	return w.send(ctx, l, l.Plan.Params["text"])
+}
+
+func (w *NotifyWebhook) send(ctx context.Context, l Lease, text string) error {
 	r, ok := w.options.Receivers[l.Plan.Params["receiver"]]
 	if !ok {
 		return fmt.Errorf("receiver: actions.notify_webhook.receivers has no %q", l.Plan.Params["receiver"])
 	}
-	body, err := json.Marshal(message{1, l.ID, l.Incident, l.Plan.Target, l.Plan.Params["text"], l.Approver})
+	body, err := json.Marshal(message{1, l.ID, l.Incident, l.Plan.Target, text, l.Approver})
 	if err != nil {
 		return fmt.Errorf("encode message: %w", err)
 	}

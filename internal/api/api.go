@@ -78,6 +78,7 @@ func Routes(mux *http.ServeMux, o Options) {
 	handle("POST /api/v1/approvals/{id}/decide", approval.Viewer, a.decide)
 	handle("POST /api/v1/leases/{id}/lift", approval.Lead, a.lift)
 	handle("GET /api/v1/incidents/{id}/plan", approval.Viewer, a.plan)
+	handle("POST /api/v1/incidents/{id}/run", approval.Responder, a.run)
 	handle("GET /api/v1/standing", approval.Viewer, a.standings)
 	handle("POST /api/v1/standing", approval.Responder, a.propose)
 	handle("POST /api/v1/standing/{id}/sign", approval.Lead, a.sign)

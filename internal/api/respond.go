@@ -70,6 +70,21 @@ func (a *api) plan(_ http.ResponseWriter, r *http.Request) (any, error) {
 	return a.Planner.PlanPlaybook(r.Context(), r.PathValue("id"), strings.TrimSpace(r.URL.Query().Get("playbook")))
 }
 
+// RunBody is the body of a playbook that a person starts.
+type RunBody struct {
+	Playbook string `json:"playbook"`
+	Reason   string `json:"reason"`
+}
+
+func (a *api) run(_ http.ResponseWriter, r *http.Request) (any, error) {
+	var body RunBody
+	if err := decode(r.Body, &body); err != nil {
+		return nil, err
+	}
+	by, _ := a.Auth.Principal(r)
+	return struct{}{}, a.Actor.RunPlaybook(r.Context(), by, r.PathValue("id"), body.Playbook, body.Reason)
+}
+
 func (a *api) standings(_ http.ResponseWriter, r *http.Request) (any, error) {
 	all, err := a.Reader.Standings(r.Context(), listLimit)
 	if all == nil {

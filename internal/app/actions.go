@@ -54,13 +54,14 @@ func checkOf[O any, P interface {
 }
 
 // ship makes the actions that this deployment has.
-func (o *ActionOptions) ship(gate action.Enforcer, now func() time.Time) []action.Action {
+func (o *ActionOptions) ship(gate action.Enforcer, drafts action.Drafts, now func() time.Time) []action.Action {
 	out := []action.Action{action.NewQuarantine(gate), action.NewReadOnly(gate), action.NewAskHuman(gate), action.NewThrottle(gate)}
 	if o.RevokeToken != nil {
 		out = append(out, action.NewRevokeToken(*o.RevokeToken))
 	}
 	if o.NotifyWebhook != nil {
-		out = append(out, action.NewNotifyWebhook(*o.NotifyWebhook, now))
+		webhook := action.NewNotifyWebhook(*o.NotifyWebhook, now)
+		out = append(out, webhook, action.NewSendDraft(webhook, drafts))
 	}
 	if o.CAEP != nil {
 		out = append(out, action.NewSessionRevoked(*o.CAEP, now), action.NewRiskChange(*o.CAEP, now))

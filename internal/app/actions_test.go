@@ -42,12 +42,12 @@ func TestActionSections(t *testing.T) {
 		if !strings.Contains(string(page), "`actions."+key+"`") {
 			t.Errorf("docs/actions.md does not name actions.%s", key)
 		}
-		none := len(o.ship(nil, nil))
+		none := len(o.ship(nil, nil, nil))
 		field.Set(reflect.New(field.Type().Elem()))
 		if err := o.check(); err == nil || !strings.HasPrefix(err.Error(), "actions."+key) {
 			t.Errorf("an empty section %s passes: %v", key, err)
 		}
-		made := o.ship(nil, nil)
+		made := o.ship(nil, nil, nil)
 		if len(made) == none {
 			t.Errorf("section %s makes no action", key)
 		}

@@ -264,7 +264,7 @@ func (a *App) openGate(ctx context.Context) (err error) {
 	}
 	a.signer = approval.NewSigner(key)
 	a.governor = &governor{store: a.store, file: filepath.Join(a.cfg.Data, "halt"), perHour: a.cfg.Limits.PerHour, now: a.now}
-	a.actions = action.NewCatalogue(a.signer.Public(), a.gate, a.governor, a.now, a.cfg.Actions.ship(a.gate, a.now)...)
+	a.actions = action.NewCatalogue(a.signer.Public(), a.gate, a.governor, a.now, a.cfg.Actions.ship(a.gate, a.store, a.now)...)
 	return nil
 }
 

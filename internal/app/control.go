@@ -159,6 +159,18 @@ func (c *control) Ask(ctx context.Context, by approval.Principal, incidentID str
 	return c.turnedAway(ctx, by, "ask", incidentID, reason, err)
 }
 
+// RunPlaybook starts a playbook in an incident. What it asks, somebody else must approve.
+func (c *control) RunPlaybook(ctx context.Context, by approval.Principal, incidentID, playbook, reason string) error {
+	err := c.mayWith(by, approval.Responder, reason)
+	if err == nil {
+		err = c.append(ctx, ledger.KindIncident, by.ID, incidentID, map[string]any{"run": playbook, "by": by, "reason": reason})
+	}
+	if err == nil {
+		err = c.update(ctx, incidentID, workflows.UpdateRun, workflows.RunPlaybook{Incident: incidentID, Playbook: playbook, By: by.ID, Reason: reason})
+	}
+	return c.turnedAway(ctx, by, "run "+playbook, incidentID, reason, err)
+}
+
 // turnedAway records the refusal of an act that is no decision, if err is one, before it is returned.
 func (c *control) turnedAway(ctx context.Context, by approval.Principal, act, subject, reason string, err error) error {
 	kind := approval.Kind(err)

@@ -107,3 +107,14 @@ func (s *Store) DraftVersions(ctx context.Context, incidentID string) ([]Draft, 
 	}
 	return out, err
 }
+
+// DraftText returns an incident's draft as people last left it, or as it was written where nobody edited it.
+func (s *Store) DraftText(ctx context.Context, incidentID, name string) (string, error) {
+	all, err := s.Drafts(ctx, incidentID)
+	for _, d := range all {
+		if d.Name == name {
+			return d.Markdown, err
+		}
+	}
+	return "", errors.Join(err, fmt.Errorf("read draft %.40q of %s: %w", name, incidentID, ErrNotFound))
+}
