@@ -90,7 +90,7 @@ func readBundle(r io.Reader) (*bundleFiles, error) {
 		if kept(name) {
 			into = io.MultiWriter(digest, text)
 		}
-		if out.size[name], err = io.Copy(into, archive); err != nil {
+		if out.size[name], err = io.Copy(into, io.LimitReader(archive, header.Size)); err != nil {
 			return nil, fmt.Errorf("%.80q: %w", name, err)
 		}
 		out.hash[name] = hex.EncodeToString(digest.Sum(nil))

@@ -176,7 +176,7 @@ func (a *Anchor) follow(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("follow ledger: %w", err)
 	}
-	size := int64(end) //nolint:gosec // far below
+	size := int64(end)
 	prev, err := a.last(ctx, size)
 	if err != nil {
 		return err
@@ -249,7 +249,7 @@ func (a *Anchor) append(ctx context.Context, rows []Record) error {
 			if err != nil {
 				return fmt.Errorf("anchor record %d: %w", rows[i].Seq, err)
 			}
-			if index.Index+1 != uint64(rows[i].Seq) { //nolint:gosec // not negative
+			if index.Index+1 != uint64(rows[i].Seq) {
 				return fmt.Errorf("anchor record %d: it became entry %d, so that somebody else writes to the log", rows[i].Seq, index.Index)
 			}
 		}
@@ -323,11 +323,11 @@ func ReadCheckpoint(dir, key string) (Checkpoint, error) {
 
 // Inclusion returns the proof that a record is one of those that a checkpoint of this log is over.
 func (a *Anchor) Inclusion(ctx context.Context, of Checkpoint, seq int64) ([][]byte, error) {
-	builder, err := client.NewProofBuilder(ctx, uint64(of.Size), a.reader.ReadTile) //nolint:gosec // not negative
+	builder, err := client.NewProofBuilder(ctx, uint64(of.Size), a.reader.ReadTile)
 	if err != nil {
 		return nil, fmt.Errorf("prove record %d: %w", seq, err)
 	}
-	hashes, err := builder.InclusionProof(ctx, uint64(seq-1)) //nolint:gosec // not negative
+	hashes, err := builder.InclusionProof(ctx, uint64(seq-1))
 	if err != nil {
 		return nil, fmt.Errorf("prove record %d: %w", seq, err)
 	}
@@ -339,7 +339,7 @@ func (c Checkpoint) Includes(seq int64, hash string, inclusion [][]byte) error {
 	if seq < 1 || seq > c.Size {
 		return fmt.Errorf("record %d is not among the %d of the checkpoint", seq, c.Size)
 	}
-	err := proof.VerifyInclusion(rfc6962.DefaultHasher, uint64(seq-1), uint64(c.Size), leaf(hash), inclusion, c.root) //nolint:gosec // not negative
+	err := proof.VerifyInclusion(rfc6962.DefaultHasher, uint64(seq-1), uint64(c.Size), leaf(hash), inclusion, c.root)
 	if err != nil {
 		return fmt.Errorf("record %d is not what the checkpoint is over: %w", seq, err)
 	}
@@ -378,7 +378,7 @@ const maxSize = 1 << 40
 // bundleOf reads the hashes that are entries of a log of some size: those of the bundle that entry i is in.
 func bundleOf(ctx context.Context, read client.EntryBundleFetcherFunc, i, size int64) ([]string, error) {
 	index := i / layout.EntryBundleWidth
-	bundle, err := client.GetEntryBundle(ctx, read, uint64(index), uint64(size)) //nolint:gosec // not negative
+	bundle, err := client.GetEntryBundle(ctx, read, uint64(index), uint64(size))
 	if err != nil {
 		return nil, fmt.Errorf("read entry %d of the log: %w", i, err)
 	}

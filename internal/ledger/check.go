@@ -84,7 +84,7 @@ func (c *Check) compareTiles(ctx context.Context, all bool) error {
 		if n < layout.TileWidth && !all {
 			continue
 		}
-		partial := layout.PartialTileSize(uint64(id.Level), id.Index, uint64(c.latest.Size)) //nolint:gosec // not negative
+		partial := layout.PartialTileSize(uint64(id.Level), id.Index, uint64(c.latest.Size))
 		got, err := c.files.ReadTile(ctx, uint64(id.Level), id.Index, partial)
 		if err != nil {
 			return fmt.Errorf("verify ledger: read tile %d of level %d: %w", id.Index, id.Level, err)
@@ -141,7 +141,7 @@ func (c *Check) consistent(ctx context.Context, old Checkpoint) error {
 	if old.Size == 0 {
 		return nil
 	}
-	from, to := uint64(old.Size), uint64(c.latest.Size) //nolint:gosec // not negative
+	from, to := uint64(old.Size), uint64(c.latest.Size)
 	builder, err := client.NewProofBuilder(ctx, to, c.files.ReadTile)
 	if err != nil {
 		return fmt.Errorf("verify ledger: read the log: %w", err)
