@@ -12,6 +12,8 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -22,6 +24,7 @@ import (
 	"github.com/tocsin-dr/tocsin/internal/gate"
 	"github.com/tocsin-dr/tocsin/internal/incident"
 	"github.com/tocsin-dr/tocsin/internal/ingest"
+	"github.com/tocsin-dr/tocsin/internal/store"
 	"github.com/tocsin-dr/tocsin/testdata"
 )
 
@@ -297,7 +300,7 @@ func (d *Demo) Auto(ctx context.Context) (DemoSummary, error) {
 		if err := d.do(request, &file); err != nil {
 			return false, err
 		}
-		return file.Contained && !file.Incident.Times.Contained.IsZero() && cites(file, "containment"), nil
+		return file.Contained && !file.Incident.Times.Contained.IsZero() && tells(file, "Contained, verified by a probe"), nil
 	})
 	if err != nil {
 		return DemoSummary{}, err
@@ -307,16 +310,9 @@ func (d *Demo) Auto(ctx context.Context) (DemoSummary, error) {
 	return s, err
 }
 
-// cites reports whether the post-mortem was written after an entry of a kind was recorded.
-func cites(file api.Case, kind string) bool {
-	for _, draft := range file.Drafts {
-		for _, e := range file.Timeline {
-			if draft.Name == "post-mortem" && e.Kind == kind && draft.At.After(e.At) {
-				return true
-			}
-		}
-	}
-	return false
+// tells reports whether the post-mortem says something already.
+func tells(file api.Case, text string) bool {
+	return slices.ContainsFunc(file.Drafts, func(d store.Draft) bool { return d.Name == "post-mortem" && strings.Contains(d.Markdown, text) })
 }
 
 // decide signs in, looks at the incident, and approves.
