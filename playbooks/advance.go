@@ -84,6 +84,8 @@ func (p Playbook) Advance(now time.Time, env Env, s State) Next {
 	}
 	w := &walker{now: now, env: env, state: s}
 	w.env.Steps = make(map[string]string, len(s))
+	// One map becomes another.
+	//workflowcheck:ignore
 	for path, st := range s {
 		w.env.Steps[path] = string(st.Result)
 	}

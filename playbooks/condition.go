@@ -172,6 +172,8 @@ func render(with map[string]string, env Env) (map[string]string, error) {
 		return nil, nil
 	}
 	out := make(map[string]string, len(with))
+	// Sorted, so that a workflow that is replayed sees the same error.
+	//workflowcheck:ignore
 	for _, name := range slices.Sorted(maps.Keys(with)) {
 		text, isExpr := strings.CutPrefix(with[name], "=")
 		if !isExpr {

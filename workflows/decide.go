@@ -512,6 +512,9 @@ func (r *run) act(ctx workflow.Context, request *approval.Request) (playbooks.Re
 		text := "Nothing was done: "
 		if failed := (*temporal.ApplicationError)(nil); !errors.As(err, &failed) || failed.Type() != notBegun {
 			text = "The containment failed; its effect is unknown, and is undone when its lease ends: "
+			if request.Plan.Lease == 0 {
+				text = "It failed; its effect is unknown, and can't be undone: look: "
+			}
 			if err := r.holdUnknown(ctx, request.ID); err != nil {
 				return playbooks.Failed, "", err
 			}
