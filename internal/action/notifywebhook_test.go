@@ -126,6 +126,7 @@ func TestNotifyWebhookTries(t *testing.T) {
 			if (err == nil) != (tt.want == "") || err != nil && !strings.Contains(err.Error(), tt.want) {
 				t.Errorf("Apply = %v, want %q", err, tt.want)
 			}
+			server.Close() // what it wrote is read below
 			if tries != tt.tries || len(keys) != 1 || len(*waited) != tries-1 {
 				t.Errorf("%d tries with %d keys, waited %v, want %d tries", tries, len(keys), *waited, tt.tries)
 			}
@@ -152,7 +153,9 @@ func TestNotifyWebhookOnAnOldConnection(t *testing.T) {
 	if err := w.Apply(t.Context(), Lease{ID: "r1", Plan: said("x")}); err != nil {
 		t.Fatal(err)
 	}
-	if err := w.Apply(t.Context(), Lease{ID: "r2", Plan: said("x")}); err == nil || tries != 2 {
+	err := w.Apply(t.Context(), Lease{ID: "r2", Plan: said("x")})
+	server.Close() // what it wrote is read below
+	if err == nil || tries != 2 {
 		t.Errorf("%v after %d requests, want 2", err, tries)
 	}
 }
@@ -167,7 +170,9 @@ func TestNotifyWebhookIsNotRepeated(t *testing.T) {
 	if _, err := c.Apply(t.Context(), in); err == nil {
 		t.Fatal("a connection that was cut is no error")
 	}
-	if _, err := c.Apply(t.Context(), in); !errors.Is(err, ErrUnknown) || tries != 1 {
+	_, err := c.Apply(t.Context(), in)
+	server.Close() // what it wrote is read below
+	if !errors.Is(err, ErrUnknown) || tries != 1 {
 		t.Errorf("%v after %d tries", err, tries)
 	}
 }
