@@ -31,7 +31,18 @@ func (h *running) keyed(person string) *keyed {
 	h.Helper()
 	return &keyed{
 		running: h, http: h.browser(person), rp: virtualwebauthn.RelyingParty{ID: "localhost", Name: "Tocsin", Origin: h.site()},
-		device: virtualwebauthn.NewAuthenticator(), key: virtualwebauthn.NewCredential(virtualwebauthn.KeyTypeEC2),
+		device: virtualwebauthn.NewAuthenticator(), key: freshKey(),
+	}
+}
+
+// freshKey is a new key. The library writes a coordinate that begins with a zero too short, about once in 128 keys, and no such key can be
+// registered: it makes another.
+func freshKey() virtualwebauthn.Credential {
+	const whole = 77 // bytes of a COSE key on P-256 with both coordinates of 32 (RFC 9053, section 7.1)
+	for {
+		if k := virtualwebauthn.NewCredential(virtualwebauthn.KeyTypeEC2); len(k.Key.AttestationData()) == whole {
+			return k
+		}
 	}
 }
 
