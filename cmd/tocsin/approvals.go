@@ -128,7 +128,7 @@ type decision struct {
 // minDigest is how many digits of a digest name a plan.
 const minDigest = 8
 
-func (d *decision) send(ctx context.Context, std *stdio, verb approval.Verb) error {
+func (d *decision) send(ctx context.Context, std *stdio, verb approval.Verb, breakGlass bool) error {
 	r, err := d.request(ctx, d.ID)
 	if err != nil {
 		return err
@@ -141,7 +141,7 @@ func (d *decision) send(ctx context.Context, std *stdio, verb approval.Verb) err
 		return err
 	}
 	var decided approval.Request
-	err = d.call(ctx, http.MethodPost, "/api/v1/approvals/"+url.PathEscape(r.ID)+"/decide", api.DecideBody{Verb: verb, Digest: digest, Reason: d.Reason}, &decided)
+	err = d.call(ctx, http.MethodPost, "/api/v1/approvals/"+url.PathEscape(r.ID)+"/decide", api.DecideBody{Verb: verb, Digest: digest, Reason: d.Reason, BreakGlass: breakGlass}, &decided)
 	if err != nil {
 		return err
 	}
@@ -180,11 +180,14 @@ func terminal(in io.Reader) bool {
 	return ok && term.IsTerminal(int(f.Fd()))
 }
 
-type approveCmd struct{ decision }
+type approveCmd struct {
+	decision
+	BreakGlass bool `help:"Approve alone what needs more people, where the policy lets you; another lead reviews it before the incident is closed."`
+}
 
 // Run implements the command.
 func (c *approveCmd) Run(ctx context.Context, std *stdio) error {
-	return c.send(ctx, std, approval.Approve)
+	return c.send(ctx, std, approval.Approve, c.BreakGlass)
 }
 
 type reviewCmd struct {
@@ -209,4 +212,6 @@ func (c *reviewCmd) Run(ctx context.Context, std *stdio) error {
 type denyCmd struct{ decision }
 
 // Run implements the command.
-func (c *denyCmd) Run(ctx context.Context, std *stdio) error { return c.send(ctx, std, approval.Deny) }
+func (c *denyCmd) Run(ctx context.Context, std *stdio) error {
+	return c.send(ctx, std, approval.Deny, false)
+}

@@ -97,7 +97,7 @@ func TestApproveNeedsALook(t *testing.T) {
 				tt.change(&d.request)
 			}
 			var out, said bytes.Buffer
-			c := approveCmd{decision{server: d.server(), ID: id, Reason: "seen", Digest: tt.digest}}
+			c := approveCmd{decision: decision{server: d.server(), ID: id, Reason: "seen", Digest: tt.digest}}
 			err := c.Run(t.Context(), &stdio{in: strings.NewReader(tt.typed), out: &out, err: &said, interactive: tt.interactive})
 			var want []api.DecideBody
 			if tt.want != "" {

@@ -83,7 +83,7 @@ func redacted(address string) string {
 
 // migrateTries is how often to migrate before giving up: a migration fails when another process makes the same one at that moment,
 // and then there is nothing left to do.
-const migrateTries = 5
+const migrateTries = 20
 
 // pathEscapes keeps a path whole where SQLite expects a URI.
 var pathEscapes = strings.NewReplacer("%", "%25", "?", "%3f", "#", "%23")
