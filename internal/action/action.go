@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/tocsin-dr/tocsin/internal/approval"
@@ -156,13 +157,15 @@ type Governor interface {
 	Admit(ctx context.Context, in Input, d Description) error
 }
 
-// Catalogue holds the actions and the key by which their grants verify. It is immutable and safe for concurrent use.
+// Catalogue holds the actions and the key by which their grants verify. Safe for concurrent use.
 type Catalogue struct {
 	actions map[string]Action
 	book    Book
 	limits  Governor
 	key     ed25519.PublicKey
 	now     func() time.Time
+	// admitting lets one effect at a time be admitted and stored, so that two that begin together count as two.
+	admitting sync.Mutex
 }
 
 // NewCatalogue returns the catalogue of the given actions.
@@ -256,12 +259,14 @@ func (c *Catalogue) begin(ctx context.Context, a Action, in Input) (Lease, error
 	if !slices.Equal(now.Lines, in.Plan.Change) || now.Blast != in.Plan.Blast {
 		return Lease{}, fmt.Errorf("%w: %q, approved was %q", ErrChanged, now.Lines, in.Plan.Change)
 	}
-	if err := c.limits.Admit(ctx, in, a.Describe()); err != nil {
-		return Lease{}, err
-	}
 	l := in.lease(c.now().UTC())
 	if l.Snapshot, err = a.Snapshot(ctx, in); err != nil {
 		return Lease{}, fmt.Errorf("take snapshot: %w", err)
+	}
+	c.admitting.Lock()
+	defer c.admitting.Unlock()
+	if err := c.limits.Admit(ctx, in, a.Describe()); err != nil {
+		return Lease{}, err
 	}
 	return c.book.Apply(ctx, l)
 }

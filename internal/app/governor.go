@@ -45,7 +45,11 @@ func (g *governor) Admit(ctx context.Context, in action.Input, d action.Descript
 		if !d.Additive && l.InForce(g.now()) && l.Plan.Target == in.Plan.Target {
 			return fmt.Errorf("%w: %s holds %s until %s, and a target has one %s at a time", action.ErrLimit, l.ID, l.Plan.Target, l.Ends.Format(time.RFC3339), d.Name)
 		}
-		if l.Applied.After(begun) {
+		at := l.Applied
+		if at.IsZero() { // its outcome is not known, and it counts
+			at = l.Ends.Add(-l.Plan.Lease)
+		}
+		if at.After(begun) {
 			n++
 		}
 	}
