@@ -126,17 +126,24 @@ func (r *run) command(ctx workflow.Context, t *task, key string, p playbooks.Pla
 	return nil
 }
 
-// withdraw takes back a question that was given up, so that nobody answers it any more.
+// withdraw takes back a question that was given up, so that nobody answers it any more. People who approved it at that moment learn that
+// nothing came of it.
 func (r *run) withdraw(ctx workflow.Context, key string) error {
 	asking := r.state.Asking[key]
-	if asking == nil || r.request(asking.Request).State != approval.Pending {
+	if asking == nil {
 		return nil
 	}
-	r.request(asking.Request).State = approval.Superseded
 	detached, cancel := workflow.NewDisconnectedContext(ctx)
 	defer cancel()
-	r.settle()
-	return r.publish(detached, asking.Request)
+	switch q := r.request(asking.Request); q.State {
+	case approval.Pending:
+		q.State = approval.Superseded
+		r.settle()
+		return r.publish(detached, q.ID)
+	case approval.Approved:
+		return r.uncontained(detached, "Nothing was done: the playbook gave the step up as it was approved.", q.ID)
+	}
+	return nil
 }
 
 // do does a step that needs no decision, or one that was approved. An empty result means that it is to be tried again.
