@@ -19,13 +19,7 @@ import (
 )
 
 // Shipped returns the file system of the library.
-func Shipped() fs.FS {
-	shipped, err := fs.Sub(library, "library")
-	if err != nil {
-		panic(err) // a constant path of what is embedded
-	}
-	return shipped
-}
+func Shipped() fs.FS { return library }
 
 // library holds the playbooks that Tocsin ships.
 //

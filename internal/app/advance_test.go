@@ -2,6 +2,7 @@ package app
 
 import (
 	"context"
+	"crypto/ed25519"
 	"encoding/json"
 	"errors"
 	"net/http"
@@ -9,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -18,6 +20,7 @@ import (
 	"github.com/tocsin-dr/tocsin/internal/incident"
 	"github.com/tocsin-dr/tocsin/internal/ingest"
 	"github.com/tocsin-dr/tocsin/internal/ledger"
+	"github.com/tocsin-dr/tocsin/internal/measure"
 	"github.com/tocsin-dr/tocsin/internal/store"
 )
 
@@ -165,5 +168,39 @@ func TestGovernor(t *testing.T) {
 				t.Errorf("Admit = %v, want %v", err, tt.want)
 			}
 		})
+	}
+}
+
+// TestRevocationIsFinal: a decision that is signed and revoked at the same moment ends up revoked.
+func TestRevocationIsFinal(t *testing.T) {
+	s, err := store.Open(t.Context(), filepath.Join(t.TempDir(), "store.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	metrics := measure.NewMetrics()
+	c := &control{store: s, signer: approval.NewSigner(ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize))), metrics: metrics, hub: newHub(metrics), now: time.Now}
+	for range 20 {
+		d, err := c.Propose(t.Context(), approval.Principal{ID: "ana", Role: approval.Responder}, approval.Standing{
+			Action: "quarantine", Rules: []string{"r"}, Agents: []string{"a"}, Lease: time.Hour, PerHour: 1, Until: time.Now().Add(time.Hour), Reason: "we are slow",
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var people sync.WaitGroup
+		people.Go(func() {
+			if _, err := c.SignStanding(t.Context(), approval.Principal{ID: "lea", Role: approval.Lead}, d.ID); err != nil && approval.Kind(err) != approval.RefusedLate {
+				t.Error(err)
+			}
+		})
+		people.Go(func() {
+			if _, err := c.RevokeStanding(t.Context(), approval.Principal{ID: "bob", Role: approval.Responder}, d.ID, "no, wait"); err != nil {
+				t.Error(err)
+			}
+		})
+		people.Wait()
+		if got, err := s.Standing(t.Context(), d.ID); err != nil || got.Revoked.IsZero() {
+			t.Fatalf("it is not revoked: %+v %v", got, err)
+		}
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"sync"
 	"time"
 
 	"go.temporal.io/api/serviceerror"
@@ -44,6 +45,8 @@ type control struct {
 	logger *slog.Logger
 	now    func() time.Time
 	looks  looks
+	// standings lets one person at a time change a standing decision, so that no signature undoes a revocation.
+	standings sync.Mutex
 }
 
 // updateTimeout bounds how long a person waits to learn whether their decision counted.

@@ -63,6 +63,8 @@ func (c *control) Propose(ctx context.Context, by approval.Principal, d approval
 
 // SignStanding takes a proposed decision in a person's name.
 func (c *control) SignStanding(ctx context.Context, by approval.Principal, id string) (approval.Standing, error) {
+	c.standings.Lock()
+	defer c.standings.Unlock()
 	d, err := c.standing(ctx, id)
 	if err == nil {
 		d, err = c.signer.SignStanding(d, c.withGroups(by), c.now())
@@ -75,6 +77,8 @@ func (c *control) SignStanding(ctx context.Context, by approval.Principal, id st
 
 // RevokeStanding ends a standing decision at once. Any responder may: it takes nothing from anybody but speed.
 func (c *control) RevokeStanding(ctx context.Context, by approval.Principal, id, reason string) (approval.Standing, error) {
+	c.standings.Lock()
+	defer c.standings.Unlock()
 	d, err := c.standing(ctx, id)
 	if err == nil {
 		err = c.mayWith(by, approval.Responder, reason)

@@ -47,7 +47,7 @@ const (
 // Propose checks a standing decision and gives it its id. Its rules and agents must be named: what fits everything decides nothing.
 func (s Standing) Propose(by Principal, now time.Time) (Standing, error) {
 	s.Proposer, s.Proposed = by, now.UTC()
-	s.Signer, s.Signature, s.Uses, s.RevokedBy = nil, nil, 0, ""
+	s.ID, s.Signer, s.Signature, s.Uses, s.RevokedBy = "", nil, nil, 0, ""
 	s.Signed, s.Revoked = time.Time{}, time.Time{}
 	s.Until = s.Until.UTC().Truncate(time.Second)
 	switch {

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/tocsin-dr/tocsin/internal/action"
@@ -25,29 +26,39 @@ func (s *Store) SaveStanding(ctx context.Context, d approval.Standing) error {
 // Standings returns the standing decisions, those that end last first, with how often each was used.
 func (s *Store) Standings(ctx context.Context, limit int) ([]approval.Standing, error) {
 	all, err := list[approval.Standing](ctx, s, "read standing decisions", `SELECT doc FROM standing ORDER BY until DESC, id LIMIT ?`, limit)
-	for i := range all {
-		if err == nil {
-			all[i].Uses, err = s.uses(ctx, s.db, all[i].ID, time.Time{})
+	if err != nil {
+		return nil, err
+	}
+	rows, err := s.db.QueryContext(ctx, `SELECT standing, COUNT(*) FROM standing_uses GROUP BY standing`)
+	if err != nil {
+		return nil, fmt.Errorf("count uses of standing decisions: %w", err)
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var id string
+		var n int
+		if err := rows.Scan(&id, &n); err != nil {
+			return nil, fmt.Errorf("count uses of standing decisions: %w", err)
+		}
+		if i := slices.IndexFunc(all, func(d approval.Standing) bool { return d.ID == id }); i >= 0 {
+			all[i].Uses = n
 		}
 	}
-	return all, err
+	return all, rows.Err()
 }
 
 // Standing returns a standing decision.
 func (s *Store) Standing(ctx context.Context, id string) (approval.Standing, error) {
 	d, err := one[approval.Standing](ctx, s, named("read standing decision", id), `SELECT doc FROM standing WHERE id = ?`, id)
 	if err == nil {
-		d.Uses, err = s.uses(ctx, s.db, id, time.Time{})
+		d.Uses, err = s.uses(ctx, s.db, id, 0)
 	}
 	return d, err
 }
 
-func (s *Store) uses(ctx context.Context, q querier, id string, since time.Time) (n int, err error) {
-	from := int64(0)
-	if !since.IsZero() {
-		from = since.UnixNano()
-	}
-	err = q.QueryRowContext(ctx, s.sql(`SELECT COUNT(*) FROM standing_uses WHERE standing = ? AND at > ?`), id, from).Scan(&n)
+// uses counts the uses of a standing decision after a time in nanoseconds since 1970.
+func (s *Store) uses(ctx context.Context, q querier, id string, since int64) (n int, err error) {
+	err = q.QueryRowContext(ctx, s.sql(`SELECT COUNT(*) FROM standing_uses WHERE standing = ? AND at > ?`), id, since).Scan(&n)
 	if err != nil {
 		return 0, fmt.Errorf("count uses of standing decision: %w", err)
 	}
@@ -72,7 +83,7 @@ func (s *Store) UseStanding(ctx context.Context, id, request string, perHour int
 		if !errors.Is(err, sql.ErrNoRows) {
 			return err
 		}
-		n, err := s.uses(ctx, tx, id, at.Add(-time.Hour))
+		n, err := s.uses(ctx, tx, id, at.Add(-time.Hour).UnixNano())
 		if err != nil || n >= perHour {
 			return err
 		}
