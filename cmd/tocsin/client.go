@@ -72,24 +72,34 @@ func (s *address) request(ctx context.Context, method, path string, body any) (*
 	return request, nil
 }
 
+// stream sends a person's request whose answer takes as long as it is long. Whoever calls it closes the body.
+func stream(request *http.Request) (*http.Response, error) {
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		return nil, fmt.Errorf("reach Tocsin: %w (is it running? %s)", err, personDoor().address)
+	}
+	if response.StatusCode == http.StatusOK {
+		return response, nil
+	}
+	defer response.Body.Close()
+	text, err := io.ReadAll(io.LimitReader(response.Body, maxFailure))
+	if err != nil {
+		return nil, fmt.Errorf("read answer: %w", err)
+	}
+	return nil, refused(response, text, personDoor())
+}
+
 // events hands over the events of the running Tocsin's log. It takes as long as the log is long.
 func (s *address) events(ctx context.Context, fn func(*event.Event) error) error {
 	request, err := s.request(ctx, http.MethodGet, "/api/v1/events", nil)
 	if err != nil {
 		return err
 	}
-	response, err := http.DefaultClient.Do(request)
+	response, err := stream(request)
 	if err != nil {
-		return fmt.Errorf("reach Tocsin: %w (is it running? %s)", err, personDoor().address)
+		return err
 	}
 	defer response.Body.Close()
-	if response.StatusCode != http.StatusOK {
-		text, err := io.ReadAll(io.LimitReader(response.Body, maxFailure))
-		if err != nil {
-			return fmt.Errorf("read answer: %w", err)
-		}
-		return refused(response, text, personDoor())
-	}
 	for lines, n := json.NewDecoder(response.Body), 0; ; n++ {
 		var line api.EventLine
 		if err := lines.Decode(&line); err != nil {

@@ -45,18 +45,11 @@ func (c *evidenceExportCmd) Run(ctx context.Context, std *stdio) (err error) {
 			err = errors.Join(err, os.Remove(c.Out)) // half a bundle is none
 		}
 	}()
-	response, err := http.DefaultClient.Do(request)
+	response, err := stream(request)
 	if err != nil {
-		return fmt.Errorf("reach Tocsin: %w (is it running? %s)", err, personDoor().address)
+		return err
 	}
 	defer response.Body.Close()
-	if response.StatusCode != http.StatusOK {
-		text, err := io.ReadAll(io.LimitReader(response.Body, maxFailure))
-		if err != nil {
-			return fmt.Errorf("read answer: %w", err)
-		}
-		return refused(response, text, personDoor())
-	}
 	n, err := io.Copy(f, io.LimitReader(response.Body, evidence.MaxBundle))
 	if err != nil {
 		return fmt.Errorf("read bundle: %w", err)

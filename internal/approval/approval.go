@@ -238,8 +238,6 @@ const (
 	RefusedRules     = "rules"     // the rules can't be read, and those in force stay
 	RefusedExcluded  = "excluded"  // the policy names the person as one who may not answer
 	RefusedStepUp    = "step_up"   // a second factor is missing
-	RefusedHalted    = "halted"    // a human pulled the switch that halts Tocsin's own responses
-	RefusedLimit     = "limit"     // a limit over all runs is reached
 	RefusedIdentity  = "identity"  // nobody knows the sender as one who may answer
 	RefusedForged    = "forged"    // Tocsin did not make what was answered
 )

@@ -261,7 +261,7 @@ func refusals() []string {
 	return []string{
 		approval.RefusedRequester, approval.RefusedAgent, approval.RefusedDigest, approval.RefusedLate, approval.RefusedDecided,
 		approval.RefusedRole, approval.RefusedReason, approval.RefusedGrant, approval.RefusedWaiting, approval.RefusedUnknown,
-		approval.RefusedIdentity, approval.RefusedForged, approval.RefusedExcluded, approval.RefusedStepUp, approval.RefusedHalted, approval.RefusedLimit,
+		approval.RefusedIdentity, approval.RefusedForged, approval.RefusedExcluded, approval.RefusedStepUp,
 	}
 }
 
