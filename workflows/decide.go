@@ -196,7 +196,7 @@ func (r *run) finish(ctx workflow.Context) error {
 func (r *run) askStep(ctx workflow.Context, t *task, key string, p playbooks.Playbook, current *Run, c playbooks.Command) (playbooks.Result, string, error) {
 	s := c.Step
 	q := question{
-		key: key, task: t, requester: cmp.Or(current.By, "playbook:"+p.Name), blast: s.Blast, terms: approval.Policy{Need: s.Ask.Need, From: s.Ask.From, Deadline: s.Ask.Deadline, OnExpiry: s.Ask.OnExpiry},
+		key: key, task: t, requester: cmp.Or(current.By, "playbook:"+p.Name), person: current.By != "", blast: s.Blast, terms: approval.Policy{Need: s.Ask.Need, From: s.Ask.From, Deadline: s.Ask.Deadline, OnExpiry: s.Ask.OnExpiry},
 		plan: approval.Plan{Action: s.Do, Class: s.Class, Target: r.target(s.Target, current, c.Item), Params: c.Params, Lease: s.Lease, Playbook: p.Ref(), Evidence: slices.Clone(r.state.Evidence)},
 	}
 	request, why, err := r.put(ctx, q)
@@ -247,7 +247,7 @@ func (r *run) humanAsked(ctx workflow.Context, t *task, key string, a HumanAsk) 
 		}
 	}
 	q := question{
-		key: key, task: t, requester: a.By, terms: approval.Policy{Deadline: askDeadline, OnExpiry: "deny"},
+		key: key, task: t, requester: a.By, person: true, terms: approval.Policy{Deadline: askDeadline, OnExpiry: "deny"},
 		plan: approval.Plan{Action: action.NameQuarantine, Class: approval.Contain, Target: a.Target, Lease: a.Lease, Playbook: "asked by a person", Evidence: slices.Clone(r.state.Evidence)},
 	}
 	request, why, err := r.put(ctx, q)
@@ -303,6 +303,7 @@ type question struct {
 	task      *task
 	plan      approval.Plan
 	requester string
+	person    bool            // a person asks, and not a rule's playbook: no decision in advance is about that
 	terms     approval.Policy // what the playbook, or Tocsin itself, asks of the answer
 	blast     *playbooks.Blast
 }
@@ -370,8 +371,10 @@ func (r *run) open(ctx workflow.Context, q question, attempt int) (why string, e
 	r.state.Requests = append(r.state.Requests, request)
 	r.state.Asking[q.key] = &Asking{Request: request.ID, Attempt: attempt}
 	r.move(incident.Waiting)
-	if err := r.decidedBefore(ctx, request); err != nil {
-		return "", err
+	if !q.person {
+		if err := r.decidedBefore(ctx, request); err != nil {
+			return "", err
+		}
 	}
 	return "", r.publish(ctx, request.ID)
 }

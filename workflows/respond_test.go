@@ -167,6 +167,18 @@ func TestStanding(t *testing.T) {
 	}
 }
 
+// TestStandingIsForRules: what a person asks for is answered by people, whatever was decided in advance.
+func TestStandingIsForRules(t *testing.T) {
+	h := newHouse(t)
+	h.acts.Decided = &decided{h: h}
+	h.ask(2*hour, "ana")
+	h.denied(2*hour+time.Minute, false)
+	h.run()
+	if diff := cmp.Diff([]approval.State{approval.Approved, approval.Expired}, h.states()); diff != "" {
+		t.Error(diff)
+	}
+}
+
 const branches = `name: quarantine-agent
 version: 9.0.0
 title: Branches
