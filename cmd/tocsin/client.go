@@ -72,8 +72,8 @@ func (s *address) request(ctx context.Context, method, path string, body any) (*
 	return request, nil
 }
 
-// stream sends a person's request whose answer takes as long as it is long. Whoever calls it closes the body.
-func stream(request *http.Request) (*http.Response, error) {
+// receive sends a person's request whose answer takes as long as it is long. Whoever calls it closes the body.
+func receive(request *http.Request) (*http.Response, error) {
 	response, err := http.DefaultClient.Do(request)
 	if err != nil {
 		return nil, fmt.Errorf("reach Tocsin: %w (is it running? %s)", err, personDoor().address)
@@ -95,7 +95,7 @@ func (s *address) events(ctx context.Context, fn func(*event.Event) error) error
 	if err != nil {
 		return err
 	}
-	response, err := stream(request)
+	response, err := receive(request)
 	if err != nil {
 		return err
 	}

@@ -45,7 +45,7 @@ func (c *evidenceExportCmd) Run(ctx context.Context, std *stdio) (err error) {
 			err = errors.Join(err, os.Remove(c.Out)) // half a bundle is none
 		}
 	}()
-	response, err := stream(request)
+	response, err := receive(request)
 	if err != nil {
 		return err
 	}
