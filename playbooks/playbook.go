@@ -175,6 +175,9 @@ type Question struct {
 	From     []string `yaml:"from" json:"from,omitempty"`
 }
 
+// Escalations is how often an unanswered question that escalates is put again before silence means no.
+const Escalations = 1
+
 // What steps can do besides actions.
 const (
 	DoSeal        = "seal"        // capture and hash the evidence

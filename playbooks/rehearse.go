@@ -44,7 +44,7 @@ func (p Playbook) Rehearse(start time.Time, env Env, script Script) ([]Happening
 	if err := p.knows(script); err != nil {
 		return nil, nil, err
 	}
-	r := &rehearsal{p: p, env: env, script: script, state: make(State), start: start, now: start, ends: make(map[string]time.Time)}
+	r := &rehearsal{p: p, env: env, script: script, state: make(State), start: start, now: start, ends: make(map[string]time.Time), asked: make(map[string]int)}
 	for {
 		next := p.Advance(r.now, env, r.state)
 		r.gaveUp(next.Commands)
@@ -66,6 +66,7 @@ type rehearsal struct {
 	state      State
 	start, now time.Time
 	ends       map[string]time.Time // of what is under way, by verb and path; zero for what hangs
+	asked      map[string]int       // how often a question was put again
 	happened   []Happening
 }
 
@@ -122,16 +123,20 @@ func (r *rehearsal) begin(c Command) {
 }
 
 func (r *rehearsal) end(c Command) {
+	answer := r.script.Answers[c.Path]
+	if c.Verb == Ask && answer == Silence && c.Step.Ask.OnExpiry == "escalate" && r.asked[c.Path] < Escalations {
+		r.asked[c.Path]++
+		r.ends[c.key()] = r.now.Add(c.Step.Ask.Deadline)
+		r.say(c.Path, "nobody answered in time, people are asked again")
+		return
+	}
 	delete(r.ends, c.key())
 	result, why := Done, ""
-	switch answer := r.script.Answers[c.Path]; {
+	switch {
 	case c.Verb == Ask && answer == Denies:
 		result, why = Refused, "denied"
 	case c.Verb == Ask && answer == Silence:
 		result, why = Refused, "nobody answered in time"
-		if c.Step.Ask.OnExpiry == "escalate" {
-			why = "nobody answered in time, nor when asked again"
-		}
 	case c.Verb == Ask:
 		result, why = Approved, "approved"
 	case r.script.Results[c.Path] != "":

@@ -278,9 +278,6 @@ func (r *run) answered(a HumanAsk) {
 	r.state.Asked = slices.DeleteFunc(r.state.Asked, func(known HumanAsk) bool { return known == a })
 }
 
-// escalations is how often an unanswered request is put again before silence means no.
-const escalations = 1
-
 // name is what an agent is called by now.
 func (r *run) name(id string) string { return cmp.Or(r.state.Names[id], id) }
 
@@ -327,7 +324,7 @@ func (r *run) put(ctx workflow.Context, q question) (*approval.Request, string, 
 		}
 		answered := r.request(asking.Request)
 		again, attempt := answered.State == approval.Superseded, asking.Attempt
-		if answered.State == approval.Expired && answered.OnExpiry == "escalate" && attempt < escalations {
+		if answered.State == approval.Expired && answered.OnExpiry == "escalate" && attempt < playbooks.Escalations {
 			again = true
 			attempt++
 		}
