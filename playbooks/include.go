@@ -105,18 +105,17 @@ func (p Playbook) inputs(with map[string]string) (map[string]any, error) {
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(p.Inputs)) {
-		in := p.Inputs[name]
+		in, field := p.Inputs[name], "with."+name
 		value, set := with[name]
 		if !set {
 			if in.Default == nil {
-				return nil, fmt.Errorf("with: playbook %s needs its input %q", p.Name, name)
+				return nil, fmt.Errorf("inputs.%s: playbook %s needs a default, for when it runs by itself", name, p.Name)
 			}
-			out[name] = in.Default
-			continue
+			field, value = "inputs."+name+".default", fmt.Sprint(in.Default)
 		}
 		v, err := in.parse(value)
 		if err != nil {
-			return nil, fmt.Errorf("with.%s: %w", name, err)
+			return nil, fmt.Errorf("%s: %w", field, err)
 		}
 		out[name] = v
 	}

@@ -89,8 +89,8 @@ type Trigger struct {
 
 // Input is a typed value that an including playbook may set.
 type Input struct {
-	Type    string `yaml:"type" json:"type"` // string, int or bool
-	Default any    `yaml:"default" json:"default,omitempty"`
+	Type    string `yaml:"type" json:"type"`                 // string, int or bool
+	Default any    `yaml:"default" json:"default,omitempty"` // also when the playbook runs by itself
 }
 
 // Step is one piece of the response. It has exactly one of Do, Parallel, Foreach and Include.
@@ -250,7 +250,11 @@ func compile(f source, all map[string]source, actions map[string]action.Descript
 	p := f.Playbook
 	in := includer{all: all, sum: sha256.New(), seen: []string{p.Name}}
 	in.sum.Write(f.text)
-	steps, err := in.expand(p.Steps, "", nil)
+	own, err := p.inputs(nil)
+	if err != nil {
+		return Playbook{}, fmt.Errorf("%s: %w", f.file, err)
+	}
+	steps, err := in.expand(p.Steps, "", own)
 	if err != nil {
 		return Playbook{}, fmt.Errorf("%s: %w", f.file, err)
 	}

@@ -167,7 +167,7 @@ func TestIncludes(t *testing.T) {
 		return source{0, name, []byte(text), p}
 	}
 	outer := "name: outer\nversion: 1.0.0\ntitle: O\nsteps:\n  - {id: first, include: inner, with: {limit: \"2\"}}\n  - {id: last, do: draft, class: record, after: [first/seal]}\n"
-	inner := "name: inner\nversion: 1.0.0\ntitle: I\ninputs: {limit: {type: int}, why: {type: string, default: because}}\nsteps:\n  - {id: seal, do: seal, class: record}\n  - {id: look, do: lookup, class: observe, target: agent, after: [seal], if: inputs.limit > 1, with: {what: =inputs.why}}\n"
+	inner := "name: inner\nversion: 1.0.0\ntitle: I\ninputs: {limit: {type: int, default: 1}, why: {type: string, default: because}}\nsteps:\n  - {id: seal, do: seal, class: record}\n  - {id: look, do: lookup, class: observe, target: agent, after: [seal], if: inputs.limit > 1, with: {what: =inputs.why}}\n"
 	all := map[string]source{"outer": file("outer.yaml", outer), "inner": file("inner.yaml", inner)}
 	p, err := compile(all["outer"], all, actions())
 	if err != nil {
@@ -183,6 +183,10 @@ func TestIncludes(t *testing.T) {
 	if diff := cmp.Diff([]string{"first/seal ", "first/look because", "last "}, did); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
+	alone, err := compile(all["inner"], all, actions())
+	if next := alone.Advance(noon(), Env{}, State{"seal": {Result: Done}}); err != nil || len(next.Commands) != 0 {
+		t.Errorf("by itself, with a limit of 1, it does %+v: %v", next.Commands, err)
+	}
 	other := all["inner"]
 	other.text = []byte(inner + "# changed\n")
 	if q, err := compile(all["outer"], map[string]source{"inner": other}, actions()); err != nil || q.Digest == p.Digest {
@@ -191,7 +195,8 @@ func TestIncludes(t *testing.T) {
 	tests := []struct{ name, inner, outer, want string }{
 		{"itself", strings.Replace(inner, "  - {id: seal", "  - {id: again, include: outer}\n  - {id: seal", 1), outer, "include: outer includes inner includes outer"},
 		{"an unknown input", inner, strings.Replace(outer, "limit:", "limits:", 1), `with: playbook inner has no input "limits"`},
-		{"a missing input", inner, strings.Replace(outer, ", with: {limit: \"2\"}", "", 1), `with: playbook inner needs its input "limit"`},
+		{"an input without a default", strings.Replace(inner, ", default: because", "", 1), outer, "inputs.why: playbook inner needs a default"},
+		{"a default of another type", strings.Replace(inner, "{type: int, default: 1}", "{type: int, default: one}", 1), strings.Replace(outer, ", with: {limit: \"2\"}", "", 1), `inputs.limit.default: "one" is no whole number`},
 		{"an input of another type", inner, strings.Replace(outer, `"2"`, "two", 1), `with.limit: "two" is no whole number`},
 		{"an unknown input in a condition", strings.Replace(inner, "inputs.limit", "inputs.limits", 1), outer, `there is no input "limits"`},
 	}

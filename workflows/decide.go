@@ -105,7 +105,7 @@ func (r *run) checkAsk(ctx workflow.Context, a HumanAsk) error {
 func (r *run) ask(ctx workflow.Context, a HumanAsk) error {
 	r.moved = true
 	r.state.Asked = append(r.state.Asked, a)
-	r.noticed(Notice{By: a.By, Via: "console", At: workflow.Now(ctx)})
+	r.noticed(Notice{By: a.By, Via: a.Via, At: workflow.Now(ctx)})
 	return nil
 }
 
@@ -114,6 +114,7 @@ type RunPlaybook struct {
 	Incident string `json:"incident"`
 	Playbook string `json:"playbook"`
 	By       string `json:"by"`
+	Via      string `json:"via"`
 	Reason   string `json:"reason"`
 }
 
@@ -144,7 +145,7 @@ func (r *run) runPlaybook(ctx workflow.Context, p RunPlaybook) error {
 	}
 	r.state.Runs = append(r.state.Runs, current)
 	r.state.Incident.Playbook = book.Ref()
-	r.noticed(Notice{By: p.By, Via: "console", At: workflow.Now(ctx)})
+	r.noticed(Notice{By: p.By, Via: p.Via, At: workflow.Now(ctx)})
 	r.moved, r.dirty = true, true
 	return nil
 }
@@ -469,6 +470,9 @@ func (r *run) wait(ctx workflow.Context, id string) error {
 			q := r.request(id)
 			return due.IsReady() || renamed() || q.State != approval.Pending || len(q.Votes) > votes || rung != nil && rung.IsReady()
 		})
+		if err == nil {
+			err = ctx.Err() // a timer that is cancelled is ready too, and no deadline has passed
+		}
 		if err != nil {
 			return fmt.Errorf("wait for a decision: %w", err)
 		}

@@ -230,7 +230,7 @@ func (h *house) latest() (id string) {
 
 func (h *house) ask(after time.Duration, by string) *answer {
 	return h.update(after, UpdateAsk, func() any {
-		return HumanAsk{Incident: h.latest(), By: by, Target: approval.Target{Agent: bot.ID}, Lease: hour, Reason: "it goes on"}
+		return HumanAsk{Incident: h.latest(), By: by, Via: "cli", Target: approval.Target{Agent: bot.ID}, Lease: hour, Reason: "it goes on"}
 	})
 }
 

@@ -110,6 +110,7 @@ type Closing struct {
 type HumanAsk struct {
 	Incident string          `json:"incident"`
 	By       string          `json:"by"`
+	Via      string          `json:"via"`
 	Target   approval.Target `json:"target"`
 	Lease    time.Duration   `json:"lease_ns"`
 	Reason   string          `json:"reason"`

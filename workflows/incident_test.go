@@ -265,6 +265,16 @@ func TestNotice(t *testing.T) {
 	h.run()
 }
 
+// TestAskerKnows: who asks for a containment is aware of the incident, by the way in which they asked.
+func TestAskerKnows(t *testing.T) {
+	h := newHouse(t)
+	h.ask(time.Minute, ana)
+	h.run()
+	if i := h.incident(); i.NoticedBy != ana || i.NoticedVia != "cli" {
+		t.Errorf("noticed by %s via %q", i.NoticedBy, i.NoticedVia)
+	}
+}
+
 func TestHumanAsk(t *testing.T) {
 	h := newHouse(t)
 	h.decide(time.Minute, approval.Deny, nil)

@@ -261,3 +261,32 @@ func TestRunPlaybook(t *testing.T) {
 		t.Error(diff)
 	}
 }
+
+// TestFailFast: a branch that fails takes back what the others ask.
+func TestFailFast(t *testing.T) {
+	h := newHouse(t)
+	h.status(3*time.Minute, incident.Open)
+	h.with(`name: quarantine-agent
+version: 9.0.0
+title: Branches
+steps:
+  - {id: seal, do: seal, class: record}
+  - id: both
+    parallel:
+      mode: fail-fast
+      branches:
+        - name: session
+          steps:
+            - {id: session, do: quarantine, class: contain, after: [seal], target: session, lease: 1h, ask: {deadline: 2m, on_expiry: deny}}
+            - {id: unconfigured, do: revoke-token, class: contain, after: [seal], target: agent, irreversible: true, with: {token: none}, ask: {deadline: 1h, on_expiry: deny}}
+        - name: agent
+          steps: [{id: agent, do: quarantine, class: contain, after: [seal], target: agent, lease: 2h, ask: {deadline: 1h, on_expiry: deny}}]
+`)
+	got := make(map[string]approval.State)
+	for _, r := range h.requests("") {
+		got[r.Plan.Lease.String()] = r.State
+	}
+	if diff := cmp.Diff(map[string]approval.State{"1h0m0s": approval.Expired, "2h0m0s": approval.Superseded}, got); diff != "" {
+		t.Error(diff)
+	}
+}

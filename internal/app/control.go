@@ -158,7 +158,7 @@ func (c *control) Ask(ctx context.Context, by approval.Principal, incidentID str
 	if !by.Role.AtLeast(approval.Responder) {
 		return c.turnedAway(ctx, by, "ask", incidentID, reason, c.denied(by, approval.Responder))
 	}
-	err := c.update(ctx, incidentID, workflows.UpdateAsk, workflows.HumanAsk{Incident: incidentID, By: by.ID, Target: target, Lease: lease, Reason: reason})
+	err := c.update(ctx, incidentID, workflows.UpdateAsk, workflows.HumanAsk{Incident: incidentID, By: by.ID, Via: by.Via, Target: target, Lease: lease, Reason: reason})
 	return c.turnedAway(ctx, by, "ask", incidentID, reason, err)
 }
 
@@ -169,7 +169,11 @@ func (c *control) RunPlaybook(ctx context.Context, by approval.Principal, incide
 		err = c.append(ctx, ledger.KindIncident, by.ID, incidentID, map[string]any{"run": playbook, "by": by, "reason": reason})
 	}
 	if err == nil {
-		err = c.update(ctx, incidentID, workflows.UpdateRun, workflows.RunPlaybook{Incident: incidentID, Playbook: playbook, By: by.ID, Reason: reason})
+		err = c.update(ctx, incidentID, workflows.UpdateRun, workflows.RunPlaybook{Incident: incidentID, Playbook: playbook, By: by.ID, Via: by.Via, Reason: reason})
+	}
+	if err == nil {
+		text := fmt.Sprintf("started the playbook %s: %s", playbook, reason)
+		err = c.store.AddEntry(ctx, incidentID, incident.Entry{At: c.now().UTC(), Actor: by.ID, Source: by.Via, Kind: "note", Text: text})
 	}
 	return c.turnedAway(ctx, by, "run "+playbook, incidentID, reason, err)
 }

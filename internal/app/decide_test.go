@@ -61,7 +61,7 @@ func TestDecide(t *testing.T) {
 // sub runs a part of the test on the same Tocsin. Parts build on each other, so that the first that fails ends the test.
 func (h *running) sub(name string, fn func(*running)) {
 	h.Helper()
-	if !h.T.Run(name, func(t *testing.T) { fn(&running{T: t, App: h.App, tokens: h.tokens}) }) {
+	if !h.T.Run(name, func(t *testing.T) { fn(&running{T: t, App: h.App, tokens: h.tokens, keys: h.keys}) }) {
 		h.FailNow()
 	}
 }

@@ -27,6 +27,7 @@ type running struct {
 	*testing.T
 	*App
 	tokens map[string]string
+	keys   map[string]*keyed // people's browsers, with their security keys
 }
 
 const password = "correct horse battery staple"
@@ -89,7 +90,7 @@ func configured(t testing.TB) Config {
 func start(t *testing.T, cfg Config) (h *running, stop func()) {
 	t.Helper()
 	a, stop := launch(t, cfg)
-	return &running{T: t, App: a, tokens: make(map[string]string)}, stop
+	return &running{T: t, App: a, tokens: make(map[string]string), keys: make(map[string]*keyed)}, stop
 }
 
 // launch runs an App, changed before it runs, until stop is called or the test ends.
