@@ -19,6 +19,7 @@ import (
 
 	"github.com/tocsin-dr/tocsin/internal/approval"
 	"github.com/tocsin-dr/tocsin/internal/store"
+	"github.com/tocsin-dr/tocsin/playbooks"
 )
 
 //go:embed templates static
@@ -31,6 +32,8 @@ type Options struct {
 	Actor  Actor
 	// Principal says who sent a request. The console shows nobody's pages to nobody.
 	Principal func(*http.Request) (approval.Principal, bool)
+	// Playbooks are those that people may start in an incident, by name.
+	Playbooks map[string]playbooks.Playbook
 	// Site is how browsers reach the console: security keys sign for it alone.
 	Site string
 	// Password and OIDC say which ways to sign in the sign-in page offers.
@@ -78,7 +81,7 @@ func New(o Options) *Console {
 	}
 	for pattern, h := range map[string]handler{
 		"POST /approvals/{id}/decide": c.decide, "POST /incidents/{id}/notice": c.notice, "POST /incidents/{id}/notes": c.note, "POST /incidents/{id}/drafts/{name}": c.editDraft,
-		"POST /agents/ask": c.askFor,
+		"POST /incidents/{id}/run": c.run, "POST /agents/ask": c.askFor,
 	} {
 		c.mux.Handle(pattern, c.require(approval.Responder, h))
 	}

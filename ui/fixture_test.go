@@ -23,6 +23,7 @@ import (
 	"github.com/tocsin-dr/tocsin/internal/ledger"
 	"github.com/tocsin-dr/tocsin/internal/measure"
 	"github.com/tocsin-dr/tocsin/internal/store"
+	"github.com/tocsin-dr/tocsin/playbooks"
 )
 
 var (
@@ -197,6 +198,7 @@ func newBench(t *testing.T, say func(string) string) *bench {
 func (b *bench) console(r Reader) *Console {
 	return New(Options{
 		Reader: r, Facts: b.facts, Actor: b.actor, Now: func() time.Time { return b.now }, Version: "0.1.0", Site: "http://localhost:8700", Password: true, OIDC: true,
+		Playbooks: map[string]playbooks.Playbook{"exfiltration": {Name: "exfiltration", Title: "Private data leaves"}, "look": {Name: "look", Title: "Look into it"}},
 		Principal: func(*http.Request) (approval.Principal, bool) {
 			return approval.Principal{ID: b.id, Role: b.role, Via: "console", Proved: b.proved, ProvedFor: b.provedFor}, b.role != ""
 		},

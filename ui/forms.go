@@ -20,7 +20,11 @@ func (c *Console) decide(w http.ResponseWriter, r *http.Request, by approval.Pri
 	if err != nil {
 		return err
 	}
-	err = c.o.Actor.Decide(r.Context(), by, request.ID, r.PostFormValue("digest"), approval.Verb(r.PostFormValue("verb")), strings.TrimSpace(r.PostFormValue("reason")))
+	answer := c.o.Actor.Decide
+	if r.PostFormValue("glass") != "" {
+		answer = c.o.Actor.BreakGlass
+	}
+	err = answer(r.Context(), by, request.ID, r.PostFormValue("digest"), approval.Verb(r.PostFormValue("verb")), strings.TrimSpace(r.PostFormValue("reason")))
 	switch {
 	case err == nil:
 		http.Redirect(w, r, "/incidents/"+url.PathEscape(request.Incident), http.StatusSeeOther)
@@ -61,6 +65,19 @@ func (c *Console) note(w http.ResponseWriter, r *http.Request, by approval.Princ
 	text, err := given(r, "note")
 	if err == nil {
 		err = c.o.Actor.Note(r.Context(), by, r.PathValue("id"), text)
+	}
+	return c.back(w, r, by, err)
+}
+
+// run starts a playbook.
+func (c *Console) run(w http.ResponseWriter, r *http.Request, by approval.Principal) error {
+	why, err := given(r, "reason")
+	name := r.PostFormValue("playbook")
+	if _, known := c.o.Playbooks[name]; err == nil && !known {
+		err = &approval.Refusal{Kind: approval.RefusedReason, Text: "choose a playbook"}
+	}
+	if err == nil {
+		err = c.o.Actor.RunPlaybook(r.Context(), by, r.PathValue("id"), name, why)
 	}
 	return c.back(w, r, by, err)
 }

@@ -2,6 +2,7 @@ package ui
 
 import (
 	"fmt"
+	"maps"
 	"net/http"
 	"regexp"
 	"slices"
@@ -13,6 +14,7 @@ import (
 	"github.com/tocsin-dr/tocsin/internal/approval"
 	"github.com/tocsin-dr/tocsin/internal/incident"
 	"github.com/tocsin-dr/tocsin/internal/store"
+	"github.com/tocsin-dr/tocsin/playbooks"
 )
 
 // reason is a finding with what the page makes of it.
@@ -59,6 +61,7 @@ type incidentData struct {
 	Questions []question // open ones
 	Last      *approval.Request
 	Verdicts  []incident.Verdict
+	Playbooks []playbooks.Playbook // that can be started
 }
 
 func (c *Console) incident(w http.ResponseWriter, r *http.Request, by approval.Principal) error {
@@ -85,6 +88,9 @@ func (c *Console) showIncident(w http.ResponseWriter, r *http.Request, by approv
 func (c *Console) gather(r *http.Request, by approval.Principal, now time.Time) (*incidentData, error) {
 	ctx, id, read := r.Context(), r.PathValue("id"), c.o.Reader
 	d := &incidentData{Verdicts: []incident.Verdict{incident.TruePositive, incident.FalsePositive, incident.Expected, incident.Unclear}}
+	for _, name := range slices.Sorted(maps.Keys(c.o.Playbooks)) {
+		d.Playbooks = append(d.Playbooks, c.o.Playbooks[name])
+	}
 	var err error
 	if d.Incident, err = read.Incident(ctx, id); err != nil {
 		return nil, err

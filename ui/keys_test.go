@@ -104,6 +104,37 @@ func TestReview(t *testing.T) {
 	}
 }
 
+// TestGlass: who may break the glass is offered it where it is in their way, and nobody else.
+func TestGlass(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		terms approval.Terms
+		role  approval.Role
+		want  bool
+	}{
+		{"two are needed", approval.Terms{Need: 2, BreakGlass: []string{"role:lead"}}, approval.Lead, true},
+		{"a second factor is needed", approval.Terms{StepUp: true, BreakGlass: []string{"role:lead"}}, approval.Lead, true},
+		{"others are asked", approval.Terms{From: []approval.Approvers{{Groups: []string{"file:sec"}}}, BreakGlass: []string{"role:lead"}}, approval.Lead, true},
+		{"one is enough", approval.Terms{BreakGlass: []string{"role:lead"}}, approval.Lead, false},
+		{"it is for others", approval.Terms{Need: 2, BreakGlass: []string{"role:admin"}}, approval.Lead, false},
+		{"nobody may", approval.Terms{Need: 2}, approval.Lead, false},
+		{"a viewer", approval.Terms{Need: 2, BreakGlass: []string{"role:viewer"}}, approval.Viewer, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			b := newBench(t, nil)
+			r := b.request(t, func(s string) string { return s })
+			r.Terms = tt.terms
+			if err := b.store.SaveRequest(t.Context(), r); err != nil {
+				t.Fatal(err)
+			}
+			b.role = tt.role
+			if _, page := b.get("/approvals/" + reqID); strings.Contains(page, `name="glass"`) != tt.want {
+				t.Errorf("the form is there: %v, want %v", !tt.want, tt.want)
+			}
+		})
+	}
+}
+
 func (b *bench) breakGlass(t *testing.T) {
 	t.Helper()
 	r := b.request(t, func(s string) string { return s })
@@ -121,7 +152,7 @@ func (b *bench) breakGlass(t *testing.T) {
 func (b *bench) stepUp(t *testing.T) {
 	t.Helper()
 	r := b.request(t, func(s string) string { return s })
-	r.Terms = approval.Terms{Need: 2, From: []approval.Approvers{{Groups: []string{"role:lead"}}}, StepUp: true}
+	r.Terms = approval.Terms{Need: 2, From: []approval.Approvers{{Groups: []string{"role:lead"}}}, StepUp: true, BreakGlass: []string{"role:lead"}}
 	if err := b.store.SaveRequest(t.Context(), r); err != nil {
 		t.Fatal(err)
 	}

@@ -133,7 +133,7 @@ func (a *App) consoleHandler() http.Handler {
 	}
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
 	mux.Handle("/", ui.New(ui.Options{
-		Reader: a.store, Facts: a.facts, Actor: a.control, Principal: a.auth.Principal,
+		Reader: a.store, Facts: a.facts, Actor: a.control, Principal: a.auth.Principal, Playbooks: a.library,
 		Site: a.site(), Password: true, OIDC: a.cfg.OIDC != nil, Version: Version, Now: a.now, Log: a.logger,
 	}))
 	return mux
