@@ -229,7 +229,7 @@ func quick(session, tool string) ingest.Request {
 // until polls until a condition holds.
 func (h *running) until(what string, holds func() bool) {
 	h.Helper()
-	ctx, cancel := context.WithTimeout(h.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(h.Context(), 2*time.Minute) // a busy machine is no failure
 	defer cancel()
 	ticker := time.NewTicker(20 * time.Millisecond)
 	defer ticker.Stop()

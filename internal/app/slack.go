@@ -31,6 +31,8 @@ type SlackConfig struct {
 	Channel           string `yaml:"channel"`             // C… or G…: where cards are posted
 	// People are users of the configuration by their Slack ids. Nobody else can decide in Slack.
 	People map[string]string `yaml:"people"`
+	// Tell is the least severity of an incident that is told in the channel though it asks nothing: low, medium, high, critical or none.
+	Tell string `yaml:"tell"`
 	// ConsoleURL is the base of links to the console; empty is the address that it listens on.
 	ConsoleURL string `yaml:"console_url"`
 	PagerURL   string `yaml:"pager_url"` // takes a JSON message when Slack is out
@@ -49,6 +51,10 @@ func (c *Config) checkSlack() error {
 		return nil
 	}
 	set(&s.Mode, slack.ModeSocket)
+	set(&s.Tell, string(detect.High))
+	if s.Tell != "none" && detect.Severity(s.Tell).Rank() == 0 {
+		return bad("slack.tell", "%q is none of low, medium, high, critical, none", s.Tell)
+	}
 	required := map[string]string{"bot_token_file": s.BotTokenFile, "app_token_file": s.AppTokenFile}
 	switch s.Mode {
 	case slack.ModeSocket:
@@ -133,6 +139,9 @@ func (a *App) openSlack(context.Context) error {
 			return fmt.Errorf("read slack.%s: %w", s.key, err)
 		}
 		*s.into = strings.TrimSpace(string(text))
+	}
+	if c.Tell != "none" {
+		options.Tell = detect.Severity(c.Tell)
 	}
 	var err error
 	if options.Key, err = secret(a.cfg.Data, "slack.key", 32); err != nil {

@@ -37,26 +37,26 @@ const (
 	maxQuotes    = 2
 )
 
-// gather reads what a card shows. ok is false where nobody was ever asked.
-func (s *Slack) gather(ctx context.Context, id string) (f facts, ok bool, err error) {
+// gather reads what a card shows.
+func (s *Slack) gather(ctx context.Context, id string) (f facts, err error) {
 	f.at = s.o.Now()
 	if f.incident, err = s.o.Reader.Incident(ctx, id); err != nil {
-		return f, false, err
+		return f, err
 	}
 	all, err := s.o.Reader.IncidentRequests(ctx, id)
-	if err != nil || len(all) == 0 {
-		return f, false, err
+	if err != nil {
+		return f, err
 	}
 	leases, err := s.o.Reader.IncidentLeases(ctx, id)
 	if err != nil {
-		return f, false, err
+		return f, err
 	}
 	entries, err := s.o.Reader.Timeline(ctx, id)
 	if err != nil {
-		return f, false, err
+		return f, err
 	}
 	if f.findings, err = s.o.Reader.Findings(ctx, id, maxFindings); err != nil {
-		return f, false, err
+		return f, err
 	}
 	for _, r := range all {
 		q := question{Request: r}
@@ -75,11 +75,14 @@ func (s *Slack) gather(ctx context.Context, id string) (f facts, ok bool, err er
 	}
 	f.choose()
 	f.quotes = quotes(f.findings, entries)
-	return f, true, nil
+	return f, nil
 }
 
 // choose keeps the questions that people can answer and those whose effect matters, or else the last.
 func (f *facts) choose() {
+	if len(f.all) == 0 {
+		return
+	}
 	slices.SortFunc(f.all, func(a, b question) int {
 		return cmp.Or(cmp.Compare(a.Revision, b.Revision), strings.Compare(a.ID, b.ID))
 	})
@@ -137,6 +140,9 @@ func (m message) hashed() (message, error) {
 
 // card draws an incident's card: our facts first, the agent's words last and quoted, the buttons at the end.
 func (s *Slack) card(f facts) (message, error) {
+	if len(f.questions) == 0 {
+		return s.bulletin(f).hashed()
+	}
 	lead := f.questions[len(f.questions)-1]
 	for _, q := range f.questions {
 		if q.stage.open() {
@@ -159,6 +165,46 @@ func (s *Slack) card(f facts) (message, error) {
 		blocks = append(blocks, s.foot(f, q)...)
 	}
 	return message{blocks: blocks, fallback: fallback(f, lead)}.hashed()
+}
+
+// bulletin is the card of an incident that asks nothing: somebody should know of it all the same.
+func (s *Slack) bulletin(f facts) message {
+	i, title := f.incident, "Look at an incident"
+	if i.Status == incident.Closed {
+		title = "Incident closed"
+	}
+	about := []*sdk.TextBlockObject{field("Agent", quote(i.Agent.ID, 120)), field("Confidence", confidence(f.findings))}
+	if i.Session != "" {
+		about = append(about, field("Session", quote(i.Session, 120)))
+	}
+	blocks := []sdk.Block{
+		sdk.NewHeaderBlock(plain(say("%s · %s", title, string(i.Severity)), maxHeader)),
+		sdk.NewSectionBlock(plain(say("%s", quote(i.Title, 200)), maxSection), about, nil),
+		sdk.NewSectionBlock(plain(why(f.findings), maxSection), nil, nil),
+	}
+	if len(f.quotes) > 0 {
+		blocks = append(blocks, quotation(f.quotes)...)
+	}
+	buttons := []sdk.BlockElement{s.link("Open in the console", i.ID, "")}
+	if known(i) == "" && ident(i.ID) != "?" {
+		buttons = slices.Insert(buttons, 0, sdk.BlockElement(button(actLooking, s.seal.button(i.ID, 0), "I'm looking", "")))
+	}
+	blocks = append(blocks,
+		aside(plain(cmp.Or(known(i), "Nobody has noticed it yet. Nothing is asked: no rule proposes an effect here."), maxContext)),
+		aside(mrkdwn(ident(i.ID), " · first bad event ", dated(i.Times.FirstBad))),
+		sdk.NewActionBlock("in:"+string(ident(i.ID)), buttons...))
+	return message{blocks: blocks, fallback: announce(f, title)}
+}
+
+// known says who is aware of an incident, or how it was closed; empty while nobody is.
+func known(i incident.Incident) quoted {
+	switch {
+	case i.Disposition != nil:
+		return say("Closed by %s as %s: “%s”.", i.Disposition.By, string(i.Disposition.Verdict), quote(i.Disposition.Reasoning, 200))
+	case i.NoticedBy != "":
+		return say("%s is looking.", i.NoticedBy)
+	}
+	return ""
 }
 
 // quotation shows the agent's words, and says whose they are.
@@ -326,17 +372,23 @@ func (s *Slack) page(incidentID, request string) string {
 var simpleName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9 /-]{0,60}$`)
 
 func fallback(f facts, q question) string {
-	agent := q.Plan.Target.Agent
+	f.incident.Agent.ID = q.Plan.Target.Agent
+	if q.stage.open() {
+		return announce(f, "approval needed by "+q.Deadline.UTC().Format("15:04 UTC"))
+	}
+	return announce(f, heading(q))
+}
+
+// announce says in a line without syntax what an incident is about.
+func announce(f facts, what string) string {
+	agent, severity := f.incident.Agent.ID, f.incident.Severity
 	if !simpleName.MatchString(agent) {
 		agent = "an agent"
 	}
-	if !slices.Contains([]detect.Severity{detect.Low, detect.Medium, detect.High, detect.Critical}, f.incident.Severity) {
-		f.incident.Severity = "unknown severity"
+	if !slices.Contains([]detect.Severity{detect.Low, detect.Medium, detect.High, detect.Critical}, severity) {
+		severity = "unknown severity"
 	}
-	text := fmt.Sprintf("%s: %s: %s.", f.incident.Severity, heading(q), agent)
-	if q.stage.open() {
-		text = fmt.Sprintf("%s: approval needed: %s. Decide by %s.", f.incident.Severity, agent, q.Deadline.UTC().Format("15:04 UTC"))
-	}
+	text := fmt.Sprintf("%s: %s: %s.", severity, what, agent)
 	if id := ident(f.incident.ID); id != "?" {
 		text += " " + string(id)
 	}

@@ -64,6 +64,9 @@ func (s *Slack) pressed(ctx context.Context, c claim) (approval.Request, error) 
 	if err != nil {
 		return approval.Request{}, &approval.Refusal{Kind: approval.RefusedForged, Text: "the button was not made by Tocsin"}
 	}
+	if revision == 0 { // of an incident that asks nothing
+		return approval.Request{Incident: id}, s.kept(ctx, id, c.channel, c.ts)
+	}
 	r, err := s.asked(ctx, id, c.channel, c.ts)
 	if err == nil && r.Revision != revision {
 		err = &approval.Refusal{Kind: approval.RefusedDigest, Text: "the button is of another revision of the question"}
@@ -80,14 +83,16 @@ func (s *Slack) asked(ctx context.Context, id, channel, ts string) (approval.Req
 	if !found {
 		return approval.Request{}, &approval.Refusal{Kind: approval.RefusedUnknown, Text: "there is no such question"}
 	}
-	card, found, err := s.stored(ctx, r.Incident)
-	if err != nil {
-		return r, err
+	return r, s.kept(ctx, r.Incident, channel, ts)
+}
+
+// kept refuses a message that is not an incident's card.
+func (s *Slack) kept(ctx context.Context, incidentID, channel, ts string) error {
+	card, found, err := s.stored(ctx, incidentID)
+	if err == nil && (!found || card.TS == "" || card.Channel != channel || card.TS != ts) {
+		err = &approval.Refusal{Kind: approval.RefusedForged, Text: "this is not the card that Tocsin keeps for the incident: use the newest one in the channel"}
 	}
-	if !found || card.TS == "" || card.Channel != channel || card.TS != ts {
-		return r, &approval.Refusal{Kind: approval.RefusedForged, Text: "this is not the card that Tocsin keeps for the incident: use the newest one in the channel"}
-	}
-	return r, nil
+	return err
 }
 
 func (s *Slack) clicked(ctx context.Context, l letter, c claim) error {
@@ -103,6 +108,9 @@ func (s *Slack) clicked(ctx context.Context, l letter, c claim) error {
 		}
 		return s.looking(ctx, l, c, r, by)
 	case actReview, actDeny:
+		if r.ID == "" {
+			return s.refuse(ctx, l, c, r, stranger(c), &approval.Refusal{Kind: approval.RefusedForged, Text: "nothing is asked here"})
+		}
 		return s.open(ctx, l, c, r)
 	}
 	return nil
@@ -117,7 +125,11 @@ func (s *Slack) looking(ctx context.Context, l letter, c claim, r approval.Reque
 	if err != nil {
 		return err
 	}
-	s.reply(ctx, l, c, "Noted: you are looking. The question still waits for an answer.")
+	noted := quoted("Noted: you are looking.")
+	if r.ID != "" {
+		noted += " The question still waits for an answer."
+	}
+	s.reply(ctx, l, c, noted)
 	s.Changed(r.Incident)
 	return nil
 }

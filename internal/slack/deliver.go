@@ -29,6 +29,13 @@ type posted struct {
 	Notes map[string]int `json:"notes,omitempty"`
 }
 
+func (p *posted) note(key string, tries int) {
+	if p.Notes == nil {
+		p.Notes = make(map[string]int)
+	}
+	p.Notes[key] = tries
+}
+
 const (
 	sweepEvery = 60 * time.Second       // all open cards
 	openEvery  = 15 * time.Second       // those with a question, whose rungs come with time
@@ -37,6 +44,11 @@ const (
 	maxUnknown = 2
 	noteTold   = 100 // marks a note as told
 	maxAsked   = 500 // open questions that are looked at
+	maxTold    = 200 // latest incidents that are looked at for whom nobody is asked
+	// lull is how long an incident may ask nothing before people are told of it without a question: one card that asks is better.
+	lull = 30 * time.Second
+	// stale is the age from which on people are not told of an incident anew, as where a channel is configured for the first time.
+	stale = 24 * time.Hour
 )
 
 // deliver keeps the cards as the store has them, until the context ends.
@@ -85,6 +97,17 @@ func (s *Slack) reconcile(ctx context.Context, dirty map[string]bool, asks, quie
 			todo = append(todo, r.Incident)
 		}
 	}
+	if asks || dirty == nil {
+		latest, err := s.o.Reader.Incidents(ctx, maxTold)
+		if err != nil {
+			return err
+		}
+		for _, i := range latest {
+			if s.tells(i) {
+				todo = append(todo, i.ID)
+			}
+		}
+	}
 	err = s.o.Box.EachCard(ctx, maxCards, func(doc []byte) {
 		var p posted
 		if json.Unmarshal(doc, &p) == nil && (dirty == nil || dirty[p.Incident]) {
@@ -108,10 +131,16 @@ func (s *Slack) reconcile(ctx context.Context, dirty map[string]bool, asks, quie
 	return errors.Join(errs...)
 }
 
+// tells reports whether people are to be told of an incident though it asks them nothing: it is grave, and nobody is aware of it.
+func (s *Slack) tells(i incident.Incident) bool {
+	age := s.o.Now().Sub(i.Times.Delivered)
+	return s.o.Tell != "" && i.Severity.Rank() >= s.o.Tell.Rank() && i.Times.Noticed.IsZero() && i.Status != incident.Closed && age >= lull && age < stale
+}
+
 // bring brings one card up to date.
 func (s *Slack) bring(ctx context.Context, id string, quiet bool) error {
-	f, ok, err := s.gather(ctx, id)
-	if err != nil || !ok {
+	f, err := s.gather(ctx, id)
+	if err != nil {
 		return err
 	}
 	p, found, err := s.stored(ctx, id)
@@ -129,7 +158,7 @@ func (s *Slack) bring(ctx context.Context, id string, quiet bool) error {
 	if p.Channel != s.o.Channel { // the configuration names another channel by now
 		p = posted{Incident: id, Team: s.o.Team, Channel: s.o.Channel, Notes: p.Notes}
 	}
-	if p.TS == "" && !asks {
+	if p.TS == "" && !asks && !s.tells(f.incident) {
 		return nil // nobody was told and nobody needs to be
 	}
 	m, err := s.card(f)
@@ -179,6 +208,9 @@ func (s *Slack) post(ctx context.Context, p *posted, f facts, m message) error {
 		return errors.Join(err, s.save(ctx, *p, true))
 	}
 	p.TS, p.Unknown, p.Rendered = ts, 0, m.hash
+	for _, q := range f.all {
+		p.note(q.ID+askedKey, noteTold) // the card itself told it
+	}
 	s.o.Meter.SlackDelivered("card")
 	return s.save(ctx, *p, true)
 }
@@ -221,15 +253,12 @@ func (s *Slack) update(ctx context.Context, p *posted, m message) error {
 // tellNotes tells in the card's thread what happened since: each transition once, and twice at most where Slack did not say whether
 // it took the first.
 func (s *Slack) tellNotes(ctx context.Context, p *posted, f facts, quiet bool) error {
-	if p.Notes == nil {
-		p.Notes = make(map[string]int)
-	}
 	for _, q := range f.all {
 		for _, n := range notes(q, f.incident) {
 			if p.Notes[n.key] >= maxUnknown {
 				continue
 			}
-			p.Notes[n.key]++
+			p.note(n.key, p.Notes[n.key]+1)
 			if err := s.save(ctx, *p, true); err != nil {
 				return err
 			}
@@ -241,7 +270,7 @@ func (s *Slack) tellNotes(ctx context.Context, p *posted, f facts, quiet bool) e
 					return errors.Join(err, s.save(ctx, *p, true))
 				}
 			}
-			p.Notes[n.key] = noteTold
+			p.note(n.key, noteTold)
 		}
 	}
 	return nil

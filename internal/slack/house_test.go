@@ -265,7 +265,7 @@ func (h *house) ask(n int, change ...func(*incident.Incident, *approval.Request)
 	agent := event.Agent{ID: "billing/billing-bot", Name: "billing-bot", Service: "billing", Class: "payments"}
 	i := incident.Incident{
 		ID: id, Key: id, Title: "billing-bot, calling send_money: A payment to an account out of a tool's output", Status: incident.Waiting, Severity: detect.High,
-		Agent: agent, Session: "s-1", Findings: 1, Times: incident.Times{FirstBad: now.Add(-time.Minute), Detected: now.Add(-30 * time.Second)},
+		Agent: agent, Session: "s-1", Findings: 1, Times: incident.Times{FirstBad: now.Add(-time.Minute), Detected: now.Add(-30 * time.Second), Delivered: now},
 	}
 	r := approval.Request{
 		ID: id + "-R1", Incident: id, Revision: 1, Requester: "playbook:hijack", Agents: []string{agent.ID, agent.Name, agent.Service},
@@ -305,7 +305,9 @@ func (h *house) must(err error) {
 func (h *house) save(i incident.Incident, r approval.Request) {
 	h.Helper()
 	h.must(h.store.SaveIncident(h.Context(), i))
-	h.must(h.store.SaveRequest(h.Context(), r))
+	if r.ID != "" { // else it asks nothing
+		h.must(h.store.SaveRequest(h.Context(), r))
+	}
 }
 
 func (h *house) reconcile() {

@@ -328,7 +328,7 @@ func TestFallback(t *testing.T) {
 		c := stages()[0].facts
 		c.questions[0].Plan.Target.Agent = name
 		got := fallback(c, c.questions[0])
-		if want := fmt.Sprintf("critical: approval needed: %s. Decide by 12:10 UTC. INC-1", want); got != want {
+		if want := fmt.Sprintf("critical: approval needed by 12:10 UTC: %s. INC-1", want); got != want {
 			t.Errorf("%q gives %q, want %q", name, got, want)
 		}
 	}

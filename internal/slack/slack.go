@@ -28,6 +28,8 @@ type Reader interface {
 	Requests(ctx context.Context, state approval.State, limit int) ([]approval.Request, error)
 	IncidentRequests(ctx context.Context, incidentID string) ([]approval.Request, error)
 	Incident(ctx context.Context, id string) (incident.Incident, error)
+	// Incidents returns the latest ones.
+	Incidents(ctx context.Context, limit int) ([]incident.Incident, error)
 	Findings(ctx context.Context, incidentID string, limit int) ([]detect.Finding, error)
 	IncidentLeases(ctx context.Context, incidentID string) ([]action.Lease, error)
 	Timeline(ctx context.Context, incidentID string) ([]incident.Entry, error)
@@ -88,6 +90,8 @@ type Options struct {
 	Role   func(name string) (approval.Role, bool)
 	// Groups are those that the policies' own file puts a user in.
 	Groups func(name string) []string
+	// Tell is the least severity of an incident that has a card although it asks nothing; "" for none.
+	Tell detect.Severity
 	// Console is the base of the console's links. Pager takes a JSON message where Slack is deaf; "" for none.
 	Console string
 	Pager   string

@@ -213,6 +213,9 @@ type note struct {
 	tell []string // the groups that are to be notified
 }
 
+// askedKey ends the key of the note that a question came after the card: an edit notifies nobody.
+const askedKey = "/asked"
+
 // notes are the transitions that a question has made, in order. A card that is brought up to date after an outage has several.
 func notes(q question, i incident.Incident) []note {
 	var out []note
@@ -220,6 +223,9 @@ func notes(q question, i incident.Incident) []note {
 		out = append(out, note{q.ID + "/" + what, text, tell})
 	}
 	name := say("Revision %d: ", q.Revision)
+	if q.stage.open() {
+		add(askedKey[1:], say("%sa question came: %s Decide by %s.", name, quote(q.Question, 300), clock(q.Deadline)), first(q.Terms)...)
+	}
 	for n, v := range q.Votes {
 		if n+1 < needs(q.Request) {
 			add(fmt.Sprintf("vote/%d", n+1), say("%s%s approved, %d of %d: “%s”", name, v.By.ID, n+1, needs(q.Request), quote(v.Reason, 200)))

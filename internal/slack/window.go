@@ -50,12 +50,12 @@ func (s *Slack) outcome(text quoted, request string) sdk.ModalViewRequest {
 
 // review is the window of a question for one person: everything fresh, the exact plan, and inputs for the answers that would count.
 func (s *Slack) review(ctx context.Context, c claim, r approval.Request, by approval.Principal) (sdk.ModalViewRequest, error) {
-	f, ok, err := s.gather(ctx, r.Incident)
+	f, err := s.gather(ctx, r.Incident)
 	if err != nil {
 		return sdk.ModalViewRequest{}, err
 	}
 	at := slices.IndexFunc(f.all, func(q question) bool { return q.ID == r.ID })
-	if !ok || at < 0 {
+	if at < 0 {
 		return s.outcome("There is no such question any more.", ""), nil
 	}
 	q := f.all[at]
