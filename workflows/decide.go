@@ -453,6 +453,10 @@ func (r *run) publish(ctx workflow.Context, id string) error {
 	if err := workflow.ExecuteActivity(ctx, r.acts.Publish, in).Get(ctx, nil); err != nil {
 		return fmt.Errorf("publish request: %w", err)
 	}
+	if r.state.Shown == nil {
+		r.state.Shown = make(map[string]int)
+	}
+	r.state.Shown[id] = len(in.Request.Votes)
 	return nil
 }
 
@@ -464,11 +468,11 @@ func (r *run) wait(ctx workflow.Context, id string) error {
 	due := workflow.NewTimer(timer, max(0, r.request(id).Deadline.Sub(workflow.Now(ctx))))
 	renamed := func() bool { t := r.request(id).Plan.Target.Agent; return r.name(t) != t }
 	for {
-		told, votes := r.request(id).Rung, len(r.request(id).Votes)
+		told := r.request(id).Rung
 		rung := r.nextRung(timer, id)
 		err := workflow.Await(ctx, func() bool {
 			q := r.request(id)
-			return due.IsReady() || renamed() || q.State != approval.Pending || len(q.Votes) > votes || rung != nil && rung.IsReady()
+			return due.IsReady() || renamed() || q.State != approval.Pending || len(q.Votes) > r.state.Shown[id] || rung != nil && rung.IsReady()
 		})
 		if err == nil {
 			err = ctx.Err() // a timer that is cancelled is ready too, and no deadline has passed
@@ -486,7 +490,7 @@ func (r *run) wait(ctx workflow.Context, id string) error {
 		if q.State != approval.Pending {
 			return nil
 		}
-		if q.Rung = q.Level(workflow.Now(ctx)); q.Rung > told || len(q.Votes) > votes {
+		if q.Rung = q.Level(workflow.Now(ctx)); q.Rung > told || len(q.Votes) > r.state.Shown[id] {
 			if err := r.publish(ctx, id); err != nil {
 				return err
 			}

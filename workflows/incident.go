@@ -68,6 +68,8 @@ type State struct {
 	Names    map[string]string  `json:"names"`  // what agents that were known by their service are called
 	// Unsealed counts the tries to seal evidence that failed in a row.
 	Unsealed int `json:"unsealed,omitempty"`
+	// Shown is how many votes of each request people were shown. One can come while they are shown those before it.
+	Shown map[string]int `json:"shown,omitempty"`
 	// Asking are the questions that were put, by the task that puts them.
 	Asking map[string]*Asking `json:"asking,omitempty"`
 }

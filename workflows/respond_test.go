@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"go.temporal.io/sdk/activity"
+	"go.temporal.io/sdk/converter"
 	"go.temporal.io/sdk/temporal"
 
 	"github.com/tocsin-dr/tocsin/internal/action"
@@ -68,6 +70,27 @@ func TestTwoPeople(t *testing.T) {
 	if err != nil || len(leases) != 1 || leases[0].Approver != "ana, bob" || len(leases[0].Grants) != 2 {
 		t.Errorf("the lease is %+v: %v", leases, err)
 	}
+}
+
+// TestFastVote: a vote that comes while people are told of the question is written down all the same, before anything else happens.
+func TestFastVote(t *testing.T) {
+	h := newHouse(t)
+	h.acts.Policies = approval.Policies{Policies: []approval.Policy{{Need: 2, OnExpiry: "deny"}}}
+	h.env.OnActivity(h.acts.Publish, anything, anything).After(time.Minute).Return(func(ctx context.Context, in RequestInput) error { return h.acts.Publish(ctx, in) })
+	var asked approval.Request
+	h.env.SetOnActivityStartedListener(func(info *activity.Info, _ context.Context, args converter.EncodedValues) {
+		var in RequestInput
+		if info.ActivityType.Name == "Publish" && asked.ID == "" && args.Get(&in) == nil {
+			asked = in.Request
+		}
+	})
+	vote := h.update(30*time.Second, UpdateDecide, func() any { return h.decision(asked, approval.Approve, nil) })
+	h.at(3*time.Minute, func() { // before the first rung
+		if got := h.requests("")[0]; len(got.Votes) != 1 || vote.err != nil {
+			t.Errorf("the request has the votes %+v: %v", got.Votes, vote.err)
+		}
+	})
+	h.run()
 }
 
 // TestOneOfTwo: with one of two approvals the deadline closes the request, and nothing happens.
