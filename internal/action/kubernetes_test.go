@@ -340,6 +340,9 @@ func quarantineRefuses(k *kube, namespace string) {
 	if got := plan(); !strings.Contains(got, "no network policy of namespace refuse denies pod") {
 		k.Error(got)
 	}
+	k.patch(policies+"/tocsin-quarantine", map[string]any{"spec": map[string]any{"policyTypes": []string{"Ingress", "Egress"}}})
+	k.patch(deployments(namespace), map[string]any{"spec": map[string]any{"template": map[string]any{"spec": map[string]any{"hostNetwork": true}}}})
+	k.await("a pod in its node's network", func() bool { return strings.Contains(plan(), "is in its node's network") })
 	// Its account can label, and nothing else.
 	o := a.options.Workloads["billing"]
 	c, err := a.options.Cluster.connect()
@@ -491,10 +494,16 @@ func scaleRefuses(k *kube, namespace string) {
 	autoscalers := "/apis/autoscaling/v2/namespaces/" + namespace + "/horizontalpodautoscalers"
 	k.must(http.MethodPost, autoscalers, map[string]any{"metadata": map[string]any{"name": "auto"}, "spec": map[string]any{
 		"minReplicas": 1, "maxReplicas": 5, "scaleTargetRef": map[string]any{"apiVersion": "apps/v1", "kind": "Deployment", "name": "billing-bot"},
+		"metrics": []any{map[string]any{"type": "External", "external": map[string]any{"metric": map[string]any{"name": "queue"}, "target": map[string]any{"type": "Value", "value": "1"}}}},
 	}}, nil)
 	if got := plan(); got != "<nil>" {
 		k.Error(got)
 	}
+	k.patch(autoscalers+"/auto", map[string]any{"spec": map[string]any{"minReplicas": 0}})
+	if got := plan(); !strings.Contains(got, `the autoscaler "auto" scales it to zero and up by itself`) {
+		k.Error(got)
+	}
+	k.must(http.MethodDelete, autoscalers+"/auto", nil, nil)
 	k.patch(deployments(namespace), map[string]any{"metadata": map[string]any{"ownerReferences": []any{map[string]any{"apiVersion": "x/v1", "kind": "Crew", "name": "billing", "uid": "1", "controller": true}}}})
 	if got := plan(); !strings.Contains(got, `would be scaled up again: it belongs to "Crew" "billing"`) {
 		k.Error(got)

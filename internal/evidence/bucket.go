@@ -101,6 +101,7 @@ func newBucket(ctx context.Context, o BucketOptions) (*bucket, error) {
 	}
 	client := s3.NewFromConfig(c, func(s *s3.Options) {
 		s.UsePathStyle = o.PathStyle
+		s.ResponseChecksumValidation = aws.ResponseChecksumValidationWhenRequired // the vault hashes what it reads
 		if o.Endpoint != "" {
 			s.BaseEndpoint = &o.Endpoint
 		}

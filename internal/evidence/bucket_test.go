@@ -2,7 +2,6 @@ package evidence
 
 import (
 	"bytes"
-	"context"
 	"crypto/rand"
 	"errors"
 	"io"
@@ -177,17 +176,19 @@ func TestBucketAnswers(t *testing.T) {
 			t.Errorf("%s: %v, want %s", tt.name, err, tt.want)
 		}
 	}
-	proxy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		w.WriteHeader(404)
-		io.WriteString(w, "<html>not found")
-	}))
-	t.Cleanup(proxy.Close)
-	b, err := newBucket(context.Background(), answering(t, proxy))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := (&Vault{b}).Get(t.Context(), sum(nil)); err == nil || errors.Is(err, ErrNotFound) {
-		t.Errorf("a proxy's 404 is %v", err)
+	for _, text := range []string{"<html>not found", "<Error><Code>NoSuchBucket</Code></Error>", ""} {
+		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			w.WriteHeader(404)
+			io.WriteString(w, text)
+		}))
+		t.Cleanup(server.Close)
+		b, err := newBucket(t.Context(), answering(t, server))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := (&Vault{b}).Get(t.Context(), sum(nil)); err == nil || errors.Is(err, ErrNotFound) {
+			t.Errorf("a 404 with %q is %v", text, err)
+		}
 	}
 }
 

@@ -48,7 +48,7 @@ func run(ctx context.Context, args []string) error {
 		"--authorization-mode=RBAC", "--token-auth-file=" + filepath.Join(dir, "tokens"), "--service-cluster-ip-range=10.0.0.0/24",
 		"--service-account-issuer=https://tocsin.test", "--service-account-key-file=" + filepath.Join(dir, "service.key"),
 		"--service-account-signing-key-file=" + filepath.Join(dir, "service.key"), "--disable-admission-plugins=ServiceAccount",
-		"--endpoint-reconciler-type=none",
+		"--endpoint-reconciler-type=none", "--feature-gates=HPAScaleToZero=true",
 	})
 	go func() {
 		if err := control(ctx, &rest.Config{
