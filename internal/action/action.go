@@ -108,7 +108,7 @@ type Description struct {
 // Descriptions are of all actions that ship, by name, whether or not this deployment has what they need.
 func Descriptions() map[string]Description {
 	out := make(map[string]Description)
-	for _, a := range []Action{&Quarantine{}, &ReadOnly{}, &AskHuman{}, &Throttle{}, &RevokeToken{}, &NotifyWebhook{}, &SendDraft{}, &SessionRevoked{}, &RiskChange{}, &FreezeMemory{}, &StopProcess{}, &RevokeLeases{}, &QuarantineWorkload{}, &ScaleToZero{}} {
+	for _, a := range []Action{&Quarantine{}, &ReadOnly{}, &AskHuman{}, &Throttle{}, &RevokeToken{}, &NotifyWebhook{}, &SendDraft{}, &SessionRevoked{}, &RiskChange{}, &FreezeMemory{}, &StopProcess{}, &RevokeLeases{}, &QuarantineWorkload{}, &ScaleToZero{}, &EndMCPSession{}} {
 		out[a.Describe().Name] = a.Describe()
 	}
 	return out

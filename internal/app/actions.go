@@ -18,6 +18,7 @@ type ActionOptions struct {
 	RevokeLeases  *action.RevokeLeasesOptions       `yaml:"revoke_leases"`
 	Quarantine    *action.QuarantineWorkloadOptions `yaml:"quarantine_workload"`
 	ScaleToZero   *action.ScaleToZeroOptions        `yaml:"scale_to_zero"`
+	EndMCPSession *action.EndMCPSessionOptions      `yaml:"end_mcp_session"`
 }
 
 // check names the first key that can't be right.
@@ -34,6 +35,7 @@ func (o *ActionOptions) check() error {
 		{"revoke_leases", checkOf(o.RevokeLeases)},
 		{"quarantine_workload", checkOf(o.Quarantine)},
 		{"scale_to_zero", checkOf(o.ScaleToZero)},
+		{"end_mcp_session", checkOf(o.EndMCPSession)},
 	} {
 		err := section.check()
 		if option := (*action.BadOption)(nil); errors.As(err, &option) {
@@ -84,6 +86,9 @@ func (o *ActionOptions) ship(gate action.Enforcer, drafts action.Drafts, now fun
 	}
 	if o.ScaleToZero != nil {
 		out = append(out, action.NewScaleToZero(*o.ScaleToZero))
+	}
+	if o.EndMCPSession != nil {
+		out = append(out, action.NewEndMCPSession(*o.EndMCPSession))
 	}
 	return out
 }
