@@ -416,7 +416,11 @@ func (a *Activities) Revert(ctx context.Context, in RevertInput) error {
 		return err
 	}
 	if lease.Lifted.IsZero() {
-		if err := a.Actions.Undo(ctx, lease, in.Lift.By); err != nil {
+		err := a.Actions.Undo(ctx, lease, in.Lift.By)
+		if errors.Is(err, action.ErrKept) {
+			in.Lift.Reason, err = in.Lift.Reason+"; "+err.Error(), nil
+		}
+		if err != nil {
 			return err
 		}
 		if lease, err = a.stored(ctx, lease); err != nil {

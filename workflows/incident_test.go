@@ -567,6 +567,28 @@ func TestContainFails(t *testing.T) {
 	}
 }
 
+// kept is a quarantine that somebody changed before it was undone.
+type kept struct{ *action.Quarantine }
+
+func (kept) Undo(context.Context, action.Lease) error {
+	return fmt.Errorf("the pod: %w", action.ErrKept)
+}
+
+// TestKept: what is not put back because somebody changed it ends the lease all the same, and the timeline says so.
+func TestKept(t *testing.T) {
+	h := newHouse(t)
+	h.acts.Actions = action.NewCatalogue(h.signer.Public(), h.gate, boundless{}, h.env.Now, kept{action.NewQuarantine(h.gate)})
+	h.decide(time.Minute, approval.Approve, nil)
+	h.run()
+	const want = "(the lease ended; undo quarantine: the pod: it was changed since and is left as it is)"
+	if entries := h.entries("containment"); len(entries) != 2 || !strings.HasSuffix(entries[1].Text, want) {
+		t.Errorf("the timeline has %+v", entries)
+	}
+	if got := h.containments(); len(got) != 3 {
+		t.Errorf("containments: %q", got)
+	}
+}
+
 // TestLiftedBeforeProof: a lead lifts the lease before its proof; it is not taken for contained and does not come back.
 func TestLiftedBeforeProof(t *testing.T) {
 	h := newHouse(t)

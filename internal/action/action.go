@@ -62,6 +62,8 @@ var (
 	ErrGrants  = errors.New("the grants do not allow it")
 	ErrHalted  = errors.New("responses are halted")
 	ErrLimit   = errors.New("a limit over all incidents is reached")
+	// ErrKept ends a lease without putting everything back: somebody changed it since, and what they made of it stands.
+	ErrKept = errors.New("it was changed since and is left as it is")
 )
 
 // Action is one kind of effect. An error from Apply or Undo means that the effect is unknown: verify, or ask. All methods are safe for
@@ -78,7 +80,7 @@ type Action interface {
 	Apply(ctx context.Context, l Lease) error
 	// Verify probes, as the target would act, whether the effect holds.
 	Verify(ctx context.Context, l Lease) (holds bool, err error)
-	// Undo puts things back as the snapshot has them. Undoing twice is no error.
+	// Undo puts things back as the snapshot has them, but for what somebody changed since: that is ErrKept. Undoing twice is no error.
 	Undo(ctx context.Context, l Lease) error
 	// Lag says until when, and why, what was contained can act in spite of the effect; a zero time where the effect is instant.
 	Lag(l Lease) (until time.Time, why string)
@@ -106,7 +108,7 @@ type Description struct {
 // Descriptions are of all actions that ship, by name, whether or not this deployment has what they need.
 func Descriptions() map[string]Description {
 	out := make(map[string]Description)
-	for _, a := range []Action{&Quarantine{}, &ReadOnly{}, &AskHuman{}, &Throttle{}, &RevokeToken{}, &NotifyWebhook{}, &SendDraft{}, &SessionRevoked{}, &RiskChange{}, &FreezeMemory{}, &StopProcess{}, &RevokeLeases{}} {
+	for _, a := range []Action{&Quarantine{}, &ReadOnly{}, &AskHuman{}, &Throttle{}, &RevokeToken{}, &NotifyWebhook{}, &SendDraft{}, &SessionRevoked{}, &RiskChange{}, &FreezeMemory{}, &StopProcess{}, &RevokeLeases{}, &QuarantineWorkload{}, &ScaleToZero{}, &EndMCPSession{}} {
 		out[a.Describe().Name] = a.Describe()
 	}
 	return out
@@ -302,15 +304,22 @@ func (c *Catalogue) Verify(ctx context.Context, l Lease) (Lease, error) {
 	return l, c.book.Update(ctx, l)
 }
 
-// Undo removes the effect of a lease and writes who did it. Undoing twice is no error.
+// Undo removes the effect of a lease and writes who did it. Undoing twice is no error. After ErrKept the lease is over, too.
 func (c *Catalogue) Undo(ctx context.Context, l Lease, by string) error {
 	a, err := c.Find(l.Plan.Action)
 	if err != nil {
 		return err
 	}
-	if err := a.Undo(ctx, l); err != nil {
-		return fmt.Errorf("undo %s: %w", l.Plan.Action, err)
+	kept := a.Undo(ctx, l)
+	if kept != nil {
+		kept = fmt.Errorf("undo %s: %w", l.Plan.Action, kept)
+	}
+	if kept != nil && !errors.Is(kept, ErrKept) {
+		return kept
 	}
 	l.Lifted, l.LiftedBy = c.now().UTC(), by
-	return c.book.Update(ctx, l)
+	if err := c.book.Update(ctx, l); err != nil {
+		return err
+	}
+	return kept
 }

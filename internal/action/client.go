@@ -49,29 +49,43 @@ func loopback(host string) bool {
 	return host == "localhost" || ip != nil && ip.IsLoopback()
 }
 
-// newClient returns an HTTP client of an action's own. It follows no redirect, because credentials are for one address, and takes no
-// proxy from the environment.
+// newClient returns an HTTP client of an action's own.
 func newClient(dial func(ctx context.Context, network, address string) (net.Conn, error)) *http.Client {
+	return clientOf(newTransport(dial))
+}
+
+// clientOf returns a client that follows no redirect, because credentials are for one address.
+func clientOf(transport *http.Transport) *http.Client {
 	return &http.Client{
 		Timeout:       requestTime,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-		Transport:     &http.Transport{DialContext: dial, ForceAttemptHTTP2: true, MaxIdleConnsPerHost: 2, IdleConnTimeout: time.Minute, TLSHandshakeTimeout: requestTime},
+		Transport:     transport,
 	}
+}
+
+// newTransport returns a transport that takes no proxy from the environment.
+func newTransport(dial func(ctx context.Context, network, address string) (net.Conn, error)) *http.Transport {
+	return &http.Transport{DialContext: dial, ForceAttemptHTTP2: true, MaxIdleConnsPerHost: 2, IdleConnTimeout: time.Minute, TLSHandshakeTimeout: requestTime}
 }
 
 // call sends a request and returns status and body. Any error means that the effect is unknown.
 func call(client *http.Client, r *http.Request) (status int, body []byte, err error) {
+	return callUpTo(client, r, maxAnswer)
+}
+
+// callUpTo is call for answers of up to most bytes.
+func callUpTo(client *http.Client, r *http.Request, most int) (status int, body []byte, err error) {
 	answer, err := client.Do(r)
 	if err != nil {
 		return 0, nil, fmt.Errorf("call %s: %w", r.URL.Host, err)
 	}
 	defer answer.Body.Close()
-	body, err = io.ReadAll(io.LimitReader(answer.Body, maxAnswer+1))
+	body, err = io.ReadAll(io.LimitReader(answer.Body, int64(most)+1))
 	switch {
 	case err != nil:
 		return 0, nil, fmt.Errorf("read answer of %s: %w", r.URL.Host, err)
-	case len(body) > maxAnswer:
-		return 0, nil, fmt.Errorf("read answer of %s: more than %d bytes", r.URL.Host, maxAnswer)
+	case len(body) > most:
+		return 0, nil, fmt.Errorf("read answer of %s: more than %d bytes", r.URL.Host, most)
 	}
 	return answer.StatusCode, body, nil
 }

@@ -10,12 +10,15 @@ import (
 // ActionOptions are what the actions beyond the gate need. An action whose section is missing can't be approved here: its plan fails.
 // Each action holds its own credentials and no other's.
 type ActionOptions struct {
-	RevokeToken   *action.RevokeTokenOptions   `yaml:"revoke_token"`
-	NotifyWebhook *action.NotifyWebhookOptions `yaml:"notify_webhook"`
-	CAEP          *action.CAEPOptions          `yaml:"caep"`
-	FreezeMemory  *action.FreezeMemoryOptions  `yaml:"freeze_memory"`
-	StopProcess   *action.StopProcessOptions   `yaml:"stop_process"`
-	RevokeLeases  *action.RevokeLeasesOptions  `yaml:"revoke_leases"`
+	RevokeToken   *action.RevokeTokenOptions        `yaml:"revoke_token"`
+	NotifyWebhook *action.NotifyWebhookOptions      `yaml:"notify_webhook"`
+	CAEP          *action.CAEPOptions               `yaml:"caep"`
+	FreezeMemory  *action.FreezeMemoryOptions       `yaml:"freeze_memory"`
+	StopProcess   *action.StopProcessOptions        `yaml:"stop_process"`
+	RevokeLeases  *action.RevokeLeasesOptions       `yaml:"revoke_leases"`
+	Quarantine    *action.QuarantineWorkloadOptions `yaml:"quarantine_workload"`
+	ScaleToZero   *action.ScaleToZeroOptions        `yaml:"scale_to_zero"`
+	EndMCPSession *action.EndMCPSessionOptions      `yaml:"end_mcp_session"`
 }
 
 // check names the first key that can't be right.
@@ -30,6 +33,9 @@ func (o *ActionOptions) check() error {
 		{"freeze_memory", checkOf(o.FreezeMemory)},
 		{"stop_process", checkOf(o.StopProcess)},
 		{"revoke_leases", checkOf(o.RevokeLeases)},
+		{"quarantine_workload", checkOf(o.Quarantine)},
+		{"scale_to_zero", checkOf(o.ScaleToZero)},
+		{"end_mcp_session", checkOf(o.EndMCPSession)},
 	} {
 		err := section.check()
 		if option := (*action.BadOption)(nil); errors.As(err, &option) {
@@ -74,6 +80,15 @@ func (o *ActionOptions) ship(gate action.Enforcer, drafts action.Drafts, now fun
 	}
 	if o.RevokeLeases != nil {
 		out = append(out, action.NewRevokeLeases(*o.RevokeLeases))
+	}
+	if o.Quarantine != nil {
+		out = append(out, action.NewQuarantineWorkload(*o.Quarantine))
+	}
+	if o.ScaleToZero != nil {
+		out = append(out, action.NewScaleToZero(*o.ScaleToZero))
+	}
+	if o.EndMCPSession != nil {
+		out = append(out, action.NewEndMCPSession(*o.EndMCPSession))
 	}
 	return out
 }

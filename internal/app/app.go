@@ -166,7 +166,12 @@ func (a *App) openStores(ctx context.Context) (err error) {
 		return err
 	}
 	a.onClose(a.store.Close)
-	if a.vault, err = evidence.Open(a.cfg.Evidence.Dir); err != nil {
+	if b := a.cfg.Evidence.Bucket; b != nil {
+		a.vault, err = evidence.OpenBucket(ctx, *b)
+	} else {
+		a.vault, err = evidence.Open(a.cfg.Evidence.Dir)
+	}
+	if err != nil {
 		return err
 	}
 	a.onClose(a.vault.Close)

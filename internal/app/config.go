@@ -15,6 +15,7 @@ import (
 	"github.com/tocsin-dr/tocsin/internal/approval"
 	"github.com/tocsin-dr/tocsin/internal/auth"
 	"github.com/tocsin-dr/tocsin/internal/event"
+	"github.com/tocsin-dr/tocsin/internal/evidence"
 	"github.com/tocsin-dr/tocsin/internal/gate"
 	"github.com/tocsin-dr/tocsin/internal/ingest"
 	"github.com/tocsin-dr/tocsin/internal/strict"
@@ -57,7 +58,8 @@ type Config struct {
 		URL string `yaml:"url"` // empty: SQLite in the data directory
 	} `yaml:"store"`
 	Evidence struct {
-		Dir string `yaml:"dir"`
+		Dir    string                  `yaml:"dir"`
+		Bucket *evidence.BucketOptions `yaml:"bucket"` // in place of a directory
 	} `yaml:"evidence"`
 	Rules struct {
 		Dir string `yaml:"dir"` // rule files beside the shipped ones
@@ -177,7 +179,9 @@ func (c *Config) defaults() {
 	set(&c.NATS.MaxBytes, 20<<30)
 	set(&c.Temporal.Namespace, "tocsin")
 	set(&c.Store.URL, filepath.Join(c.Data, "store.db"))
-	set(&c.Evidence.Dir, filepath.Join(c.Data, "evidence"))
+	if c.Evidence.Bucket == nil {
+		set(&c.Evidence.Dir, filepath.Join(c.Data, "evidence"))
+	}
 	set(&c.Content, ingest.ContentFull)
 	set(&c.Gate.OnError, "open")
 	set(&c.SLA, 24*time.Hour)
@@ -219,6 +223,14 @@ func (c *Config) check() error {
 	}
 	if err := c.Actions.check(); err != nil {
 		return err
+	}
+	if b := c.Evidence.Bucket; b != nil {
+		if c.Evidence.Dir != "" {
+			return bad("evidence.dir", "want a directory or a bucket, not both")
+		}
+		if err := b.Check(); err != nil {
+			return bad("evidence.bucket", "%s", err)
+		}
 	}
 	if c.Limits.PerHour < 1 {
 		return bad("limits.per_hour", "%d, want at least 1", c.Limits.PerHour)

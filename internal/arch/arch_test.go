@@ -34,6 +34,8 @@ func imports(t *testing.T) map[string]map[string]string {
 			return err
 		case d.IsDir() && (d.Name() == ".git" || d.Name() == "node_modules"):
 			return filepath.SkipDir
+		case d.IsDir() && path != root && another(path):
+			return filepath.SkipDir
 		case d.IsDir() || filepath.Ext(path) != ".go":
 			return nil
 		}
@@ -68,6 +70,12 @@ func imports(t *testing.T) map[string]map[string]string {
 }
 
 var quoted = regexp.MustCompile("`([^`]+)`")
+
+// another reports whether a directory is a module of its own.
+func another(dir string) bool {
+	_, err := os.Stat(filepath.Join(dir, "go.mod"))
+	return err == nil
+}
 
 // table reads the table: the first column names the package, the last what it may import: names in backquotes, nothing, or all.
 // What its test files may import beside that follows "tests:" and stands in the result with that prefix.

@@ -1,18 +1,13 @@
-// Package evidence is the vault: a local directory of artefacts, each named by the SHA-256 of its bytes. What was put in is
+// Package evidence is the vault: artefacts in a directory or a bucket, each named by the SHA-256 of its bytes. What was put in is
 // either read back unchanged or reported as damaged. It knows nothing of custody, which is the store's, and it deletes nothing.
 package evidence
 
 import (
 	"context"
-	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
-	"io/fs"
-	"os"
-	"path/filepath"
 	"regexp"
 )
 
@@ -26,29 +21,23 @@ var (
 	ErrNotFound = errors.New("not found")
 )
 
-// Vault is an open directory. Safe for concurrent use, by several processes too: an artefact appears whole or not at all.
-type Vault struct{ root *os.Root }
+// Vault is an open directory or bucket. Safe for concurrent use, by several processes too: an artefact appears whole or not at all.
+type Vault struct{ shelf shelf }
 
-// Open opens the vault in a directory, which it makes if there is none. Nobody but the user that runs Tocsin may read it.
-func Open(dir string) (*Vault, error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("open vault: %w", err)
-	}
-	if err := os.Chmod(dir, 0o700); err != nil { //nolint:gosec // a directory needs the x bit
-		return nil, fmt.Errorf("open vault: %w", err)
-	}
-	root, err := os.OpenRoot(dir)
-	if err != nil {
-		return nil, fmt.Errorf("open vault: %w", err)
-	}
-	return &Vault{root: root}, nil
+// shelf keeps bytes under hashes, and trusts that both belong together.
+type shelf interface {
+	// get returns at most MaxBytes+1 bytes, or ErrNotFound.
+	get(ctx context.Context, hash string) ([]byte, error)
+	// put returns when the bytes are durable.
+	put(ctx context.Context, hash string, data []byte) error
+	close() error
 }
 
 // Close closes the vault.
-func (v *Vault) Close() error { return v.root.Close() }
+func (v *Vault) Close() error { return v.shelf.close() }
 
-// Put seals data and returns its SHA-256 in hexadecimal. When it returns, the data is on disk. Putting the same twice is no
-// error, and mends a damaged artefact.
+// Put seals data and returns its SHA-256 in hexadecimal. When it returns, the data is durable. Putting the same twice is no error, and
+// mends a damaged artefact in a directory.
 func (v *Vault) Put(ctx context.Context, data []byte) (string, error) {
 	if err := ctx.Err(); err != nil {
 		return "", err
@@ -60,11 +49,7 @@ func (v *Vault) Put(ctx context.Context, data []byte) (string, error) {
 	if _, err := v.Get(ctx, hash); err == nil {
 		return hash, nil
 	}
-	dir, name := place(hash)
-	if err := v.makeDir(dir); err != nil {
-		return "", fmt.Errorf("put evidence %s: %w", hash, err)
-	}
-	if err := v.write(dir, name, data); err != nil {
+	if err := v.shelf.put(ctx, hash, data); err != nil {
 		return "", fmt.Errorf("put evidence %s: %w", hash, err)
 	}
 	return hash, nil
@@ -78,16 +63,7 @@ func (v *Vault) Get(ctx context.Context, hash string) ([]byte, error) {
 	if !isHash.MatchString(hash) {
 		return nil, fmt.Errorf("get evidence: %.80q is no SHA-256, want 64 hexadecimal digits in lower case", hash)
 	}
-	_, name := place(hash)
-	f, err := v.root.Open(name)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("get evidence %s: %w", hash, ErrNotFound)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("get evidence %s: %w", hash, err)
-	}
-	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, MaxBytes+1))
+	data, err := v.shelf.get(ctx, hash)
 	if err != nil {
 		return nil, fmt.Errorf("get evidence %s: %w", hash, err)
 	}
@@ -102,41 +78,4 @@ var isHash = regexp.MustCompile(`^[0-9a-f]{64}$`)
 func sum(data []byte) string {
 	s := sha256.Sum256(data)
 	return hex.EncodeToString(s[:])
-}
-
-// place spreads artefacts over 256 directories.
-func place(hash string) (dir, name string) { return hash[:2], filepath.Join(hash[:2], hash) }
-
-func (v *Vault) makeDir(dir string) error {
-	err := v.root.Mkdir(dir, 0o700)
-	if errors.Is(err, fs.ErrExist) {
-		return nil
-	}
-	return errors.Join(err, v.sync("."))
-}
-
-// write makes the artefact appear whole: a reader, and a crash, see all of it or nothing.
-func (v *Vault) write(dir, name string, data []byte) error {
-	temp := filepath.Join(dir, ".part-"+rand.Text())
-	f, err := v.root.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(data)
-	err = errors.Join(err, f.Sync(), f.Close())
-	if err == nil {
-		err = v.root.Rename(temp, name)
-	}
-	if err != nil {
-		return errors.Join(err, v.root.Remove(temp))
-	}
-	return v.sync(dir)
-}
-
-func (v *Vault) sync(dir string) error {
-	d, err := v.root.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }
