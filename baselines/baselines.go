@@ -59,6 +59,9 @@ type peers struct {
 	Flows  int                 `json:"flows"`
 	Signed int                 `json:"signed"`
 	Rates  [rateCount]peerRate `json:"rates"`
+	Week   peerHours           `json:"week"`
+	// Amounts are by the fingerprint of their argument.
+	Amounts map[uint32]*amount `json:"amounts,omitempty"`
 }
 
 func (p *peers) table() table { return table{p.Contexts, p.Values} }
@@ -276,6 +279,9 @@ func (m *Model) learn(p *page, o *Observation) {
 		context := keyArg(o.Tool, path)
 		m.count(p, context, a.Value, day)
 		m.call(0, context, 'a', o.Tool, path)
+		if a.Number != 0 {
+			m.learnAmount(p, fingerprint(context), sized(a.Number))
+		}
 		if at := originOf(a); at >= 0 {
 			for _, t := range []table{p.table(), m.Peers.table()} {
 				if c := t.context(context); c != nil {

@@ -65,7 +65,25 @@ type care struct {
 	// Traits are the values of what an agent is, by kind.
 	Traits map[string][]string `json:"traits,omitempty"`
 	Copy   *page               `json:"copy,omitempty"`
+	// Hourly are the calls of the latest hours, Hour the last of them, since 1970.
+	Hourly []uint32 `json:"hourly,omitempty"`
+	Hour   uint32   `json:"hour,omitempty"`
+	// Turns are when it became another, the latest last.
+	Turns []turn `json:"turns,omitempty"`
 }
+
+// turn is what an agent was like when one of its traits became another.
+type turn struct {
+	Kind     string    `json:"kind"`
+	From     string    `json:"from"`
+	To       string    `json:"to"`
+	At       time.Time `json:"at"`
+	Sessions int       `json:"sessions"`
+	Calls    float64   `json:"calls"` // of a window of ten minutes
+	Tools    []string  `json:"tools"` // that it had used
+}
+
+const maxTurns = 8
 
 type held struct {
 	Day   uint16 `json:"day"`
@@ -202,6 +220,7 @@ func (m *Model) Change(agent string, change Change) bool {
 		used := p.u64(hUsed)
 		*p = *c.Copy
 		p.set64(hUsed, used)
+		p.set32(hOpen, 0) // the hour that was open then is long over
 	default:
 		return false
 	}
@@ -261,6 +280,7 @@ func (m *Model) Trait(agent, kind, value string, at time.Time) {
 	c.Traits[kind] = append(known, value)
 	if len(known) > 0 && p.sessions() >= minSessions {
 		p.set32(hRebased, p.u32(hSessions)+firstDays)
+		c.turn(m.look(p, turn{Kind: kind, From: known[len(known)-1], To: value, At: at}))
 		c.Opened = &Change{Kind: Rebase, By: "tocsin", Why: fmt.Sprintf("%s %q is new; it had %q", kind, value, known[len(known)-1]), At: at}
 	}
 }
@@ -269,7 +289,7 @@ func (m *Model) Trait(agent, kind, value string, at time.Time) {
 func (m *Model) checkCares() error {
 	for agent, c := range m.Cares {
 		p := m.Agents[agent]
-		if c == nil || p == nil || c.Shown < 0 || c.Shown > driftedOf || len(c.Held) > heldCauses || c.Copy != nil && c.Copy.u64(hAgent) != p.u64(hAgent) {
+		if c == nil || p == nil || c.Shown < 0 || c.Shown > driftedOf || len(c.Held) > heldCauses || len(c.Hourly) > latestHours || len(c.Turns) > maxTurns || c.Copy != nil && c.Copy.u64(hAgent) != p.u64(hAgent) {
 			return fmt.Errorf("what belongs to the page of %q does not fit it", agent)
 		}
 		for kind, values := range c.Traits {

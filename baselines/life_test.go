@@ -132,9 +132,11 @@ func TestFreezeAndRollback(t *testing.T) {
 	}
 }
 
-// learned is a page without the window that is open and its evidence.
+// learned is a page without the windows and the hour that are open and their evidence.
 func learned(p *page) page {
 	out := *p
+	clear(out[hPartial : hPartial+2])
+	clear(out[hOpen : hCounted+4])
 	for i := range rateCount {
 		clear(out[atRates+i*rateSize+rCounted : atRates+(i+1)*rateSize])
 	}

@@ -69,7 +69,10 @@ func TestConstantRateThatBursts(t *testing.T) {
 		}
 		want := Feature{Name: FeatureRate, About: "tool calls", Want: "20.0 on average, give or take 4.5, in 100 such windows", Share: 1}
 		got := a.Features[0]
-		got.Got, got.Score, got.P = "", 0, 0
+		if got.N != i+1 || got.Band == nil || got.Band.Low > 20 || got.Band.High < 20 || got.Band.High > 40 {
+			t.Errorf("the count is %d with the band %+v, want %d and a band around 20", got.N, got.Band, i+1)
+		}
+		got.Got, got.Score, got.P, got.N, got.Band = "", 0, 0, 0, nil
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Error(diff)
 		}

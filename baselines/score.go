@@ -51,6 +51,9 @@ type Feature struct {
 	Score float64 `json:"score"` // bits
 	P     float64 `json:"p"`
 	Share float64 `json:"share"` // of the event's surprise; all shares sum to 1
+	// N and Band are of a count: what it was, and what is usual.
+	N    int   `json:"n,omitempty"`
+	Band *Band `json:"band,omitempty"`
 }
 
 // family is one way of looking at an event.

@@ -56,5 +56,13 @@ func (m *Model) Check() error {
 			return fmt.Errorf("baselines with counts of %s that no windows leave", rateNames[i])
 		}
 	}
+	if !p.Week.check() || len(p.Amounts) > maxAmounts {
+		return errors.New("baselines with a week or amounts that nothing leaves")
+	}
+	for _, a := range p.Amounts {
+		if !a.check() {
+			return errors.New("baselines with an amount that no numbers leave")
+		}
+	}
 	return nil
 }

@@ -43,6 +43,8 @@ type Reader interface {
 type Facts interface {
 	// Agents returns what every agent's baseline holds.
 	Agents(ctx context.Context) ([]baselines.Learned, error)
+	// Habits returns when an agent works and how much; store.ErrNotFound for one that taught nothing.
+	Habits(ctx context.Context, agent string) (baselines.Habits, error)
 	// Rules returns a report card for each rule in force.
 	Rules(ctx context.Context) ([]measure.RuleReport, error)
 	// Summary returns the measures over a window that ends now.

@@ -14,7 +14,7 @@ import (
 
 type baselinesCmd struct {
 	List     baselinesListCmd     `cmd:"" default:"1" help:"List the stage of each agent's baseline, with the reason and the way out."`
-	Show     agentsShowCmd        `cmd:"" help:"Show what an agent taught."`
+	Show     agentsShowCmd        `cmd:"" help:"Show what an agent taught: tools, destinations, origins, hours, amounts and drift."`
 	Freeze   baselinesFreezeCmd   `cmd:"" help:"Stop an agent from teaching its baseline."`
 	Unfreeze baselinesUnfreezeCmd `cmd:"" help:"Let it teach again."`
 	Rebase   baselinesRebaseCmd   `cmd:"" help:"Begin a baseline anew: the agent is judged by its peers until it has a history."`

@@ -86,6 +86,7 @@ func Routes(mux *http.ServeMux, o Options) {
 	handle("POST /api/v1/halt", approval.Responder, a.halt)
 	handle("POST /api/v1/resume", approval.Lead, a.resume)
 	handle("GET /api/v1/agents", approval.Viewer, a.agents)
+	handle("GET /api/v1/agents/habits", approval.Viewer, a.habits)
 	handle("POST /api/v1/agents/baseline", approval.Lead, a.changeBaseline)
 	handle("GET /api/v1/rules", approval.Viewer, a.rules)
 	handle("POST /api/v1/rules/reload", approval.Lead, a.reload)
@@ -250,6 +251,11 @@ func (a *api) lift(_ http.ResponseWriter, r *http.Request) (any, error) {
 	}
 	by, _ := a.Auth.Principal(r)
 	return struct{}{}, a.Actor.Lift(r.Context(), by, r.PathValue("id"), body.Reason)
+}
+
+// habits are those of the agent that the query names: its id holds slashes, which a path would split.
+func (a *api) habits(_ http.ResponseWriter, r *http.Request) (any, error) {
+	return a.Facts.Habits(r.Context(), r.URL.Query().Get("id"))
 }
 
 // BaselineBody is the body of a change of an agent's baseline.

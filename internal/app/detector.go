@@ -265,6 +265,12 @@ func (d *detector) agents() []baselines.Learned {
 	return d.shard.Agents()
 }
 
+func (d *detector) habits(agent string) (baselines.Habits, bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.shard.Habits(agent)
+}
+
 // processed is the number of events that went through the shard since the start.
 func (d *detector) processed() int {
 	d.mu.Lock()

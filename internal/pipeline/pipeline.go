@@ -207,6 +207,7 @@ func (s *Shard) judge(c *class, e *event.Event, ses *session, deviations ...dete
 		of := c.Sessions[sessionKey(f.Sender, f.Session)] // an absence is found on another session's event
 		if of != nil && f.Source != detect.SourceHealth && (f.Source == detect.SourceBaseline || f.Lane == detect.Alert || f.Lane == detect.Propose) {
 			of.Findings++
+			c.Model.Doubt(f.Agent.ID)
 			if f.Source != detect.SourceBaseline {
 				of.Ruled++
 			}

@@ -15,7 +15,7 @@ import (
 )
 
 // snapshotVersion names the layout of a snapshot. A snapshot of another version is refused, and the shard replays the log.
-const snapshotVersion = 8
+const snapshotVersion = 9
 
 // snapshot begins a shard's state. After it comes each class, with its sessions and traces behind it: one value for each, so that
 // encoding a large state needs no copy of it.
