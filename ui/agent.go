@@ -58,6 +58,7 @@ type agentPage struct {
 	Anomalies       []anomaly
 	Incidents, Open []incident.Incident
 	Leases          []action.Lease
+	Waits           []approval.Request // changes of its baseline that need more signatures
 	Times           []time.Duration
 }
 
@@ -101,6 +102,12 @@ func (c *Console) showAgent(w http.ResponseWriter, r *http.Request, by approval.
 		return store.ErrNotFound
 	}
 	data.Leases = slices.DeleteFunc(leases, func(l action.Lease) bool { return l.Plan.Target.Agent != id })
+	if data.Waits, err = c.o.Reader.Requests(r.Context(), approval.Pending, maxRows); err != nil {
+		return err
+	}
+	data.Waits = slices.DeleteFunc(data.Waits, func(q approval.Request) bool {
+		return q.Plan.Class != approval.Record || q.Plan.Target.Agent != id
+	})
 	data.Class = peersOf(&data.Learned, learned)
 	if data.Anomalies, err = c.anomalies(r, data.Incidents); err != nil {
 		return err
@@ -113,7 +120,7 @@ func (c *Console) showAgent(w http.ResponseWriter, r *http.Request, by approval.
 		data.Habits, data.Week, data.Chart = &habits, weekOf(&habits), chartOf(&habits)
 	}
 	return c.show(w, r, status, "agent", page{
-		Title: incident.Visible(id, 60), Nav: "agents", Here: agentPath(id), Live: "agent lease incident",
+		Title: incident.Visible(id, 60), Nav: "agents", Here: agentPath(id), Live: "agent lease incident request",
 		Who: by, Now: now, Alert: alert, Data: data,
 	})
 }

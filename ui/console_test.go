@@ -57,7 +57,8 @@ func TestPages(t *testing.T) {
 		"/incidents/INC-139bbbbb":          {"Lift early", "800 ms after it was applied", "until max noticed by slack"},
 		"/incidents/INC-138ccccc":          {"Expected", "Load test, announced."},
 		"/agents":                          {"4 agents", "Learning", `<td class="right num wide">3</td>`, "(2 min ago)"},
-		"/agents?id=payments%2Fbilling-bot": {"payments/billing-bot has 1 open incident", "5210 events", "239 · 58 %", "send_money recipient", "61 · 95 %", `action="/agents/ask"`,
+		"/agents?id=payments%2Fbilling-bot": {
+			"payments/billing-bot has 1 open incident", "5210 events", "239 · 58 %", "send_money recipient", "61 · 95 %", `action="/agents/ask"`,
 			`<td class="heat-6" title="3 to 25, learned in 7 weeks">`, "1176 full hours were learned", `<rect class="out"`, "1 hour outside", "18 to 2410", "Version 1.4", "new tools <code>get_iban</code>", "× 2.1",
 			"p = 0.00004, usually over 0.05", "payments/refund-bot</a>", `value="expected"`, `value="freeze"`, `value="rebase"`,
 		},
@@ -409,5 +410,42 @@ func TestTimelineKeepsTellingEvents(t *testing.T) {
 	}
 	if diff := cmp.Diff([]string{"500", "1000"}, middle); diff != "" || left != len(entries)-headEntries-tailEntries-2 {
 		t.Errorf("%d entries are left out; of the middle there are (-want +got):\n%s", left, diff)
+	}
+}
+
+// TestBaselineChangeWaits: the first signature of a change that needs two is shown on the agent's page and among the questions, though no
+// incident asks it.
+func TestBaselineChangeWaits(t *testing.T) {
+	b := newBench(t, nil)
+	r := approval.Request{
+		ID: "REQ-two", Requester: "baseline:rebase", Agents: []string{bot}, Asked: b.now, Deadline: b.now.Add(4 * time.Hour), OnExpiry: "deny", State: approval.Pending,
+		Plan:  approval.Plan{Action: "rebase", Class: approval.Record, Target: approval.Target{Agent: bot}, Need: 2, Evidence: []string{}},
+		Terms: approval.Terms{Need: 2, From: []approval.Approvers{{Groups: []string{"role:lead"}}}},
+		Votes: []approval.Decision{{Request: "REQ-two", Verb: approval.Approve, By: approval.Principal{ID: "bob", Role: approval.Lead}, Reason: "it has another job", At: b.now}},
+	}
+	r.Question = r.Plan.Question()
+	r.Digest, _ = approval.DigestOf(r.Plan)
+	if err := b.store.SaveRequest(t.Context(), r); err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string][]string{
+		"/agents?id=" + url.QueryEscape(bot): {"Rebase the baseline of agent payments/billing-bot?", "waits for 1 more signature until", "Signed by bob", "it has another job"},
+		"/agents?id=payments%2Frefund-bot":   {"payments/refund-bot works as usual"},
+		"/approvals":                         {"2 questions wait", "Rebase the baseline of agent payments/billing-bot?"},
+		"/approvals/REQ-two":                 {"2 of role:lead", "approved by bob", `name="verb" value="approve"`, "If nobody decides, it is denied"},
+		"/":                                  {"waiting for you"},
+	} {
+		res, body := b.get(path)
+		if res.StatusCode != http.StatusOK {
+			t.Errorf("%s: %d", path, res.StatusCode)
+		}
+		for _, w := range want {
+			if !strings.Contains(body, w) {
+				t.Errorf("%s lacks %q", path, w)
+			}
+		}
+	}
+	if _, body := b.get("/agents?id=payments%2Frefund-bot"); strings.Contains(body, "more signature") {
+		t.Error("another agent's page shows it")
 	}
 }

@@ -121,8 +121,8 @@ func (a *actor) EditDraft(_ context.Context, by approval.Principal, id, name str
 	return store.Draft{}, a.note("edit", by.ID, id, name, strconv.Itoa(base), markdown)
 }
 
-func (a *actor) Close(_ context.Context, by approval.Principal, id string, v incident.Verdict, reason string) error {
-	return a.note("close", by.ID, id, string(v), reason)
+func (a *actor) Close(_ context.Context, by approval.Principal, id string, v incident.Verdict, reason string) (*approval.Request, error) {
+	return nil, a.note("close", by.ID, id, string(v), reason)
 }
 
 func (a *actor) Lift(_ context.Context, by approval.Principal, id, reason string) error {
@@ -167,8 +167,8 @@ func (a *actor) ReloadRules(_ context.Context, by approval.Principal) error {
 	return a.note("reload", by.ID)
 }
 
-func (a *actor) ChangeBaseline(_ context.Context, by approval.Principal, agent, change, reason string) error {
-	return a.note("baseline", by.ID, agent, change, reason)
+func (a *actor) ChangeBaseline(_ context.Context, by approval.Principal, agent, change, reason string) (*approval.Request, error) {
+	return nil, a.note("baseline", by.ID, agent, change, reason)
 }
 
 // bench is a console on a real store that holds a hijacked billing-bot.

@@ -101,7 +101,7 @@ func (c *Console) close(w http.ResponseWriter, r *http.Request, by approval.Prin
 	case !slices.Contains([]incident.Verdict{incident.TruePositive, incident.FalsePositive, incident.Expected, incident.Unclear}, verdict):
 		err = &approval.Refusal{Kind: approval.RefusedReason, Text: "choose a verdict"}
 	default:
-		err = c.o.Actor.Close(r.Context(), by, r.PathValue("id"), verdict, why)
+		_, err = c.o.Actor.Close(r.Context(), by, r.PathValue("id"), verdict, why)
 	}
 	return c.back(w, r, by, err)
 }
@@ -127,7 +127,7 @@ func (c *Console) changeBaseline(w http.ResponseWriter, r *http.Request, by appr
 	case change == baselines.Expected:
 		err = c.expected(r, by, agent, why)
 	default:
-		err = c.o.Actor.ChangeBaseline(r.Context(), by, agent, change, why)
+		_, err = c.o.Actor.ChangeBaseline(r.Context(), by, agent, change, why)
 	}
 	if kind := approval.Kind(err); kind != "" {
 		return c.showAgent(w, r, by, agent, statusOf(err), capital(err.Error())+".")
@@ -148,7 +148,8 @@ func (c *Console) expected(r *http.Request, by approval.Principal, agent, why st
 	if err != nil {
 		return err
 	}
-	return c.o.Actor.Close(r.Context(), by, inc.ID, incident.Expected, why)
+	_, err = c.o.Actor.Close(r.Context(), by, inc.ID, incident.Expected, why)
+	return err
 }
 
 // askFor requests a containment of the agent of an incident. The target is the incident's own, not the form's.

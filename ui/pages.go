@@ -204,9 +204,11 @@ func (c *Console) showRequest(w http.ResponseWriter, r *http.Request, by approva
 	if err != nil {
 		return err
 	}
-	inc, err := c.o.Reader.Incident(r.Context(), request.Incident)
-	if err != nil {
-		return err
+	var inc incident.Incident
+	if request.Incident != "" { // a change of a baseline may have none
+		if inc, err = c.o.Reader.Incident(r.Context(), request.Incident); err != nil {
+			return err
+		}
 	}
 	now := c.o.Now()
 	q, err := c.ask(r, request, by, now)

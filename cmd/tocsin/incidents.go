@@ -150,7 +150,8 @@ func (c *incidentsEndCmd) Run(ctx context.Context, std *stdio) error {
 	if err != nil {
 		return err
 	}
-	if err := c.call(ctx, http.MethodPost, "/api/v1/incidents/"+url.PathEscape(id)+"/close", body, nil); err != nil {
+	var done api.Waiting
+	if err := c.call(ctx, http.MethodPost, "/api/v1/incidents/"+url.PathEscape(id)+"/close", body, &done); err != nil || waits(std, done.Waits) {
 		return err
 	}
 	fmt.Fprintf(std.out, "Closed %s.\n", visible(id))

@@ -220,7 +220,8 @@ func (a *api) close(_ http.ResponseWriter, r *http.Request) (any, error) {
 		return nil, err
 	}
 	by, _ := a.Auth.Principal(r)
-	return struct{}{}, a.Actor.Close(r.Context(), by, r.PathValue("id"), body.Verdict, body.Reason)
+	waits, err := a.Actor.Close(r.Context(), by, r.PathValue("id"), body.Verdict, body.Reason)
+	return Waiting{waits}, err
 }
 
 // AskBody is the body of a request for containment.
@@ -258,6 +259,11 @@ func (a *api) habits(_ http.ResponseWriter, r *http.Request) (any, error) {
 	return a.Facts.Habits(r.Context(), r.URL.Query().Get("id"))
 }
 
+// Waiting is the answer to what may need more people: the request that waits for them, if it does.
+type Waiting struct {
+	Waits *approval.Request `json:"waits,omitempty"`
+}
+
 // BaselineBody is the body of a change of an agent's baseline.
 type BaselineBody struct {
 	Agent  string `json:"agent"`
@@ -271,7 +277,8 @@ func (a *api) changeBaseline(_ http.ResponseWriter, r *http.Request) (any, error
 		return nil, err
 	}
 	by, _ := a.Auth.Principal(r)
-	return struct{}{}, a.Actor.ChangeBaseline(r.Context(), by, body.Agent, body.Change, body.Reason)
+	waits, err := a.Actor.ChangeBaseline(r.Context(), by, body.Agent, body.Change, body.Reason)
+	return Waiting{waits}, err
 }
 
 func (a *api) reload(_ http.ResponseWriter, r *http.Request) (any, error) {

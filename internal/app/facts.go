@@ -77,7 +77,7 @@ func (f *facts) Summary(ctx context.Context, window time.Duration) (measure.Summ
 	if in.Requests, err = f.store.Requests(ctx, approval.Pending, maxOpen); err != nil {
 		return measure.Summary{}, err
 	}
-	settled, err := f.store.RequestsSince(ctx, now.Add(-window), maxSettled)
+	settled, err := ofWorkflows(f.store.RequestsSince(ctx, now.Add(-window), maxSettled)) // the measures are about containment
 	if err != nil {
 		return measure.Summary{}, err
 	}
