@@ -169,7 +169,7 @@ func (c *class) check() error {
 			return fmt.Errorf("a session's text: %w", err)
 		}
 	}
-	if b := &c.Budget; !(b.Ease <= 0 && b.Ease >= leastEase) || b.Alerts < 0 {
+	if !c.Budget.check() {
 		return errors.New("a budget of alerts that nothing leaves")
 	}
 	for _, a := range c.Acted {
