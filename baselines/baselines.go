@@ -37,13 +37,13 @@ const (
 type Model struct {
 	Class   string           `json:"class"`
 	Evicted int              `json:"evicted"` // pages dropped because the class had too many agents
-	Agents  map[string]*page `json:"agents"`
+	Agents  map[string]*page `json:"-"`       // Blocks saves them, and the cares
 	Peers   peers            `json:"peers"`
 	Scores  maturities       `json:"scores"`
 	Pure    maturities       `json:"pure"` // of sessions that taught alone
 	Names   map[uint32]name  `json:"names"`
 	Causes  map[uint64]bool  `json:"causes"` // of flagged sessions
-	Cares   map[string]*care `json:"cares"`  // of agents that have a page
+	Cares   map[string]*care `json:"-"`      // of agents that have a page
 }
 
 // peers is what all agents of a class did together.
@@ -168,8 +168,7 @@ func (m *Model) take(agent string, p *page, session []Observation) {
 	m.Peers.Day = max(m.Peers.Day, day)
 	if p.u16(hDays) == 0 || day > p.u16(hLastDay) {
 		if p.sessions() > 0 {
-			old := *p
-			m.care(agent).Copy = &old
+			m.care(agent).Copy = p.pack()
 		}
 		p.set16(hDays, bump(p.u16(hDays)))
 		p.set16(hLastDay, max(day, p.u16(hLastDay)))

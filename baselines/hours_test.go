@@ -149,10 +149,6 @@ func TestFloodIsOutsideItsBand(t *testing.T) {
 
 // Whatever comes in whatever order, bands are ordered, the mean is within the counts that came, and a copy that was read back goes on alike.
 func TestHoursHold(t *testing.T) {
-	codec, err := event.NewCodec()
-	if err != nil {
-		t.Fatal(err)
-	}
 	rapid.Check(t, func(t *rapid.T) {
 		m := NewModel("class")
 		m.page(clerk)
@@ -161,17 +157,7 @@ func TestHoursHold(t *testing.T) {
 		at, other := monday, (*Model)(nil)
 		for i, s := range steps {
 			if i == cut {
-				data, err := codec.Marshal(m)
-				if err != nil {
-					t.Fatal(err)
-				}
-				other = new(Model)
-				if err := codec.Unmarshal(data, other); err != nil {
-					t.Fatal(err)
-				}
-				if err := other.Check(); err != nil {
-					t.Fatal(err)
-				}
+				other = copied(t, m)
 			}
 			at = at.Add(time.Duration(s) * time.Second)
 			m.call1(clerk, at)

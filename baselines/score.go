@@ -518,7 +518,7 @@ func (m *Model) Learned(agent string) Learned {
 	}
 	out.Sessions, out.Peers = p.sessions(), len(m.Agents)-1
 	if c := m.Cares[agent]; c != nil && c.Copy != nil {
-		out.Copy = dateOf(c.Copy.u16(hLastDay))
+		out.Copy = dateOf(c.Copy.lastDay())
 	}
 	tools, dests := m.answers(p, 0, 't'), m.answers(p, 0, 'd')
 	out.Tools, out.Destinations = tools[:min(20, len(tools))], dests[:min(20, len(dests))]

@@ -1,26 +1,173 @@
 package baselines
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/tocsin-dr/tocsin/internal/event"
 )
 
-// MarshalBinary seals the page and returns its bytes.
-func (p *page) MarshalBinary() ([]byte, error) {
+// packed is a sealed page without the blocks that are zero: a bit for each block, the lowest first, then the others. Most of a page is
+// zero until an agent has used much, so that what is kept of a day before and what is saved are a fraction of a page.
+type packed []byte
+
+const (
+	packBlock = 32
+	packBits  = pageSize / packBlock / 8
+)
+
+// pack seals the page and packs it. Equal pages give equal bytes.
+func (p *page) pack() packed {
 	p.seal()
-	return p[:], nil
+	var used [packBits]byte
+	n := 0
+	for i := range pageSize / packBlock {
+		if *(*[packBlock]byte)(p[i*packBlock:]) != [packBlock]byte{} {
+			used[i/8] |= 1 << (i % 8)
+			n++
+		}
+	}
+	out := append(make(packed, 0, packBits+n*packBlock), used[:]...)
+	for i := range pageSize / packBlock {
+		if used[i/8]>>(i%8)&1 == 1 {
+			out = append(out, p[i*packBlock:(i+1)*packBlock]...)
+		}
+	}
+	return out
 }
+
+// unpack returns the page, and refuses bytes that pack does not give.
+func (c packed) unpack() (*page, error) {
+	if len(c) < packBits || (len(c)-packBits)%packBlock != 0 {
+		return nil, fmt.Errorf("packed page of %d bytes", len(c))
+	}
+	p, rest := new(page), c[packBits:]
+	for i := range pageSize / packBlock {
+		if c[i/8]>>(i%8)&1 == 0 {
+			continue
+		}
+		if len(rest) == 0 || [packBlock]byte(rest) == [packBlock]byte{} {
+			return nil, errors.New("packed page with blocks missing, or with one that is zero")
+		}
+		copy(p[i*packBlock:], rest[:packBlock])
+		rest = rest[packBlock:]
+	}
+	if len(rest) > 0 {
+		return nil, errors.New("packed page with blocks too many")
+	}
+	return p, p.check()
+}
+
+// lastDay and agent are of the header, which is the first block.
+func (c packed) lastDay() uint16 { return getU16(c, packBits+hLastDay) }
+func (c packed) agent() uint64   { return binary.LittleEndian.Uint64(c[packBits+hAgent:]) }
+
+// A million pages are too many for a general encoding, which copies each several times. They are saved in blocks, in the order of the
+// agents' ids. An agent is four frames, each after its length: the id, the page packed, its copy of a day before, and its care.
+const blockAgents = 256
+
+// Blocks is how many blocks the agents of the model are saved in.
+func (m *Model) Blocks() int { return (len(m.Agents) + blockAgents - 1) / blockAgents }
+
+// WriteBlocks gives each block to a function, which must not keep it.
+func (m *Model) WriteBlocks(codec *event.Codec, write func(block []byte) error) error {
+	var block []byte
+	n := 0
+	for _, id := range slices.Sorted(maps.Keys(m.Agents)) {
+		var copied packed
+		var cared []byte
+		if c := m.Cares[id]; c != nil {
+			var err error
+			if cared, err = codec.Marshal(c); err != nil {
+				return fmt.Errorf("encode what belongs to the page of %q: %w", id, err)
+			}
+			copied = c.Copy
+		}
+		block = frame(block, []byte(id))
+		block = frame(block, m.Agents[id].pack())
+		block = frame(block, copied)
+		block = frame(block, cared)
+		if n++; n%blockAgents == 0 {
+			if err := write(block); err != nil {
+				return err
+			}
+			block = block[:0]
+		}
+	}
+	if len(block) == 0 {
+		return nil
+	}
+	return write(block)
+}
+
+func frame(block, data []byte) []byte {
+	return append(binary.AppendUvarint(block, uint64(len(data))), data...)
+}
+
+// ReadBlocks puts the agents of so many blocks into a model that was read back without them. Blocks that WriteBlocks does not write are
+// refused.
+func (m *Model) ReadBlocks(codec *event.Codec, n int, read func() ([]byte, error)) error {
+	m.Agents, m.Cares = make(map[string]*page), make(map[string]*care)
+	for range n {
+		block, err := read()
+		if err != nil {
+			return err
+		}
+		for len(block) > 0 {
+			if block, err = m.readAgent(codec, block); err != nil {
+				return fmt.Errorf("a block of pages: %w", err)
+			}
+		}
+	}
+	return nil
+}
+
+func (m *Model) readAgent(codec *event.Codec, block []byte) (rest []byte, err error) {
+	var frames [4][]byte
+	for i := range frames {
+		n, size := binary.Uvarint(block)
+		if size <= 0 || n > uint64(len(block)-size) {
+			return nil, errors.New("it ends within an agent")
+		}
+		frames[i], block = block[size:size+int(n)], block[size+int(n):]
+	}
+	id := string(frames[0])
+	if m.Agents[id] != nil || len(m.Agents) >= maxAgents {
+		return nil, fmt.Errorf("agent %q is there twice, or one too many", id)
+	}
+	if m.Agents[id], err = packed(frames[1]).unpack(); err != nil {
+		return nil, fmt.Errorf("the page of %q: %w", id, err)
+	}
+	if len(frames[3]) == 0 {
+		return block, nil
+	}
+	c := &care{}
+	if err := codec.Unmarshal(frames[3], c); err != nil {
+		return nil, fmt.Errorf("what belongs to the page of %q: %w", id, err)
+	}
+	if len(frames[2]) > 0 {
+		c.Copy = slices.Clone(packed(frames[2]))
+		if _, err := c.Copy.unpack(); err != nil {
+			return nil, fmt.Errorf("the copy of the page of %q: %w", id, err)
+		}
+	}
+	m.Cares[id] = c
+	return block, nil
+}
+
+// MarshalBinary seals the page and returns it packed.
+func (p *page) MarshalBinary() ([]byte, error) { return p.pack(), nil }
 
 // UnmarshalBinary refuses bytes that are not a page as this version writes it.
 func (p *page) UnmarshalBinary(data []byte) error {
-	if len(data) != pageSize {
-		return fmt.Errorf("page of %d bytes, want %d", len(data), pageSize)
+	got, err := packed(data).unpack()
+	if err == nil {
+		*p = *got
 	}
-	if err := (*page)(data).check(); err != nil {
-		return err
-	}
-	copy(p[:], data)
-	return nil
+	return err
 }
 
 // Check refuses a model that was read back and that the code could not go on with.

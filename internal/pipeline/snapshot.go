@@ -15,9 +15,9 @@ import (
 )
 
 // snapshotVersion names the layout of a snapshot. A snapshot of another version is refused, and the shard replays the log.
-const snapshotVersion = 9
+const snapshotVersion = 10
 
-// snapshot begins a shard's state. After it comes each class, with its sessions and traces behind it: one value for each, so that
+// snapshot begins a shard's state. After it comes each class, with its agents' pages, its sessions and its traces behind it: one value for each, so that
 // encoding a large state needs no copy of it.
 type snapshot struct {
 	Version int            `json:"version"`
@@ -30,6 +30,7 @@ type snapshot struct {
 type classPart struct {
 	Name     string `json:"name"`
 	Class    *class `json:"class"`
+	Blocks   int    `json:"blocks"` // of agents' pages
 	Sessions int    `json:"sessions"`
 	Traces   int    `json:"traces"`
 }
@@ -58,7 +59,8 @@ func (s *Shard) WriteSnapshot(w io.Writer, last uint64) error {
 	err = to.Encode(snapshot{Version: snapshotVersion, Last: last, Classes: len(s.classes), Gone: s.gone, Events: s.events})
 	for _, name := range slices.Sorted(maps.Keys(s.classes)) {
 		c := s.classes[name]
-		err = errors.Join(err, to.Encode(classPart{name, c, len(c.Sessions), len(c.Traces)}), encodeParts(to, c.Sessions), encodeParts(to, c.Traces))
+		err = errors.Join(err, to.Encode(classPart{name, c, c.Model.Blocks(), len(c.Sessions), len(c.Traces)}),
+			c.Model.WriteBlocks(codec, func(block []byte) error { return to.Encode(block) }), encodeParts(to, c.Sessions), encodeParts(to, c.Traces))
 	}
 	if err == nil {
 		_, err = w.Write(sum.Sum(nil))
@@ -102,7 +104,7 @@ func (s *Shard) Restore(data []byte) (last uint64, dropped []string, err error) 
 	}
 	classes := make(map[string]*class)
 	for range snap.Classes {
-		name, c, err := readClass(from)
+		name, c, err := readClass(codec, from)
 		if err != nil {
 			return 0, nil, fmt.Errorf("restore snapshot: class %q: %w", name, err)
 		}
@@ -123,7 +125,7 @@ func (s *Shard) Restore(data []byte) (last uint64, dropped []string, err error) 
 	return snap.Last, dropped, nil
 }
 
-func readClass(from *cbor.Decoder) (name string, c *class, err error) {
+func readClass(codec *event.Codec, from *cbor.Decoder) (name string, c *class, err error) {
 	var head classPart
 	if err := from.Decode(&head); err != nil {
 		return "", nil, err
@@ -131,6 +133,10 @@ func readClass(from *cbor.Decoder) (name string, c *class, err error) {
 	c = head.Class
 	if c == nil || c.Model == nil || c.Rules == nil {
 		return head.Name, nil, errors.New("it has no state")
+	}
+	err = c.Model.ReadBlocks(codec, head.Blocks, func() (block []byte, err error) { return block, from.Decode(&block) })
+	if err != nil {
+		return head.Name, nil, err
 	}
 	if c.Sessions, err = decodeParts[session](from, head.Sessions); err != nil {
 		return head.Name, nil, err
