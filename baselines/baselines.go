@@ -44,6 +44,16 @@ type Model struct {
 	Names   map[uint32]name  `json:"names"`
 	Causes  map[uint64]bool  `json:"causes"` // of flagged sessions
 	Cares   map[string]*care `json:"-"`      // of agents that have a page
+
+	// changed are the agents whose page, or what belongs to it, may not be as it was last kept; nil is for all.
+	changed map[string]bool
+}
+
+// touch notes that an agent's page, or what belongs to it, changes.
+func (m *Model) touch(agent string) {
+	if m.changed != nil && !m.changed[agent] {
+		m.changed[agent] = true
+	}
 }
 
 // peers is what all agents of a class did together.
@@ -239,6 +249,7 @@ func dateOf(day uint16) time.Time { return time.Unix((int64(day)+18262)*86400, 0
 
 // page returns an agent's page, making room by dropping the page that was idle longest.
 func (m *Model) page(agent string) *page {
+	m.touch(agent)
 	if p := m.Agents[agent]; p != nil {
 		return p
 	}
@@ -252,6 +263,7 @@ func (m *Model) page(agent string) *page {
 		delete(m.Agents, victim)
 		delete(m.Cares, victim)
 		m.Evicted++
+		m.changed = nil // what is kept has one page more
 	}
 	p := newPage(agentKey(agent))
 	m.Agents[agent] = p

@@ -91,6 +91,7 @@ type held struct {
 }
 
 func (m *Model) care(agent string) *care {
+	m.touch(agent)
 	c := m.Cares[agent]
 	if c == nil {
 		c = &care{}

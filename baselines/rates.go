@@ -68,6 +68,7 @@ func (m *Model) Count(e *event.Event) (worst Anomaly, ok bool) {
 	if p == nil {
 		return Anomaly{}, false
 	}
+	m.touch(e.Agent.ID)
 	c := m.Cares[e.Agent.ID]
 	frozen := c != nil && c.Frozen != nil
 	counted := countsOf(e)

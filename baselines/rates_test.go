@@ -196,12 +196,8 @@ func TestRatesInASnapshot(t *testing.T) {
 			want, got = append(want, a.P), append(got, b.P)
 		}
 		if rng.IntN(100) == 0 {
-			data, err := saved.m.Agents["svc/a"].MarshalBinary()
+			p, err := saved.m.Agents["svc/a"].pack().unpack()
 			if err != nil {
-				t.Fatal(err)
-			}
-			p := new(page)
-			if err := p.UnmarshalBinary(data); err != nil {
 				t.Fatal(err)
 			}
 			saved.m.Agents["svc/a"] = p

@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 
 	"github.com/tocsin-dr/tocsin/internal/event"
@@ -41,24 +40,32 @@ func (p *page) pack() packed {
 
 // unpack returns the page, and refuses bytes that pack does not give.
 func (c packed) unpack() (*page, error) {
+	p := new(page)
+	return p, c.into(p)
+}
+
+// into unpacks over a page.
+func (c packed) into(p *page) error {
 	if len(c) < packBits || (len(c)-packBits)%packBlock != 0 {
-		return nil, fmt.Errorf("packed page of %d bytes", len(c))
+		return fmt.Errorf("packed page of %d bytes", len(c))
 	}
-	p, rest := new(page), c[packBits:]
+	rest := c[packBits:]
 	for i := range pageSize / packBlock {
+		block := p[i*packBlock : (i+1)*packBlock]
 		if c[i/8]>>(i%8)&1 == 0 {
+			clear(block)
 			continue
 		}
 		if len(rest) == 0 || [packBlock]byte(rest) == [packBlock]byte{} {
-			return nil, errors.New("packed page with blocks missing, or with one that is zero")
+			return errors.New("packed page with blocks missing, or with one that is zero")
 		}
-		copy(p[i*packBlock:], rest[:packBlock])
+		copy(block, rest)
 		rest = rest[packBlock:]
 	}
 	if len(rest) > 0 {
-		return nil, errors.New("packed page with blocks too many")
+		return errors.New("packed page with blocks too many")
 	}
-	return p, p.check()
+	return p.check()
 }
 
 // lastDay and agent are of the header, which is the first block.
@@ -69,63 +76,99 @@ func (c packed) agent() uint64   { return binary.LittleEndian.Uint64(c[packBits+
 // agents' ids. An agent is four frames, each after its length: the id, the page packed, its copy of a day before, and its care.
 const blockAgents = 256
 
-// Blocks is how many blocks the agents of the model are saved in.
-func (m *Model) Blocks() int { return (len(m.Agents) + blockAgents - 1) / blockAgents }
+// Saved is which of a model's agents are saved.
+type Saved int
 
-// WriteBlocks gives each block to a function, which must not keep it.
-func (m *Model) WriteBlocks(codec *event.Codec, write func(block []byte) error) error {
+// All agents are saved, or those that changed since the model was last kept.
+const (
+	All Saved = iota
+	Changed
+)
+
+// Whole reports whether what changed is everything, so that it takes the place of what was kept.
+func (m *Model) Whole() bool { return m.changed == nil }
+
+// Keep says that the model as it is now was kept.
+func (m *Model) Keep() { m.changed = make(map[string]bool) }
+
+// saves are the agents that are saved, in the order of their ids.
+func (m *Model) saves(which Saved) (out []string) {
+	for id := range m.Agents {
+		if which == All || m.changed == nil || m.changed[id] {
+			out = append(out, id)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+// WriteBlocks gives each block of agents to a function, which must not keep it.
+func (m *Model) WriteBlocks(codec *event.Codec, which Saved, write func(block []byte) error) error {
 	var block []byte
-	n := 0
-	for _, id := range slices.Sorted(maps.Keys(m.Agents)) {
-		var copied packed
-		var cared []byte
-		if c := m.Cares[id]; c != nil {
-			var err error
-			if cared, err = codec.Marshal(c); err != nil {
-				return fmt.Errorf("encode what belongs to the page of %q: %w", id, err)
+	for ids := range slices.Chunk(m.saves(which), blockAgents) {
+		block = block[:0]
+		for _, id := range ids {
+			var copied packed
+			var cared []byte
+			if c := m.Cares[id]; c != nil {
+				var err error
+				if cared, err = codec.Marshal(c); err != nil {
+					return fmt.Errorf("encode what belongs to the page of %q: %w", id, err)
+				}
+				copied = c.Copy
 			}
-			copied = c.Copy
+			for _, data := range [][]byte{[]byte(id), m.Agents[id].pack(), copied, cared} {
+				block = frame(block, data)
+			}
 		}
-		block = frame(block, []byte(id))
-		block = frame(block, m.Agents[id].pack())
-		block = frame(block, copied)
-		block = frame(block, cared)
-		if n++; n%blockAgents == 0 {
-			if err := write(block); err != nil {
-				return err
-			}
-			block = block[:0]
+		if err := write(block); err != nil {
+			return err
 		}
 	}
-	if len(block) == 0 {
-		return nil
-	}
-	return write(block)
+	return nil
 }
 
 func frame(block, data []byte) []byte {
 	return append(binary.AppendUvarint(block, uint64(len(data))), data...)
 }
 
-// ReadBlocks puts the agents of so many blocks into a model that was read back without them. Blocks that WriteBlocks does not write are
-// refused.
-func (m *Model) ReadBlocks(codec *event.Codec, n int, read func() ([]byte, error)) error {
+// ReadBlocks puts the agents of blocks, up to an empty one, into a model that was read back without them. Blocks that WriteBlocks does not
+// write are refused.
+func (m *Model) ReadBlocks(codec *event.Codec, read func() ([]byte, error)) error {
 	m.Agents, m.Cares = make(map[string]*page), make(map[string]*care)
-	for range n {
+	spare := new(page)
+	for {
 		block, err := read()
-		if err != nil {
+		if err != nil || len(block) == 0 {
 			return err
 		}
 		for len(block) > 0 {
-			if block, err = m.readAgent(codec, block); err != nil {
+			if block, err = m.readAgent(codec, block, spare); err != nil {
 				return fmt.Errorf("a block of pages: %w", err)
 			}
 		}
 	}
-	return nil
 }
 
-func (m *Model) readAgent(codec *event.Codec, block []byte) (rest []byte, err error) {
+// Over puts the agents of an older model that this one, of which only what changed was read, does not have beneath it.
+func (m *Model) Over(older *Model) {
+	m.Keep()
+	for id := range m.Agents {
+		m.changed[id] = true
+	}
+	for id, p := range older.Agents {
+		if m.Agents[id] != nil {
+			continue
+		}
+		m.Agents[id] = p
+		if c := older.Cares[id]; c != nil {
+			m.Cares[id] = c
+		}
+	}
+}
+
+// readAgent reads the first agent of a block. Its copy is checked in a spare page.
+func (m *Model) readAgent(codec *event.Codec, block []byte, spare *page) (rest []byte, err error) {
 	var frames [4][]byte
 	for i := range frames {
 		n, size := binary.Uvarint(block)
@@ -150,24 +193,12 @@ func (m *Model) readAgent(codec *event.Codec, block []byte) (rest []byte, err er
 	}
 	if len(frames[2]) > 0 {
 		c.Copy = slices.Clone(packed(frames[2]))
-		if _, err := c.Copy.unpack(); err != nil {
+		if err := c.Copy.into(spare); err != nil {
 			return nil, fmt.Errorf("the copy of the page of %q: %w", id, err)
 		}
 	}
 	m.Cares[id] = c
 	return block, nil
-}
-
-// MarshalBinary seals the page and returns it packed.
-func (p *page) MarshalBinary() ([]byte, error) { return p.pack(), nil }
-
-// UnmarshalBinary refuses bytes that are not a page as this version writes it.
-func (p *page) UnmarshalBinary(data []byte) error {
-	got, err := packed(data).unpack()
-	if err == nil {
-		*p = *got
-	}
-	return err
 }
 
 // Check refuses a model that was read back and that the code could not go on with.

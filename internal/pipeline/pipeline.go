@@ -84,6 +84,8 @@ type Shard struct {
 	gone    map[string]int // what was evicted with its class
 	events  int            // events processed: the order of everything's Touched
 	bytes   int            // weight of all classes
+	base    []byte         // checksum of the snapshot that is kept; nil without one
+	written []byte         // of the one that was written last
 }
 
 // class is the state of one class of agents.
