@@ -55,8 +55,13 @@ func TestTenantBudget(t *testing.T) {
 		sender, tenant string
 		want           detect.Lane
 	}{
-		{0, "s", "noisy", detect.Alert}, {0, "s", "noisy", detect.Alert}, {0, "s", "noisy", detect.Hunt},
-		{0, "other", "noisy", detect.Alert}, {0, "s", "quiet", detect.Alert}, {0, "s", "quiet", detect.Alert}, {0, "s", "third", detect.Hunt}, // the class has had five
+		{0, "s", "noisy", detect.Alert},
+		{0, "s", "noisy", detect.Alert},
+		{0, "s", "noisy", detect.Hunt},
+		{0, "other", "noisy", detect.Alert},
+		{0, "s", "quiet", detect.Alert},
+		{0, "s", "quiet", detect.Alert},
+		{0, "s", "third", detect.Hunt}, // the class has had five
 		{1, "s", "noisy", detect.Alert},
 	} {
 		e := event.Event{
