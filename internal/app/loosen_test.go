@@ -92,18 +92,18 @@ func TestLoosenNeedsTwoPeople(t *testing.T) {
 	if n := l.learned().Sessions; n != before {
 		t.Fatalf("one signature changed the baseline: %d sessions, before %d", n, before)
 	}
-	l.ok("lea", http.MethodPost, "/api/v1/approvals/"+waits.ID+"/decide", api.DecideBody{Verb: approval.Approve, Digest: waits.Digest, Reason: "it has another job"})
+	l.ok("nora", http.MethodPost, "/api/v1/approvals/"+waits.ID+"/decide", api.DecideBody{Verb: approval.Approve, Digest: waits.Digest, Reason: "it has another job"})
 	l.until("the rebased baseline", func() bool { return l.learned().Sessions < before })
 
 	kinds := make(map[string]int)
 	for _, r := range l.ledger(waits.ID) {
 		kinds[r.Kind+" "+r.Actor]++
 	}
-	if diff := cmp.Diff(map[string]int{"decision bob": 1, "decision lea": 1, "refusal bob": 1, "refusal carl": 1}, kinds); diff != "" {
+	if diff := cmp.Diff(map[string]int{"decision bob": 1, "decision nora": 1, "refusal bob": 1, "refusal carl": 1}, kinds); diff != "" {
 		t.Error(diff)
 	}
 	rows := l.ledger(privilegedAgent)
-	if i := slices.IndexFunc(rows, func(r ledger.Record) bool { return r.Kind == ledger.KindBaseline && r.Actor == "lea" }); i < 0 {
+	if i := slices.IndexFunc(rows, func(r ledger.Record) bool { return r.Kind == ledger.KindBaseline && r.Actor == "nora" }); i < 0 {
 		t.Errorf("the ledger has no row of the change: %+v", rows)
 	} else if n := len(votesOf(t, rows[i].Body)); n != 2 {
 		t.Errorf("the row of the change names %d signatures, want 2", n)
@@ -135,7 +135,7 @@ func TestLoosenThatIsNotSigned(t *testing.T) {
 	if err := l.store.SaveRequest(t.Context(), late); err != nil {
 		t.Fatal(err)
 	}
-	if status, _ := l.call("lea", http.MethodPost, "/api/v1/approvals/"+late.ID+"/decide", api.DecideBody{Verb: approval.Approve, Digest: late.Digest, Reason: "late"}); status != http.StatusConflict {
+	if status, _ := l.call("nora", http.MethodPost, "/api/v1/approvals/"+late.ID+"/decide", api.DecideBody{Verb: approval.Approve, Digest: late.Digest, Reason: "late"}); status != http.StatusConflict {
 		t.Errorf("a late signature: %d", status)
 	}
 	if err := l.control.expire(t.Context()); err != nil {
@@ -145,7 +145,7 @@ func TestLoosenThatIsNotSigned(t *testing.T) {
 		t.Errorf("the late request is %s", l.request(late.ID).State)
 	}
 
-	_, waits = l.change("lea", baselines.Unfreeze)
+	_, waits = l.change("nora", baselines.Unfreeze)
 	if waits == nil || waits.ID == late.ID || len(waits.Votes) != 1 {
 		t.Fatalf("a new request has %+v", waits)
 	}
@@ -161,7 +161,7 @@ func TestLoosenThatIsNotSigned(t *testing.T) {
 	if err := l.store.SaveRequest(t.Context(), forged); err != nil {
 		t.Fatal(err)
 	}
-	if status, _ := l.change("lea", baselines.Unfreeze); status == http.StatusOK {
+	if status, _ := l.change("nora", baselines.Unfreeze); status == http.StatusOK {
 		t.Error("a signature that nobody gave counted")
 	}
 	if life := l.learned().Life; life != baselines.Frozen {
@@ -180,7 +180,8 @@ func TestExpectedNeedsTwoPeople(t *testing.T) {
 	l.until("an incident", func() bool { return len(l.incidents()) == 1 })
 	id := l.incidents()[0].ID
 	asked := l.asked("odd")
-	l.ok("bob", http.MethodPost, "/api/v1/approvals/"+asked.ID+"/decide", api.DecideBody{Verb: approval.Deny, Digest: asked.Digest, Reason: "it pays by wire now"})
+	l.call("bob", http.MethodPost, "/api/v1/approvals/"+asked.ID+"/decide", api.DecideBody{Verb: approval.Deny, Digest: asked.Digest, Reason: "it pays by wire now"})
+	l.until("the question's answer, or its end", func() bool { return len(l.requests(approval.Pending)) == 0 })
 	expect := api.CloseBody{Verdict: incident.Expected, Reason: "it pays by wire now"}
 	taught := func() bool {
 		return slices.ContainsFunc(l.learned().Tools, func(c baselines.Count) bool { return c.Text == "wire_now" })
@@ -195,9 +196,9 @@ func TestExpectedNeedsTwoPeople(t *testing.T) {
 	if taught() {
 		t.Fatal("one person taught it")
 	}
-	l.ok("lea", http.MethodPost, "/api/v1/incidents/"+id+"/close", expect)
+	l.ok("nora", http.MethodPost, "/api/v1/incidents/"+id+"/close", expect)
 	l.until("what was expected", taught)
-	if d := l.incidents()[0].Disposition; d == nil || d.By != "bob and lea" {
+	if d := l.incidents()[0].Disposition; d == nil || d.By != "bob and nora" {
 		t.Errorf("the disposition is %+v, want both names", d)
 	}
 }

@@ -117,15 +117,15 @@ func TestStepUp(t *testing.T) {
 	h.refused("bob", r, r.Digest, approval.RefusedStepUp, http.StatusForbidden)
 	for i, name := range []string{"bob", "lea"} {
 		k, path := h.keyed(name), "/approvals/"+r.ID
-		if page := k.page(path); !strings.Contains(page, "register one") || strings.Contains(page, `value="approve"`) || !strings.Contains(page, `value="deny"`) {
+		if page := k.page(path); !strings.Contains(page, "register one") || strings.Contains(page, `primary" name="verb" value="approve"`) || !strings.Contains(page, `value="deny"`) {
 			t.Errorf("%s without a key is shown %s", name, page)
 		}
 		k.register()
-		if page := k.page(path); !strings.Contains(page, `data-prove="`+r.Digest+`"`) || strings.Contains(page, `value="approve"`) {
+		if page := k.page(path); !strings.Contains(page, `data-prove="`+r.Digest+`"`) || strings.Contains(page, `primary" name="verb" value="approve"`) {
 			t.Errorf("%s with a key is shown %s", name, page)
 		}
 		k.prove(r.Digest)
-		if page := k.page(path); !strings.Contains(page, `value="approve"`) {
+		if page := k.page(path); !strings.Contains(page, `primary" name="verb" value="approve"`) {
 			t.Errorf("%s with a proof is shown %s", name, page)
 		}
 		if status, _ := h.submit(k.http, "/approvals/"+other.ID+"/decide", form(other, approval.Approve, other.Digest)); status != http.StatusForbidden {
