@@ -37,13 +37,23 @@ const (
 type Model struct {
 	Class   string           `json:"class"`
 	Evicted int              `json:"evicted"` // pages dropped because the class had too many agents
-	Agents  map[string]*page `json:"agents"`
+	Agents  map[string]*page `json:"-"`       // Blocks saves them, and the cares
 	Peers   peers            `json:"peers"`
 	Scores  maturities       `json:"scores"`
 	Pure    maturities       `json:"pure"` // of sessions that taught alone
 	Names   map[uint32]name  `json:"names"`
 	Causes  map[uint64]bool  `json:"causes"` // of flagged sessions
-	Cares   map[string]*care `json:"cares"`  // of agents that have a page
+	Cares   map[string]*care `json:"-"`      // of agents that have a page
+
+	// changed are the agents whose page, or what belongs to it, may not be as it was last kept; nil is for all.
+	changed map[string]bool
+}
+
+// touch notes that an agent's page, or what belongs to it, changes.
+func (m *Model) touch(agent string) {
+	if m.changed != nil && !m.changed[agent] {
+		m.changed[agent] = true
+	}
 }
 
 // peers is what all agents of a class did together.
@@ -59,6 +69,9 @@ type peers struct {
 	Flows  int                 `json:"flows"`
 	Signed int                 `json:"signed"`
 	Rates  [rateCount]peerRate `json:"rates"`
+	Week   peerHours           `json:"week"`
+	// Amounts are by the fingerprint of their argument.
+	Amounts map[uint32]*amount `json:"amounts,omitempty"`
 }
 
 func (p *peers) table() table { return table{p.Contexts, p.Values} }
@@ -165,8 +178,7 @@ func (m *Model) take(agent string, p *page, session []Observation) {
 	m.Peers.Day = max(m.Peers.Day, day)
 	if p.u16(hDays) == 0 || day > p.u16(hLastDay) {
 		if p.sessions() > 0 {
-			old := *p
-			m.care(agent).Copy = &old
+			m.care(agent).Copy = p.pack()
 		}
 		p.set16(hDays, bump(p.u16(hDays)))
 		p.set16(hLastDay, max(day, p.u16(hLastDay)))
@@ -237,6 +249,7 @@ func dateOf(day uint16) time.Time { return time.Unix((int64(day)+18262)*86400, 0
 
 // page returns an agent's page, making room by dropping the page that was idle longest.
 func (m *Model) page(agent string) *page {
+	m.touch(agent)
 	if p := m.Agents[agent]; p != nil {
 		return p
 	}
@@ -250,6 +263,7 @@ func (m *Model) page(agent string) *page {
 		delete(m.Agents, victim)
 		delete(m.Cares, victim)
 		m.Evicted++
+		m.changed = nil // what is kept has one page more
 	}
 	p := newPage(agentKey(agent))
 	m.Agents[agent] = p
@@ -276,6 +290,9 @@ func (m *Model) learn(p *page, o *Observation) {
 		context := keyArg(o.Tool, path)
 		m.count(p, context, a.Value, day)
 		m.call(0, context, 'a', o.Tool, path)
+		if a.Number != 0 {
+			m.learnAmount(p, fingerprint(context), sized(a.Number))
+		}
 		if at := originOf(a); at >= 0 {
 			for _, t := range []table{p.table(), m.Peers.table()} {
 				if c := t.context(context); c != nil {

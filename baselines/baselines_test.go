@@ -2,8 +2,11 @@ package baselines
 
 import (
 	"bytes"
+	"encoding/binary"
 	"fmt"
+	"math"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 
@@ -179,28 +182,92 @@ func TestOrderOfLearning(t *testing.T) {
 	})
 }
 
-// copied is a model as a snapshot keeps it, read back.
-func copied(t rapid.TB, m *Model) *Model {
+// saved is a model as a snapshot keeps it: what is encoded, and the blocks of its agents.
+func saved(t rapid.TB, m *Model) (data []byte, blocks [][]byte) {
 	t.Helper()
 	codec, err := event.NewCodec()
 	if err != nil {
 		t.Fatal(err)
 	}
-	data, err := codec.Marshal(m)
+	if data, err = codec.Marshal(m); err != nil {
+		t.Fatal(err)
+	}
+	err = m.WriteBlocks(codec, All, func(block []byte) error {
+		blocks = append(blocks, bytes.Clone(block))
+		return nil
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
+	return data, blocks
+}
+
+// restored is a model that was read back.
+func restored(data []byte, blocks [][]byte) (*Model, error) {
+	codec, err := event.NewCodec()
+	if err != nil {
+		return nil, err
+	}
 	back := NewModel("")
 	if err := codec.Unmarshal(data, back); err != nil {
+		return nil, err
+	}
+	next := 0
+	err = back.ReadBlocks(codec, func() ([]byte, error) {
+		if next++; next > len(blocks) {
+			return nil, nil
+		}
+		return blocks[next-1], nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return back, back.Check()
+}
+
+// copied is a model as a snapshot keeps it, read back.
+func copied(t rapid.TB, m *Model) *Model {
+	t.Helper()
+	data, blocks := saved(t, m)
+	back, err := restored(data, blocks)
+	if err != nil {
 		t.Fatal(err)
 	}
-	if err := back.Check(); err != nil {
-		t.Fatal(err)
-	}
-	if again, err := codec.Marshal(back); err != nil || string(again) != string(data) {
-		t.Fatalf("a model that was read back has other bytes: %v", err)
+	if again, more := saved(t, back); !bytes.Equal(again, data) || !slices.EqualFunc(more, blocks, bytes.Equal) {
+		t.Fatal("a model that was read back has other bytes")
 	}
 	return back
+}
+
+// Blocks that were cut, damaged or swapped are refused, or, where a bit of what stands beside a page flipped, leave a model that can go on.
+func TestDamagedBlocks(t *testing.T) {
+	m, r := NewModel("class"), rand.New(rand.NewPCG(1, 1))
+	days(m, r, 0, 4)
+	data, blocks := saved(t, m)
+	if len(blocks) == 0 || m.Cares["svc/0"] == nil || m.Cares["svc/0"].Copy == nil {
+		t.Fatal("there is nothing to damage")
+	}
+	try := func(block []byte) error {
+		_, err := restored(data, [][]byte{block})
+		return err
+	}
+	rapid.Check(t, func(t *rapid.T) {
+		cut := rapid.IntRange(1, len(blocks[0])-1).Draw(t, "cut")
+		if back, err := restored(data, [][]byte{blocks[0][:cut]}); err == nil && len(back.Agents) == len(m.Agents) {
+			t.Fatal("a block that was cut has every agent")
+		}
+		bad := bytes.Clone(blocks[0])
+		bad[rapid.IntRange(0, len(bad)-1).Draw(t, "at")] ^= 1 << rapid.IntRange(0, 7).Draw(t, "bit")
+		if back, err := restored(data, [][]byte{bad}); err == nil {
+			days(back, rand.New(rand.NewPCG(2, 2)), 4, 5)
+		}
+	})
+	if err := try(append(bytes.Clone(blocks[0]), blocks[0]...)); err == nil {
+		t.Error("agents that come twice are taken")
+	}
+	if err := try(binary.AppendUvarint(nil, math.MaxUint64)); err == nil {
+		t.Error("a frame without an end is taken")
+	}
 }
 
 // A snapshot at any point leaves the same scores, then and after learning more.
@@ -224,40 +291,57 @@ func TestSnapshotKeepsScores(t *testing.T) {
 // Bytes that are no page are refused; what is taken is kept as it is.
 func FuzzPage(f *testing.F) {
 	m := shapes()[0].trained(rand.New(rand.NewPCG(1, 4)), 30)
-	good, _ := m.Agents["svc/0"].MarshalBinary()
+	good := []byte(m.Agents["svc/0"].pack())
 	f.Add(good)
-	f.Add(good[:pageSize-1])
+	f.Add(good[:len(good)-1])
 	f.Add(make([]byte, pageSize))
 	flipped := bytes.Clone(good)
-	flipped[atValues+7] ^= 4
+	flipped[len(flipped)/2] ^= 4
+	spare := append(bytes.Clone(good), make([]byte, packBlock)...)
+	f.Add(spare)
 	f.Add(flipped)
 	f.Fuzz(func(t *testing.T, data []byte) {
-		var p page
-		if err := p.UnmarshalBinary(data); err != nil {
-			if p != (page{}) {
-				t.Fatal("a page that was refused left something behind")
-			}
+		p, err := packed(data).unpack()
+		if err != nil {
 			return
 		}
-		if again, _ := p.MarshalBinary(); !bytes.Equal(again, data) {
+		if !bytes.Equal(p.pack(), data) {
 			t.Fatal("a page that was read back has other bytes")
 		}
 		// Whatever a page with a right checksum holds, it can be used.
-		m.Agents["svc/0"] = &p
+		m.Agents["svc/0"] = p
 		o := call("send_money", 7, ArgObservation{Path: "to", Value: 7, Provenance: event.ProvenanceToolOutput})
 		scored(m, "svc/0", &o)
 		m.Learn("svc/0", []Observation{o})
 		m.Learned("svc/0")
+		m.call1("svc/0", o.At)
+		m.Habits("svc/0")
+	})
+}
+
+// A page that is packed is a part of itself at the most, but for its bits, and is the same when it was unpacked.
+func TestPacked(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		p := newPage(rapid.Uint64().Draw(t, "agent"))
+		for range rapid.IntRange(0, 200).Draw(t, "bytes") {
+			p[rapid.IntRange(atContexts, atChecksum-1).Draw(t, "at")] = rapid.Byte().Draw(t, "byte")
+		}
+		p.set16(hLastDay, rapid.Uint16().Draw(t, "day"))
+		c := p.pack()
+		back, err := c.unpack()
+		if err != nil || *back != *p || len(c) > pageSize+packBits || c.lastDay() != p.u16(hLastDay) || c.agent() != p.u64(hAgent) {
+			t.Fatalf("%d bytes came back as another page: %v", len(c), err)
+		}
 	})
 }
 
 func TestDamagedPages(t *testing.T) {
 	m := shapes()[0].trained(rand.New(rand.NewPCG(1, 4)), 30)
-	good, _ := m.Agents["svc/0"].MarshalBinary()
+	good := []byte(m.Agents["svc/0"].pack())
 	rapid.Check(t, func(t *rapid.T) {
 		bad := bytes.Clone(good)
-		bad[rapid.IntRange(0, pageSize-1).Draw(t, "at")] ^= 1 << rapid.IntRange(0, 7).Draw(t, "bit")
-		if err := new(page).UnmarshalBinary(bad); err == nil {
+		bad[rapid.IntRange(0, len(good)-1).Draw(t, "at")] ^= 1 << rapid.IntRange(0, 7).Draw(t, "bit")
+		if _, err := packed(bad).unpack(); err == nil {
 			t.Fatal("a damaged page is read")
 		}
 	})

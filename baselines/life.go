@@ -64,8 +64,26 @@ type care struct {
 	Held   []held `json:"held,omitempty"`
 	// Traits are the values of what an agent is, by kind.
 	Traits map[string][]string `json:"traits,omitempty"`
-	Copy   *page               `json:"copy,omitempty"`
+	Copy   packed              `json:"-"` // a frame of its own
+	// Hourly are the calls of the latest hours, Hour the last of them, since 1970.
+	Hourly []uint32 `json:"hourly,omitempty"`
+	Hour   uint32   `json:"hour,omitempty"`
+	// Turns are when it became another, the latest last.
+	Turns []turn `json:"turns,omitempty"`
 }
+
+// turn is what an agent was like when one of its traits became another.
+type turn struct {
+	Kind     string    `json:"kind"`
+	From     string    `json:"from"`
+	To       string    `json:"to"`
+	At       time.Time `json:"at"`
+	Sessions int       `json:"sessions"`
+	Calls    float64   `json:"calls"` // of a window of ten minutes
+	Tools    []string  `json:"tools"` // that it had used
+}
+
+const maxTurns = 8
 
 type held struct {
 	Day   uint16 `json:"day"`
@@ -73,6 +91,7 @@ type held struct {
 }
 
 func (m *Model) care(agent string) *care {
+	m.touch(agent)
 	c := m.Cares[agent]
 	if c == nil {
 		c = &care{}
@@ -190,18 +209,20 @@ func (m *Model) Change(agent string, change Change) bool {
 		c.Frozen = nil
 	case Rebase:
 		old := *p
-		c.Copy, c.Opened, c.Recent, c.Shown, c.Held = &old, &change, 0, 0, nil
+		c.Copy, c.Opened, c.Recent, c.Shown, c.Held = p.pack(), &change, 0, 0, nil
 		*p = *newPage(p.u64(hAgent))
 		p.set64(hUsed, old.u64(hUsed))
 		p.set16(hLastDay, old.u16(hLastDay))
 		p.set32(hRebased, firstDays)
 	case Rollback:
-		if c.Copy == nil {
+		old, err := c.Copy.unpack()
+		if err != nil { // there is none; what was read back was checked
 			return false
 		}
 		used := p.u64(hUsed)
-		*p = *c.Copy
+		*p = *old
 		p.set64(hUsed, used)
+		p.set32(hOpen, 0) // the hour that was open then is long over
 	default:
 		return false
 	}
@@ -261,6 +282,7 @@ func (m *Model) Trait(agent, kind, value string, at time.Time) {
 	c.Traits[kind] = append(known, value)
 	if len(known) > 0 && p.sessions() >= minSessions {
 		p.set32(hRebased, p.u32(hSessions)+firstDays)
+		c.turn(m.look(p, turn{Kind: kind, From: known[len(known)-1], To: value, At: at}))
 		c.Opened = &Change{Kind: Rebase, By: "tocsin", Why: fmt.Sprintf("%s %q is new; it had %q", kind, value, known[len(known)-1]), At: at}
 	}
 }
@@ -269,7 +291,7 @@ func (m *Model) Trait(agent, kind, value string, at time.Time) {
 func (m *Model) checkCares() error {
 	for agent, c := range m.Cares {
 		p := m.Agents[agent]
-		if c == nil || p == nil || c.Shown < 0 || c.Shown > driftedOf || len(c.Held) > heldCauses || c.Copy != nil && c.Copy.u64(hAgent) != p.u64(hAgent) {
+		if c == nil || p == nil || c.Shown < 0 || c.Shown > driftedOf || len(c.Held) > heldCauses || len(c.Hourly) > latestHours || len(c.Turns) > maxTurns || c.Copy != nil && c.Copy.agent() != p.u64(hAgent) {
 			return fmt.Errorf("what belongs to the page of %q does not fit it", agent)
 		}
 		for kind, values := range c.Traits {

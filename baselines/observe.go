@@ -22,6 +22,7 @@ type ArgObservation struct {
 	Value      uint64           `json:"value"`
 	Tokens     event.Hashes     `json:"tokens,omitempty"`
 	Provenance event.Provenance `json:"provenance,omitempty"`
+	Number     float64          `json:"number,omitempty"` // what it says, if it is one
 	// Flow is what a tool's output of the session held of the value and no prompt did, whatever the agent used before. The caller
 	// sets it, with the rest.
 	Flow Flow `json:"flow,omitzero"`
@@ -61,7 +62,7 @@ func Observe(e *event.Event, h *event.Hasher) (o Observation, ok bool) {
 		if len(tokens) == 0 {
 			continue
 		}
-		o.Args = append(o.Args, ArgObservation{Path: a.Path, Value: fold(tokens), Tokens: bounded(tokens), Provenance: a.Provenance})
+		o.Args = append(o.Args, ArgObservation{Path: a.Path, Value: fold(tokens), Tokens: bounded(tokens), Provenance: a.Provenance, Number: numberIn(a.Value)})
 	}
 	for _, d := range e.Destinations {
 		o.Dests = append(o.Dests, DestObservation{Key: fold(h.Hash(d.Kind + " " + d.Value)), Text: d.Value, Arg: d.Arg})

@@ -16,9 +16,10 @@ import (
 //	contexts  1664 32 × 52: what was asked (which tool, where to, which argument), and how usual its answers were
 //	values    1344 112 × 12: the answers: which tool, which destination, which value
 //	known     320  160 × 2: tokens that the agent used
-//	reserve   448  zero
+//	hours     420  168 × 2 + 84: calls in each hour of the week and the weeks of it that taught, see hours.go
+//	amounts   128  8 × 16: numbers in arguments, see amounts.go
 //	rates     128  4 × 32: counts of ten minutes, see rates.go
-//	reserve   124  zero
+//	reserve   24   zero
 //	checksum  4    CRC-32C of all before it
 const pageSize = 4096
 
@@ -29,7 +30,9 @@ const (
 	atContexts = 64
 	atValues   = atContexts + pageContexts*contextSize
 	atKnown    = atValues + pageValues*valueSize
-	atRates    = atKnown + knownTokens*2 + 448
+	atHours    = atKnown + knownTokens*2
+	atAmounts  = atHours + hourCells*2 + hourCells/2
+	atRates    = atAmounts + pageAmounts*amountSize
 	atChecksum = pageSize - 4
 )
 
@@ -43,7 +46,7 @@ const (
 
 const (
 	pageMagic   = 0x31504254 // "TBP1"
-	pageVersion = 1
+	pageVersion = 2
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -54,9 +57,15 @@ const (
 	hVersion  = 4  // uint16
 	hAgent    = 8  // uint64, hash of the agent's id
 	hSessions = 16 // uint32
+	hPartial  = 20 // uint16: 1 while the open hour was not counted from its start, or something was found in it
 	hLastDay  = 26 // uint16
 	hDays     = 28 // uint16, distinct days with a learned session
 	hRebased  = 32 // uint32: until so many sessions the agent is in its first days again
+	hHours    = 36 // uint32, full hours that taught
+	hOpen     = 40 // uint32, the open hour, since 1970; 0 without one
+	hCounted  = 44 // uint32, calls in it
+	hLevel    = 48 // float32, mean calls of an hour
+	hSpread   = 52 // float32, mean square of what an hour's calls were off by
 	hUsed     = 56 // uint64: the class's session count at the last use
 )
 

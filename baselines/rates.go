@@ -68,9 +68,14 @@ func (m *Model) Count(e *event.Event) (worst Anomaly, ok bool) {
 	if p == nil {
 		return Anomaly{}, false
 	}
+	m.touch(e.Agent.ID)
 	c := m.Cares[e.Agent.ID]
 	frozen := c != nil && c.Frozen != nil
-	for i, counts := range countsOf(e) {
+	counted := countsOf(e)
+	if counted[rateCalls] {
+		hours{p, &m.Peers.Week, m.care(e.Agent.ID), frozen}.count(e.Time)
+	}
+	for i, counts := range counted {
 		if !counts {
 			continue
 		}
@@ -142,21 +147,22 @@ func (r rate) count(t time.Time) (a Anomaly, ok bool) {
 	}
 	if drifts {
 		r.setFloat(rEvidence, 0)
-		return r.anomaly(FeatureDrift, 1/driftAfter, fmt.Sprintf("more %s than usual in window after window", r.name)), true
+		return r.anomaly(FeatureDrift, 1/driftAfter, n, fmt.Sprintf("more %s than usual in window after window", r.name)), true
 	}
 	p := min(1, rateCount*r.p(r.bits(n)))
 	if p > notable { // nobody asks why
 		return Anomaly{P: p, Life: Active, Version: Version}, true
 	}
-	return r.anomaly(FeatureRate, p, fmt.Sprintf("%d %s within 10 minutes", n, r.name)), true
+	return r.anomaly(FeatureRate, p, n, fmt.Sprintf("%d %s within 10 minutes", n, r.name)), true
 }
 
-func (r rate) anomaly(feature string, p float64, got string) Anomaly {
+func (r rate) anomaly(feature string, p float64, n uint32, got string) Anomaly {
 	mean, variance := r.expects()
+	band := countBand(mean, variance)
 	want := fmt.Sprintf("%.1f on average, give or take %.1f, in %d such windows", mean, math.Sqrt(variance), r.windows())
 	return Anomaly{
 		P: p, Life: Active, Version: Version, Why: fmt.Sprintf("%d windows of ten minutes", r.windows()),
-		Features: []Feature{{Name: feature, About: r.name, Got: got, Want: want, Score: -math.Log2(p), P: p, Share: 1}},
+		Features: []Feature{{Name: feature, About: r.name, Got: got, Want: want, Score: -math.Log2(p), P: p, Share: 1, N: int(n), Band: &band}},
 	}
 }
 
@@ -221,10 +227,17 @@ func (r rate) expects() (mean, variance float64) {
 	return mean, mean * max(1, fano) * (1 + 1/(own+ratePeers)) // the mean itself is only known so well
 }
 
-// bits is the surprise of n events or more: the tail of a negative binomial distribution, the predictive one of a Poisson rate that is
-// itself Gamma-distributed.
 func (r rate) bits(n uint32) float64 {
 	mean, variance := r.expects()
+	return overBits(n, mean, variance)
+}
+
+// overBits is the surprise of n events or more: the tail of a negative binomial distribution, the predictive one of a Poisson rate that is
+// itself Gamma-distributed.
+func overBits(n uint32, mean, variance float64) float64 {
+	if n == 0 {
+		return 0
+	}
 	tail := 0.0
 	if excess := variance - mean; excess > 1e-3*mean {
 		shape := mean * mean / excess

@@ -69,7 +69,10 @@ func TestConstantRateThatBursts(t *testing.T) {
 		}
 		want := Feature{Name: FeatureRate, About: "tool calls", Want: "20.0 on average, give or take 4.5, in 100 such windows", Share: 1}
 		got := a.Features[0]
-		got.Got, got.Score, got.P = "", 0, 0
+		if got.N != i+1 || got.Band == nil || got.Band.Low > 20 || got.Band.High < 20 || got.Band.High > 40 {
+			t.Errorf("the count is %d with the band %+v, want %d and a band around 20", got.N, got.Band, i+1)
+		}
+		got.Got, got.Score, got.P, got.N, got.Band = "", 0, 0, 0, nil
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Error(diff)
 		}
@@ -193,12 +196,8 @@ func TestRatesInASnapshot(t *testing.T) {
 			want, got = append(want, a.P), append(got, b.P)
 		}
 		if rng.IntN(100) == 0 {
-			data, err := saved.m.Agents["svc/a"].MarshalBinary()
+			p, err := saved.m.Agents["svc/a"].pack().unpack()
 			if err != nil {
-				t.Fatal(err)
-			}
-			p := new(page)
-			if err := p.UnmarshalBinary(data); err != nil {
 				t.Fatal(err)
 			}
 			saved.m.Agents["svc/a"] = p
@@ -230,7 +229,7 @@ func TestCheckRefusesRates(t *testing.T) {
 		"fewer than no windows":    func(m *Model) { m.Peers.Rates[rateModels].Windows = -1 },
 		"a tail out of order":      func(m *Model) { m.Peers.Rates[rateCalls].Tail = surprises{N: 9, Top: []float64{2, 1}} },
 		"more scores than it took": func(m *Model) { m.Peers.Rates[rateCalls].Tail = surprises{N: 1, Top: []float64{1, 2}} },
-		"a copy of another's page": func(m *Model) { m.care("a").Copy = newPage(agentKey("b")) },
+		"a copy of another's page": func(m *Model) { m.care("a").Copy = newPage(agentKey("b")).pack() },
 		"care of nobody":           func(m *Model) { m.care("nobody") },
 	} {
 		m := NewModel("class")

@@ -51,6 +51,9 @@ type Feature struct {
 	Score float64 `json:"score"` // bits
 	P     float64 `json:"p"`
 	Share float64 `json:"share"` // of the event's surprise; all shares sum to 1
+	// N and Band are of a count: what it was, and what is usual.
+	N    int   `json:"n,omitempty"`
+	Band *Band `json:"band,omitempty"`
 }
 
 // family is one way of looking at an event.
@@ -515,7 +518,7 @@ func (m *Model) Learned(agent string) Learned {
 	}
 	out.Sessions, out.Peers = p.sessions(), len(m.Agents)-1
 	if c := m.Cares[agent]; c != nil && c.Copy != nil {
-		out.Copy = dateOf(c.Copy.u16(hLastDay))
+		out.Copy = dateOf(c.Copy.lastDay())
 	}
 	tools, dests := m.answers(p, 0, 't'), m.answers(p, 0, 'd')
 	out.Tools, out.Destinations = tools[:min(20, len(tools))], dests[:min(20, len(dests))]

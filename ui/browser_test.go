@@ -147,7 +147,7 @@ func TestShots(t *testing.T) {
 		}
 		shot("", light, "1280,1000")
 		shot("-phone", light, "390,844")
-		if slices.Contains([]string{"incident", "overview", "approvals", "approval", "health", "keys", "glass"}, name) {
+		if slices.Contains([]string{"incident", "overview", "approvals", "approval", "agent", "health", "keys", "glass"}, name) {
 			shot("-tall", light, "1280,2600")
 			shot("-wide", light, "1600,1100")
 			shot("-dark", dark, "1280,1000")

@@ -45,24 +45,28 @@ func TestTemplatesHoldNothingInline(t *testing.T) {
 
 func TestPages(t *testing.T) {
 	wants := map[string][]string{
-		"/":                                 {"One agent is waiting for you", "12 min 28 s", "not reached", "n = 31", "87 %", "untouched 13", "in 36 min 12 s"},
-		"/approvals":                        {"1 question waits", "in 6 min 24 s", "Token is ours"},
-		"/approvals/" + reqID:               {`name="digest"`, sum1, "The payment that was already made", "playbook:stop-and-look", "If nobody decides, the leads are asked"},
-		"/approvals/REQ-past":               {"<strong>Approved.</strong>", "max"},
-		"/incidents":                        {"4 incidents"},
-		"/incidents?status=closed":          {"1 incident", "INC-138ccccc"},
-		"/incidents?severity=low&status=x":  {"None of 4 incidents fits"},
-		"/incidents?unnoticed=1":            {"2 incidents", "INC-141aaaaa"},
-		"/incidents/" + incID:               {"3 min 41 s", "nobody has noticed", "I have seen this", `data-notice="/incidents/` + incID + `/notice"`, "Output of read_file", `US133000000121212121212</mark>.\u{202E}`, "Speaks against it:", "This track failed", "Draft, machine-written", `name="verb" value="approve"`, "ingest 400 ms"},
-		"/incidents/INC-139bbbbb":           {"Lift early", "800 ms after it was applied", "until max noticed by slack"},
-		"/incidents/INC-138ccccc":           {"Expected", "Load test, announced."},
-		"/agents":                           {"3 agents", "Learning", `<td class="right num wide">3</td>`, "(2 min ago)"},
-		"/agents?id=payments%2Fbilling-bot": {"payments/billing-bot has 1 open incident", "5210 events", "239 · 58 %", "send_money recipient", "61 · 95 %", `action="/agents/ask"`},
-		"/rules":                            {"2 rules", "untrusted-value-egress", "25 % of 8", "0 judged", "payroll-run: 17", "Read the rules again"},
-		"/audit":                            {"What happened", "Sign in"},
-		"/audit?subject=" + incID:           {"What happened to " + incID},
-		"/health":                           {"1 part needs attention", "rule agent-loop failed"},
-		"/sign-in":                          {`name="password"`, "identity provider"},
+		"/":                                {"One agent is waiting for you", "12 min 28 s", "not reached", "n = 31", "87 %", "untouched 13", "in 36 min 12 s"},
+		"/approvals":                       {"1 question waits", "in 6 min 24 s", "Token is ours"},
+		"/approvals/" + reqID:              {`name="digest"`, sum1, "The payment that was already made", "playbook:stop-and-look", "If nobody decides, the leads are asked"},
+		"/approvals/REQ-past":              {"<strong>Approved.</strong>", "max"},
+		"/incidents":                       {"4 incidents"},
+		"/incidents?status=closed":         {"1 incident", "INC-138ccccc"},
+		"/incidents?severity=low&status=x": {"None of 4 incidents fits"},
+		"/incidents?unnoticed=1":           {"2 incidents", "INC-141aaaaa"},
+		"/incidents/" + incID:              {"3 min 41 s", "nobody has noticed", "I have seen this", `data-notice="/incidents/` + incID + `/notice"`, "Output of read_file", `US133000000121212121212</mark>.\u{202E}`, "Speaks against it:", "This track failed", "Draft, machine-written", `name="verb" value="approve"`, "ingest 400 ms"},
+		"/incidents/INC-139bbbbb":          {"Lift early", "800 ms after it was applied", "until max noticed by slack"},
+		"/incidents/INC-138ccccc":          {"Expected", "Load test, announced."},
+		"/agents":                          {"4 agents", "Learning", `<td class="right num wide">3</td>`, "(2 min ago)"},
+		"/agents?id=payments%2Fbilling-bot": {
+			"payments/billing-bot has 1 open incident", "5210 events", "239 · 58 %", "send_money recipient", "61 · 95 %", `action="/agents/ask"`,
+			`<td class="heat-6" title="3 to 25, learned in 7 weeks">`, "1176 full hours were learned", `<rect class="out"`, "1 hour outside", "18 to 2410", "Version 1.4", "new tools <code>get_iban</code>", "× 2.1",
+			"p = 0.00004, usually over 0.05", "payments/refund-bot</a>", `value="expected"`, `value="freeze"`, `value="rebase"`,
+		},
+		"/rules":                  {"2 rules", "untrusted-value-egress", "25 % of 8", "0 judged", "payroll-run: 17", "Read the rules again"},
+		"/audit":                  {"What happened", "Sign in"},
+		"/audit?subject=" + incID: {"What happened to " + incID},
+		"/health":                 {"1 part needs attention", "rule agent-loop failed"},
+		"/sign-in":                {`name="password"`, "identity provider"},
 	}
 	b := newBench(t, nil)
 	for path, want := range wants {
@@ -211,6 +215,12 @@ func TestForms(t *testing.T) {
 		{"ask", "/agents/ask", ask, approval.Responder, 303, "ask ana " + incID + " agent payments/billing-bot, session c41f7a02-9a, tool send_money 1h0m0s It pays."},
 		{"ask for ever", "/agents/ask", url.Values{"incident": {incID}, "lease": {"9999h"}, "reason": {"It pays."}}, approval.Responder, 422, ""},
 		{"ask as viewer", "/agents/ask", ask, approval.Viewer, 403, ""},
+		{"freeze", "/agents/baseline", url.Values{"id": {bot}, "change": {"freeze"}, "reason": {"look"}}, approval.Lead, 303, "baseline ana " + bot + " freeze look"},
+		{"freeze as responder", "/agents/baseline", url.Values{"id": {bot}, "change": {"freeze"}, "reason": {"look"}}, approval.Responder, 403, ""},
+		{"freeze without a reason", "/agents/baseline", url.Values{"id": {bot}, "change": {"freeze"}}, approval.Lead, 422, ""},
+		{"expected", "/agents/baseline", url.Values{"id": {bot}, "change": {"expected"}, "incident": {incID}, "reason": {"its work"}}, approval.Lead, 303, "close ana " + incID + " expected its work"},
+		{"expected of another agent", "/agents/baseline", url.Values{"id": {bot}, "change": {"expected"}, "incident": {"INC-141aaaaa"}, "reason": {"its work"}}, approval.Lead, 404, ""},
+		{"expected of nothing", "/agents/baseline", url.Values{"id": {bot}, "change": {"expected"}, "reason": {"its work"}}, approval.Lead, 404, ""},
 		{"theme", "/theme", url.Values{"theme": {"dark"}, "back": {"//evil.example"}}, "", 303, ""},
 	}
 	for _, tt := range tests {
@@ -400,5 +410,42 @@ func TestTimelineKeepsTellingEvents(t *testing.T) {
 	}
 	if diff := cmp.Diff([]string{"500", "1000"}, middle); diff != "" || left != len(entries)-headEntries-tailEntries-2 {
 		t.Errorf("%d entries are left out; of the middle there are (-want +got):\n%s", left, diff)
+	}
+}
+
+// TestBaselineChangeWaits: the first signature of a change that needs two is shown on the agent's page and among the questions, though no
+// incident asks it.
+func TestBaselineChangeWaits(t *testing.T) {
+	b := newBench(t, nil)
+	r := approval.Request{
+		ID: "REQ-two", Requester: "baseline:rebase", Agents: []string{bot}, Asked: b.now, Deadline: b.now.Add(4 * time.Hour), OnExpiry: "deny", State: approval.Pending,
+		Plan:  approval.Plan{Action: "rebase", Class: approval.Record, Target: approval.Target{Agent: bot}, Need: 2, Evidence: []string{}},
+		Terms: approval.Terms{Need: 2, From: []approval.Approvers{{Groups: []string{"role:lead"}}}},
+		Votes: []approval.Decision{{Request: "REQ-two", Verb: approval.Approve, By: approval.Principal{ID: "bob", Role: approval.Lead}, Reason: "it has another job", At: b.now}},
+	}
+	r.Question = r.Plan.Question()
+	r.Digest, _ = approval.DigestOf(r.Plan)
+	if err := b.store.SaveRequest(t.Context(), r); err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string][]string{
+		"/agents?id=" + url.QueryEscape(bot): {"Rebase the baseline of agent payments/billing-bot?", "waits for 1 more signature until", "Signed by bob", "it has another job"},
+		"/agents?id=payments%2Frefund-bot":   {"payments/refund-bot works as usual"},
+		"/approvals":                         {"2 questions wait", "Rebase the baseline of agent payments/billing-bot?"},
+		"/approvals/REQ-two":                 {"2 of role:lead", "approved by bob", `name="verb" value="approve"`, "If nobody decides, it is denied"},
+		"/":                                  {"waiting for you"},
+	} {
+		res, body := b.get(path)
+		if res.StatusCode != http.StatusOK {
+			t.Errorf("%s: %d", path, res.StatusCode)
+		}
+		for _, w := range want {
+			if !strings.Contains(body, w) {
+				t.Errorf("%s lacks %q", path, w)
+			}
+		}
+	}
+	if _, body := b.get("/agents?id=payments%2Frefund-bot"); strings.Contains(body, "more signature") {
+		t.Error("another agent's page shows it")
 	}
 }

@@ -45,6 +45,7 @@ var (
 // facts are canned answers.
 type facts struct {
 	learned []baselines.Learned
+	habits  map[string]baselines.Habits
 	rules   []measure.RuleReport
 	summary measure.Summary
 	health  []Health
@@ -54,6 +55,13 @@ type facts struct {
 }
 
 func (f *facts) Agents(context.Context) ([]baselines.Learned, error) { return f.learned, nil }
+func (f *facts) Habits(_ context.Context, agent string) (baselines.Habits, error) {
+	if h, ok := f.habits[agent]; ok {
+		return h, nil
+	}
+	return baselines.Habits{}, store.ErrNotFound
+}
+
 func (f *facts) Rules(context.Context) ([]measure.RuleReport, error) { return f.rules, nil }
 func (f *facts) Summary(context.Context, time.Duration) (measure.Summary, error) {
 	return f.summary, nil
@@ -113,8 +121,8 @@ func (a *actor) EditDraft(_ context.Context, by approval.Principal, id, name str
 	return store.Draft{}, a.note("edit", by.ID, id, name, strconv.Itoa(base), markdown)
 }
 
-func (a *actor) Close(_ context.Context, by approval.Principal, id string, v incident.Verdict, reason string) error {
-	return a.note("close", by.ID, id, string(v), reason)
+func (a *actor) Close(_ context.Context, by approval.Principal, id string, v incident.Verdict, reason string) (*approval.Request, error) {
+	return nil, a.note("close", by.ID, id, string(v), reason)
 }
 
 func (a *actor) Lift(_ context.Context, by approval.Principal, id, reason string) error {
@@ -159,8 +167,8 @@ func (a *actor) ReloadRules(_ context.Context, by approval.Principal) error {
 	return a.note("reload", by.ID)
 }
 
-func (a *actor) ChangeBaseline(_ context.Context, by approval.Principal, agent, change, reason string) error {
-	return a.note("baseline", by.ID, agent, change, reason)
+func (a *actor) ChangeBaseline(_ context.Context, by approval.Principal, agent, change, reason string) (*approval.Request, error) {
+	return nil, a.note("baseline", by.ID, agent, change, reason)
 }
 
 // bench is a console on a real store that holds a hijacked billing-bot.
@@ -348,12 +356,14 @@ func cannedFacts(now time.Time, say func(string) string) *facts {
 	}
 	return &facts{
 		changes: make(chan Change, 1),
+		habits:  map[string]baselines.Habits{say(bot): cannedHabits(now, say)},
 		learned: []baselines.Learned{
 			{
 				Agent: say(bot), Class: say("payments"), Life: baselines.Active, Why: say("412 calls in 64 sessions taught it; the class has 17 other agents."), Sessions: 64, Peers: 17, Version: "b1", Events: 5210, LastSeen: now.Add(-40 * time.Second),
 				Tools: count("get_balance", 239, "send_money", 64, "read_file", 61, "get_iban", 48), Destinations: count("CH93 0076 2011 6238 5295 7", 39, "GB29 NWBK 6016 1331 9268 19", 23, "SE35 5000 0000 0549 1000 0003", 2),
 				Provenance: map[string][]baselines.Count{say("send_money recipient"): count("prompt", 61, "history", 3), say("send_money amount"): count("prompt", 50, "tool_output", 14)},
 			},
+			{Agent: say("payments/refund-bot"), Class: say("payments"), Life: baselines.Active, Why: "It is stable.", Sessions: 51, Peers: 17, Tools: count("get_balance", 80, "send_money", 12)},
 			{Agent: say("research/crew"), Class: say("research"), Life: baselines.Learning, Why: "0 of 10 sessions learned", Events: 3, LastSeen: now.Add(-2 * time.Minute)},
 			{Agent: say("platform/deploy-agent"), Class: say("platform"), Life: baselines.Active, Why: "It is stable.", Sessions: 830, Peers: 2, Tools: count("kubectl", 5100)},
 		},
@@ -379,6 +389,37 @@ func cannedFacts(now time.Time, say func(string) string) *facts {
 		},
 		health: []Health{{"ingest", true, say("2 senders, the last batch 0.4 s ago")}, {"log", true, "lag 40 ms"}, {"detectors", false, say("rule agent-loop failed 3 times")}, {"store", true, "answers in 0.2 ms"}},
 	}
+}
+
+// cannedHabits are those of an agent that works by day and rests at weekends, with one hour in which it did too much.
+func cannedHabits(now time.Time, say func(string) string) baselines.Habits {
+	h := baselines.Habits{
+		Hours:   1176,
+		Amounts: []baselines.Amount{{Text: say("send_money amount"), N: 64, Band: baselines.Band{Low: 18.4, Mean: 212, High: 2410}}},
+		Turns:   []baselines.Turn{{Kind: "version", From: say("1.3"), To: say("1.4"), At: now.Add(-50 * time.Hour), Sessions: 9, Tools: []string{say("get_iban")}, Calls: 2.1}},
+	}
+	for i := range h.Week {
+		mean := 0.02
+		if day, hour := i/24, i%24; day < 5 && hour >= 7 && hour < 19 {
+			mean = 3 + 2*float64((hour*7+day*3)%5)
+		}
+		h.Week[i] = baselines.WeekHour{Band: baselines.Band{Low: float64(int(mean / 3)), Mean: mean, High: float64(int(mean*2.2) + 1)}, Weeks: 7}
+	}
+	from := now.Truncate(time.Hour).Add(-48 * time.Hour)
+	for i := range 49 {
+		at := from.Add(time.Duration(i) * time.Hour)
+		band := h.Week[(int(at.Weekday())+6)%7*24+at.Hour()].Band
+		n := baselines.HourCount{At: at, N: int(band.Mean) + i%3*int(band.Mean)/4, Band: band}
+		if i == 30 {
+			n.N = 41
+		}
+		if i == 48 {
+			h.Open = &n
+			break
+		}
+		h.Latest = append(h.Latest, n)
+	}
+	return h
 }
 
 // get fetches a page as the bench's person.

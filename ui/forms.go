@@ -1,6 +1,7 @@
 package ui
 
 import (
+	"errors"
 	"net/http"
 	"net/url"
 	"slices"
@@ -8,8 +9,10 @@ import (
 	"strings"
 	"time"
 
+	"github.com/tocsin-dr/tocsin/baselines"
 	"github.com/tocsin-dr/tocsin/internal/approval"
 	"github.com/tocsin-dr/tocsin/internal/incident"
+	"github.com/tocsin-dr/tocsin/internal/store"
 )
 
 func agentPath(id string) string { return "/agents?id=" + url.QueryEscape(id) }
@@ -98,7 +101,7 @@ func (c *Console) close(w http.ResponseWriter, r *http.Request, by approval.Prin
 	case !slices.Contains([]incident.Verdict{incident.TruePositive, incident.FalsePositive, incident.Expected, incident.Unclear}, verdict):
 		err = &approval.Refusal{Kind: approval.RefusedReason, Text: "choose a verdict"}
 	default:
-		err = c.o.Actor.Close(r.Context(), by, r.PathValue("id"), verdict, why)
+		_, err = c.o.Actor.Close(r.Context(), by, r.PathValue("id"), verdict, why)
 	}
 	return c.back(w, r, by, err)
 }
@@ -118,8 +121,13 @@ func (c *Console) changeBaseline(w http.ResponseWriter, r *http.Request, by appr
 		agent = r.PostFormValue("id")
 	}
 	why, err := given(r, "reason")
-	if err == nil {
-		err = c.o.Actor.ChangeBaseline(r.Context(), by, agent, r.PostFormValue("change"), why)
+	change := r.PostFormValue("change")
+	switch {
+	case err != nil:
+	case change == baselines.Expected:
+		err = c.expected(r, by, agent, why)
+	default:
+		_, err = c.o.Actor.ChangeBaseline(r.Context(), by, agent, change, why)
 	}
 	if kind := approval.Kind(err); kind != "" {
 		return c.showAgent(w, r, by, agent, statusOf(err), capital(err.Error())+".")
@@ -129,6 +137,19 @@ func (c *Console) changeBaseline(w http.ResponseWriter, r *http.Request, by appr
 	}
 	http.Redirect(w, r, agentPath(agent), http.StatusSeeOther)
 	return nil
+}
+
+// expected closes an incident of the agent as expected, which lets what was held back teach.
+func (c *Console) expected(r *http.Request, by approval.Principal, agent, why string) error {
+	inc, err := c.o.Reader.Incident(r.Context(), r.PostFormValue("incident"))
+	if errors.Is(err, store.ErrNotFound) || err == nil && inc.Agent.ID != agent {
+		return &approval.Refusal{Kind: approval.RefusedUnknown, Text: "choose an incident of this agent"}
+	}
+	if err != nil {
+		return err
+	}
+	_, err = c.o.Actor.Close(r.Context(), by, inc.ID, incident.Expected, why)
+	return err
 }
 
 // askFor requests a containment of the agent of an incident. The target is the incident's own, not the form's.

@@ -3,7 +3,6 @@ package ui
 import (
 	"cmp"
 	"fmt"
-	"maps"
 	"net/http"
 	"net/url"
 	"slices"
@@ -205,9 +204,11 @@ func (c *Console) showRequest(w http.ResponseWriter, r *http.Request, by approva
 	if err != nil {
 		return err
 	}
-	inc, err := c.o.Reader.Incident(r.Context(), request.Incident)
-	if err != nil {
-		return err
+	var inc incident.Incident
+	if request.Incident != "" { // a change of a baseline may have none
+		if inc, err = c.o.Reader.Incident(r.Context(), request.Incident); err != nil {
+			return err
+		}
 	}
 	now := c.o.Now()
 	q, err := c.ask(r, request, by, now)
@@ -334,65 +335,6 @@ func (c *Console) agents(w http.ResponseWriter, r *http.Request, by approval.Pri
 	}
 	slices.SortFunc(rows, func(a, b agentRow) int { return strings.Compare(a.Agent, b.Agent) })
 	return c.show(w, r, http.StatusOK, "agents", page{Title: "Agents", Nav: "agents", Live: "agent lease incident", Who: by, Now: now, Data: rows})
-}
-
-// argument is where the values of one argument came from.
-type argument struct {
-	Name   string
-	Counts []baselines.Count
-}
-
-// leaseTimes are for how long a person may ask to contain an agent.
-func leaseTimes() []time.Duration {
-	return []time.Duration{15 * time.Minute, time.Hour, 4 * time.Hour, 24 * time.Hour}
-}
-
-func (c *Console) showAgent(w http.ResponseWriter, r *http.Request, by approval.Principal, id string, status int, alert string) error {
-	learned, err := c.o.Facts.Agents(r.Context())
-	if err != nil {
-		return err
-	}
-	all, err := c.o.Reader.Incidents(r.Context(), maxRows)
-	if err != nil {
-		return err
-	}
-	now := c.o.Now()
-	leases, err := c.leases(r, now)
-	if err != nil {
-		return err
-	}
-	var data struct {
-		baselines.Learned
-		Arguments       []argument
-		Incidents, Open []incident.Incident
-		Leases          []action.Lease
-		Times           []time.Duration
-	}
-	at := slices.IndexFunc(learned, func(l baselines.Learned) bool { return l.Agent == id })
-	data.Learned.Agent = id
-	if at >= 0 {
-		data.Learned = learned[at]
-	}
-	for _, name := range slices.Sorted(maps.Keys(data.Provenance)) {
-		data.Arguments = append(data.Arguments, argument{name, data.Provenance[name]})
-	}
-	for _, i := range all {
-		if i.Agent.ID != id {
-			continue
-		}
-		data.Incidents = append(data.Incidents, i)
-		if i.Status != incident.Closed {
-			data.Open = append(data.Open, i)
-		}
-	}
-	if at < 0 && len(data.Incidents) == 0 {
-		return store.ErrNotFound
-	}
-	data.Leases, data.Times = slices.DeleteFunc(leases, func(l action.Lease) bool { return l.Plan.Target.Agent != id }), leaseTimes()
-	return c.show(w, r, status, "agent", page{
-		Title: incident.Visible(id, 60), Nav: "agents", Here: agentPath(id), Live: "agent lease incident",
-		Who: by, Now: now, Alert: alert, Data: data,
-	})
 }
 
 func (c *Console) audit(w http.ResponseWriter, r *http.Request, by approval.Principal) error {

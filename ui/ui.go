@@ -43,6 +43,8 @@ type Reader interface {
 type Facts interface {
 	// Agents returns what every agent's baseline holds.
 	Agents(ctx context.Context) ([]baselines.Learned, error)
+	// Habits returns when an agent works and how much; store.ErrNotFound for one that taught nothing.
+	Habits(ctx context.Context, agent string) (baselines.Habits, error)
 	// Rules returns a report card for each rule in force.
 	Rules(ctx context.Context) ([]measure.RuleReport, error)
 	// Summary returns the measures over a window that ends now.
@@ -91,7 +93,8 @@ type Actor interface {
 	Note(ctx context.Context, by approval.Principal, incidentID, text string) error
 	// EditDraft adds a person's version of a draft, made on a version before. It takes nobody else's edit away.
 	EditDraft(ctx context.Context, by approval.Principal, incidentID, name string, base int, markdown string) (store.Draft, error)
-	Close(ctx context.Context, by approval.Principal, incidentID string, verdict incident.Verdict, reason string) error
+	// Close ends an incident. What loosens the baseline of a privileged agent waits: the request is returned until enough people signed.
+	Close(ctx context.Context, by approval.Principal, incidentID string, verdict incident.Verdict, reason string) (waits *approval.Request, err error)
 	// Lift ends a lease before its time; leads and above may.
 	Lift(ctx context.Context, by approval.Principal, leaseID, reason string) error
 	// Propose writes a standing decision, which somebody else signs and anybody revokes.
@@ -104,6 +107,6 @@ type Actor interface {
 	// ReloadRules reads the rules again; leads and above may. Rules that can't be read leave those in force.
 	ReloadRules(ctx context.Context, by approval.Principal) error
 	// ChangeBaseline freezes, unfreezes, rebases or rolls back an agent's baseline; leads and above may. It is done when the agent's
-	// detector has come to it in the event log.
-	ChangeBaseline(ctx context.Context, by approval.Principal, agent, change, reason string) error
+	// detector has come to it in the event log; what loosens the baseline of a privileged agent waits, as in Close.
+	ChangeBaseline(ctx context.Context, by approval.Principal, agent, change, reason string) (waits *approval.Request, err error)
 }

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/tocsin-dr/tocsin/baselines"
 	"github.com/tocsin-dr/tocsin/internal/action"
 	"github.com/tocsin-dr/tocsin/internal/approval"
 	"github.com/tocsin-dr/tocsin/internal/incident"
@@ -60,6 +61,8 @@ func words(urls map[string]string) template.FuncMap {
 		"seq":      func(v ...any) []any { return v },
 		"bars":     bars,
 		"p":        probability,
+		"amount":   amountWords,
+		"band":     func(b baselines.Band) string { return amountWords(b.Low) + " to " + amountWords(b.High) },
 	}
 }
 
@@ -154,6 +157,19 @@ func probability(p float64) string {
 	}
 	digits := max(1, int(math.Ceil(-math.Log10(p)-1e-9)))
 	return strconv.FormatFloat(p, 'f', min(digits, 6), 64)
+}
+
+// amountWords writes a number with as many digits as people need to compare it.
+func amountWords(x float64) string {
+	switch size := math.Abs(x); {
+	case size < 0.05:
+		return "0"
+	case size >= 1e6:
+		return strconv.FormatFloat(x, 'g', 3, 64)
+	case size >= 10 || x == math.Trunc(x):
+		return strconv.FormatFloat(x, 'f', 0, 64)
+	}
+	return strconv.FormatFloat(x, 'f', 1, 64)
 }
 
 func size(n int64) string {

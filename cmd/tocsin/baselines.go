@@ -9,14 +9,15 @@ import (
 
 	"github.com/tocsin-dr/tocsin/baselines"
 	"github.com/tocsin-dr/tocsin/internal/api"
+	"github.com/tocsin-dr/tocsin/internal/approval"
 	"github.com/tocsin-dr/tocsin/internal/incident"
 )
 
 type baselinesCmd struct {
 	List     baselinesListCmd     `cmd:"" default:"1" help:"List the stage of each agent's baseline, with the reason and the way out."`
-	Show     agentsShowCmd        `cmd:"" help:"Show what an agent taught."`
+	Show     agentsShowCmd        `cmd:"" help:"Show what an agent taught: tools, destinations, origins, hours, amounts and drift."`
 	Freeze   baselinesFreezeCmd   `cmd:"" help:"Stop an agent from teaching its baseline."`
-	Unfreeze baselinesUnfreezeCmd `cmd:"" help:"Let it teach again."`
+	Unfreeze baselinesUnfreezeCmd `cmd:"" help:"Let it teach again. For a privileged agent this, rebase, rollback and expected need two people."`
 	Rebase   baselinesRebaseCmd   `cmd:"" help:"Begin a baseline anew: the agent is judged by its peers until it has a history."`
 	Rollback baselinesRollbackCmd `cmd:"" help:"Go back to what was learned up to the day before, or to what was there before a rebase."`
 	Expected baselinesExpectedCmd `cmd:"" help:"Close an incident as expected: its sessions teach what was held back."`
@@ -51,7 +52,8 @@ type baselineChange struct {
 
 func (c *baselineChange) change(ctx context.Context, std *stdio, kind string) error {
 	body := api.BaselineBody{Agent: c.Agent, Change: kind, Reason: c.Reason}
-	if err := c.call(ctx, http.MethodPost, "/api/v1/agents/baseline", body, nil); err != nil {
+	var done api.Waiting
+	if err := c.call(ctx, http.MethodPost, "/api/v1/agents/baseline", body, &done); err != nil || waits(std, done.Waits) {
 		return err
 	}
 	fmt.Fprintf(std.out, "%s of %s is in the event log; its detector does it there.\n", kind, visible(c.Agent))
@@ -96,4 +98,14 @@ type baselinesExpectedCmd struct {
 func (c *baselinesExpectedCmd) Run(ctx context.Context, std *stdio) error {
 	end := incidentsEndCmd{server: c.server, ID: c.Incident, Verdict: string(incident.Expected), Reason: c.Reason}
 	return end.Run(ctx, std)
+}
+
+// waits says that a change is signed and not made, if it is so.
+func waits(std *stdio, r *approval.Request) bool {
+	if r == nil {
+		return false
+	}
+	fmt.Fprintf(std.out, "Signed: %d of %d. %s waits until %s for another's signature; they give the same command, or: tocsin approvals approve %s --digest %s --reason …\n",
+		len(r.Votes), len(r.Votes)+r.Missing(), visible(r.ID), r.Deadline.Format(time.RFC3339), visible(r.ID), brief(r.Digest))
+	return true
 }

@@ -150,7 +150,8 @@ func (c *incidentsEndCmd) Run(ctx context.Context, std *stdio) error {
 	if err != nil {
 		return err
 	}
-	if err := c.call(ctx, http.MethodPost, "/api/v1/incidents/"+url.PathEscape(id)+"/close", body, nil); err != nil {
+	var done api.Waiting
+	if err := c.call(ctx, http.MethodPost, "/api/v1/incidents/"+url.PathEscape(id)+"/close", body, &done); err != nil || waits(std, done.Waits) {
 		return err
 	}
 	fmt.Fprintf(std.out, "Closed %s.\n", visible(id))
@@ -159,7 +160,7 @@ func (c *incidentsEndCmd) Run(ctx context.Context, std *stdio) error {
 
 type agentsCmd struct {
 	List agentsListCmd `cmd:"" default:"1" help:"List agents and the stage of their baselines."`
-	Show agentsShowCmd `cmd:"" help:"Show what an agent taught."`
+	Show agentsShowCmd `cmd:"" help:"Show what an agent taught: tools, destinations, origins, hours, amounts and drift."`
 }
 
 type agentsListCmd struct{ server }
@@ -194,10 +195,20 @@ func (c *agentsShowCmd) Run(ctx context.Context, std *stdio) error {
 		if l.Agent != c.ID {
 			continue
 		}
+		var h baselines.Habits
+		if l.Sessions > 0 {
+			if err := c.call(ctx, http.MethodGet, "/api/v1/agents/habits?id="+url.QueryEscape(c.ID), nil, &h); err != nil {
+				return err
+			}
+		}
 		if c.JSON {
-			return printJSON(std.out, l)
+			return printJSON(std.out, struct {
+				baselines.Learned
+				Habits baselines.Habits `json:"habits"`
+			}{l, h})
 		}
 		showLearned(std.out, l)
+		showHabits(std.out, &h)
 		return nil
 	}
 	return fmt.Errorf("there is no agent %q; tocsin agents list names them", c.ID)
@@ -260,3 +271,29 @@ func table(w io.Writer, header string, n int, none string, row func(w io.Writer,
 
 // visible makes text that an agent may have written fit for a terminal: no escape sequence, no hidden character, one line.
 func visible(text string) string { return incident.Visible(text, 300) }
+
+// showHabits prints what is expected by the hour of the week, of amounts, and what changed with an agent's version, model or prompt.
+func showHabits(w io.Writer, h *baselines.Habits) {
+	if h.Hours > 0 {
+		fmt.Fprintf(w, "tool calls expected by the hour, UTC, after %d hours\n", h.Hours)
+		for day, name := range []string{"Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"} {
+			fmt.Fprintf(w, "  %s", name)
+			for _, hour := range h.Week[24*day : 24*(day+1)] {
+				fmt.Fprintf(w, " %4.0f", hour.Mean)
+			}
+			fmt.Fprintln(w)
+		}
+	}
+	for _, l := range h.Latest {
+		if n := float64(l.N); n < l.Low || n > l.High {
+			fmt.Fprintf(w, "%s: %d calls, expected %.0f to %.0f\n", l.At.Format("2006-01-02 15:04"), l.N, l.Low, l.High)
+		}
+	}
+	for _, a := range h.Amounts {
+		fmt.Fprintf(w, "amount of %s: %.4g, 95 in 100 from %.4g to %.4g, of %d\n", visible(a.Text), a.Mean, a.Low, a.High, a.N)
+	}
+	for _, t := range h.Turns {
+		fmt.Fprintf(w, "%s %s, before %s, since %s: %d sessions, new tools: %s, calls × %.1f\n", t.Kind, visible(t.To), visible(t.From),
+			t.At.Format("2006-01-02 15:04"), t.Sessions, visible(strings.Join(t.Tools, " ")), t.Calls)
+	}
+}

@@ -86,6 +86,7 @@ func Routes(mux *http.ServeMux, o Options) {
 	handle("POST /api/v1/halt", approval.Responder, a.halt)
 	handle("POST /api/v1/resume", approval.Lead, a.resume)
 	handle("GET /api/v1/agents", approval.Viewer, a.agents)
+	handle("GET /api/v1/agents/habits", approval.Viewer, a.habits)
 	handle("POST /api/v1/agents/baseline", approval.Lead, a.changeBaseline)
 	handle("GET /api/v1/rules", approval.Viewer, a.rules)
 	handle("POST /api/v1/rules/reload", approval.Lead, a.reload)
@@ -219,7 +220,8 @@ func (a *api) close(_ http.ResponseWriter, r *http.Request) (any, error) {
 		return nil, err
 	}
 	by, _ := a.Auth.Principal(r)
-	return struct{}{}, a.Actor.Close(r.Context(), by, r.PathValue("id"), body.Verdict, body.Reason)
+	waits, err := a.Actor.Close(r.Context(), by, r.PathValue("id"), body.Verdict, body.Reason)
+	return Waiting{waits}, err
 }
 
 // AskBody is the body of a request for containment.
@@ -252,6 +254,16 @@ func (a *api) lift(_ http.ResponseWriter, r *http.Request) (any, error) {
 	return struct{}{}, a.Actor.Lift(r.Context(), by, r.PathValue("id"), body.Reason)
 }
 
+// habits are those of the agent that the query names: its id holds slashes, which a path would split.
+func (a *api) habits(_ http.ResponseWriter, r *http.Request) (any, error) {
+	return a.Facts.Habits(r.Context(), r.URL.Query().Get("id"))
+}
+
+// Waiting is the answer to what may need more people: the request that waits for them, if it does.
+type Waiting struct {
+	Waits *approval.Request `json:"waits,omitempty"`
+}
+
 // BaselineBody is the body of a change of an agent's baseline.
 type BaselineBody struct {
 	Agent  string `json:"agent"`
@@ -265,7 +277,8 @@ func (a *api) changeBaseline(_ http.ResponseWriter, r *http.Request) (any, error
 		return nil, err
 	}
 	by, _ := a.Auth.Principal(r)
-	return struct{}{}, a.Actor.ChangeBaseline(r.Context(), by, body.Agent, body.Change, body.Reason)
+	waits, err := a.Actor.ChangeBaseline(r.Context(), by, body.Agent, body.Change, body.Reason)
+	return Waiting{waits}, err
 }
 
 func (a *api) reload(_ http.ResponseWriter, r *http.Request) (any, error) {

@@ -302,7 +302,7 @@ func (a *App) openDetectors(context.Context) error {
 	for p := range a.cfg.NATS.Partitions {
 		a.detectors = append(a.detectors, &detector{
 			partition: p, of: a.cfg.NATS.Partitions, log: a.log, codec: a.codec, metrics: a.metrics, logger: a.logger, errs: make(map[string]int),
-			shard: pipeline.New(a.rules.inForce(), a.hasher, pipeline.Options{Alpha: a.cfg.Baselines.Alpha, AgentAlerts: a.cfg.Baselines.Alerts, ClassAlerts: a.cfg.Baselines.ClassAlerts}),
+			shard: pipeline.New(a.rules.inForce(), a.hasher, pipeline.Options{Alpha: a.cfg.Baselines.Alpha, AgentAlerts: a.cfg.Baselines.Alerts, ClassAlerts: a.cfg.Baselines.ClassAlerts, TenantAlerts: a.cfg.Baselines.TenantAlerts}),
 		})
 	}
 	a.rules.detectors = a.detectors

@@ -18,8 +18,11 @@ import (
 const maxExpected = 1000
 
 // ChangeBaseline implements ui.Actor. The change is a record of the event log, so that a replay of the log makes it at the same place.
-func (c *control) ChangeBaseline(ctx context.Context, by approval.Principal, agent, change, reason string) error {
-	turned := func(err error) error { return c.turnedAway(ctx, by, "baseline "+change, agent, reason, err) }
+// What loosens the baseline of a privileged agent waits for the people whom the policy asks.
+func (c *control) ChangeBaseline(ctx context.Context, by approval.Principal, agent, change, reason string) (waits *approval.Request, err error) {
+	turned := func(err error) (*approval.Request, error) {
+		return nil, c.turnedAway(ctx, by, "baseline "+change, agent, reason, err)
+	}
 	if !by.Role.AtLeast(approval.Lead) {
 		return turned(c.denied(by, approval.Lead))
 	}
@@ -37,11 +40,38 @@ func (c *control) ChangeBaseline(ctx context.Context, by approval.Principal, age
 	case change == baselines.Rollback && l.Copy.IsZero():
 		return turned(&approval.Refusal{Kind: approval.RefusedUnknown, Text: fmt.Sprintf("there is no copy of the baseline of %q: it has taught on one day alone", agent)})
 	}
-	body := map[string]any{"change": change, "by": by, "reason": reason, "was": l.Life, "sessions": l.Sessions}
-	if err := c.append(ctx, ledger.KindBaseline, by.ID, agent, body); err != nil {
+	if terms, deadline, ok := c.policies.Loosens(agent); ok && change != baselines.Freeze {
+		return c.sign(ctx, by, loosening(change, agent, "", terms), deadline, reason)
+	}
+	return nil, c.change(ctx, l, change, backing{By: by, Reason: reason})
+}
+
+// backing is who decided a change and why: one person, or those whose signatures it waited for.
+type backing struct {
+	By     approval.Principal  `json:"by"`
+	Reason string              `json:"reason"`
+	Votes  []approval.Decision `json:"votes,omitempty"`
+}
+
+// people names everybody who signed.
+func (s backing) people() string {
+	if len(s.Votes) == 0 {
+		return s.By.ID
+	}
+	var names []string
+	for _, v := range s.Votes {
+		names = append(names, v.By.ID)
+	}
+	return strings.Join(names, " and ")
+}
+
+// change makes a change that was decided.
+func (c *control) change(ctx context.Context, l baselines.Learned, change string, s backing) error {
+	body := map[string]any{"change": change, "by": s.By, "reason": s.Reason, "was": l.Life, "sessions": l.Sessions, "votes": s.Votes}
+	if err := c.append(ctx, ledger.KindBaseline, s.By.ID, l.Agent, body); err != nil {
 		return err
 	}
-	return c.tellShard(ctx, event.Agent{ID: agent, Class: l.Class}, map[string]string{event.AttrChange: change, event.AttrBy: by.ID, event.AttrReason: reason})
+	return c.tellShard(ctx, event.Agent{ID: l.Agent, Class: l.Class}, map[string]string{event.AttrChange: change, event.AttrBy: s.people(), event.AttrReason: s.Reason})
 }
 
 func (c *control) learned(agent string) (baselines.Learned, bool) {
@@ -67,7 +97,7 @@ func (c *control) tellShard(ctx context.Context, agent event.Agent, attrs map[st
 }
 
 // expect lets the sessions of an incident teach that a person closed as expected.
-func (c *control) expect(ctx context.Context, by approval.Principal, incidentID, reason string) error {
+func (c *control) expect(ctx context.Context, s backing, incidentID string) error {
 	alerts, err := c.store.Alerts(ctx, incidentID, maxExpected)
 	if err != nil {
 		return err
@@ -82,12 +112,12 @@ func (c *control) expect(ctx context.Context, by approval.Principal, incidentID,
 				continue
 			}
 			told[of] = true
-			body := map[string]any{"change": baselines.Expected, "by": by, "reason": reason, "incident": incidentID, "session": id}
-			if err := c.append(ctx, ledger.KindBaseline, by.ID, of.agent, body); err != nil {
+			body := map[string]any{"change": baselines.Expected, "by": s.By, "reason": s.Reason, "incident": incidentID, "session": id, "votes": s.Votes}
+			if err := c.append(ctx, ledger.KindBaseline, s.By.ID, of.agent, body); err != nil {
 				return err
 			}
 			err := c.tellShard(ctx, event.Agent{ID: of.agent, Class: of.class}, map[string]string{
-				event.AttrChange: baselines.Expected, event.AttrBy: by.ID, event.AttrReason: reason, event.AttrSender: of.sender, event.AttrSession: id,
+				event.AttrChange: baselines.Expected, event.AttrBy: s.people(), event.AttrReason: s.Reason, event.AttrSender: of.sender, event.AttrSession: id,
 			})
 			if err != nil {
 				return err

@@ -78,9 +78,10 @@ type Config struct {
 	Baselines struct {
 		// Alpha is the p-value at or below which a baseline raises a finding.
 		Alpha float64 `yaml:"alpha"`
-		// Alerts are the budget for an agent a day, and ClassAlerts the most for a class a day.
-		Alerts      float64 `yaml:"alerts"`
-		ClassAlerts int     `yaml:"class_alerts"`
+		// Alerts are the budget for an agent a day, ClassAlerts the most for a class a day, and TenantAlerts the most for a tenant in it.
+		Alerts       float64 `yaml:"alerts"`
+		ClassAlerts  int     `yaml:"class_alerts"`
+		TenantAlerts int     `yaml:"tenant_alerts"`
 	} `yaml:"baselines"`
 	// Content is full, or hashed where policy forbids storing what agents read and write.
 	Content ingest.ContentPolicy `yaml:"content"`
@@ -235,8 +236,8 @@ func (c *Config) check() error {
 	if c.Limits.PerHour < 1 {
 		return bad("limits.per_hour", "%d, want at least 1", c.Limits.PerHour)
 	}
-	if b := c.Baselines; !(b.Alerts >= 0 && b.Alerts <= 1000) || b.ClassAlerts < 0 {
-		return bad("baselines", "alerts %g and class_alerts %d, want numbers that are not negative; 0 is the default", b.Alerts, b.ClassAlerts)
+	if b := c.Baselines; !(b.Alerts >= 0 && b.Alerts <= 1000) || b.ClassAlerts < 0 || b.TenantAlerts < 0 {
+		return bad("baselines", "alerts %g, class_alerts %d and tenant_alerts %d, want numbers that are not negative; 0 is the default", b.Alerts, b.ClassAlerts, b.TenantAlerts)
 	}
 	if c.SLA < 0 {
 		return bad("sla", "%s, want more than 0", c.SLA)

@@ -14,6 +14,7 @@ import (
 	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/temporal"
 
+	"github.com/tocsin-dr/tocsin/baselines"
 	"github.com/tocsin-dr/tocsin/detect"
 	"github.com/tocsin-dr/tocsin/internal/approval"
 	"github.com/tocsin-dr/tocsin/internal/event"
@@ -47,6 +48,8 @@ type control struct {
 	looks  looks
 	// standings lets one person at a time change a standing decision, so that no signature undoes a revocation.
 	standings sync.Mutex
+	// loosenings does so for what loosens a baseline, so that each signature sees those before it.
+	loosenings sync.Mutex
 }
 
 // updateTimeout bounds how long a person waits to learn whether their decision counted.
@@ -74,6 +77,9 @@ func (c *control) decide(ctx context.Context, requestID string, d approval.Decis
 	}
 	if err != nil {
 		return err
+	}
+	if request.Plan.Class == approval.Record { // no workflow asked it
+		return c.answer(ctx, request.ID, d)
 	}
 	// What is refused here is never signed. What passes here can still be refused by the workflow, which alone has the present state.
 	if err := approval.Check(&request, d, c.now()); err != nil {
@@ -239,34 +245,56 @@ func (c *control) Note(ctx context.Context, by approval.Principal, incidentID, t
 	return c.Notice(ctx, by, incidentID)
 }
 
-// Close ends an incident with a person's disposition.
-func (c *control) Close(ctx context.Context, by approval.Principal, incidentID string, verdict incident.Verdict, reason string) error {
+// Close ends an incident with a person's disposition. Where its sessions would teach a privileged agent, it waits for the people whom the
+// policy asks.
+func (c *control) Close(ctx context.Context, by approval.Principal, incidentID string, verdict incident.Verdict, reason string) (waits *approval.Request, err error) {
+	turned := func(err error) (*approval.Request, error) {
+		return nil, c.turnedAway(ctx, by, "close", incidentID, reason, err)
+	}
 	if !by.Role.AtLeast(approval.Lead) {
-		return c.turnedAway(ctx, by, "close", incidentID, reason, c.denied(by, approval.Lead))
+		return turned(c.denied(by, approval.Lead))
 	}
 	switch verdict {
 	case incident.TruePositive, incident.FalsePositive, incident.Expected, incident.Unclear:
 	default:
-		return &approval.Refusal{Kind: approval.RefusedUnknown, Text: fmt.Sprintf("%q is no verdict", verdict)}
+		return nil, &approval.Refusal{Kind: approval.RefusedUnknown, Text: fmt.Sprintf("%q is no verdict", verdict)}
 	}
 	if err := c.reviewed(ctx, incidentID); err != nil {
-		return c.turnedAway(ctx, by, "close", incidentID, reason, err)
+		return turned(err)
 	}
-	d := incident.Disposition{Verdict: verdict, Confidence: detect.HighConfidence, Reasoning: reason, By: by.ID, At: c.now().UTC()}
-	again := false
-	if verdict == incident.Expected {
-		var err error
-		if again, err = c.expected(ctx, incidentID); err != nil {
-			return err
-		}
+	s := backing{By: by, Reason: reason}
+	if verdict != incident.Expected {
+		return turned(c.end(ctx, s, incidentID, verdict))
 	}
-	if !again {
-		err := c.update(ctx, incidentID, workflows.UpdateClose, workflows.Closing{Incident: incidentID, Disposition: d})
-		if err = c.turnedAway(ctx, by, "close", incidentID, reason, err); err != nil || verdict != incident.Expected {
-			return err
-		}
+	again, err := c.expected(ctx, incidentID)
+	if err != nil {
+		return nil, err
 	}
-	if err := c.expect(ctx, by, incidentID, reason); err != nil {
+	if again { // it was decided when it was closed
+		return nil, c.expect(ctx, s, incidentID)
+	}
+	agent, terms, deadline, err := c.privileged(ctx, incidentID)
+	if err != nil {
+		return nil, err
+	}
+	if agent != "" {
+		return c.sign(ctx, by, loosening(baselines.Expected, agent, incidentID, terms), deadline, reason)
+	}
+	return turned(c.closeExpected(ctx, s, incidentID))
+}
+
+// end closes an incident.
+func (c *control) end(ctx context.Context, s backing, incidentID string, verdict incident.Verdict) error {
+	d := incident.Disposition{Verdict: verdict, Confidence: detect.HighConfidence, Reasoning: s.Reason, By: s.people(), At: c.now().UTC()}
+	return c.update(ctx, incidentID, workflows.UpdateClose, workflows.Closing{Incident: incidentID, Disposition: d})
+}
+
+// closeExpected closes an incident as expected, and its sessions teach.
+func (c *control) closeExpected(ctx context.Context, s backing, incidentID string) error {
+	if err := c.end(ctx, s, incidentID, incident.Expected); err != nil {
+		return err
+	}
+	if err := c.expect(ctx, s, incidentID); err != nil {
 		return fmt.Errorf("the incident is closed, and its sessions were not all taught; close it as expected again: %w", err)
 	}
 	return nil
@@ -311,8 +339,12 @@ func appendLedger(ctx context.Context, s *store.Store, at time.Time, kind, actor
 	return s.AppendLedger(ctx, ledger.Record{At: at, Kind: kind, Actor: actor, Subject: subject, Body: text})
 }
 
-// sweep warns of leases that have ended and were not reverted: their workflow is missing, and somebody must look.
+// sweep ends loosenings that nobody signed in time, and warns of leases that have ended and were not reverted: their workflow is missing,
+// and somebody must look.
 func (c *control) sweep(ctx context.Context) error {
+	if err := c.expire(ctx); err != nil {
+		return err
+	}
 	leases, err := c.store.Leases(ctx)
 	if err != nil {
 		return err

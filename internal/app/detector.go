@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -37,7 +38,9 @@ type detector struct {
 	count int    // events processed since the start; guarded by mu
 	last  uint64 // sequence of the last message processed
 	saved uint64 // sequence of the last snapshot
-	torn  bool   // the shard has seen a message whose findings are not all published: no state to save
+	whole int    // bytes of the last whole snapshot, and of the changes since
+	since int
+	torn  bool // the shard has seen a message whose findings are not all published: no state to save
 	when  time.Time
 	every time.Duration  // between snapshots
 	errs  map[string]int // rule errors reported to metrics so far
@@ -53,27 +56,13 @@ const (
 	snapshotsShare = 20
 )
 
-func (d *detector) name() string { return fmt.Sprintf("shard-%d", d.partition) }
+func (d *detector) name() string    { return fmt.Sprintf("shard-%d", d.partition) }
+func (d *detector) changes() string { return d.name() + "-changes" }
 
 // run follows the partition until the context ends.
 func (d *detector) run(ctx context.Context) error {
-	data, err := d.log.Snapshot(ctx, d.name())
-	switch {
-	case errors.Is(err, stream.ErrDamaged): // as one that can't be restored
-		d.logger.Error("the detector's snapshot can't be used; reading the whole log", "partition", d.partition, "error", err)
-	case err != nil:
+	if err := d.restore(ctx); err != nil {
 		return err
-	}
-	if data != nil {
-		d.mu.Lock() // pages may be served by now
-		last, dropped, err := d.shard.Restore(data)
-		d.mu.Unlock()
-		if err != nil {
-			// Nothing is lost but what was learned before the log's oldest event: the log is read from its start.
-			d.logger.Error("the detector's snapshot can't be used; reading the whole log", "partition", d.partition, "error", err)
-		}
-		d.reset(ctx, dropped)
-		d.last, d.saved = last, last
 	}
 	d.when = time.Now()
 	// A log that does not answer (a cluster elects a leader) must not end the process, which holds the gate too.
@@ -83,6 +72,49 @@ func (d *detector) run(ctx context.Context) error {
 	final, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
 	return d.save(final)
+}
+
+// restore reads the state that was saved: the whole one, and the changes since. What can't be used is said; then the log is read from an
+// older place, and nothing is lost but what was learned before the log's oldest event.
+func (d *detector) restore(ctx context.Context) error {
+	data, err := d.snapshot(ctx, d.name())
+	if err != nil || data == nil {
+		return err
+	}
+	changes, err := d.snapshot(ctx, d.changes())
+	if err != nil {
+		return err
+	}
+	d.mu.Lock() // pages may be served by now
+	defer d.mu.Unlock()
+	last, dropped, err := d.shard.Restore(data)
+	if err != nil {
+		d.logger.Error("the detector's snapshot can't be used; reading the whole log", "partition", d.partition, "error", err)
+		return nil
+	}
+	d.last, d.whole = last, len(data)
+	if changes != nil {
+		switch last, more, ok, err := d.shard.RestoreChanges(changes); {
+		case err != nil:
+			d.logger.Error("the changes since the detector's snapshot can't be used; reading the log from there", "partition", d.partition, "error", err)
+		case ok:
+			d.last, d.since, dropped = last, len(changes), append(dropped, more...)
+		}
+	}
+	d.saved = d.last
+	slices.Sort(dropped)
+	d.reset(ctx, slices.Compact(dropped))
+	return nil
+}
+
+// snapshot reads what was saved under a name; one that is damaged is as good as none.
+func (d *detector) snapshot(ctx context.Context, name string) ([]byte, error) {
+	data, err := d.log.Snapshot(ctx, name)
+	if errors.Is(err, stream.ErrDamaged) {
+		d.logger.Error("the detector's snapshot can't be used; reading the log from an older place", "partition", d.partition, "name", name, "error", err)
+		return nil, nil
+	}
+	return data, err
 }
 
 // setRules puts another set in force between two batches.
@@ -225,18 +257,53 @@ func (d *detector) save(ctx context.Context) error {
 		return nil
 	}
 	start := time.Now()
-	err := d.log.SaveSnapshot(ctx, d.name(), func(w io.Writer) error {
-		d.mu.Lock()
-		defer d.mu.Unlock()
-		return d.shard.WriteSnapshot(w, d.last)
-	})
-	if err != nil {
+	if err := d.write(ctx); err != nil {
 		d.logger.Error("a detector's snapshot can't be saved; the one before it stands", "partition", d.partition, "error", err)
 		d.when = time.Now() // the next one is tried later
 		return nil
 	}
 	d.saved, d.when, d.every = d.last, time.Now(), snapshotsShare*time.Duration(d.of)*time.Since(start)
 	return nil
+}
+
+// changesShare is the part of a whole snapshot that the changes since may have before another whole one is saved.
+const changesShare = 2
+
+// write saves the changes since the last whole snapshot, or, where these are many by now, another whole one.
+func (d *detector) write(ctx context.Context) error {
+	size := 0
+	save := func(name string, write func(w io.Writer, last uint64) error) error {
+		return d.log.SaveSnapshot(ctx, name, func(w io.Writer) error {
+			d.mu.Lock()
+			defer d.mu.Unlock()
+			return write(counting{w, &size}, d.last)
+		})
+	}
+	if d.shard.Based() && d.since < d.whole/changesShare {
+		err := save(d.changes(), d.shard.WriteChanges)
+		d.since = size
+		return err
+	}
+	if err := save(d.name(), d.shard.WriteSnapshot); err != nil {
+		return err
+	}
+	d.whole, d.since = size, 0
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.shard.Kept()
+	return nil
+}
+
+// counting counts what is written.
+type counting struct {
+	io.Writer
+	n *int
+}
+
+func (c counting) Write(p []byte) (int, error) {
+	n, err := c.Writer.Write(p)
+	*c.n += n
+	return n, err
 }
 
 func (d *detector) ruleStats() map[string]detect.Stats {
@@ -263,6 +330,12 @@ func (d *detector) agents() []baselines.Learned {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.shard.Agents()
+}
+
+func (d *detector) habits(agent string) (baselines.Habits, bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.shard.Habits(agent)
 }
 
 // processed is the number of events that went through the shard since the start.

@@ -45,6 +45,16 @@ func (f *facts) Agents(context.Context) ([]baselines.Learned, error) {
 	return out, nil
 }
 
+// Habits implements ui.Facts.
+func (f *facts) Habits(_ context.Context, agent string) (baselines.Habits, error) {
+	for _, d := range f.detectors {
+		if h, ok := d.habits(agent); ok {
+			return h, nil
+		}
+	}
+	return baselines.Habits{}, store.ErrNotFound
+}
+
 // Changes implements ui.Facts.
 func (f *facts) Changes(ctx context.Context) <-chan ui.Change { return f.hub.subscribe(ctx) }
 
@@ -67,7 +77,7 @@ func (f *facts) Summary(ctx context.Context, window time.Duration) (measure.Summ
 	if in.Requests, err = f.store.Requests(ctx, approval.Pending, maxOpen); err != nil {
 		return measure.Summary{}, err
 	}
-	settled, err := f.store.RequestsSince(ctx, now.Add(-window), maxSettled)
+	settled, err := ofWorkflows(f.store.RequestsSince(ctx, now.Add(-window), maxSettled)) // the measures are about containment
 	if err != nil {
 		return measure.Summary{}, err
 	}

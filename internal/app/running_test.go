@@ -76,7 +76,7 @@ func configured(t testing.TB) Config {
 	}
 	cfg := Config{Data: filepath.Join(dir, "data")}
 	cfg.Rules.Dir, cfg.Playbooks.Dir = filepath.Join(dir, "rules"), filepath.Join(dir, "playbooks")
-	for name, role := range map[string]approval.Role{"ana": approval.Responder, "bob": approval.Lead, "eve": approval.Viewer, "billing-bot": approval.Responder} {
+	for name, role := range map[string]approval.Role{"ana": approval.Responder, "bob": approval.Lead, "nora": approval.Lead, "carl": approval.Lead, "eve": approval.Viewer, "billing-bot": approval.Responder} {
 		cfg.Users = append(cfg.Users, User{Name: name, PasswordHash: hash, Role: role})
 	}
 	for _, address := range []*string{&cfg.Listen.OTLPHTTP, &cfg.Listen.OTLPGRPC, &cfg.Listen.Console} {

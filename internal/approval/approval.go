@@ -69,6 +69,8 @@ func (p Plan) Question() string {
 	}
 	target := incident.Visible(p.Target.String(), 160)
 	switch {
+	case p.Class == Record:
+		return fmt.Sprintf("%s the baseline of %s?", action, target)
 	case p.Lease == 0:
 		return fmt.Sprintf("%s %s, for good?", action, target)
 	case p.Lease < time.Minute:

@@ -22,6 +22,8 @@ type Policies struct {
 	Policies []Policy `yaml:"policies"`
 	// Release is who may end a containment before its time; without it, leads who do not own the agent.
 	Release Policy `yaml:"release"`
+	// Privileged names the agents whose baselines several people must loosen, and who these are; without it there are none.
+	Privileged Policy `yaml:"privileged"`
 }
 
 // Owner is whose agents are.
@@ -65,12 +67,17 @@ func ReadPolicies(file string, text []byte) (Policies, error) {
 		return Policies{}, err
 	}
 	var errs []error
-	for i, one := range append(slices.Clone(p.Policies), p.Release) {
+	for i, one := range append(slices.Clone(p.Policies), p.Release, p.Privileged) {
 		field := fmt.Sprintf("policies.%d", i)
-		if i == len(p.Policies) {
+		more := []error(nil)
+		switch i {
+		case len(p.Policies):
 			field = "release"
+		case len(p.Policies) + 1:
+			field, more = "privileged", p.checkPrivileged()
+			one = p.privileged()
 		}
-		for _, err := range p.check(one) {
+		for _, err := range append(more, p.check(one)...) {
 			errs = append(errs, fmt.Errorf("%s: %s: %w", strict.Place(file, text, field), field, err))
 		}
 	}
@@ -222,6 +229,54 @@ func (p Policies) Releases(agent string) Terms {
 		one.Not = []string{owner}
 	}
 	return p.terms(one, agent, 0)
+}
+
+// Defaults of a privileged agent's policy.
+const (
+	privilegedNeed     = 2
+	privilegedDeadline = 4 * time.Hour
+)
+
+// privileged is the policy of privileged agents with its defaults: two leads who don't own the agent, within four hours.
+func (p Policies) privileged() Policy {
+	one := p.Privileged
+	if one.Need == 0 {
+		one.Need = privilegedNeed
+	}
+	if one.Deadline == 0 {
+		one.Deadline = privilegedDeadline
+	}
+	if one.From == nil {
+		one.From = []string{"role:lead"}
+	}
+	if one.Not == nil {
+		one.Not = []string{owner}
+	}
+	return one
+}
+
+// checkPrivileged refuses what a policy of privileged agents can't say.
+func (p Policies) checkPrivileged() (errs []error) {
+	one := p.Privileged
+	if one.Need == 1 {
+		errs = append(errs, errors.New("need: 1, want 2 or more: one person alone loosens no baseline of a privileged agent"))
+	}
+	if len(one.Agents) == 0 && (one.Need != 0 || one.Deadline != 0 || one.From != nil || one.Not != nil || one.StepUp) {
+		errs = append(errs, errors.New("agents: name them, as patterns with *"))
+	}
+	if one.Actions != nil || one.Classes != nil || one.Fallback != nil || one.Escalate != nil || one.BreakGlass != nil || one.OnExpiry != "" {
+		errs = append(errs, errors.New("it takes agents, need, from, not, deadline and step_up alone: what nobody signs in time is not done"))
+	}
+	return errs
+}
+
+// Loosens is who must loosen the baseline of an agent together and by when; ok is false for an agent that is not privileged.
+func (p Policies) Loosens(agent string) (t Terms, deadline time.Duration, ok bool) {
+	if !matchesAny(p.Privileged.Agents, agent) {
+		return Terms{}, 0, false
+	}
+	one := p.privileged()
+	return p.terms(one, agent, one.Deadline), one.Deadline, true
 }
 
 func byClass(c Class) Policy {

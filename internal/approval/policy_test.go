@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
 )
 
 const policies = `groups:
@@ -24,6 +25,7 @@ policies:
     break_glass: ["role:admin"]
     on_expiry: deny
 release: {from: ["role:lead"], not: [owner]}
+privileged: {agents: ["billing/prod*"], deadline: 1h}
 `
 
 func TestReadPolicies(t *testing.T) {
@@ -37,6 +39,11 @@ func TestReadPolicies(t *testing.T) {
 		{"silence approves", "on_expiry: deny", "on_expiry: approve", `on_expiry: "approve": silence denies or escalates, it never approves`},
 		{"unknown class", "[contain]", "[observe]", `classes: "observe" is not one of contain, destroy, speak`},
 		{"unknown key", "need: 2", "needs: 2", `p.yaml:12: unknown key "needs"`},
+		{"one person for a privileged agent", "deadline: 1h", "need: 1", "privileged: need: 1, want 2 or more"},
+		{"too few people for a privileged agent", "deadline: 1h", `from: ["file:leads"], not: [bob]`, "privileged: need: 2 people, but only lea can answer"},
+		{"privileged without agents", `{agents: ["billing/prod*"], deadline: 1h}`, "{deadline: 1h}", "privileged: agents: name them"},
+		{"glass of a privileged agent", "deadline: 1h", `break_glass: ["role:admin"]`, "privileged: it takes agents, need"},
+		{"no pattern of privileged agents", `privileged: {agents: ["billing/prod*"]`, `privileged: {agents: ["billing/["]`, `privileged: agents: "billing/[" is no pattern`},
 		{"no pattern", "billing/prod*", "billing/[", `agents: "billing/[" is no pattern`},
 	}
 	if _, err := ReadPolicies("p.yaml", []byte(policies)); err != nil {
@@ -132,6 +139,57 @@ func FuzzReadPolicies(f *testing.F) {
 		terms, _, onExpiry := p.Ask(Plan{Action: "erase", Class: Destroy}, Policy{Deadline: time.Hour, OnExpiry: "deny"})
 		if terms.Need < 2 || !terms.StepUp || onExpiry != "deny" {
 			t.Fatalf("a policy weakened a playbook: %+v", terms)
+		}
+	})
+}
+
+func TestLoosens(t *testing.T) {
+	p, err := ReadPolicies("p.yaml", []byte(policies))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, _, ok := p.Loosens("billing/test"); ok {
+		t.Error("an agent that the policy does not name is privileged")
+	}
+	terms, deadline, ok := p.Loosens("billing/prod-1")
+	want := Terms{Need: 2, Not: []string{"carl"}, From: []Approvers{{Groups: []string{"role:lead"}}}}
+	if diff := cmp.Diff(want, terms); diff != "" || deadline != time.Hour || !ok {
+		t.Errorf("privileged %t, deadline %s\n%s", ok, deadline, diff)
+	}
+}
+
+// Whoever signs in whatever order, a change is approved only by as many different leads as it needs, none of whom owns the agent.
+func TestLoosenNeedsDifferentPeople(t *testing.T) {
+	p, err := ReadPolicies("p.yaml", []byte(policies))
+	if err != nil {
+		t.Fatal(err)
+	}
+	rapid.Check(t, func(t *rapid.T) {
+		terms, _, _ := p.Loosens("billing/prod-1")
+		terms.Need = rapid.IntRange(2, 3).Draw(t, "need")
+		now := time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC)
+		r := Request{ID: "R", State: Pending, Requester: "baseline:rebase", Agents: []string{"billing/prod-1"}, Deadline: now.Add(time.Hour), Terms: terms}
+		r.Plan = Plan{Action: "rebase", Class: Record, Target: Target{Agent: "billing/prod-1"}, Need: terms.Need}
+		r.Question = r.Plan.Question()
+		r.Digest, _ = DigestOf(r.Plan)
+		signed := make(map[string]bool)
+		for _, who := range rapid.SliceOfN(rapid.SampledFrom([]string{"bob", "lea", "max", "carl", "ana", "billing/prod-1"}), 1, 12).Draw(t, "who") {
+			role := Lead
+			if who == "ana" {
+				role = Responder
+			}
+			d := Decision{Request: "R", Verb: Approve, Digest: r.Digest, By: Principal{ID: who, Role: role}, Reason: "looked", At: now}
+			err := Check(&r, d, now)
+			if may := r.State == Pending && !signed[who] && (who == "bob" || who == "lea" || who == "max"); may != (err == nil) {
+				t.Fatalf("%s with %v signed: %v", who, signed, err)
+			}
+			if err == nil {
+				r.Answer(d)
+				signed[who] = true
+			}
+			if (r.State == Approved) != (len(signed) >= terms.Need) {
+				t.Fatalf("%s with %d of %d", r.State, len(signed), terms.Need)
+			}
 		}
 	})
 }

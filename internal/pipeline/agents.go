@@ -59,6 +59,16 @@ func (c *class) mistook(e *event.Event) {
 	}
 }
 
+// Habits returns what an agent's page says of when it works and how much; ok is false for one that taught nothing.
+func (s *Shard) Habits(agent string) (baselines.Habits, bool) {
+	for _, name := range slices.Sorted(maps.Keys(s.classes)) {
+		if h, ok := s.classes[name].Model.Habits(agent); ok {
+			return h, true
+		}
+	}
+	return baselines.Habits{}, false
+}
+
 // Agents returns every agent that acted or taught, by class in the order of their ids.
 func (s *Shard) Agents() []baselines.Learned {
 	var out []baselines.Learned

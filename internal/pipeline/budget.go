@@ -12,6 +12,7 @@ import (
 const (
 	defaultAgentAlerts = 0.01 // an agent a day
 	defaultClassAlerts = 20   // a class a day
+	maxTenants         = 64   // of a class that are counted apart on a day; more share one budget
 	easeStep           = 0.3  // of the logarithm of alpha, for one alert
 	leastEase          = -2.303
 	alertLasts         = 24 * time.Hour // an agent's alert takes what follows as further evidence
@@ -25,6 +26,27 @@ type budget struct {
 	Ease   float64 `json:"ease"` // logarithm of the alpha in force over the configured one, at most 0
 	Day    int64   `json:"day"`  // the last one with an alert, since 1970
 	Alerts int     `json:"alerts"`
+	// Tenants are the day's alerts by sender and tenant: whoever delivers an event chooses its tenant, and spends nobody else's.
+	Tenants map[string]int `json:"tenants,omitempty"`
+}
+
+// tenant is the key under which a tenant's alerts are counted.
+func (b *budget) tenant(e *event.Event) string {
+	key := own(e, e.Tenant)
+	if _, ok := b.Tenants[key]; !ok && len(b.Tenants) >= maxTenants {
+		return ""
+	}
+	return key
+}
+
+// check refuses a budget that nothing leaves.
+func (b *budget) check() bool {
+	for _, n := range b.Tenants {
+		if n < 0 {
+			return false
+		}
+	}
+	return b.Ease <= 0 && b.Ease >= leastEase && b.Alerts >= 0 && len(b.Tenants) <= maxTenants+1
 }
 
 // agentDay counts a day on which an agent acted.
@@ -33,7 +55,7 @@ func (b *budget) agentDay(alerts float64) { b.Ease = min(0, b.Ease+easeStep*aler
 func (b *budget) alpha(configured float64) float64 { return configured * math.Exp(b.Ease) }
 
 // spend takes an alert of a baseline out of the budget, or makes it a hunt where an alert of the agent is open, which it is further
-// evidence of, or the class has had its alerts for the day. A proposal to contain goes to people always, and so does what belongs to the
+// evidence of, or the class or the tenant in it has had its alerts for the day. A proposal to contain goes to people always, and so does what belongs to the
 // session that alerted: it joins its incident.
 func (s *Shard) spend(c *class, e *event.Event, f *detect.Finding) {
 	if f.Lane != detect.Alert && f.Lane != detect.Propose {
@@ -43,8 +65,9 @@ func (s *Shard) spend(c *class, e *event.Event, f *detect.Finding) {
 	since := e.Time.Sub(a.Alerted)
 	open := !a.Alerted.IsZero() && since < alertLasts && since > -alertLasts
 	if day > b.Day {
-		b.Day, b.Alerts = day, 0
+		b.Day, b.Alerts, b.Tenants = day, 0, nil
 	}
+	tenant := b.tenant(e)
 	switch {
 	case open && a.Session == session:
 		return
@@ -57,8 +80,16 @@ func (s *Shard) spend(c *class, e *event.Event, f *detect.Finding) {
 		f.Lane = detect.Hunt
 		f.Reason += " The class has had its alerts of baselines for the day."
 		return
+	case b.Tenants[tenant] >= s.options.TenantAlerts:
+		f.Lane = detect.Hunt
+		f.Reason += " The tenant has had its alerts of baselines in this class for the day."
+		return
 	}
 	b.Alerts++
+	if b.Tenants == nil {
+		b.Tenants = make(map[string]int)
+	}
+	b.Tenants[tenant]++
 	b.Ease = max(leastEase, b.Ease-easeStep)
 	a.Alerted, a.Session = e.Time, session
 }

@@ -1,6 +1,7 @@
 package pipeline
 
 import (
+	"fmt"
 	"math"
 	"testing"
 	"time"
@@ -42,6 +43,55 @@ func TestSpend(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// A noisy tenant leaves others their alerts; what another sender brings under its name is not its own, and a new day begins anew.
+func TestTenantBudget(t *testing.T) {
+	s := New(nil, event.NewHasher(nil), Options{ClassAlerts: 5, TenantAlerts: 2})
+	c := s.class("class")
+	for i, a := range []struct {
+		day            int
+		sender, tenant string
+		want           detect.Lane
+	}{
+		{0, "s", "noisy", detect.Alert},
+		{0, "s", "noisy", detect.Alert},
+		{0, "s", "noisy", detect.Hunt},
+		{0, "other", "noisy", detect.Alert},
+		{0, "s", "quiet", detect.Alert},
+		{0, "s", "quiet", detect.Alert},
+		{0, "s", "third", detect.Hunt}, // the class has had five
+		{1, "s", "noisy", detect.Alert},
+	} {
+		e := event.Event{
+			Tenant: a.tenant, Source: event.Source{Authn: a.sender}, Time: detect.StreamStart.AddDate(0, 0, a.day), Agent: event.Agent{ID: fmt.Sprint("a", i)},
+			Session: event.Session{ID: fmt.Sprint("s", i)},
+		}
+		s.saw(c, &e)
+		f := detect.Finding{Lane: detect.Alert}
+		if s.spend(c, &e, &f); f.Lane != a.want {
+			t.Errorf("alert %d: %s, want %s", i, f.Lane, a.want)
+		}
+	}
+}
+
+// Whatever tenants senders make up, no more than maxTenants are counted, and none has more than its alerts.
+func TestTenantsAreBounded(t *testing.T) {
+	s := New(nil, event.NewHasher(nil), Options{ClassAlerts: 10_000, TenantAlerts: 3})
+	c := s.class("class")
+	for i := range 1000 {
+		e := event.Event{Tenant: fmt.Sprint("t", i%300), Time: detect.StreamStart, Agent: event.Agent{ID: fmt.Sprint("a", i)}, Session: event.Session{ID: fmt.Sprint("s", i)}}
+		s.saw(c, &e)
+		s.spend(c, &e, &detect.Finding{Lane: detect.Alert})
+	}
+	if n := len(c.Budget.Tenants); n != maxTenants+1 || !c.Budget.check() {
+		t.Errorf("%d tenants are counted, want %d and one for the rest", n, maxTenants)
+	}
+	for tenant, n := range c.Budget.Tenants {
+		if n > 3 {
+			t.Errorf("tenant %q has %d alerts", tenant, n)
+		}
 	}
 }
 

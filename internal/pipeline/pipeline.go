@@ -43,9 +43,10 @@ type Options struct {
 	// whose behaviour is as learned, less what an open incident already holds.
 	Alpha float64
 	// AgentAlerts is the budget of baselines' alerts for an agent a day, which alpha is lowered for; default 0.01. ClassAlerts are the most
-	// for a class a day; default 20. What is over them is a hunt.
-	AgentAlerts float64
-	ClassAlerts int
+	// for a class a day, default 20, and TenantAlerts those for a tenant in it, default as many. What is over them is a hunt.
+	AgentAlerts  float64
+	ClassAlerts  int
+	TenantAlerts int
 	// MaxBytes bounds what the shard remembers of sessions, traces and ids, by an estimate. Default 512 MiB.
 	MaxBytes int
 	// Explain, if set, is asked about each event before the rules judge it.
@@ -83,6 +84,8 @@ type Shard struct {
 	gone    map[string]int // what was evicted with its class
 	events  int            // events processed: the order of everything's Touched
 	bytes   int            // weight of all classes
+	base    []byte         // checksum of the snapshot that is kept; nil without one
+	written []byte         // of the one that was written last
 }
 
 // class is the state of one class of agents.
@@ -130,6 +133,7 @@ func (t *trace) touched() int { return t.Touched }
 // New returns an empty shard.
 func New(rules *detect.Set, hasher *event.Hasher, options Options) *Shard {
 	options.AgentAlerts, options.ClassAlerts = cmp.Or(options.AgentAlerts, defaultAgentAlerts), cmp.Or(options.ClassAlerts, defaultClassAlerts)
+	options.TenantAlerts = cmp.Or(options.TenantAlerts, options.ClassAlerts)
 	options.Alpha, options.MaxBytes = cmp.Or(options.Alpha, 0.005), cmp.Or(options.MaxBytes, defaultMaxBytes)
 	return &Shard{
 		rules: rules, hasher: hasher, reader: reader{hasher: hasher}, options: options, env: detect.NewEnv(), classes: make(map[string]*class), gone: make(map[string]int),
@@ -207,6 +211,7 @@ func (s *Shard) judge(c *class, e *event.Event, ses *session, deviations ...dete
 		of := c.Sessions[sessionKey(f.Sender, f.Session)] // an absence is found on another session's event
 		if of != nil && f.Source != detect.SourceHealth && (f.Source == detect.SourceBaseline || f.Lane == detect.Alert || f.Lane == detect.Propose) {
 			of.Findings++
+			c.Model.Doubt(f.Agent.ID)
 			if f.Source != detect.SourceBaseline {
 				of.Ruled++
 			}

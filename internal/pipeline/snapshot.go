@@ -11,13 +11,14 @@ import (
 
 	"github.com/fxamacker/cbor/v2"
 
+	"github.com/tocsin-dr/tocsin/baselines"
 	"github.com/tocsin-dr/tocsin/internal/event"
 )
 
 // snapshotVersion names the layout of a snapshot. A snapshot of another version is refused, and the shard replays the log.
-const snapshotVersion = 8
+const snapshotVersion = 10
 
-// snapshot begins a shard's state. After it comes each class, with its sessions and traces behind it: one value for each, so that
+// snapshot begins a shard's state. After it comes each class, with its agents' pages, its sessions and its traces behind it: one value for each, so that
 // encoding a large state needs no copy of it.
 type snapshot struct {
 	Version int            `json:"version"`
@@ -25,6 +26,8 @@ type snapshot struct {
 	Classes int            `json:"classes"`
 	Gone    map[string]int `json:"gone"`
 	Events  int            `json:"events"`
+	// Base is the checksum of the snapshot that this one has the changes since; none is for a whole one.
+	Base []byte `json:"base,omitempty"`
 }
 
 type classPart struct {
@@ -32,6 +35,7 @@ type classPart struct {
 	Class    *class `json:"class"`
 	Sessions int    `json:"sessions"`
 	Traces   int    `json:"traces"`
+	Part     bool   `json:"part,omitempty"` // its agents are those that changed
 }
 
 // part is one entry of a map.
@@ -49,24 +53,51 @@ func (s *Shard) Snapshot(last uint64) ([]byte, error) {
 
 // WriteSnapshot writes the shard's state with the log sequence it stands at, and a checksum behind it. Equal states give equal bytes.
 func (s *Shard) WriteSnapshot(w io.Writer, last uint64) error {
+	sum, err := s.write(w, snapshot{Last: last}, baselines.All)
+	s.written = sum
+	return err
+}
+
+// Kept says that what WriteSnapshot wrote last is kept, and that nothing came since: WriteChanges writes the changes since then.
+func (s *Shard) Kept() {
+	s.base = s.written
+	for _, c := range s.classes {
+		c.Model.Keep()
+	}
+}
+
+// Based reports whether there is a snapshot that WriteChanges can write the changes since.
+func (s *Shard) Based() bool { return s.base != nil }
+
+// WriteChanges writes what WriteSnapshot does, but of agents' pages, which are nearly all of it, only those that changed since the
+// snapshot that is kept.
+func (s *Shard) WriteChanges(w io.Writer, last uint64) error {
+	_, err := s.write(w, snapshot{Last: last, Base: s.base}, baselines.Changed)
+	return err
+}
+
+func (s *Shard) write(w io.Writer, head snapshot, which baselines.Saved) ([]byte, error) {
 	codec, err := event.NewCodec()
 	if err != nil {
-		return fmt.Errorf("encode snapshot: %w", err)
+		return nil, fmt.Errorf("encode snapshot: %w", err)
 	}
 	sum := sha256.New()
 	to := codec.NewEncoder(io.MultiWriter(w, sum))
-	err = to.Encode(snapshot{Version: snapshotVersion, Last: last, Classes: len(s.classes), Gone: s.gone, Events: s.events})
+	head.Version, head.Classes, head.Gone, head.Events = snapshotVersion, len(s.classes), s.gone, s.events
+	err = to.Encode(head)
 	for _, name := range slices.Sorted(maps.Keys(s.classes)) {
 		c := s.classes[name]
-		err = errors.Join(err, to.Encode(classPart{name, c, len(c.Sessions), len(c.Traces)}), encodeParts(to, c.Sessions), encodeParts(to, c.Traces))
+		err = errors.Join(err, to.Encode(classPart{name, c, len(c.Sessions), len(c.Traces), which == baselines.Changed && !c.Model.Whole()}),
+			c.Model.WriteBlocks(codec, which, func(block []byte) error { return to.Encode(block) }), to.Encode([]byte{}),
+			encodeParts(to, c.Sessions), encodeParts(to, c.Traces))
 	}
 	if err == nil {
 		_, err = w.Write(sum.Sum(nil))
 	}
 	if err != nil {
-		return fmt.Errorf("encode snapshot: %w", err)
+		return nil, fmt.Errorf("encode snapshot: %w", err)
 	}
-	return nil
+	return sum.Sum(nil), nil
 }
 
 func encodeParts[T any](to *cbor.Encoder, m map[string]*T) error {
@@ -81,37 +112,43 @@ func encodeParts[T any](to *cbor.Encoder, m map[string]*T) error {
 // Restore replaces the shard's state by a snapshot's and returns the log sequence to go on after. State of rules that changed
 // since is dropped and named. On an error the shard is unchanged.
 func (s *Shard) Restore(data []byte) (last uint64, dropped []string, err error) {
-	if len(data) < sha256.Size {
-		return 0, nil, errors.New("restore snapshot: too short")
-	}
-	body, want := data[:len(data)-sha256.Size], data[len(data)-sha256.Size:]
-	if sum := sha256.Sum256(body); string(sum[:]) != string(want) {
-		return 0, nil, errors.New("restore snapshot: checksum does not match")
-	}
-	codec, err := event.NewCodec()
+	snap, classes, dropped, err := s.read(data)
 	if err != nil {
-		return 0, nil, fmt.Errorf("restore snapshot: %w", err)
+		return 0, nil, err
 	}
-	from := codec.NewDecoder(bytes.NewReader(body))
-	var snap snapshot
-	if err := from.Decode(&snap); err != nil {
-		return 0, nil, fmt.Errorf("restore snapshot: %w", err)
+	if snap.Base != nil {
+		return 0, nil, errors.New("restore snapshot: it has changes alone")
 	}
-	if snap.Version != snapshotVersion {
-		return 0, nil, fmt.Errorf("restore snapshot: version %d, want %d", snap.Version, snapshotVersion)
+	s.written = data[len(data)-sha256.Size:]
+	s.put(snap, classes)
+	s.Kept()
+	return snap.Last, dropped, nil
+}
+
+// RestoreChanges brings a shard that Restore restored to where the changes since then were written. Those since another snapshot, which
+// is older, say nothing; ok is false for them. On an error the shard is unchanged.
+func (s *Shard) RestoreChanges(data []byte) (last uint64, dropped []string, ok bool, err error) {
+	snap, classes, dropped, err := s.read(data)
+	if err != nil || !bytes.Equal(snap.Base, s.base) || s.base == nil {
+		return 0, nil, false, err
 	}
-	classes := make(map[string]*class)
-	for range snap.Classes {
-		name, c, err := readClass(from)
-		if err != nil {
-			return 0, nil, fmt.Errorf("restore snapshot: class %q: %w", name, err)
+	for name, c := range classes {
+		switch older := s.classes[name]; {
+		case c.Model.Whole():
+		case older == nil:
+			return 0, nil, false, fmt.Errorf("restore snapshot: class %q has changes of agents that are not there", name)
+		default:
+			c.Model.Over(older.Model)
+			if err := c.Model.Check(); err != nil {
+				return 0, nil, false, fmt.Errorf("restore snapshot: class %q: %w", name, err)
+			}
 		}
-		dropped = append(dropped, c.Rules.Prune(s.rules)...)
-		classes[name] = c
 	}
-	if n := from.NumBytesRead(); n != len(body) {
-		return 0, nil, fmt.Errorf("restore snapshot: %d bytes too many", len(body)-n)
-	}
+	s.put(snap, classes)
+	return snap.Last, dropped, true, nil
+}
+
+func (s *Shard) put(snap snapshot, classes map[string]*class) {
 	s.classes, s.gone, s.events, s.bytes = classes, snap.Gone, snap.Events, 0
 	if s.gone == nil {
 		s.gone = make(map[string]int)
@@ -120,10 +157,44 @@ func (s *Shard) Restore(data []byte) (last uint64, dropped []string, err error) 
 		c.room = s.options.MaxBytes / 4
 		s.count(c)
 	}
-	return snap.Last, dropped, nil
 }
 
-func readClass(from *cbor.Decoder) (name string, c *class, err error) {
+// read reads what write wrote.
+func (s *Shard) read(data []byte) (snap snapshot, classes map[string]*class, dropped []string, err error) {
+	if len(data) < sha256.Size {
+		return snap, nil, nil, errors.New("restore snapshot: too short")
+	}
+	body, want := data[:len(data)-sha256.Size], data[len(data)-sha256.Size:]
+	if sum := sha256.Sum256(body); string(sum[:]) != string(want) {
+		return snap, nil, nil, errors.New("restore snapshot: checksum does not match")
+	}
+	codec, err := event.NewCodec()
+	if err != nil {
+		return snap, nil, nil, fmt.Errorf("restore snapshot: %w", err)
+	}
+	from := codec.NewDecoder(bytes.NewReader(body))
+	if err := from.Decode(&snap); err != nil {
+		return snap, nil, nil, fmt.Errorf("restore snapshot: %w", err)
+	}
+	if snap.Version != snapshotVersion {
+		return snap, nil, nil, fmt.Errorf("restore snapshot: version %d, want %d", snap.Version, snapshotVersion)
+	}
+	classes = make(map[string]*class)
+	for range snap.Classes {
+		name, c, err := readClass(codec, from)
+		if err != nil {
+			return snap, nil, nil, fmt.Errorf("restore snapshot: class %q: %w", name, err)
+		}
+		dropped = append(dropped, c.Rules.Prune(s.rules)...)
+		classes[name] = c
+	}
+	if n := from.NumBytesRead(); n != len(body) {
+		return snap, nil, nil, fmt.Errorf("restore snapshot: %d bytes too many", len(body)-n)
+	}
+	return snap, classes, dropped, nil
+}
+
+func readClass(codec *event.Codec, from *cbor.Decoder) (name string, c *class, err error) {
 	var head classPart
 	if err := from.Decode(&head); err != nil {
 		return "", nil, err
@@ -131,6 +202,13 @@ func readClass(from *cbor.Decoder) (name string, c *class, err error) {
 	c = head.Class
 	if c == nil || c.Model == nil || c.Rules == nil {
 		return head.Name, nil, errors.New("it has no state")
+	}
+	err = c.Model.ReadBlocks(codec, func() (block []byte, err error) { return block, from.Decode(&block) })
+	if err != nil {
+		return head.Name, nil, err
+	}
+	if head.Part {
+		c.Model.Keep()
 	}
 	if c.Sessions, err = decodeParts[session](from, head.Sessions); err != nil {
 		return head.Name, nil, err
@@ -169,7 +247,7 @@ func (c *class) check() error {
 			return fmt.Errorf("a session's text: %w", err)
 		}
 	}
-	if b := &c.Budget; !(b.Ease <= 0 && b.Ease >= leastEase) || b.Alerts < 0 {
+	if !c.Budget.check() {
 		return errors.New("a budget of alerts that nothing leaves")
 	}
 	for _, a := range c.Acted {
