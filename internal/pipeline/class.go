@@ -20,7 +20,8 @@ func (s *Shard) class(name string) *class {
 		c = &class{
 			Model: baselines.NewModel(name), Rules: detect.NewState(), Sessions: make(map[string]*session),
 			Traces: make(map[string]*trace), Named: make(map[string]string), Seen: make(map[string]int), Evicted: make(map[string]int),
-			room: s.options.MaxBytes / 4,
+			agents: make(map[string]*event.Agent),
+			room:   s.options.MaxBytes / 4,
 		}
 		s.classes[name] = c
 	}
@@ -196,15 +197,27 @@ func (c *class) attribute(e *event.Event) []event.Event {
 	if t.Agent != nil {
 		return nil
 	}
-	agent := e.Agent
-	t.Agent = &agent
+	t.Agent = c.named(e)
 	orphans := t.Orphans
 	c.giveUp(t)
 	for i := range orphans {
 		c.mistook(&orphans[i])
-		stitch(&orphans[i], agent)
+		stitch(&orphans[i], t.Agent)
 	}
 	return orphans
+}
+
+// named is what traces keep of an event's agent. All traces of an agent share it, because most of a class's traces are of few agents.
+func (c *class) named(e *event.Event) *event.Agent {
+	known, agent := c.agents[e.Agent.ID], event.Agent{ID: e.Agent.ID, Name: e.Agent.Name, Service: e.Agent.Service, Version: e.Agent.Version}
+	if known == nil || known.Name != agent.Name || known.Service != agent.Service || known.Version != agent.Version {
+		if known == nil && len(c.agents) >= maxActed {
+			clear(c.agents)
+		}
+		known = &agent
+		c.agents[agent.ID] = known
+	}
+	return known
 }
 
 // name gives an event its trace's agent, or the one agent that its service runs.
@@ -212,14 +225,17 @@ func (c *class) name(e *event.Event, t *trace) {
 	only := c.Named[own(e, e.Agent.Service)]
 	switch {
 	case t.Agent != nil:
-		stitch(e, *t.Agent)
+		stitch(e, t.Agent)
 	case only != "":
-		stitch(e, event.Agent{Name: only, Service: e.Agent.Service, ID: event.AgentID(e.Agent.Service, only)})
+		stitch(e, &event.Agent{Name: only, Service: e.Agent.Service, ID: event.AgentID(e.Agent.Service, only)})
 	}
 }
 
-func stitch(e *event.Event, agent event.Agent) {
-	e.Agent.ID, e.Agent.Name, e.Agent.Service, e.Agent.Basis = agent.ID, agent.Name, agent.Service, "stitched"
+// stitched is the basis of an agent whose name came from its trace or its service.
+const stitched = "stitched"
+
+func stitch(e *event.Event, agent *event.Agent) {
+	e.Agent.ID, e.Agent.Name, e.Agent.Service, e.Agent.Basis = agent.ID, agent.Name, agent.Service, stitched
 	e.Agent.Version = cmp.Or(e.Agent.Version, agent.Version)
 }
 

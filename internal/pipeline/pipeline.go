@@ -110,8 +110,9 @@ type class struct {
 	Due          time.Time      `json:"due"` // when something is next learned or forgotten because it fell silent
 	Evicted      map[string]int `json:"evicted"`
 
-	room    int // the most bytes that it may have
-	counted int // its part in the shard's bytes
+	room    int                     // the most bytes that it may have
+	counted int                     // its part in the shard's bytes
+	agents  map[string]*event.Agent // by id, as traces share them
 }
 
 // trace is what is known of one distributed trace.
@@ -259,7 +260,10 @@ func (s *Shard) score(c *class, e *event.Event, ses *session) (baselines.Anomaly
 	if e.Tool.CallID != "" {
 		call = callKey(e.Tool.CallID, &o)
 	}
-	i := slices.IndexFunc(ses.Pending, func(p pending) bool { return p.Event == e.ID })
+	i := -1
+	if e.Agent.Basis == stitched { // no other is judged again
+		i = slices.IndexFunc(ses.Pending, func(p pending) bool { return p.Event == e.ID })
+	}
 	switch {
 	case i >= 0: // judged before, under the name of its service
 		ses.PendingBytes += pendingBytes(e.ID, &o) - pendingBytes(e.ID, &ses.Pending[i].Observation)

@@ -50,7 +50,7 @@ func weights(s *Shard) (total int) {
 	for _, c := range s.classes {
 		bytes, waiting, waitingBytes := 0, 0, 0
 		for _, ses := range c.Sessions {
-			bytes += sessionBytes + positionBytes*len(ses.Positions) + agentBytes*len(ses.Agents) + callBytes*len(ses.Sources)
+			bytes += sessionBytes + positionBytes*len(ses.Positions) + agentBytes*len(ses.Agents)
 			for _, set := range []tokenSet{ses.Prompt, ses.Output} {
 				bytes += tokenBytes * (len(set.Identifying.Tokens) + len(set.Words.Tokens))
 				for _, origin := range set.Origins {

@@ -18,7 +18,6 @@ const (
 	maxPositions    = 4096 // log messages that hold the session's events
 	maxCalls        = 1024 // tool calls recognised when they are reported twice
 	maxAgents       = 64   // agents of one session that are told apart
-	maxSources      = 1024 // tool results that are remembered as where a value came from
 )
 
 // session is what the shard remembers of one conversation while it lasts.
@@ -33,7 +32,6 @@ type session struct {
 	Ruled     int                 `json:"ruled,omitempty"`   // findings of rules among them
 	Agents    map[string]bool     `json:"agents,omitempty"`  // that acted in it
 	Parents   map[string]string   `json:"parents,omitempty"` // agent, folded: who delegated to it
-	Sources   map[string]source   `json:"sources,omitempty"`
 	Results   int                 `json:"results,omitempty"` // tool results so far
 	Read      uint64              `json:"read,omitempty"`    // how many identifying tokens of Output baselines have taken in
 	Last      time.Time           `json:"last"`              // the class's watermark when the last event arrived
@@ -59,8 +57,9 @@ type pending struct {
 
 // source is an event whose text a value may have come from.
 type source struct {
-	Tool   string `json:"tool"`
-	Result int    `json:"result"`           // how many tool results came before it, and itself
+	Event  string `json:"event"`
+	Tool   string `json:"tool,omitempty"`
+	Result int    `json:"result,omitempty"` // how many tool results came before it, and itself
 	Signed bool   `json:"signed,omitempty"` // it speaks to the agent as if it were its operator
 }
 
@@ -125,7 +124,7 @@ func (s *session) readPrompt(c *event.Content, r *reader, from string) (digest s
 	if c.Text != "" {
 		digest = hex.EncodeToString(key[:6])
 	}
-	full := s.Prompt.add(r.hashed(c.Text, c.Tokens), from)
+	full := s.Prompt.add(r.hashed(c.Text, c.Tokens), source{Event: from})
 	if full || len(s.Prompts) >= maxPrompts*promptBytes {
 		s.Prompts = s.Prompts[:0] // what made room, this text's own first tokens too, must be read again
 	}
@@ -162,8 +161,7 @@ func (s *session) readOutput(e *event.Event, r *reader) {
 	tokens := r.hashed(t.Result.Text, t.Result.Tokens)
 	instructs := t.Result.Instructs()
 	s.Results++
-	s.source(e.ID, source{t.Name, s.Results, instructs})
-	s.Output.add(tokens, e.ID)
+	s.Output.add(tokens, source{e.ID, t.Name, s.Results, instructs})
 	// What a tool that reads brings in was written by somebody else; the answer of one that writes is its own.
 	if len(tokens) > 0 && (t.Effect == event.EffectRead || t.Effect == event.EffectUnknown) && !s.Facts.Tainted {
 		s.Facts.Tainted, s.Facts.TaintedBy, s.Facts.TaintedAgent, s.Facts.TaintedTool = true, e.ID, e.Agent.ID, t.Name
@@ -185,8 +183,7 @@ func (s *session) readDocuments(e *event.Event, r *reader) {
 			continue
 		}
 		tokens := r.hashed(c.Text, c.Tokens)
-		s.source(e.ID, source{string(e.Kind), s.Results, c.Instructs()})
-		s.Output.add(tokens, e.ID)
+		s.Output.add(tokens, source{e.ID, string(e.Kind), s.Results, c.Instructs()})
 		if len(tokens) > 0 && !s.Facts.Tainted {
 			s.Facts.Tainted, s.Facts.TaintedBy, s.Facts.TaintedAgent = true, e.ID, e.Agent.ID
 		}
@@ -227,25 +224,13 @@ func (s *session) recall(e *event.Event, r *reader, knows func(event.Hash) bool)
 	}
 }
 
-func (s *session) source(id string, from source) {
-	if s.Sources == nil {
-		s.Sources = make(map[string]source)
-	}
-	if old, ok := s.Sources[id]; ok {
-		from.Signed = from.Signed || old.Signed
-	} else if len(s.Sources) >= maxSources {
-		return
-	}
-	s.Sources[id] = from
-}
-
 // flow is what of an argument's value a tool's output held and no prompt did, whatever the agent used before.
 func (s *session) flow(tokens event.Hashes) (f baselines.Flow) {
 	for _, t := range tokens {
 		if s.Prompt.has(t) || !s.Output.has(t) || len(f.Tokens) == baselines.MaxFlow {
 			continue
 		}
-		from := s.Sources[s.Output.origin(t)]
+		from := s.Output.origin(t)
 		if len(f.Tokens) == 0 {
 			f.Tool, f.Ago = from.Tool, s.Results-from.Result+1
 		}
@@ -286,7 +271,7 @@ func (s *session) classify(tokens event.Hashes, knows func(event.Hash) bool) (ev
 			history++
 		case s.Output.has(t):
 			if origin == "" {
-				origin = s.Output.origin(t)
+				origin = s.Output.origin(t).Event
 			}
 		default:
 			made++

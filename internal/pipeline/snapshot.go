@@ -15,7 +15,7 @@ import (
 )
 
 // snapshotVersion names the layout of a snapshot. A snapshot of another version is refused, and the shard replays the log.
-const snapshotVersion = 8
+const snapshotVersion = 9
 
 // snapshot begins a shard's state. After it comes each class, with its sessions and traces behind it: one value for each, so that
 // encoding a large state needs no copy of it.
@@ -117,7 +117,7 @@ func (s *Shard) Restore(data []byte) (last uint64, dropped []string, err error) 
 		s.gone = make(map[string]int)
 	}
 	for _, c := range s.classes {
-		c.room = s.options.MaxBytes / 4
+		c.room, c.agents = s.options.MaxBytes/4, make(map[string]*event.Agent)
 		s.count(c)
 	}
 	return snap.Last, dropped, nil
