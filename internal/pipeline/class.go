@@ -68,7 +68,7 @@ func (c *class) sweep() time.Time {
 	due := make(map[string]*session)
 	for id, ses := range c.Sessions {
 		until := ses.Last.Add(keptFor)
-		if len(ses.Pending) > 0 {
+		if ses.Pending.N > 0 {
 			until = ses.Last.Add(sessionIdle)
 		}
 		if !until.After(c.Watermark) {
@@ -115,17 +115,17 @@ func (c *class) end(id string) {
 // found something, they are told that they did.
 func (c *class) learn(id string) {
 	ses := c.Sessions[id]
-	calls := ses.Pending
-	ses.Pending, ses.PendingBytes = nil, 0
+	waiting := ses.Pending.list()
+	ses.Pending = calls{}
 	c.weigh(ses)
 	if ses.Findings > 0 {
-		c.hold(id, calls)
+		c.hold(id, waiting)
 	}
 	if ses.Ruled > 0 {
 		return
 	}
 	taught := ses.Findings == 0
-	for agent, observations := range byAgent(calls) {
+	for agent, observations := range byAgent(waiting) {
 		if ses.Findings > 0 {
 			c.Model.Flag(agent, observations)
 		} else {

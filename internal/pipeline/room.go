@@ -28,7 +28,7 @@ const defaultMaxBytes = 512 << 20
 
 // weigh counts what changed in a session.
 func (c *class) weigh(ses *session) {
-	bytes := sessionBytes + len(ses.Prompts) + ses.Prompt.Bytes + ses.Output.Bytes + ses.PendingBytes + ses.CallsBytes +
+	bytes := sessionBytes + len(ses.Prompts) + ses.Prompt.Bytes + ses.Output.Bytes + ses.Pending.weight() + ses.CallsBytes +
 		positionBytes*len(ses.Positions) + agentBytes*(len(ses.Agents)+len(ses.Parents))
 	c.Bytes += bytes - ses.Bytes
 	ses.Bytes = bytes
@@ -180,7 +180,7 @@ func eventBytes(e *event.Event) int {
 	return n
 }
 
-// pendingBytes estimates a call that is kept to be learned.
+// pendingBytes estimates a call that is held.
 func pendingBytes(id string, o *baselines.Observation) int {
 	n := callBytes + len(id) + len(o.Tool)
 	for _, a := range o.Args {

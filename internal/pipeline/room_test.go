@@ -57,9 +57,7 @@ func weights(s *Shard) (total int) {
 					bytes += originBytes + len(origin.Event)
 				}
 			}
-			for _, p := range ses.Pending {
-				bytes += pendingBytes(p.Event, &p.Observation)
-			}
+			bytes += 2 * len(ses.Pending.Data)
 			for key := range ses.Calls {
 				bytes += callBytes + len(key)
 			}

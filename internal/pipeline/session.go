@@ -25,7 +25,7 @@ type session struct {
 	Facts     detect.SessionFacts `json:"facts"`
 	Prompt    tokenSet            `json:"prompt"`
 	Output    tokenSet            `json:"output"`
-	Pending   []pending           `json:"pending,omitempty"`
+	Pending   calls               `json:"pending,omitzero"`
 	Calls     map[string]bool     `json:"calls,omitempty"`
 	Positions []Position          `json:"positions,omitempty"`
 	Findings  int                 `json:"findings,omitempty"`
@@ -37,9 +37,8 @@ type session struct {
 	Last      time.Time           `json:"last"`              // the class's watermark when the last event arrived
 	Touched   int                 `json:"touched"`
 
-	PendingBytes int `json:"pending_bytes"`
-	CallsBytes   int `json:"calls_bytes"`
-	Bytes        int `json:"bytes"` // estimate of all of it
+	CallsBytes int `json:"calls_bytes"`
+	Bytes      int `json:"bytes"` // estimate of all of it
 
 	// Prompts holds the texts whose tokens Prompt has, by the first promptBytes of their digest, one after the other: a client that sends
 	// the whole conversation with each call of the model sends the same texts again.
@@ -47,13 +46,6 @@ type session struct {
 }
 
 func (s *session) touched() int { return s.Touched }
-
-// pending is a tool call that is learned when its session ends without a finding.
-type pending struct {
-	Event       string                `json:"event"`
-	Agent       string                `json:"agent"`
-	Observation baselines.Observation `json:"observation"`
-}
 
 // source is an event whose text a value may have come from.
 type source struct {

@@ -165,8 +165,8 @@ func (c *class) check() error {
 		if len(ses.Prompts)%promptBytes != 0 || len(ses.Prompts) > maxPrompts*promptBytes {
 			return errors.New("a session's prompts are no digests")
 		}
-		if err := errors.Join(ses.Prompt.check(), ses.Output.check()); err != nil {
-			return fmt.Errorf("a session's text: %w", err)
+		if err := errors.Join(ses.Prompt.check(), ses.Output.check(), ses.Pending.check()); err != nil {
+			return fmt.Errorf("a session: %w", err)
 		}
 	}
 	if b := &c.Budget; !(b.Ease <= 0 && b.Ease >= leastEase) || b.Alerts < 0 {
