@@ -50,10 +50,12 @@ func (e *Event) roughSize() int {
 }
 
 // ReadAll reads what AppendAll wrote. It is not ok for anything else, about which Unmarshal decides. Texts are copied out of data, or
-// are those that were read before.
-func (c *Codec) ReadAll(data []byte, known *Texts) (events []Event, ok bool) {
+// are those that were read before. The events are put where those in room are.
+func (c *Codec) ReadAll(room []Event, data []byte, known *Texts) (events []Event, ok bool) {
 	w := wire{data: data, reading: true, known: known}
-	events = make([]Event, w.length(majorArray, smallestEvent))
+	n := w.length(majorArray, smallestEvent)
+	events = slices.Grow(room[:0], n)[:n]
+	clear(events)
 	for i := range events {
 		w.event(&events[i])
 	}

@@ -3,6 +3,7 @@ package pipeline
 import (
 	"cmp"
 	"maps"
+	"slices"
 	"time"
 
 	"github.com/tocsin-dr/tocsin/baselines"
@@ -285,9 +286,23 @@ func (c *class) keepOrphan(e *event.Event) {
 		c.Evicted["orphans"]++
 		return
 	}
-	t.Orphans = append(t.Orphans, *e)
+	t.Orphans = append(t.Orphans, kept(e))
 	t.Bytes += bytes
 	c.Waiting, c.WaitingBytes, c.Bytes = c.Waiting+1, c.WaitingBytes+bytes, c.Bytes+bytes
+}
+
+// kept is an event with its arguments' tokens in memory of its own.
+func kept(e *event.Event) event.Event {
+	out := *e
+	if e.Tool != nil {
+		tool := *e.Tool
+		tool.Args = slices.Clone(tool.Args)
+		for i := range tool.Args {
+			tool.Args[i].Tokens = slices.Clone(tool.Args[i].Tokens)
+		}
+		out.Tool = &tool
+	}
+	return out
 }
 
 // giveUpStalest gives up an eighth of the traces that events wait in, those that were silent longest.

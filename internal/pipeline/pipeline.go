@@ -138,7 +138,7 @@ func New(rules *detect.Set, hasher *event.Hasher, options Options) *Shard {
 }
 
 // Process takes the next event of the log and returns what it raised. The event is changed: its agent may be named and its
-// arguments' provenance is set. A repeated event raises nothing.
+// arguments' provenance is set. Their tokens are good until the next event. A repeated event raises nothing.
 func (s *Shard) Process(e *event.Event, at Position) []Raised {
 	c := s.class(e.Agent.Class)
 	defer s.settle(c)

@@ -61,10 +61,12 @@ type Position struct {
 	Sequence  uint64 `json:"sequence"`
 }
 
-// reader makes the token hashes of one text after the other in the same memory: they are good until the next text.
+// reader makes the token hashes of one text after the other in the same memory: they are good until the next text, and those of an
+// event's arguments until the next event.
 type reader struct {
 	hasher *event.Hasher
 	room   event.Hashes
+	args   event.Hashes
 }
 
 // hashed returns the token hashes of a text, or those that ingest left in its place.
@@ -191,10 +193,13 @@ func (s *session) readDocuments(e *event.Event, r *reader) {
 // its tokens: it came from where they all did, tried in the order prompt, history, prompt or history, tool output. One
 // identifying token that only a tool's output held makes the whole value come from there: that is the part to look at.
 func (s *session) provenance(e *event.Event, r *reader, knows func(event.Hash) bool) {
+	r.args = r.args[:0]
 	for i := range e.Tool.Args {
 		a := &e.Tool.Args[i]
 		if a.Value != "" {
-			a.Tokens = slices.Clone(r.hashed(a.Value, nil)) // baselines need them too
+			n := len(r.args)
+			r.args = r.hasher.Append(r.args, a.Value)
+			a.Tokens = r.args[n:len(r.args):len(r.args)] // baselines need them too
 		}
 		if len(a.Tokens) > 0 {
 			a.Provenance, a.Origin = s.classify(r.deciding(a.Tokens), knows)

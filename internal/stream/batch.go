@@ -70,11 +70,12 @@ func DecodeBatch(codec *event.Codec, data []byte) ([]event.Event, error) {
 	return r.Decode(codec, data)
 }
 
-// BatchReader decodes one batch after the other in the same memory; the events have their own, but for short texts that come again.
-// Its zero value is ready. Not safe for concurrent use.
+// BatchReader decodes one batch after the other in the same memory: the events are good until the next, and what they point to for as
+// long as it is kept. Its zero value is ready. Not safe for concurrent use.
 type BatchReader struct {
-	plain []byte
-	known *event.Texts
+	plain  []byte
+	events []event.Event
+	known  *event.Texts
 }
 
 // Decode is DecodeBatch.
@@ -94,7 +95,11 @@ func (r *BatchReader) Decode(codec *event.Codec, data []byte) ([]event.Event, er
 		if r.known == nil {
 			r.known = event.NewTexts()
 		}
-		if events, ok := codec.ReadAll(rest, r.known); ok {
+		events, ok := codec.ReadAll(r.events, rest, r.known)
+		if cap(events) <= 2*maxBatchEvents {
+			r.events = events
+		}
+		if ok {
 			return events, nil
 		}
 	}
