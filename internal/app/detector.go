@@ -16,6 +16,7 @@ import (
 	"github.com/tocsin-dr/tocsin/baselines"
 	"github.com/tocsin-dr/tocsin/detect"
 	"github.com/tocsin-dr/tocsin/internal/event"
+	"github.com/tocsin-dr/tocsin/internal/incident"
 	"github.com/tocsin-dr/tocsin/internal/measure"
 	"github.com/tocsin-dr/tocsin/internal/pipeline"
 	"github.com/tocsin-dr/tocsin/internal/stream"
@@ -137,7 +138,7 @@ func (d *detector) reset(ctx context.Context, dropped []string) {
 		}}
 		text, err := json.Marshal(raised)
 		if err == nil {
-			err = d.log.PublishFinding(ctx, raised.Finding.ID, text)
+			err = d.log.PublishFinding(ctx, raised.Finding.ID, incident.Key(raised.Finding), text)
 		}
 		if err != nil {
 			d.logger.Error("a finding about a rule can't be published", "rule", rule, "error", err)
@@ -170,7 +171,9 @@ func (d *detector) process(ctx context.Context, m stream.Message) error {
 		}
 		// A finding that was stitched to its agent later is a new report under the same id.
 		// The shard has judged these events and would not raise the finding again.
-		insist(ctx, d.logger, "publish a finding", func() error { return d.log.PublishFinding(ctx, r.Finding.ID+"/"+r.Finding.Agent.ID, text) })
+		insist(ctx, d.logger, "publish a finding", func() error {
+			return d.log.PublishFinding(ctx, r.Finding.ID+"/"+r.Finding.Agent.ID, incident.Key(r.Finding), text)
+		})
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}

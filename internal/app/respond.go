@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	enums "go.temporal.io/api/enums/v1"
@@ -29,14 +30,17 @@ const (
 	signalBurst      = 100
 )
 
-// responder hands findings to incident workflows: one workflow for each agent and session.
+// responder hands findings to incident workflows: one workflow for each agent and session. It is safe for concurrent use with findings
+// of different incidents.
 type responder struct {
 	workflows client.Client
 	store     *store.Store
 	input     workflows.IncidentInput
 	limit     *rate.Limiter
-	sent      sent
 	now       func() time.Time
+
+	mu   sync.Mutex
+	sent sent
 }
 
 func newResponder(c client.Client, s *store.Store, library map[string]playbooks.Playbook, key []byte, now func() time.Time) *responder {
@@ -67,7 +71,10 @@ func (r *responder) handle(ctx context.Context, m stream.Message) error {
 		return err
 	}
 	key, now := incident.Key(f), r.now()
-	_, err = r.workflows.SignalWithStartWorkflow(ctx, workflows.IncidentID(key), workflows.SignalFound, r.sent.lighten(key, raised, now), client.StartWorkflowOptions{
+	r.mu.Lock()
+	light := r.sent.lighten(key, raised, now)
+	r.mu.Unlock()
+	_, err = r.workflows.SignalWithStartWorkflow(ctx, workflows.IncidentID(key), workflows.SignalFound, light, client.StartWorkflowOptions{
 		TaskQueue: workflows.TaskQueue, WorkflowIDReusePolicy: enums.WORKFLOW_ID_REUSE_POLICY_ALLOW_DUPLICATE,
 	}, workflows.Incident, r.input)
 	var refused *serviceerror.InvalidArgument
@@ -78,6 +85,8 @@ func (r *responder) handle(ctx context.Context, m stream.Message) error {
 	case err != nil:
 		return fmt.Errorf("hand finding %s to its incident: %w", f.ID, err)
 	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	r.sent.note(key, raised, now)
 	return nil
 }

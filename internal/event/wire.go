@@ -3,6 +3,7 @@ package event
 import (
 	"cmp"
 	"encoding/binary"
+	"hash/maphash"
 	"maps"
 	"slices"
 	"strings"
@@ -10,17 +11,22 @@ import (
 	"unicode/utf8"
 )
 
-// AppendAll appends the events as Marshal would a slice of them, byte for byte. The log's batches are most of what is written and read,
+// AppendAll appends the events, part after part, as Marshal would one slice of them, byte for byte. The log's batches are most of what is written and read,
 // and a walk over known fields takes a fraction of the time of one by reflection.
-func (c *Codec) AppendAll(out []byte, events []Event) []byte {
-	size := 16
-	for i := range events {
-		size += events[i].roughSize()
+func (c *Codec) AppendAll(out []byte, parts ...[]Event) []byte {
+	size, n := 16, 0
+	for _, events := range parts {
+		n += len(events)
+		for i := range events {
+			size += events[i].roughSize()
+		}
 	}
 	w := wire{data: slices.Grow(out, size)}
-	w.head(majorArray, uint64(len(events)))
-	for i := range events {
-		w.event(&events[i])
+	w.head(majorArray, uint64(n))
+	for _, events := range parts {
+		for i := range events {
+			w.event(&events[i])
+		}
 	}
 	return w.data
 }
@@ -43,14 +49,41 @@ func (e *Event) roughSize() int {
 	return n
 }
 
-// ReadAll reads what AppendAll wrote. It is not ok for anything else, about which Unmarshal decides. Texts are copied out of data.
-func (c *Codec) ReadAll(data []byte) (events []Event, ok bool) {
-	w := wire{data: data, reading: true}
-	events = make([]Event, w.length(majorArray, smallestEvent))
+// ReadAll reads what AppendAll wrote. It is not ok for anything else, about which Unmarshal decides. Texts are copied out of data, or
+// are those that were read before. The events are put where those in room are.
+func (c *Codec) ReadAll(room []Event, data []byte, known *Texts) (events []Event, ok bool) {
+	w := wire{data: data, reading: true, known: known}
+	n := w.length(majorArray, smallestEvent)
+	events = slices.Grow(room[:0], n)[:n]
+	clear(events)
 	for i := range events {
 		w.event(&events[i])
 	}
 	return events, !w.bad && w.at == len(data)
+}
+
+// Texts are short texts that were read last, because most come again: who keeps many events keeps each name once. Not safe for
+// concurrent use.
+type Texts struct {
+	seed maphash.Seed
+	last [1024]string
+}
+
+// NewTexts returns an empty set.
+func NewTexts() *Texts { return &Texts{seed: maphash.MakeSeed()} }
+
+// maxKnown is the longest text that is known again, in bytes.
+const maxKnown = 64
+
+func (t *Texts) text(raw []byte) string {
+	if len(raw) > maxKnown {
+		return string(raw)
+	}
+	known := &t.last[maphash.Bytes(t.seed, raw)%uint64(len(t.last))]
+	if *known != string(raw) {
+		*known = string(raw)
+	}
+	return *known
 }
 
 // smallestEvent is less than any event takes, in bytes.
@@ -75,13 +108,12 @@ type wire struct {
 	bad     bool // what is read is not what is written
 	at      int  // how much was read
 	fields  int  // of the map at hand: written so far, or left to read
-
-	common [256]string // texts that were read last, because most come again
+	known   *Texts
 }
 
 func (w *wire) event(e *Event) {
 	f := w.open()
-	field(w, "id", &e.ID, always)
+	unique(w, "id", &e.ID, always)
 	integer(w, "seq", &e.Seq)
 	field(w, "kind", &e.Kind, always)
 	w.time("time", &e.Time, always)
@@ -95,9 +127,9 @@ func (w *wire) event(e *Event) {
 	pointer(w, "model", &e.Model, w.model)
 	if f := w.some("trace", e.Trace != Trace{}); f.there {
 		field(w, "name", &e.Trace.Name, unlessZero)
-		field(w, "span_id", &e.Trace.SpanID, unlessZero)
+		unique(w, "span_id", &e.Trace.SpanID, unlessZero)
 		field(w, "trace_id", &e.Trace.TraceID, unlessZero)
-		field(w, "parent_id", &e.Trace.ParentID, unlessZero)
+		unique(w, "parent_id", &e.Trace.ParentID, unlessZero)
 		w.close(f)
 	}
 	w.texts("labels", &e.Labels)
@@ -146,7 +178,7 @@ func (w *wire) tool(t *Tool) {
 		w.close(f)
 	}
 	field(w, "server", &t.Server, unlessZero)
-	field(w, "call_id", &t.CallID, unlessZero)
+	unique(w, "call_id", &t.CallID, unlessZero)
 	field(w, "command", &t.Command, unlessZero)
 	w.flag("redacted", &t.Redacted)
 	field(w, "args_state", &t.ArgsState, unlessZero)
@@ -331,27 +363,35 @@ func field[S ~string](w *wire, key string, v *S, must bool) {
 	}
 }
 
+// unique is a field whose text does not come again.
+func unique(w *wire, key string, v *string, must bool) {
+	if w.next(key, must || *v != "") {
+		if w.reading {
+			*v = string(w.raw())
+		} else {
+			w.text(v)
+		}
+	}
+}
+
 func (w *wire) text(v *string) {
 	if !w.reading {
 		w.head(majorText, uint64(len(*v)))
 		w.data = append(w.data, *v...)
-		return
+	} else if raw := w.raw(); len(raw) > 0 {
+		*v = w.known.text(raw)
 	}
+}
+
+// raw reads a text where it stands.
+func (w *wire) raw() []byte {
 	n := w.length(majorText, 1)
 	raw := w.data[w.at : w.at+n]
 	w.at += n
-	if w.bad = w.bad || !utf8.Valid(raw); n == 0 || w.bad {
-		return
+	if w.bad = w.bad || !utf8.Valid(raw); w.bad {
+		return nil
 	}
-	if n > 64 {
-		*v = string(raw)
-		return
-	}
-	known := &w.common[(raw[0]*31+raw[n/2])*31+raw[n-1]+byte(n)]
-	if *known != string(raw) {
-		*known = string(raw)
-	}
-	*v = *known
+	return raw
 }
 
 // texts is a field of texts by name, in the order of their encoded names.

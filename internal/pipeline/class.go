@@ -3,6 +3,7 @@ package pipeline
 import (
 	"cmp"
 	"maps"
+	"slices"
 	"time"
 
 	"github.com/tocsin-dr/tocsin/baselines"
@@ -20,7 +21,8 @@ func (s *Shard) class(name string) *class {
 		c = &class{
 			Model: baselines.NewModel(name), Rules: detect.NewState(), Sessions: make(map[string]*session),
 			Traces: make(map[string]*trace), Named: make(map[string]string), Seen: make(map[string]int), Evicted: make(map[string]int),
-			room: s.options.MaxBytes / 4,
+			agents: make(map[string]*event.Agent),
+			room:   s.options.MaxBytes / 4,
 		}
 		s.classes[name] = c
 	}
@@ -67,7 +69,7 @@ func (c *class) sweep() time.Time {
 	due := make(map[string]*session)
 	for id, ses := range c.Sessions {
 		until := ses.Last.Add(keptFor)
-		if len(ses.Pending) > 0 {
+		if ses.Pending.N > 0 {
 			until = ses.Last.Add(sessionIdle)
 		}
 		if !until.After(c.Watermark) {
@@ -114,17 +116,17 @@ func (c *class) end(id string) {
 // found something, they are told that they did.
 func (c *class) learn(id string) {
 	ses := c.Sessions[id]
-	calls := ses.Pending
-	ses.Pending, ses.PendingBytes = nil, 0
+	waiting := ses.Pending.list()
+	ses.Pending = calls{}
 	c.weigh(ses)
 	if ses.Findings > 0 {
-		c.hold(id, calls)
+		c.hold(id, waiting)
 	}
 	if ses.Ruled > 0 {
 		return
 	}
 	taught := ses.Findings == 0
-	for agent, observations := range byAgent(calls) {
+	for agent, observations := range byAgent(waiting) {
 		if ses.Findings > 0 {
 			c.Model.Flag(agent, observations)
 		} else {
@@ -196,15 +198,27 @@ func (c *class) attribute(e *event.Event) []event.Event {
 	if t.Agent != nil {
 		return nil
 	}
-	agent := e.Agent
-	t.Agent = &agent
+	t.Agent = c.named(e)
 	orphans := t.Orphans
 	c.giveUp(t)
 	for i := range orphans {
 		c.mistook(&orphans[i])
-		stitch(&orphans[i], agent)
+		stitch(&orphans[i], t.Agent)
 	}
 	return orphans
+}
+
+// named is what traces keep of an event's agent. All traces of an agent share it, because most of a class's traces are of few agents.
+func (c *class) named(e *event.Event) *event.Agent {
+	known, agent := c.agents[e.Agent.ID], event.Agent{ID: e.Agent.ID, Name: e.Agent.Name, Service: e.Agent.Service, Version: e.Agent.Version}
+	if known == nil || known.Name != agent.Name || known.Service != agent.Service || known.Version != agent.Version {
+		if known == nil && len(c.agents) >= maxActed {
+			clear(c.agents)
+		}
+		known = &agent
+		c.agents[agent.ID] = known
+	}
+	return known
 }
 
 // name gives an event its trace's agent, or the one agent that its service runs.
@@ -212,14 +226,17 @@ func (c *class) name(e *event.Event, t *trace) {
 	only := c.Named[own(e, e.Agent.Service)]
 	switch {
 	case t.Agent != nil:
-		stitch(e, *t.Agent)
+		stitch(e, t.Agent)
 	case only != "":
-		stitch(e, event.Agent{Name: only, Service: e.Agent.Service, ID: event.AgentID(e.Agent.Service, only)})
+		stitch(e, &event.Agent{Name: only, Service: e.Agent.Service, ID: event.AgentID(e.Agent.Service, only)})
 	}
 }
 
-func stitch(e *event.Event, agent event.Agent) {
-	e.Agent.ID, e.Agent.Name, e.Agent.Service, e.Agent.Basis = agent.ID, agent.Name, agent.Service, "stitched"
+// stitched is the basis of an agent whose name came from its trace or its service.
+const stitched = "stitched"
+
+func stitch(e *event.Event, agent *event.Agent) {
+	e.Agent.ID, e.Agent.Name, e.Agent.Service, e.Agent.Basis = agent.ID, agent.Name, agent.Service, stitched
 	e.Agent.Version = cmp.Or(e.Agent.Version, agent.Version)
 }
 
@@ -269,9 +286,23 @@ func (c *class) keepOrphan(e *event.Event) {
 		c.Evicted["orphans"]++
 		return
 	}
-	t.Orphans = append(t.Orphans, *e)
+	t.Orphans = append(t.Orphans, kept(e))
 	t.Bytes += bytes
 	c.Waiting, c.WaitingBytes, c.Bytes = c.Waiting+1, c.WaitingBytes+bytes, c.Bytes+bytes
+}
+
+// kept is an event with its arguments' tokens in memory of its own.
+func kept(e *event.Event) event.Event {
+	out := *e
+	if e.Tool != nil {
+		tool := *e.Tool
+		tool.Args = slices.Clone(tool.Args)
+		for i := range tool.Args {
+			tool.Args[i].Tokens = slices.Clone(tool.Args[i].Tokens)
+		}
+		out.Tool = &tool
+	}
+	return out
 }
 
 // giveUpStalest gives up an eighth of the traces that events wait in, those that were silent longest.

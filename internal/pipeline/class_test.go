@@ -36,7 +36,7 @@ func TestStateIsBounded(t *testing.T) {
 	}
 	c := s.classes["svc"]
 	ses := c.Sessions["\x00endless"]
-	got := []int{len(ses.Pending), len(ses.Positions), len(ses.Calls), len(c.Traces["\x00endless"].Orphans)}
+	got := []int{len(ses.Pending.list()), len(ses.Positions), len(ses.Calls), len(c.Traces["\x00endless"].Orphans)}
 	if want := []int{maxPending, maxPositions, maxCalls, maxOrphans}; fmt.Sprint(got) != fmt.Sprint(want) {
 		t.Errorf("one session holds %v, want %v", got, want)
 	}

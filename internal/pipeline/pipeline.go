@@ -113,8 +113,9 @@ type class struct {
 	Due          time.Time      `json:"due"` // when something is next learned or forgotten because it fell silent
 	Evicted      map[string]int `json:"evicted"`
 
-	room    int // the most bytes that it may have
-	counted int // its part in the shard's bytes
+	room    int                     // the most bytes that it may have
+	counted int                     // its part in the shard's bytes
+	agents  map[string]*event.Agent // by id, as traces share them
 }
 
 // trace is what is known of one distributed trace.
@@ -141,7 +142,7 @@ func New(rules *detect.Set, hasher *event.Hasher, options Options) *Shard {
 }
 
 // Process takes the next event of the log and returns what it raised. The event is changed: its agent may be named and its
-// arguments' provenance is set. A repeated event raises nothing.
+// arguments' provenance is set. Their tokens are good until the next event. A repeated event raises nothing.
 func (s *Shard) Process(e *event.Event, at Position) []Raised {
 	c := s.class(e.Agent.Class)
 	defer s.settle(c)
@@ -264,15 +265,13 @@ func (s *Shard) score(c *class, e *event.Event, ses *session) (baselines.Anomaly
 	if e.Tool.CallID != "" {
 		call = callKey(e.Tool.CallID, &o)
 	}
-	i := slices.IndexFunc(ses.Pending, func(p pending) bool { return p.Event == e.ID })
+	p := pending{Event: e.ID, Agent: e.Agent.ID, Observation: o}
 	switch {
-	case i >= 0: // judged before, under the name of its service
-		ses.PendingBytes += pendingBytes(e.ID, &o) - pendingBytes(e.ID, &ses.Pending[i].Observation)
-		ses.Pending[i].Agent, ses.Pending[i].Observation = e.Agent.ID, o
+	case e.Agent.Basis == stitched && ses.Pending.replace(&p): // judged before, under the name of its service
 	case ses.Calls[call]:
 		return none, unknown
 	default:
-		ses.keep(e, o, call)
+		ses.keep(&p, call)
 	}
 	a := c.Model.Score(e, &o)
 	tool, destination := c.Model.Familiar(e.Agent.ID, &o)
@@ -313,7 +312,7 @@ func callKey(id string, o *baselines.Observation) string {
 }
 
 // keep keeps a call to be learned, and its key, if it has one, to recognise it.
-func (s *session) keep(e *event.Event, o baselines.Observation, call string) {
+func (s *session) keep(p *pending, call string) {
 	if call != "" && len(s.Calls) < maxCalls {
 		if s.Calls == nil {
 			s.Calls = make(map[string]bool)
@@ -321,9 +320,8 @@ func (s *session) keep(e *event.Event, o baselines.Observation, call string) {
 		s.Calls[call] = true
 		s.CallsBytes += callBytes + len(call)
 	}
-	if len(s.Pending) < maxPending && s.PendingBytes < maxPendingBytes {
-		s.PendingBytes += pendingBytes(e.ID, &o)
-		s.Pending = append(s.Pending, pending{Event: e.ID, Agent: e.Agent.ID, Observation: o})
+	if s.Pending.N < maxPending && s.Pending.weight() < maxPendingBytes {
+		s.Pending.add(p)
 	}
 }
 

@@ -32,7 +32,7 @@ func TestRecognisedPrompts(t *testing.T) {
 		var want tokenSet
 		for _, i := range rapid.SliceOfN(rapid.IntRange(0, len(texts)-1), 0, 8).Draw(t, "prompts") {
 			s.readPrompt(&event.Content{Text: texts[i]}, &r, "e")
-			want.add(hashes[i], "e")
+			want.add(hashes[i], source{Event: "e"})
 		}
 		if diff := cmp.Diff(origins(&want), origins(&s.Prompt)); diff != "" {
 			t.Error(diff)
@@ -45,7 +45,7 @@ func origins(s *tokenSet) map[event.Hash]string {
 	out := make(map[event.Hash]string)
 	for _, list := range []tokens{s.Identifying.Tokens, s.Words.Tokens} {
 		for _, t := range list {
-			out[t] = s.origin(t)
+			out[t] = s.origin(t).Event
 		}
 	}
 	return out
@@ -65,8 +65,8 @@ func TestTokensInASnapshot(t *testing.T) {
 			for k := range tokens {
 				tokens[k] = event.Hash(from + k)
 			}
-			saved.add(tokens, fmt.Sprint("event-", i))
-			restored.add(tokens, fmt.Sprint("event-", i))
+			saved.add(tokens, source{Event: fmt.Sprint("event-", i)})
+			restored.add(tokens, source{Event: fmt.Sprint("event-", i)})
 			data, err := codec.Marshal(restored)
 			if err != nil {
 				t.Fatal(err)
@@ -114,7 +114,7 @@ func TestTokenSet(t *testing.T) {
 					kept[kind] = list[drop:]
 				}
 			}
-			if got := s.add(text, id); got != full {
+			if got := s.add(text, source{Event: id}); got != full {
 				t.Fatalf("others made room: %v, want %v", got, full)
 			}
 			if err := s.check(); err != nil {
@@ -130,4 +130,27 @@ func TestTokenSet(t *testing.T) {
 			}
 		}
 	})
+}
+
+// What one part of an event is signed with counts for all that it brought, whichever part came first.
+func TestSigned(t *testing.T) {
+	for name, parts := range map[string][]bool{"first": {true, false}, "last": {false, true}, "none": {false, false}} {
+		t.Run(name, func(t *testing.T) {
+			var s tokenSet
+			s.add(event.Hashes{1}, source{Event: "before"})
+			for i, signed := range parts {
+				s.add(event.Hashes{event.Hash(3 + 2*i)}, source{Event: "e", Signed: signed})
+			}
+			s.add(nil, source{Event: "e"})
+			s.add(event.Hashes{9}, source{Event: "after"})
+			want := map[event.Hash]bool{1: false, 3: parts[0] || parts[1], 5: parts[0] || parts[1], 9: false}
+			got := make(map[event.Hash]bool)
+			for token := range want {
+				got[token] = s.origin(token).Signed
+			}
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
 }

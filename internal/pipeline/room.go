@@ -15,7 +15,7 @@ const (
 	sessionBytes  = 1024
 	traceBytes    = 1024
 	tokenBytes    = 64
-	originBytes   = 32
+	originBytes   = 64
 	callBytes     = 128
 	positionBytes = 16
 	agentBytes    = 384 // of an agent, or a service
@@ -28,8 +28,8 @@ const defaultMaxBytes = 512 << 20
 
 // weigh counts what changed in a session.
 func (c *class) weigh(ses *session) {
-	bytes := sessionBytes + len(ses.Prompts) + ses.Prompt.Bytes + ses.Output.Bytes + ses.PendingBytes + ses.CallsBytes +
-		positionBytes*len(ses.Positions) + agentBytes*(len(ses.Agents)+len(ses.Parents)) + callBytes*len(ses.Sources)
+	bytes := sessionBytes + len(ses.Prompts) + ses.Prompt.Bytes + ses.Output.Bytes + ses.Pending.weight() + ses.CallsBytes +
+		positionBytes*len(ses.Positions) + agentBytes*(len(ses.Agents)+len(ses.Parents))
 	c.Bytes += bytes - ses.Bytes
 	ses.Bytes = bytes
 }
@@ -115,9 +115,20 @@ func (p *piece) drop() {
 
 // byAge returns the keys of a map, what was silent longest first.
 func byAge[V any](m map[string]V, touched func(V) int) []string {
-	return slices.SortedFunc(maps.Keys(m), func(a, b string) int {
-		return cmp.Or(cmp.Compare(touched(m[a]), touched(m[b])), strings.Compare(a, b))
-	})
+	type aged struct {
+		touched int
+		key     string
+	}
+	all := make([]aged, 0, len(m))
+	for key, v := range m {
+		all = append(all, aged{touched(v), key})
+	}
+	slices.SortFunc(all, func(a, b aged) int { return cmp.Or(cmp.Compare(a.touched, b.touched), strings.Compare(a.key, b.key)) })
+	keys := make([]string, len(all))
+	for i := range all {
+		keys[i] = all[i].key
+	}
+	return keys
 }
 
 // stalest returns the eighth of the keys, one at least, that was silent longest. Dropping so many at once pays for having looked at all.
@@ -169,7 +180,7 @@ func eventBytes(e *event.Event) int {
 	return n
 }
 
-// pendingBytes estimates a call that is kept to be learned.
+// pendingBytes estimates a call that is held.
 func pendingBytes(id string, o *baselines.Observation) int {
 	n := callBytes + len(id) + len(o.Tool)
 	for _, a := range o.Args {

@@ -50,16 +50,14 @@ func weights(s *Shard) (total int) {
 	for _, c := range s.classes {
 		bytes, waiting, waitingBytes := 0, 0, 0
 		for _, ses := range c.Sessions {
-			bytes += sessionBytes + positionBytes*len(ses.Positions) + agentBytes*len(ses.Agents) + callBytes*len(ses.Sources)
+			bytes += sessionBytes + positionBytes*len(ses.Positions) + agentBytes*len(ses.Agents)
 			for _, set := range []tokenSet{ses.Prompt, ses.Output} {
 				bytes += tokenBytes * (len(set.Identifying.Tokens) + len(set.Words.Tokens))
 				for _, origin := range set.Origins {
 					bytes += originBytes + len(origin.Event)
 				}
 			}
-			for _, p := range ses.Pending {
-				bytes += pendingBytes(p.Event, &p.Observation)
-			}
+			bytes += 2 * len(ses.Pending.Data)
 			for key := range ses.Calls {
 				bytes += callBytes + len(key)
 			}

@@ -18,7 +18,6 @@ const (
 	maxPositions    = 4096 // log messages that hold the session's events
 	maxCalls        = 1024 // tool calls recognised when they are reported twice
 	maxAgents       = 64   // agents of one session that are told apart
-	maxSources      = 1024 // tool results that are remembered as where a value came from
 )
 
 // session is what the shard remembers of one conversation while it lasts.
@@ -26,22 +25,20 @@ type session struct {
 	Facts     detect.SessionFacts `json:"facts"`
 	Prompt    tokenSet            `json:"prompt"`
 	Output    tokenSet            `json:"output"`
-	Pending   []pending           `json:"pending,omitempty"`
+	Pending   calls               `json:"pending,omitzero"`
 	Calls     map[string]bool     `json:"calls,omitempty"`
 	Positions []Position          `json:"positions,omitempty"`
 	Findings  int                 `json:"findings,omitempty"`
 	Ruled     int                 `json:"ruled,omitempty"`   // findings of rules among them
 	Agents    map[string]bool     `json:"agents,omitempty"`  // that acted in it
 	Parents   map[string]string   `json:"parents,omitempty"` // agent, folded: who delegated to it
-	Sources   map[string]source   `json:"sources,omitempty"`
 	Results   int                 `json:"results,omitempty"` // tool results so far
 	Read      uint64              `json:"read,omitempty"`    // how many identifying tokens of Output baselines have taken in
 	Last      time.Time           `json:"last"`              // the class's watermark when the last event arrived
 	Touched   int                 `json:"touched"`
 
-	PendingBytes int `json:"pending_bytes"`
-	CallsBytes   int `json:"calls_bytes"`
-	Bytes        int `json:"bytes"` // estimate of all of it
+	CallsBytes int `json:"calls_bytes"`
+	Bytes      int `json:"bytes"` // estimate of all of it
 
 	// Prompts holds the texts whose tokens Prompt has, by the first promptBytes of their digest, one after the other: a client that sends
 	// the whole conversation with each call of the model sends the same texts again.
@@ -50,17 +47,11 @@ type session struct {
 
 func (s *session) touched() int { return s.Touched }
 
-// pending is a tool call that is learned when its session ends without a finding.
-type pending struct {
-	Event       string                `json:"event"`
-	Agent       string                `json:"agent"`
-	Observation baselines.Observation `json:"observation"`
-}
-
 // source is an event whose text a value may have come from.
 type source struct {
-	Tool   string `json:"tool"`
-	Result int    `json:"result"`           // how many tool results came before it, and itself
+	Event  string `json:"event"`
+	Tool   string `json:"tool,omitempty"`
+	Result int    `json:"result,omitempty"` // how many tool results came before it, and itself
 	Signed bool   `json:"signed,omitempty"` // it speaks to the agent as if it were its operator
 }
 
@@ -70,10 +61,12 @@ type Position struct {
 	Sequence  uint64 `json:"sequence"`
 }
 
-// reader makes the token hashes of one text after the other in the same memory: they are good until the next text.
+// reader makes the token hashes of one text after the other in the same memory: they are good until the next text, and those of an
+// event's arguments until the next event.
 type reader struct {
 	hasher *event.Hasher
 	room   event.Hashes
+	args   event.Hashes
 }
 
 // hashed returns the token hashes of a text, or those that ingest left in its place.
@@ -125,7 +118,7 @@ func (s *session) readPrompt(c *event.Content, r *reader, from string) (digest s
 	if c.Text != "" {
 		digest = hex.EncodeToString(key[:6])
 	}
-	full := s.Prompt.add(r.hashed(c.Text, c.Tokens), from)
+	full := s.Prompt.add(r.hashed(c.Text, c.Tokens), source{Event: from})
 	if full || len(s.Prompts) >= maxPrompts*promptBytes {
 		s.Prompts = s.Prompts[:0] // what made room, this text's own first tokens too, must be read again
 	}
@@ -162,8 +155,7 @@ func (s *session) readOutput(e *event.Event, r *reader) {
 	tokens := r.hashed(t.Result.Text, t.Result.Tokens)
 	instructs := t.Result.Instructs()
 	s.Results++
-	s.source(e.ID, source{t.Name, s.Results, instructs})
-	s.Output.add(tokens, e.ID)
+	s.Output.add(tokens, source{e.ID, t.Name, s.Results, instructs})
 	// What a tool that reads brings in was written by somebody else; the answer of one that writes is its own.
 	if len(tokens) > 0 && (t.Effect == event.EffectRead || t.Effect == event.EffectUnknown) && !s.Facts.Tainted {
 		s.Facts.Tainted, s.Facts.TaintedBy, s.Facts.TaintedAgent, s.Facts.TaintedTool = true, e.ID, e.Agent.ID, t.Name
@@ -185,8 +177,7 @@ func (s *session) readDocuments(e *event.Event, r *reader) {
 			continue
 		}
 		tokens := r.hashed(c.Text, c.Tokens)
-		s.source(e.ID, source{string(e.Kind), s.Results, c.Instructs()})
-		s.Output.add(tokens, e.ID)
+		s.Output.add(tokens, source{e.ID, string(e.Kind), s.Results, c.Instructs()})
 		if len(tokens) > 0 && !s.Facts.Tainted {
 			s.Facts.Tainted, s.Facts.TaintedBy, s.Facts.TaintedAgent = true, e.ID, e.Agent.ID
 		}
@@ -202,10 +193,13 @@ func (s *session) readDocuments(e *event.Event, r *reader) {
 // its tokens: it came from where they all did, tried in the order prompt, history, prompt or history, tool output. One
 // identifying token that only a tool's output held makes the whole value come from there: that is the part to look at.
 func (s *session) provenance(e *event.Event, r *reader, knows func(event.Hash) bool) {
+	r.args = r.args[:0]
 	for i := range e.Tool.Args {
 		a := &e.Tool.Args[i]
 		if a.Value != "" {
-			a.Tokens = slices.Clone(r.hashed(a.Value, nil)) // baselines need them too
+			n := len(r.args)
+			r.args = r.hasher.Append(r.args, a.Value)
+			a.Tokens = r.args[n:len(r.args):len(r.args)] // baselines need them too
 		}
 		if len(a.Tokens) > 0 {
 			a.Provenance, a.Origin = s.classify(r.deciding(a.Tokens), knows)
@@ -227,25 +221,13 @@ func (s *session) recall(e *event.Event, r *reader, knows func(event.Hash) bool)
 	}
 }
 
-func (s *session) source(id string, from source) {
-	if s.Sources == nil {
-		s.Sources = make(map[string]source)
-	}
-	if old, ok := s.Sources[id]; ok {
-		from.Signed = from.Signed || old.Signed
-	} else if len(s.Sources) >= maxSources {
-		return
-	}
-	s.Sources[id] = from
-}
-
 // flow is what of an argument's value a tool's output held and no prompt did, whatever the agent used before.
 func (s *session) flow(tokens event.Hashes) (f baselines.Flow) {
 	for _, t := range tokens {
 		if s.Prompt.has(t) || !s.Output.has(t) || len(f.Tokens) == baselines.MaxFlow {
 			continue
 		}
-		from := s.Sources[s.Output.origin(t)]
+		from := s.Output.origin(t)
 		if len(f.Tokens) == 0 {
 			f.Tool, f.Ago = from.Tool, s.Results-from.Result+1
 		}
@@ -286,7 +268,7 @@ func (s *session) classify(tokens event.Hashes, knows func(event.Hash) bool) (ev
 			history++
 		case s.Output.has(t):
 			if origin == "" {
-				origin = s.Output.origin(t)
+				origin = s.Output.origin(t).Event
 			}
 		default:
 			made++

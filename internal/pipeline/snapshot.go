@@ -16,7 +16,7 @@ import (
 )
 
 // snapshotVersion names the layout of a snapshot. A snapshot of another version is refused, and the shard replays the log.
-const snapshotVersion = 10
+const snapshotVersion = 11
 
 // snapshot begins a shard's state. After it comes each class, with its agents' pages, its sessions and its traces behind it: one value for each, so that
 // encoding a large state needs no copy of it.
@@ -154,7 +154,7 @@ func (s *Shard) put(snap snapshot, classes map[string]*class) {
 		s.gone = make(map[string]int)
 	}
 	for _, c := range s.classes {
-		c.room = s.options.MaxBytes / 4
+		c.room, c.agents = s.options.MaxBytes/4, make(map[string]*event.Agent)
 		s.count(c)
 	}
 }
@@ -243,8 +243,8 @@ func (c *class) check() error {
 		if len(ses.Prompts)%promptBytes != 0 || len(ses.Prompts) > maxPrompts*promptBytes {
 			return errors.New("a session's prompts are no digests")
 		}
-		if err := errors.Join(ses.Prompt.check(), ses.Output.check()); err != nil {
-			return fmt.Errorf("a session's text: %w", err)
+		if err := errors.Join(ses.Prompt.check(), ses.Output.check(), ses.Pending.check()); err != nil {
+			return fmt.Errorf("a session: %w", err)
 		}
 	}
 	if !c.Budget.check() {

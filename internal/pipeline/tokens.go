@@ -31,7 +31,7 @@ type tokenSet struct {
 
 // origin is an event that brought tokens: those of each list up to a count.
 type origin struct {
-	Event       string `json:"event"`
+	source
 	Identifying uint64 `json:"identifying"`
 	Words       uint64 `json:"words"`
 }
@@ -110,7 +110,8 @@ func (s *tokenSet) reindex(n int) {
 }
 
 // add takes tokens in and reports whether others made room for them.
-func (s *tokenSet) add(tokens event.Hashes, from string) (full bool) {
+func (s *tokenSet) add(tokens event.Hashes, from source) (full bool) {
+	from.Signed = s.sign(from)
 	fresh := false
 	for _, t := range tokens {
 		_, slot, known := s.find(t)
@@ -129,7 +130,7 @@ func (s *tokenSet) add(tokens event.Hashes, from string) (full bool) {
 		return false
 	}
 	s.Origins = append(s.Origins, origin{from, s.Identifying.came(), s.Words.came()})
-	s.Bytes += originBytes + len(from)
+	s.Bytes += originBytes + len(from.Event)
 	if max(len(s.Identifying.Tokens), len(s.Words.Tokens)) <= tokensRoom {
 		return false
 	}
@@ -138,6 +139,15 @@ func (s *tokenSet) add(tokens event.Hashes, from string) (full bool) {
 	s.forgetOrigins()
 	s.reindex(len(s.Identifying.Tokens) + len(s.Words.Tokens))
 	return true
+}
+
+// sign makes what an event brought before signed if this part of it is, and reports whether any part is.
+func (s *tokenSet) sign(from source) bool {
+	for i := len(s.Origins) - 1; i >= 0 && s.Origins[i].Event == from.Event; i-- {
+		from.Signed = from.Signed || s.Origins[i].Signed
+		s.Origins[i].Signed = from.Signed
+	}
+	return from.Signed
 }
 
 // trim forgets the oldest tokens over the bound.
@@ -167,10 +177,10 @@ func (s *tokenSet) has(t event.Hash) bool {
 }
 
 // origin returns the event that first brought a token of the set.
-func (s *tokenSet) origin(t event.Hash) string {
+func (s *tokenSet) origin(t event.Hash) source {
 	place, _, ok := s.find(t)
 	if !ok {
-		return ""
+		return source{}
 	}
 	count := s.list(t).Gone + uint64(place) + 1
 	i, _ := slices.BinarySearchFunc(s.Origins, count, func(o origin, count uint64) int {
@@ -183,7 +193,7 @@ func (s *tokenSet) origin(t event.Hash) string {
 		}
 		return 1
 	})
-	return s.Origins[i].Event
+	return s.Origins[i].source
 }
 
 // check refuses a set that the code could not go on with.

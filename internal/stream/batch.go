@@ -70,8 +70,13 @@ func DecodeBatch(codec *event.Codec, data []byte) ([]event.Event, error) {
 	return r.Decode(codec, data)
 }
 
-// BatchReader decodes one batch after the other in the same memory; the events have their own. Its zero value is ready.
-type BatchReader struct{ plain []byte }
+// BatchReader decodes one batch after the other in the same memory: the events are good until the next, and what they point to for as
+// long as it is kept. Its zero value is ready. Not safe for concurrent use.
+type BatchReader struct {
+	plain  []byte
+	events []event.Event
+	known  *event.Texts
+}
 
 // Decode is DecodeBatch.
 func (r *BatchReader) Decode(codec *event.Codec, data []byte) ([]event.Event, error) {
@@ -87,7 +92,14 @@ func (r *BatchReader) Decode(codec *event.Codec, data []byte) ([]event.Event, er
 		return nil, fmt.Errorf("decode batch: %w", err)
 	}
 	if rest, ok := bytes.CutPrefix(body, batchHead); ok {
-		if events, ok := codec.ReadAll(rest); ok {
+		if r.known == nil {
+			r.known = event.NewTexts()
+		}
+		events, ok := codec.ReadAll(r.events, rest, r.known)
+		if cap(events) <= 2*maxBatchEvents {
+			r.events = events
+		}
+		if ok {
 			return events, nil
 		}
 	}
@@ -221,7 +233,7 @@ func (w *Writer) run(partition int, queue <-chan appending) {
 				break collect
 			}
 		}
-		err := w.write(&r, partition, n, waiting)
+		err := w.write(&r, partition, waiting)
 		if cap(r.plain) > maxRoom {
 			r = room{}
 		}
@@ -234,30 +246,38 @@ func (w *Writer) run(partition int, queue <-chan appending) {
 // maxRoom is how much memory a writer or a reader keeps for its next batch.
 const maxRoom = 2 << 20
 
-// write stores the n events in as few messages as their number and size allow. It runs on: a caller that gave up may still be stored.
-func (w *Writer) write(r *room, partition, n int, waiting []appending) error {
-	events := waiting[0].events
-	if len(waiting) > 1 {
-		events = make([]event.Event, 0, n)
-		for _, a := range waiting {
-			events = append(events, a.events...)
+// write stores events in as few messages as their number and size allow. It runs on: a caller that gave up may still be stored.
+func (w *Writer) write(r *room, partition int, waiting []appending) error {
+	var chunk [][]event.Event
+	n := 0
+	for _, a := range waiting {
+		for events := a.events; len(events) > 0; {
+			take := min(len(events), maxBatchEvents-n)
+			chunk, n, events = append(chunk, events[:take]), n+take, events[take:]
+			if n < maxBatchEvents {
+				continue
+			}
+			if err := w.writeChunk(r, partition, chunk); err != nil {
+				return err
+			}
+			chunk, n = chunk[:0], 0
 		}
 	}
-	for chunk := range slices.Chunk(events, maxBatchEvents) {
-		if err := w.writeChunk(r, partition, chunk); err != nil {
-			return err
-		}
-	}
-	return nil
+	return w.writeChunk(r, partition, chunk)
 }
 
 // writeChunk stores events in one message, or in several if the encoding of all is larger than a message, though it may be compressed:
 // what is read back is bounded too.
-func (w *Writer) writeChunk(r *room, partition int, events []event.Event) error {
-	r.plain = w.codec.AppendAll(append(r.plain[:0], batchHead...), events)
-	if len(r.plain) > w.log.MaxBatch() && len(events) > 1 {
-		half := len(events) / 2
-		return errors.Join(w.writeChunk(r, partition, events[:half]), w.writeChunk(r, partition, events[half:]))
+func (w *Writer) writeChunk(r *room, partition int, chunk [][]event.Event) error {
+	if len(chunk) == 0 {
+		return nil
+	}
+	r.plain = w.codec.AppendAll(append(r.plain[:0], batchHead...), chunk...)
+	if half := len(chunk) / 2; len(r.plain) > w.log.MaxBatch() && half > 0 {
+		return errors.Join(w.writeChunk(r, partition, chunk[:half]), w.writeChunk(r, partition, chunk[half:]))
+	}
+	if half := len(chunk[0]) / 2; len(r.plain) > w.log.MaxBatch() && half > 0 {
+		return errors.Join(w.writeChunk(r, partition, [][]event.Event{chunk[0][:half]}), w.writeChunk(r, partition, [][]event.Event{chunk[0][half:]}))
 	}
 	data, id := r.pack(r.plain)
 	return w.log.Append(context.Background(), partition, id, data)

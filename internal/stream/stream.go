@@ -16,6 +16,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"golang.org/x/sync/errgroup"
 )
 
 // Names of the streams, buckets and subjects.
@@ -198,9 +199,14 @@ func (l *Log) Read(ctx context.Context, sequence uint64) (Message, error) {
 	return Message{Sequence: raw.Sequence, Data: raw.Data, Stored: raw.Time}, nil
 }
 
-// PublishFinding stores a finding; the id makes a repeated one the same message while the server remembers it.
-func (l *Log) PublishFinding(ctx context.Context, id string, data []byte) error {
-	if _, err := l.js.Publish(ctx, findingsSubject, data, jetstream.WithMsgID(id), jetstream.WithRetryAttempts(elections), jetstream.WithRetryWait(electionWait)); err != nil {
+// keyHeader says of a finding's message which other findings it is handled in order with.
+const keyHeader = "Tocsin-Key"
+
+// PublishFinding stores a finding; the id makes a repeated one the same message while the server remembers it. Findings of one key are
+// handled in order.
+func (l *Log) PublishFinding(ctx context.Context, id, key string, data []byte) error {
+	msg := &nats.Msg{Subject: findingsSubject, Header: nats.Header{keyHeader: {key}}, Data: data}
+	if _, err := l.js.PublishMsg(ctx, msg, jetstream.WithMsgID(id), jetstream.WithRetryAttempts(elections), jetstream.WithRetryWait(electionWait)); err != nil {
 		return fmt.Errorf("publish finding: %w", err)
 	}
 	return nil
@@ -229,8 +235,12 @@ func (p *Permanent) Error() string { return p.Err.Error() }
 // Unwrap returns what is wrong with the finding.
 func (p *Permanent) Unwrap() error { return p.Err }
 
-// HandleFindings calls fn with each finding that no earlier call handled, in order, until the context ends. A finding whose fn
-// fails comes again, unless the error is Permanent, and report is told why.
+// lanes is how many findings are handled at once. What handles one waits for others' disks most of the time.
+const lanes = 8
+
+// HandleFindings calls fn with each finding that no earlier call handled until the context ends: with those of one key one after the
+// other, in order, and with others meanwhile. A finding whose fn fails comes again, unless the error is Permanent, and report is told
+// why. Both are called concurrently, and no more once HandleFindings returned.
 func (l *Log) HandleFindings(ctx context.Context, fn func(context.Context, Message) error, report func(error)) error {
 	consumer, err := l.findings.CreateOrUpdateConsumer(ctx, jetstream.ConsumerConfig{
 		Durable: "respond", AckPolicy: jetstream.AckExplicitPolicy, MaxAckPending: maxWaiting, AckWait: time.Minute,
@@ -242,18 +252,43 @@ func (l *Log) HandleFindings(ctx context.Context, fn func(context.Context, Messa
 	if err != nil {
 		return fmt.Errorf("handle findings: %w", err)
 	}
-	stop := context.AfterFunc(ctx, messages.Stop)
-	defer stop()
-	for {
-		msg, err := messages.Next()
-		switch {
-		case ctx.Err() != nil:
-			return ctx.Err()
-		case err != nil:
-			return fmt.Errorf("handle findings: %w", err)
+	defer messages.Stop()
+	group, ctx := errgroup.WithContext(ctx)
+	context.AfterFunc(ctx, messages.Stop)
+	var queues [lanes]chan jetstream.Msg
+	for i := range queues {
+		queues[i] = make(chan jetstream.Msg, maxWaiting) // one that is slow keeps nobody else's waiting
+		group.Go(func() error { return handleLane(ctx, queues[i], fn, report) })
+	}
+	group.Go(func() error {
+		for {
+			msg, err := messages.Next()
+			switch {
+			case ctx.Err() != nil:
+				return ctx.Err()
+			case err != nil:
+				return fmt.Errorf("handle findings: %w", err)
+			}
+			select {
+			case queues[PartitionOf(msg.Headers().Get(keyHeader), lanes)] <- msg:
+			case <-ctx.Done():
+				return ctx.Err()
+			}
 		}
-		if err := handle(ctx, msg, fn); err != nil && ctx.Err() == nil {
-			report(err)
+	})
+	return group.Wait()
+}
+
+// handleLane handles the findings of one lane.
+func handleLane(ctx context.Context, queue <-chan jetstream.Msg, fn func(context.Context, Message) error, report func(error)) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case msg := <-queue:
+			if err := handle(ctx, msg, fn); err != nil && ctx.Err() == nil {
+				report(err)
+			}
 		}
 	}
 }

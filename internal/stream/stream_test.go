@@ -204,11 +204,11 @@ func TestPermanentFindings(t *testing.T) {
 	log := newLog(t, 1)
 	const bad = maxWaiting / 8
 	for i := range bad {
-		if err := log.PublishFinding(t.Context(), fmt.Sprint(i), []byte("bad")); err != nil {
+		if err := log.PublishFinding(t.Context(), fmt.Sprint(i), "", []byte("bad")); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := log.PublishFinding(t.Context(), "good", []byte("good")); err != nil {
+	if err := log.PublishFinding(t.Context(), "good", "", []byte("good")); err != nil {
 		t.Fatal(err)
 	}
 	ended, err := log.nc.SubscribeSync("$JS.EVENT.ADVISORY.CONSUMER.MSG_TERMINATED.*.respond")
@@ -248,7 +248,7 @@ func TestAgain(t *testing.T) {
 func TestHandleFindings(t *testing.T) {
 	log := newLog(t, 1)
 	for _, id := range []string{"a", "b", "c", "a"} {
-		if err := log.PublishFinding(t.Context(), id, []byte(id)); err != nil {
+		if err := log.PublishFinding(t.Context(), id, "", []byte(id)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -264,7 +264,7 @@ func TestHandleFindings(t *testing.T) {
 			handled = append(handled, string(m.Data))
 			if len(handled) == n {
 				// The answer of this one is sent after fn returns, so the end comes with the next.
-				return log.PublishFinding(t.Context(), "end", []byte("end"))
+				return log.PublishFinding(t.Context(), "end", "", []byte("end"))
 			}
 			if string(m.Data) == "end" {
 				cancel()
@@ -284,7 +284,7 @@ func TestHandleFindings(t *testing.T) {
 	if diff := cmp.Diff([]string{"no workflow server"}, reported); diff != "" {
 		t.Error(diff)
 	}
-	if err := log.PublishFinding(t.Context(), "d", []byte("d")); err != nil {
+	if err := log.PublishFinding(t.Context(), "d", "", []byte("d")); err != nil {
 		t.Fatal(err)
 	}
 	// "end" was handled when the context ended, and not acknowledged: it may come again. What was acknowledged must not.
@@ -302,6 +302,44 @@ func TestHandleFindings(t *testing.T) {
 	}, func(error) {})
 	if !errors.Is(ctx.Err(), context.Canceled) {
 		t.Error("a new finding does not come after a restart of the handler")
+	}
+}
+
+// Findings of one key are handled in order, and do not wait for those of another that takes long.
+func TestKeysOfFindings(t *testing.T) {
+	log := newLog(t, 1)
+	const slow, quick = "slow", "quick"
+	if PartitionOf(slow, lanes) == PartitionOf(quick, lanes) {
+		t.Fatal("the keys share a lane")
+	}
+	for i := range 20 {
+		if err := log.PublishFinding(t.Context(), fmt.Sprint(slow, i), slow, []byte{byte(i)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := log.PublishFinding(t.Context(), quick, quick, []byte(quick)); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	over := make(chan struct{})
+	var order []byte
+	_ = log.HandleFindings(ctx, func(ctx context.Context, m Message) error {
+		if string(m.Data) == quick {
+			close(over)
+			return nil
+		}
+		select {
+		case <-over:
+		case <-ctx.Done():
+		}
+		if order = append(order, m.Data...); len(order) == 20 {
+			cancel()
+		}
+		return nil
+	}, func(err error) { t.Error(err) })
+	if !errors.Is(ctx.Err(), context.Canceled) || !slices.IsSorted(order) {
+		t.Errorf("%v: handled %v", ctx.Err(), order)
 	}
 }
 

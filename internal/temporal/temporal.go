@@ -136,26 +136,30 @@ func configuration(database string, ports []int) *config.Config {
 	return cfg
 }
 
-// databaseConfig asks for the write-ahead log and a sync of every commit, so that no power cut takes a decision back.
-func databaseConfig(database string) *config.SQL {
+// databaseConfig asks for the write-ahead log and a sync of every commit, so that no power cut takes a decision back. A commit then
+// writes and syncs one file once; with the journal that SQLite has otherwise, two files several times.
+func databaseConfig(database string) *config.SQL { return journalled(database, "WAL") }
+
+// journalled names SQLite's pragmas by their own names: one that it does not know it ignores.
+func journalled(database, mode string) *config.SQL {
 	return &config.SQL{
 		PluginName: sqlite.PluginName, DatabaseName: database,
-		ConnectAttributes: map[string]string{"mode": "rwc", "_journal_mode": "WAL", "_synchronous": "FULL"},
+		ConnectAttributes: map[string]string{"mode": "rwc", "journal_mode": mode, "synchronous": "FULL"},
 	}
 }
 
 // prepare creates the schema in a file of its own, which gets the database's name only when it is complete: a start that was
-// killed leaves nothing half made.
+// killed leaves nothing half made. That file has no write-ahead log, because a log would keep the old name with all that is in it.
 func prepare(cfg *config.Config, namespace string) error {
 	sql := cfg.Persistence.DataStores[sqlite.PluginName].SQL
 	if _, err := os.Stat(sql.DatabaseName); errors.Is(err, fs.ErrNotExist) {
 		fresh := sql.DatabaseName + ".new"
-		for _, leftover := range []string{fresh, fresh + "-wal", fresh + "-shm"} {
+		for _, leftover := range []string{fresh, fresh + "-journal"} {
 			if err := os.Remove(leftover); err != nil && !errors.Is(err, fs.ErrNotExist) {
 				return err
 			}
 		}
-		if err := schema.SetupSchema(databaseConfig(fresh)); err != nil {
+		if err := schema.SetupSchema(journalled(fresh, "DELETE")); err != nil {
 			return fmt.Errorf("create schema: %w", err)
 		}
 		if err := os.Rename(fresh, sql.DatabaseName); err != nil {

@@ -3,6 +3,8 @@ package temporal_test
 import (
 	"context"
 	"crypto/tls"
+	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -40,5 +42,26 @@ func TestOnlyThisProcessConnects(t *testing.T) {
 				t.Error("a stranger is answered")
 			}
 		})
+	}
+}
+
+// TestCommitsAreLogged: byte 18 of a SQLite file says how it is written, and 2 is the write-ahead log.
+func TestCommitsAreLogged(t *testing.T) {
+	dir := t.TempDir()
+	s, err := temporal.Start(t.Context(), dir, "test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := s.Stop(); err != nil {
+			t.Error(err)
+		}
+	})
+	data, err := os.ReadFile(filepath.Join(dir, "temporal.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := data[18]; got != 2 {
+		t.Errorf("the database is written by version %d of its format, want 2", got)
 	}
 }
