@@ -302,6 +302,9 @@ type StandingInput struct {
 
 // Plan computes what an action would do and who must approve it, for people to see before they do.
 func (a *Activities) Plan(ctx context.Context, in PlanInput) (out PlanOutput, err error) {
+	if _, err := a.Actions.Find(in.Plan.Action); err != nil { // none of its kind is configured, and no retry configures one
+		return out, temporal.NewNonRetryableApplicationError(err.Error(), "plan", err)
+	}
 	out.Terms, out.Deadline, out.OnExpiry = a.Policies.Ask(in.Plan, in.Asked)
 	in.Plan.Need = out.Terms.Need
 	out.Plan, err = a.Actions.Plan(ctx, action.Input{Incident: in.Incident, Plan: in.Plan})
