@@ -54,7 +54,7 @@ type agentPage struct {
 	Week            []weekday
 	Chart           chart
 	Arguments       []argument
-	Class           []peer
+	Others          []peer
 	Anomalies       []anomaly
 	Incidents, Open []incident.Incident
 	Leases          []action.Lease
@@ -108,7 +108,7 @@ func (c *Console) showAgent(w http.ResponseWriter, r *http.Request, by approval.
 	data.Waits = slices.DeleteFunc(data.Waits, func(q approval.Request) bool {
 		return q.Plan.Class != approval.Record || q.Plan.Target.Agent != id
 	})
-	data.Class = peersOf(&data.Learned, learned)
+	data.Others = peersOf(&data.Learned, learned)
 	if data.Anomalies, err = c.anomalies(r, data.Incidents); err != nil {
 		return err
 	}

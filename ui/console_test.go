@@ -59,7 +59,7 @@ func TestPages(t *testing.T) {
 		"/agents":                          {"4 agents", "Learning", `<td class="right num wide">3</td>`, "(2 min ago)"},
 		"/agents?id=payments%2Fbilling-bot": {
 			"payments/billing-bot has 1 open incident", "5210 events", "239 · 58 %", "send_money recipient", "61 · 95 %", `action="/agents/ask"`,
-			`<td class="heat-6" title="3 to 25, learned in 7 weeks">`, "1176 full hours were learned", `<rect class="out"`, "1 hour outside", "18 to 2410", "Version 1.4", "new tools <code>get_iban</code>", "× 2.1",
+			"<span>Class payments</span>", "Other agents of class payments", `<td class="heat-6" title="3 to 25, learned in 7 weeks">`, "1176 full hours were learned", `<rect class="out"`, "1 hour outside", "18 to 2410", "Version 1.4", "new tools <code>get_iban</code>", "× 2.1",
 			"p = 0.00004, usually over 0.05", "payments/refund-bot</a>", `value="expected"`, `value="freeze"`, `value="rebase"`,
 		},
 		"/rules":                  {"2 rules", "untrusted-value-egress", "25 % of 8", "0 judged", "payroll-run: 17", "Read the rules again"},
