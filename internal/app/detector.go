@@ -260,7 +260,11 @@ func (d *detector) save(ctx context.Context) error {
 		return nil
 	}
 	start := time.Now()
-	if err := d.write(ctx); err != nil {
+	err := d.write(ctx)
+	if err != nil && errors.Is(ctx.Err(), context.Canceled) {
+		return nil // the process ends, and run saves once more
+	}
+	if err != nil {
 		d.logger.Error("a detector's snapshot can't be saved; the one before it stands", "partition", d.partition, "error", err)
 		d.when = time.Now() // the next one is tried later
 		return nil
