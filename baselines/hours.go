@@ -2,6 +2,7 @@ package baselines
 
 import (
 	"math"
+	"sort"
 	"time"
 )
 
@@ -201,19 +202,12 @@ type Band struct {
 // countBand is the band of a count.
 func countBand(mean, variance float64) Band {
 	const tail = (1 - bandShare) / 2
-	least := func(below func(n uint32) bool) float64 { // the first count that something holds of, of an order that keeps holding
-		from, to := uint32(0), uint32(1)
-		for !below(to) && to < math.MaxUint32/2 {
-			from, to = to, to*2
+	least := func(holds func(n uint32) bool) float64 { // the first count that something holds of, of an order that keeps holding
+		to := 1
+		for to < math.MaxInt32/2 && !holds(uint32(to)) {
+			to *= 2
 		}
-		for from < to {
-			if mid := from + (to-from)/2; below(mid) {
-				to = mid
-			} else {
-				from = mid + 1
-			}
-		}
-		return float64(to)
+		return float64(sort.Search(to, func(n int) bool { return holds(uint32(n)) }))
 	}
 	over := func(n uint32) float64 { return math.Exp2(-overBits(n, mean, variance)) }
 	return Band{

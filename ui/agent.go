@@ -68,16 +68,8 @@ func leaseTimes() []time.Duration {
 }
 
 func (c *Console) showAgent(w http.ResponseWriter, r *http.Request, by approval.Principal, id string, status int, alert string) error {
-	learned, err := c.o.Facts.Agents(r.Context())
-	if err != nil {
-		return err
-	}
-	all, err := c.o.Reader.Incidents(r.Context(), maxRows)
-	if err != nil {
-		return err
-	}
 	now := c.o.Now()
-	leases, err := c.leases(r, now)
+	learned, all, leases, err := c.known(r, now)
 	if err != nil {
 		return err
 	}

@@ -300,21 +300,25 @@ type agentRow struct {
 	Until time.Time // the end of its containment, if it is contained
 }
 
+// known is what there is about agents: what baselines learned, the incidents, and the containments.
+func (c *Console) known(r *http.Request, now time.Time) (learned []baselines.Learned, all []incident.Incident, leases []action.Lease, err error) {
+	if learned, err = c.o.Facts.Agents(r.Context()); err != nil {
+		return nil, nil, nil, err
+	}
+	if all, err = c.o.Reader.Incidents(r.Context(), maxRows); err != nil {
+		return nil, nil, nil, err
+	}
+	leases, err = c.leases(r, now)
+	return learned, all, leases, err
+}
+
 // agents shows the list, or the agent that the query names: an agent's id holds slashes, which a path would split.
 func (c *Console) agents(w http.ResponseWriter, r *http.Request, by approval.Principal) error {
 	if id := r.URL.Query().Get("id"); id != "" {
 		return c.showAgent(w, r, by, id, http.StatusOK, "")
 	}
-	learned, err := c.o.Facts.Agents(r.Context())
-	if err != nil {
-		return err
-	}
-	all, err := c.o.Reader.Incidents(r.Context(), maxRows)
-	if err != nil {
-		return err
-	}
 	now := c.o.Now()
-	leases, err := c.leases(r, now)
+	learned, all, leases, err := c.known(r, now)
 	if err != nil {
 		return err
 	}

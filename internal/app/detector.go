@@ -86,6 +86,12 @@ func (d *detector) restore(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	d.reset(ctx, d.put(data, changes))
+	return nil
+}
+
+// put puts what was saved into the shard, and returns the rules whose state was dropped.
+func (d *detector) put(data, changes []byte) (dropped []string) {
 	d.mu.Lock() // pages may be served by now
 	defer d.mu.Unlock()
 	last, dropped, err := d.shard.Restore(data)
@@ -104,8 +110,7 @@ func (d *detector) restore(ctx context.Context) error {
 	}
 	d.saved = d.last
 	slices.Sort(dropped)
-	d.reset(ctx, slices.Compact(dropped))
-	return nil
+	return slices.Compact(dropped)
 }
 
 // snapshot reads what was saved under a name; one that is damaged is as good as none.
