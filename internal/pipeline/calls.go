@@ -3,6 +3,7 @@ package pipeline
 import (
 	"encoding/binary"
 	"errors"
+	"math"
 	"slices"
 	"time"
 
@@ -44,6 +45,19 @@ func (c *calls) replace(p *pending) bool {
 	return false
 }
 
+// of returns the call that an event told of.
+func (c *calls) of(id string) (pending, bool) {
+	for r := (callReader{data: c.Data}); len(r.data) > 0; {
+		from := r.data
+		if one := r.call(); string(one.bytes()) == id {
+			found := callReader{data: from, known: make(map[string]string)}
+			call := found.call()
+			return call.pending(), true
+		}
+	}
+	return pending{}, false
+}
+
 // list returns the calls. Equal texts share their memory.
 func (c *calls) list() []pending {
 	out := make([]pending, 0, c.N)
@@ -70,6 +84,12 @@ func appendBytes[S ~string | ~[]byte](out []byte, text S) []byte {
 	return append(binary.AppendUvarint(out, uint64(len(text))), text...)
 }
 
+// Marks of an argument of a call.
+const (
+	callSigned = 1 << iota // its flow is
+	callNumber             // its number follows
+)
+
 func appendCall(out []byte, p *pending) []byte {
 	o := &p.Observation
 	out = appendBytes(appendBytes(appendBytes(out, p.Event), p.Agent), o.Tool)
@@ -81,11 +101,16 @@ func appendCall(out []byte, p *pending) []byte {
 		out = appendBytes(appendTokens(out, a.Tokens), a.Provenance)
 		out = appendBytes(appendTokens(out, a.Flow.Tokens), a.Flow.Tool)
 		out = binary.AppendVarint(out, int64(a.Flow.Ago))
-		signed := byte(0)
+		marks := byte(0)
 		if a.Flow.Signed {
-			signed = 1
+			marks |= callSigned
 		}
-		out = append(out, signed)
+		if a.Number != 0 {
+			marks |= callNumber
+		}
+		if out = append(out, marks); a.Number != 0 {
+			out = binary.LittleEndian.AppendUint64(out, math.Float64bits(a.Number))
+		}
 	}
 	out = binary.AppendUvarint(out, uint64(len(o.Dests)))
 	for i := range o.Dests {
@@ -121,7 +146,12 @@ func (r *callReader) pending() (p pending) {
 	o.At = time.Unix(seconds, int64(r.number())).UTC()
 	for range r.count(16) {
 		a := baselines.ArgObservation{Path: r.text(), Value: r.word(), Tokens: r.tokens(), Provenance: event.Provenance(r.text())}
-		a.Flow = baselines.Flow{Tokens: r.tokens(), Tool: r.text(), Ago: int(r.signed()), Signed: r.take(1)[0] == 1}
+		a.Flow = baselines.Flow{Tokens: r.tokens(), Tool: r.text(), Ago: int(r.signed())}
+		marks := r.take(1)[0]
+		if a.Flow.Signed = marks&callSigned != 0; marks&callNumber != 0 {
+			a.Number = math.Float64frombits(r.word())
+			r.bad = r.bad || math.IsNaN(a.Number) || math.IsInf(a.Number, 0)
+		}
 		o.Args = append(o.Args, a)
 	}
 	for range r.count(8) {

@@ -28,7 +28,8 @@ func drawCall(t *rapid.T, id string) pending {
 	for range rapid.IntRange(0, 3).Draw(t, "args") {
 		p.Observation.Args = append(p.Observation.Args, baselines.ArgObservation{
 			Path: text.Draw(t, "path"), Value: word.Draw(t, "value"), Tokens: tokens("tokens"), Provenance: event.Provenance(text.Draw(t, "provenance")),
-			Flow: baselines.Flow{Tokens: tokens("flow"), Tool: text.Draw(t, "from"), Ago: rapid.IntRange(-1, 900).Draw(t, "ago"), Signed: rapid.Bool().Draw(t, "signed")},
+			Number: rapid.Float64Range(-1e300, 1e300).Draw(t, "number"),
+			Flow:   baselines.Flow{Tokens: tokens("flow"), Tool: text.Draw(t, "from"), Ago: rapid.IntRange(-1, 900).Draw(t, "ago"), Signed: rapid.Bool().Draw(t, "signed")},
 		})
 	}
 	for range rapid.IntRange(0, 2).Draw(t, "dests") {
@@ -70,7 +71,7 @@ func TestCalls(t *testing.T) {
 // Whatever stands in a snapshot for calls is read without harm.
 func FuzzCalls(f *testing.F) {
 	var c calls
-	c.add(&pending{Event: "e", Agent: "a", Observation: baselines.Observation{Tool: "t", Args: []baselines.ArgObservation{{Path: "p", Tokens: event.Hashes{1}}}}})
+	c.add(&pending{Event: "e", Agent: "a", Observation: baselines.Observation{Tool: "t", Args: []baselines.ArgObservation{{Path: "p", Tokens: event.Hashes{1}, Number: 9.5}}}})
 	f.Add(c.Data)
 	f.Fuzz(func(t *testing.T, data []byte) {
 		for _, p := range (&calls{Data: data}).list() {

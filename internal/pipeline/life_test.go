@@ -3,6 +3,7 @@ package pipeline_test
 import (
 	"bytes"
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -197,5 +198,48 @@ func TestOrphansAreCounted(t *testing.T) {
 	}
 	if rates == 0 {
 		t.Errorf("200 calls in three minutes, where two are usual: raised %v", raised)
+	}
+}
+
+// A session teaches each call once, with what its arguments hold: a request and its result are one call, by its id, or where there is
+// none by its arguments.
+func TestEachCallTeachesOnce(t *testing.T) {
+	paid := func(id, amount string) *event.Tool {
+		call := tool("pay", "amount", amount)
+		call.CallID = id
+		return call
+	}
+	for name, steps := range map[string]struct {
+		calls []event.Event
+		want  int
+	}{
+		"request and result with an id": {[]event.Event{
+			{Kind: event.KindToolRequest, Tool: paid("1", "20")}, {Tool: paid("1", "20")},
+		}, 1},
+		"without": {[]event.Event{
+			{Kind: event.KindToolRequest, Tool: paid("", "20")}, {Tool: paid("", "20")},
+		}, 1},
+		"without, asked again": {[]event.Event{
+			{Kind: event.KindToolRequest, Tool: paid("", "20")}, {Tool: paid("", "20")},
+			{Kind: event.KindToolRequest, Tool: paid("", "20")}, {Tool: paid("", "20")},
+		}, 2},
+		"results alone": {[]event.Event{{Tool: paid("", "20")}, {Tool: paid("", "20")}}, 2},
+		"another's":     {[]event.Event{{Kind: event.KindToolRequest, Tool: paid("", "20")}, {Tool: paid("", "30")}}, 2},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newFeed(t, `tool.name == "none"`)
+			for i, e := range steps.calls {
+				e.Session.ID = "s"
+				f.send(time.Duration(i)*time.Second, e)
+			}
+			f.work(1)
+			tools := f.learned().Tools
+			if i := slices.IndexFunc(tools, func(c baselines.Count) bool { return c.Text == "pay" }); i < 0 || tools[i].N != steps.want {
+				t.Errorf("learned %+v, want pay %d times", tools, steps.want)
+			}
+			if h, _ := f.shard.Habits("svc/bot"); len(h.Amounts) != 1 || h.Amounts[0].N != steps.want {
+				t.Errorf("amounts %+v, want %d of pay", h.Amounts, steps.want)
+			}
+		})
 	}
 }

@@ -261,23 +261,45 @@ func (s *Shard) score(c *class, e *event.Event, ses *session) (baselines.Anomaly
 	for i := range o.Args {
 		o.Args[i].Flow = ses.flow(o.Args[i].Tokens)
 	}
-	call := ""
-	if e.Tool.CallID != "" {
-		call = callKey(e.Tool.CallID, &o)
+	call := callKey(e.Tool.CallID, &o)
+	if first, again := ses.told(e, call); again {
+		if was, ok := ses.Pending.of(first); ok {
+			o = was.Observation
+			asked(e.Tool, &o)
+		}
+		_, says := s.says(c, e, &o)
+		return none, says // one call is one anomaly
 	}
 	p := pending{Event: e.ID, Agent: e.Agent.ID, Observation: o}
-	switch {
-	case e.Agent.Basis == stitched && ses.Pending.replace(&p): // judged before, under the name of its service
-	case ses.Calls[call]:
-		return none, unknown
-	default:
-		ses.keep(&p, call)
+	if e.Agent.Basis != stitched || !ses.Pending.replace(&p) { // else it was judged before, under the name of its service
+		ses.keep(&p, call, e.Tool.CallID != "" || e.Kind == event.KindToolRequest)
 	}
-	a := c.Model.Score(e, &o)
-	tool, destination := c.Model.Familiar(e.Agent.ID, &o)
+	return s.says(c, e, &o)
+}
+
+// says is what the baseline says of a call, and to rules.
+func (s *Shard) says(c *class, e *event.Event, o *baselines.Observation) (baselines.Anomaly, detect.BaselineEnv) {
+	a := c.Model.Score(e, o)
+	tool, destination := c.Model.Familiar(e.Agent.ID, o)
 	return a, detect.BaselineEnv{
 		Ready: a.Life.Judges(), P: a.P, Tool: string(tool), Destination: string(destination), Why: a.Why,
-		Features: c.features(e.Agent.ID, &o, &a, tool, destination),
+		Features: c.features(e.Agent.ID, o, &a, tool, destination),
+	}
+}
+
+// asked gives a result's arguments the provenance that they had when the call was asked for: what tools returned in the meantime is not
+// where they came from.
+func asked(t *event.Tool, o *baselines.Observation) {
+	n := 0
+	for i := range t.Args {
+		a := &t.Args[i]
+		if len(a.Tokens) == 0 || n >= len(o.Args) {
+			continue // an observation has the arguments that hold something, in their order
+		}
+		if was := o.Args[n].Provenance; o.Args[n].Path == a.Path && was != a.Provenance {
+			a.Provenance, a.Origin = was, ""
+		}
+		n++
 	}
 }
 
@@ -301,7 +323,8 @@ func (c *class) features(agent string, o *baselines.Observation, a *baselines.An
 }
 
 // callKey recognises a call that is reported twice. Its arguments are part of it: some clients number their calls from 0 in each turn,
-// and an attacker could give two calls one id.
+// and an attacker could give two calls one id. Of a call without an id they are all there is: the next result with the arguments of a
+// request is its answer.
 func callKey(id string, o *baselines.Observation) string {
 	key := make([]byte, 0, len(id)+1+len(o.Tool)+17*len(o.Args))
 	key = append(append(append(key, id...), 0), o.Tool...)
@@ -311,14 +334,27 @@ func callKey(id string, o *baselines.Observation) string {
 	return string(key)
 }
 
-// keep keeps a call to be learned, and its key, if it has one, to recognise it.
-func (s *session) keep(p *pending, call string) {
-	if call != "" && len(s.Calls) < maxCalls {
+// told returns the event that told of a call before, if one did. Of a call without an id only the first result is its request's.
+func (s *session) told(e *event.Event, call string) (first string, ok bool) {
+	if e.Tool.CallID == "" && e.Kind != event.KindToolResult || e.Agent.Basis == stitched && s.Calls[call] == e.ID {
+		return "", false
+	}
+	first, ok = s.Calls[call]
+	if ok && e.Tool.CallID == "" {
+		delete(s.Calls, call)
+		s.CallsBytes -= callBytes + len(call) + len(first)
+	}
+	return first, ok
+}
+
+// keep keeps a call to be learned, and if it may be told again, its key and event.
+func (s *session) keep(p *pending, call string, again bool) {
+	if _, ok := s.Calls[call]; again && !ok && len(s.Calls) < maxCalls {
 		if s.Calls == nil {
-			s.Calls = make(map[string]bool)
+			s.Calls = make(map[string]string)
 		}
-		s.Calls[call] = true
-		s.CallsBytes += callBytes + len(call)
+		s.Calls[call] = p.Event
+		s.CallsBytes += callBytes + len(call) + len(p.Event)
 	}
 	if s.Pending.N < maxPending && s.Pending.weight() < maxPendingBytes {
 		s.Pending.add(p)

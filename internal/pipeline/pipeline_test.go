@@ -267,3 +267,36 @@ func library(t testing.TB) *detect.Library {
 	}
 	return l
 }
+
+// The result of a call that was asked for is judged by what was known when it was: what another tool returned in between is not where
+// its arguments came from, and rules on results get the baseline's answer.
+func TestResultIsJudgedAsAskedFor(t *testing.T) {
+	for _, id := range []string{"", "c7"} {
+		t.Run("id "+id, func(t *testing.T) {
+			f := newFeed(t, `baseline.ready && tool.name == "pay"`)
+			for n := range 3 {
+				f.work(n)
+			}
+			pay := func() *event.Tool {
+				call := tool("pay", "to", "GB29NWBK60161331926819")
+				call.CallID = id
+				return call
+			}
+			at, s := 4*day, event.Session{ID: "s"}
+			f.send(at, event.Event{Session: s, Kind: event.KindToolRequest, Tool: pay()})
+			read := tool("read_file", "path", "bill.txt")
+			read.Result.Text = "Pay GB29NWBK60161331926819"
+			f.send(at+time.Second, event.Event{Session: s, Tool: read})
+			e, raised := f.send(at+2*time.Second, event.Event{Session: s, Tool: pay()})
+			if a := e.Tool.Args[0]; a.Provenance != event.ProvenanceNowhere || a.Origin != "" {
+				t.Errorf("provenance %q from %q, want nowhere", a.Provenance, a.Origin)
+			}
+			if len(raised) != 1 {
+				t.Errorf("raised %v: want the rule, which asks the baseline", raised)
+			}
+			if e, _ := f.send(at+3*time.Second, event.Event{Session: s, Tool: tool("pay", "to", "GB29NWBK60161331926819")}); e.Tool.Args[0].Provenance != event.ProvenanceToolOutput {
+				t.Errorf("provenance of another call %q, want tool_output", e.Tool.Args[0].Provenance)
+			}
+		})
+	}
+}

@@ -26,7 +26,7 @@ type session struct {
 	Prompt    tokenSet            `json:"prompt"`
 	Output    tokenSet            `json:"output"`
 	Pending   calls               `json:"pending,omitzero"`
-	Calls     map[string]bool     `json:"calls,omitempty"`
+	Calls     map[string]string   `json:"calls,omitempty"` // the event that told first of each call
 	Positions []Position          `json:"positions,omitempty"`
 	Findings  int                 `json:"findings,omitempty"`
 	Ruled     int                 `json:"ruled,omitempty"`   // findings of rules among them
