@@ -202,9 +202,9 @@ func (f *fleet) session(p plan, at time.Time) []labelled {
 
 func (s *script) add(kind event.Kind) *event.Event {
 	s.at = s.at.Add(time.Second + time.Duration(s.random.ExpFloat64()*float64(4*time.Second)))
-	s.events = append(s.events, labelled{event.Event{
+	s.events = append(s.events, labelled{attack: s.attack, Event: event.Event{
 		ID: fmt.Sprintf("%s-%d", s.id, len(s.events)), Kind: kind, Time: s.at, Agent: s.plan.agent.agent, Session: event.Session{ID: s.id},
-	}, s.attack})
+	}})
 	return &s.events[len(s.events)-1].Event
 }
 

@@ -29,6 +29,7 @@ const (
 type labelled struct {
 	event.Event
 	attack bool
+	last   bool // of its session
 }
 
 // Stream is a file of events in time order.
@@ -128,8 +129,10 @@ type follow struct {
 	days      []int
 }
 
-// Run takes the stream through one shard. The first sessions of each agent only teach. With peers, their detectors are measured too.
+// Run takes the stream through one shard. The first sessions of each agent only teach, which they do at their last event and not ten
+// minutes later, so that it does not depend on how closely a file lays its sessions out. With peers, their detectors are measured too.
 func (s *Stream) Run(ctx context.Context, train int, withPeers bool) (StreamReport, error) {
+	s.markLast()
 	begun := make(map[string]int) // sessions of an agent
 	run := s.rig.start(func(agent string, _ *labelled) bool {
 		begun[agent]++
@@ -144,6 +147,17 @@ func (s *Stream) Run(ctx context.Context, train int, withPeers bool) (StreamRepo
 		out.Peers = run.peers(s.events)
 	}
 	return out, nil
+}
+
+// markLast marks the last event of each session.
+func (s *Stream) markLast() {
+	over := make(map[string]bool)
+	for i := range slices.Backward(s.events) {
+		e := &s.events[i]
+		key := sessionKey(e.Agent.Class, e.Session.ID)
+		e.last = e.Session.ID != "" && !over[key]
+		over[key] = true
+	}
 }
 
 // streamRun is one shard on its way through a stream.
@@ -196,6 +210,9 @@ func (r *streamRun) event(l *labelled) {
 	r.at = append(r.at, ses)
 	if ses == nil { // a repeat
 		return
+	}
+	if ses.taught && l.last {
+		r.shard.End(e.Agent.Class, e.Source.Authn, e.Session.ID)
 	}
 	if at, ok := ses.place[e.ID]; ok && l.attack && (ses.attack < 0 || at < ses.attack) {
 		ses.attack = at

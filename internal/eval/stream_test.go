@@ -69,6 +69,26 @@ func TestStreamLabels(t *testing.T) {
 	}
 }
 
+// However closely a file lays its sessions out, those that only teach have taught when the others come.
+func TestStreamSqueezed(t *testing.T) {
+	rig := noRules(t)
+	s, err := rig.ReadStream(strings.NewReader(generated(t, "injection", 1)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range s.events {
+		e := &s.events[i]
+		e.Time = begin.Add(e.Time.Sub(begin) / 10_000) // six weeks in six minutes
+	}
+	got, err := s.Run(t.Context(), 60, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got.Attacks < 50 || got.AUC < 0.8 {
+		t.Errorf("AUC %v of %d attacks", got.AUC, got.Attacks)
+	}
+}
+
 func TestStreamWithoutAttacks(t *testing.T) {
 	line := `{"id":"%d","kind":"tool.result","time":"2025-01-0%dT10:00:00Z","agent":{"id":"a"},"session":{"id":"s%d"},"tool":{"name":"read"}}` + "\n"
 	text := ""

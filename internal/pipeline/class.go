@@ -104,6 +104,13 @@ func (c *class) sweep() time.Time {
 	return next
 }
 
+// End says that a session is over, for whom it is known before ten minutes of silence show it: what is to be learned of it is.
+func (s *Shard) End(class, sender, session string) {
+	if c := s.classes[class]; c != nil && c.Sessions[sessionKey(sender, session)] != nil {
+		c.learn(sessionKey(sender, session))
+	}
+}
+
 // end closes a session: it is learned and gone.
 func (c *class) end(id string) {
 	ses := c.Sessions[id]

@@ -220,8 +220,10 @@ func TestEachCallTeachesOnce(t *testing.T) {
 			{Kind: event.KindToolRequest, Tool: paid("", "20")}, {Tool: paid("", "20")},
 		}, 1},
 		"without, asked again": {[]event.Event{
-			{Kind: event.KindToolRequest, Tool: paid("", "20")}, {Tool: paid("", "20")},
-			{Kind: event.KindToolRequest, Tool: paid("", "20")}, {Tool: paid("", "20")},
+			{Kind: event.KindToolRequest, Tool: paid("", "20")},
+			{Tool: paid("", "20")},
+			{Kind: event.KindToolRequest, Tool: paid("", "20")},
+			{Tool: paid("", "20")},
 		}, 2},
 		"results alone": {[]event.Event{{Tool: paid("", "20")}, {Tool: paid("", "20")}}, 2},
 		"another's":     {[]event.Event{{Kind: event.KindToolRequest, Tool: paid("", "20")}, {Tool: paid("", "30")}}, 2},
