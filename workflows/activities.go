@@ -27,6 +27,7 @@ type Activities struct {
 	Store   *store.Store
 	Vault   Vault
 	Session SessionReader
+	Memory  MemoryReader
 	Actions *action.Catalogue
 	// Policies say who is asked. Decided are the standing decisions.
 	Policies approval.Policies
@@ -65,6 +66,15 @@ type Unread struct {
 // All is how many they are.
 func (u Unread) All() int { return u.Gone + u.Damaged + u.Skipped }
 
+// MemoryReader reads what agents keep beyond their sessions.
+type MemoryReader interface {
+	// Of returns the names of an agent's memories.
+	Of(agent string) []string
+	// Read gives the tables of a memory as they were at one moment; what put refuses ends it.
+	// A row is a line of JSON; leftOut are the rows of the table for which there was no room.
+	Read(ctx context.Context, memory string, put func(table string, rows []byte, leftOut int) error) error
+}
+
 // Teller tells the running process what changed: pages that are open, metrics. It must not block and can't fail.
 type Teller interface {
 	Changed(topic, id string)
@@ -85,7 +95,8 @@ type RecordInput struct {
 type SealInput struct {
 	Incident incident.Incident
 	Raised   []pipeline.Raised
-	// At is when the evidence was asked for. A retry seals the same manifest, because nothing in it is of the retry's own time.
+	// At is when the evidence was asked for. A retry seals the same manifest, because nothing in it but agents' memories is of the retry's
+	// own time.
 	At time.Time
 }
 

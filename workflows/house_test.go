@@ -113,7 +113,7 @@ func newHouse(t *testing.T) *house {
 		t.Fatal(err)
 	}
 	actions := action.NewCatalogue(h.signer.Public(), h.gate, boundless{}, h.env.Now, action.NewQuarantine(h.gate))
-	h.acts = &Activities{Store: h.store, Vault: vault, Session: h.events(), Actions: actions, Decided: nobody{}, Tell: told{}, Now: h.env.Now}
+	h.acts = &Activities{Store: h.store, Vault: vault, Session: h.events(), Memory: diary{}, Actions: actions, Decided: nobody{}, Tell: told{}, Now: h.env.Now}
 	h.env.RegisterActivity(h.acts)
 	h.env.RegisterWorkflow(Incident)
 	h.env.RegisterWorkflow(ContainmentLease)
@@ -123,6 +123,21 @@ func newHouse(t *testing.T) *house {
 		h.calls = append(h.calls, info.ActivityType.Name)
 	})
 	return h
+}
+
+// diary is what an agent keeps: two tables, or a database that does not answer, by the name of the agent's memory.
+type diary map[string][]string
+
+func (d diary) Of(agent string) []string { return d[agent] }
+
+func (diary) Read(_ context.Context, memory string, put func(string, []byte, int) error) error {
+	if memory == "down" {
+		return errors.New("connection refused")
+	}
+	if err := put("notes.facts", []byte("{\"a\": 1}\n"), 0); err != nil {
+		return err
+	}
+	return put("notes.links", nil, 3)
 }
 
 func (h *house) events() session {

@@ -106,6 +106,45 @@ func TestEvidenceSaysWhatIsMissing(t *testing.T) {
 	}
 }
 
+// TestMemoryIsEvidence: what the agent keeps is sealed with its incident, before people are asked; one that can't be read is said to be
+// missing, and people are asked all the same.
+func TestMemoryIsEvidence(t *testing.T) {
+	for name, tt := range map[string]struct {
+		memories []string
+		want     []string
+		says     string
+	}{
+		"read":   {[]string{"notes"}, []string{"memory-notes-notes.facts.jsonl", "memory-notes-notes.links.jsonl"}, "3 rows of agents' memories are left out for want of room"},
+		"down":   {[]string{"down"}, nil, "1 memories of agents could not be read"},
+		"either": {[]string{"down", "notes"}, []string{"memory-notes-notes.facts.jsonl", "memory-notes-notes.links.jsonl"}, "1 memories of agents could not be read; 3 rows"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := newHouse(t)
+			h.acts.Memory = diary{bot.ID: tt.memories, "another": {"others"}}
+			h.run()
+			items, err := h.store.Evidence(t.Context(), h.incident().ID)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var got []string
+			for _, i := range items {
+				if strings.HasPrefix(i.Name, "memory-") {
+					got = append(got, i.Name)
+				}
+			}
+			if diff := cmp.Diff(tt.want, got); diff != "" {
+				t.Error(diff)
+			}
+			if sealed := h.entries("evidence"); len(sealed) != 1 || !strings.Contains(sealed[0].Text, tt.says) {
+				t.Errorf("the timeline has %+v, want %q", sealed, tt.says)
+			}
+			if len(h.states()) == 0 {
+				t.Error("nobody was asked")
+			}
+		})
+	}
+}
+
 // twice makes an activity fail once after it did everything.
 func (h *house) twice(name string) {
 	lost := false

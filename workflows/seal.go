@@ -2,10 +2,14 @@ package workflows
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
 	"slices"
+	"time"
+
+	"go.temporal.io/sdk/activity"
 
 	"github.com/tocsin-dr/tocsin/internal/event"
 	"github.com/tocsin-dr/tocsin/internal/incident"
@@ -19,6 +23,8 @@ const (
 	maxArtefact = 16 << 20 // bytes of one artefact that holds events
 	maxSealed   = 64 << 20 // bytes of the events that findings name, and of all others
 	maxEntries  = 200      // events that the timeline shows
+	// readMemories bounds how long people wait to be asked because an agent's database is slow.
+	readMemories = 20 * time.Second
 )
 
 // Manifest lists what was sealed and says what was not.
@@ -30,6 +36,9 @@ type Manifest struct {
 	Unread  Unread                  `json:"unread"`
 	// LostRules are those whose text the vault no longer holds.
 	LostRules []string `json:"lost_rules,omitempty"`
+	// LostMemories are the agents' memories that could not be read; LeftOutRows are those of others for which there was no room.
+	LostMemories []string `json:"lost_memories,omitempty"`
+	LeftOutRows  int      `json:"left_out_rows,omitempty"`
 }
 
 // sealing is one Seal under way.
@@ -45,8 +54,8 @@ type sealing struct {
 	manifest Manifest
 }
 
-// Seal captures the session's events, the baseline and the rules as they were, and the findings, each hashed into the vault, with
-// a manifest over all of them. It runs before anything is changed.
+// Seal captures the session's events, the baseline and the rules as they were, the findings, and the agents' memories, each hashed into the
+// vault, with a manifest over all of them. It runs before anything is changed.
 func (a *Activities) Seal(ctx context.Context, in SealInput) ([]incident.EvidenceItem, error) {
 	defer heartbeat(ctx)()
 	s := &sealing{acts: a, in: in, named: namedBy(in.Raised), unseen: namedBy(in.Raised), sealed: make(map[bool]int), shown: make(map[rank][]incident.Entry)}
@@ -57,6 +66,9 @@ func (a *Activities) Seal(ctx context.Context, in SealInput) ([]incident.Evidenc
 		if err := s.finding(ctx, raised); err != nil {
 			return nil, err
 		}
+	}
+	if err := s.memories(ctx); err != nil {
+		return nil, err
 	}
 	text, err := json.MarshalIndent(s.manifest, "", "  ")
 	if err != nil {
@@ -161,6 +173,42 @@ func (s *sealing) rule(ctx context.Context, id, digest string) error {
 	return err
 }
 
+// memories seals what the incident's agents keep beyond their sessions. A database that does not answer must not stop the response.
+func (s *sealing) memories(ctx context.Context) error {
+	agents := []string{s.in.Incident.Agent.ID}
+	for _, raised := range s.in.Raised {
+		agents = append(agents, raised.Finding.Agent.ID)
+	}
+	slices.Sort(agents)
+	limited, cancel := context.WithTimeout(ctx, readMemories)
+	defer cancel()
+	for _, agent := range slices.Compact(agents) {
+		for _, memory := range s.acts.Memory.Of(agent) {
+			if err := s.memory(ctx, limited, memory); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (s *sealing) memory(ctx, limited context.Context, memory string) error {
+	var failed error // of the vault, or the store
+	err := s.acts.Memory.Read(limited, memory, func(table string, rows []byte, leftOut int) error {
+		s.manifest.LeftOutRows += leftOut
+		_, failed = s.put(ctx, "memory-"+memory+"-"+table+".jsonl", "application/x-ndjson", rows)
+		return failed
+	})
+	if failed != nil || ctx.Err() != nil {
+		return cmp.Or(failed, ctx.Err())
+	}
+	if err != nil {
+		activity.GetLogger(ctx).Warn("a memory is not sealed", "incident", s.in.Incident.ID, "error", err)
+		s.manifest.LostMemories = append(s.manifest.LostMemories, memory)
+	}
+	return nil
+}
+
 func (s *sealing) put(ctx context.Context, name, mediaType string, data []byte) (incident.EvidenceItem, error) {
 	sum, err := s.acts.Vault.Put(ctx, data)
 	if err != nil {
@@ -195,6 +243,8 @@ func (m *Manifest) sentence() string {
 		{m.LeftOut, "%d events are left out for want of room"},
 		{m.Unread.All(), "%d messages of the log could not be read"},
 		{len(m.LostRules), "the text of %d rules is lost"},
+		{len(m.LostMemories), "%d memories of agents could not be read"},
+		{m.LeftOutRows, "%d rows of agents' memories are left out for want of room"},
 	} {
 		if lack.n > 0 {
 			text += "; " + fmt.Sprintf(lack.say, lack.n)

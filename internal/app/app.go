@@ -288,11 +288,15 @@ func (a *App) openWorkflows(ctx context.Context) (err error) {
 		return err
 	}
 	a.onClose(func() error { a.workflows.Close(); return nil })
+	memories, err := evidence.NewMemories(a.cfg.Evidence.Memories)
+	if err != nil {
+		return err
+	}
 	a.worker = worker.New(a.workflows, workflows.TaskQueue, worker.Options{WorkerStopTimeout: 5 * time.Second})
 	a.worker.RegisterWorkflow(workflows.Incident)
 	a.worker.RegisterWorkflow(workflows.ContainmentLease)
 	a.worker.RegisterActivity(&workflows.Activities{
-		Store: a.store, Vault: a.vault, Session: &sessionReader{a.log, a.codec}, Actions: a.actions, Policies: a.policies, Decided: &standing{a.store, a.signer, a.now}, Tell: a.hub, Now: a.now,
+		Store: a.store, Vault: a.vault, Session: &sessionReader{a.log, a.codec}, Memory: memories, Actions: a.actions, Policies: a.policies, Decided: &standing{a.store, a.signer, a.now}, Tell: a.hub, Now: a.now,
 	})
 	return nil
 }

@@ -60,6 +60,8 @@ type Config struct {
 	Evidence struct {
 		Dir    string                  `yaml:"dir"`
 		Bucket *evidence.BucketOptions `yaml:"bucket"` // in place of a directory
+		// Memories are what agents keep beyond their sessions, by a name; they are sealed with their incidents.
+		Memories map[string]evidence.MemoryOptions `yaml:"memories"`
 	} `yaml:"evidence"`
 	Rules struct {
 		Dir string `yaml:"dir"` // rule files beside the shipped ones
@@ -232,6 +234,9 @@ func (c *Config) check() error {
 		if err := b.Check(); err != nil {
 			return bad("evidence.bucket", "%s", err)
 		}
+	}
+	if _, err := evidence.NewMemories(c.Evidence.Memories); err != nil {
+		return bad("evidence.memories", "%s", err)
 	}
 	if c.Limits.PerHour < 1 {
 		return bad("limits.per_hour", "%d, want at least 1", c.Limits.PerHour)

@@ -96,6 +96,7 @@ func TestConfigRefuses(t *testing.T) {
 		{"an unknown action", "actions: {erase: {}}", ":1: "},
 		{"directory and bucket", "evidence: {dir: /data, bucket: {name: vault, region: eu-1}}", "evidence.dir: want a directory or a bucket, not both"},
 		{"bucket", "evidence: {bucket: {name: vault, region: eu-1, endpoint: http://s3.example.com}}", "evidence.bucket: endpoint: "},
+		{"memory", "evidence: {memories: {notes: {agent: a, tables: [notes]}}}", `evidence.memories: notes: tables: "notes" is not of the form schema.table`},
 		{"workload of the cluster", "actions:\n  scale_to_zero:\n    cluster: {server: ftp://kube}\n", "3: actions.scale_to_zero.cluster.server: "},
 		{"sla", "sla: -1h", "sla: -1h0m0s, want more than 0"},
 		{"key without certificate", "tls: {key: k.pem}", "tls: want both cert and key, or neither"},
