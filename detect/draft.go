@@ -3,8 +3,11 @@ package detect
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"go.yaml.in/yaml/v3"
 
@@ -53,7 +56,21 @@ func Draft(id string, session []event.Event, on *event.Event) ([]byte, error) {
 			mapping(text("name"), text("the session without it"), text("fires"), text("0"), text("events"), sequence(near...)),
 		),
 	)
-	return yaml.Marshal(doc)
+	out, err := yaml.Marshal(doc)
+	return showHidden(out), err
+}
+
+// showHidden escapes what people can't see. It stands in texts between double quotes alone, in which YAML reads the escapes.
+func showHidden(doc []byte) []byte {
+	var out []byte
+	for _, r := range string(doc) {
+		if unicode.IsPrint(r) || r == '\n' {
+			out = utf8.AppendRune(out, r)
+		} else {
+			out = append(out, strings.Trim(strconv.QuoteRuneToASCII(r), "'")...)
+		}
+	}
+	return out
 }
 
 func draftTitle(e *event.Event) string {
@@ -138,7 +155,7 @@ func draftArgs(args []event.Arg) *yaml.Node {
 // word keeps of a name what an expression's text can hold without surprises.
 func word(name string) string {
 	return strings.Map(func(r rune) rune {
-		if r < ' ' || r == '"' || r == '\\' || r > 0x2fff {
+		if !unicode.IsPrint(r) || r == '"' || r == '\\' || r > 0x2fff {
 			return '_'
 		}
 		return r

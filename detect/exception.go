@@ -13,17 +13,18 @@ import (
 	"github.com/tocsin-dr/tocsin/internal/strict"
 )
 
-// Check refuses an exception or an overlay for a rule that is not among the rules: it would silently do nothing.
+// Check refuses an exception or an overlay for a rule that is not among the rules, disabled ones included: it would silently do
+// nothing.
 func (l *Library) Check(rules []Rule) error {
-	known := slices.Collect(maps.Keys(l.Overlays))
-	known = slices.DeleteFunc(known, func(id string) bool { return !l.Overlays[id].Disabled })
+	var known []string
 	for i := range rules {
 		known = append(known, rules[i].ID)
 	}
 	var errs []error
 	for _, id := range slices.Sorted(maps.Keys(l.Overlays)) {
 		if !slices.Contains(known, id) {
-			errs = append(errs, fmt.Errorf("%s: there is no rule %q%s", overlaysFile, id, strict.Suggest(id, known)))
+			o := l.Overlays[id]
+			errs = append(errs, fmt.Errorf("%s: there is no rule %q%s", strict.Place(overlaysFile, o.text, id), id, strict.Suggest(id, known)))
 		}
 	}
 	for _, x := range l.Exceptions {

@@ -69,6 +69,13 @@ type Overlay struct {
 	Severity Severity       `yaml:"severity"`
 	Disabled bool           `yaml:"disabled"`
 	Reason   string         `yaml:"reason"` // why; the ledger quotes it
+
+	text []byte // of the file that it is from
+}
+
+// place names the file and line of an overlay's field.
+func (o *Overlay) place(rule, field string) string {
+	return strict.Place(overlaysFile, o.text, rule+"."+field)
 }
 
 // Exception says where a rule does not apply. It is no part of the rule and survives its upgrade. The rule does not see an event
@@ -115,14 +122,25 @@ func ReadLibrary(dirs ...fs.FS) (*Library, error) {
 	var errs []error
 	for _, dir := range dirs {
 		errs = append(errs, l.readMacros(dir), l.readTables(dir), l.readExceptions(dir))
-		overlays := make(map[string]Overlay)
-		errs = append(errs, l.readOptional(dir, overlaysFile, &overlays))
-		for _, id := range slices.Sorted(maps.Keys(overlays)) {
-			errs = append(errs, checkOverlay(id, overlays[id]))
-		}
-		maps.Copy(l.Overlays, overlays)
+		errs = append(errs, l.readOverlays(dir))
 	}
 	return l, errors.Join(errs...)
+}
+
+func (l *Library) readOverlays(dir fs.FS) error {
+	overlays := make(map[string]Overlay)
+	if err := l.readOptional(dir, overlaysFile, &overlays); err != nil {
+		return err
+	}
+	text, err := l.read(dir, overlaysFile)
+	errs := []error{err}
+	for _, id := range slices.Sorted(maps.Keys(overlays)) {
+		o := overlays[id]
+		o.text = text
+		errs = append(errs, checkOverlay(id, o))
+		l.Overlays[id] = o
+	}
+	return errors.Join(errs...)
 }
 
 // readOptional decodes a file that need not be there.
@@ -202,6 +220,8 @@ func (x *Exception) check(seen map[string]bool) error {
 	return nil
 }
 
+func (x *Exception) place() string { return fmt.Sprintf("%s:%d", x.file, x.line) }
+
 // inForce reports whether the exception holds at an event time: through the day that it names.
 func (x *Exception) inForce(at time.Time) bool { return at.Before(x.Expires.AddDate(0, 0, 1)) }
 
@@ -223,18 +243,24 @@ func (l *Library) fill(file string, text []byte) (map[string]any, []byte, error)
 		return nil, text, nil // the strict decoder says it better
 	}
 	values := make(map[string]any)
-	overlay := maps.Clone(l.Overlays[head.ID].Params)
+	overlay := l.Overlays[head.ID]
 	for _, name := range slices.Sorted(maps.Keys(head.Params)) {
 		p := head.Params[name]
-		value, err := p.value(overlay[name])
+		value, err := p.value(nil)
 		if err != nil {
-			return nil, nil, fmt.Errorf("%s: params.%s: %w", file, name, err)
+			return nil, nil, fmt.Errorf("%s: params.%s: %w", strict.Place(file, text, "params."+name), name, err)
+		}
+		if over := overlay.Params[name]; over != nil {
+			if value, err = p.value(over); err != nil {
+				return nil, nil, fmt.Errorf("%s: %s: params.%s: %w", overlay.place(head.ID, "params."+name), head.ID, name, err)
+			}
 		}
 		values[name] = value
-		delete(overlay, name)
 	}
-	for name := range overlay {
-		return nil, nil, fmt.Errorf("%s: %s has no parameter %q%s", overlaysFile, head.ID, name, strict.Suggest(name, slices.Collect(maps.Keys(values))))
+	for _, name := range slices.Sorted(maps.Keys(overlay.Params)) {
+		if _, known := values[name]; !known {
+			return nil, nil, fmt.Errorf("%s: %s has no parameter %q%s", overlay.place(head.ID, "params."+name), head.ID, name, strict.Suggest(name, slices.Collect(maps.Keys(values))))
+		}
 	}
 	filled := placeholder.ReplaceAllFunc(text, func(m []byte) []byte {
 		value, ok := values[string(m[2:len(m)-1])]

@@ -3,6 +3,8 @@ package detect
 import (
 	"cmp"
 	"fmt"
+	"maps"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -56,16 +58,23 @@ var captureRank = map[string]int{"metadata": 0, "arguments": 1, "content": 2}
 // Lint looks for rules that can never fire and for promises that a rule's own text breaks. Retention is how long the event log keeps
 // what a rule looks back on; 0 for unknown. Now is the time against which exceptions expire.
 func (s *Set) Lint(retention time.Duration, now time.Time) (out []Warning) {
+	var ids []string
 	for _, c := range s.rules {
-		for _, l := range slices.Concat(c.lintThreshold(retention), c.lintFields(), c.lintLane()) {
+		ids = append(ids, c.ID)
+	}
+	for _, c := range s.rules {
+		for _, l := range slices.Concat(c.lintThreshold(retention), c.lintFields(), c.lintDead(ids), c.lintParams(), c.lintLane()) {
 			out = append(out, c.warn(l.field, l.text))
 		}
 		if err := c.CheckTests(); err != nil {
 			out = append(out, c.warn("tests", "lacks a test that fires or one that does not"))
 		}
 		for _, x := range c.exceptions {
+			for _, text := range deadParts(x.when.Node(), c.kinds(), ids) {
+				out = append(out, Warning{c.ID, x.place(), fmt.Sprintf("the exception %s %s", x.ID, text)})
+			}
 			if !x.inForce(now) {
-				out = append(out, Warning{c.ID, fmt.Sprintf("%s:%d", x.file, x.line), fmt.Sprintf("the exception %s ended on %s: renew it or remove it (owner %s)", x.ID, x.Expires.Format(time.DateOnly), x.Owner)})
+				out = append(out, Warning{c.ID, x.place(), fmt.Sprintf("the exception %s ended on %s: renew it or remove it (owner %s)", x.ID, x.Expires.Format(time.DateOnly), x.Owner)})
 			}
 		}
 	}
@@ -93,12 +102,57 @@ func (c *compiled) lintThreshold(retention time.Duration) (out []lint) {
 	return out
 }
 
+// each calls fn with every expression of the rule, the field that it stands in, and the kinds of events that it sees.
+func (c *compiled) each(fn func(field, text string, program *vm.Program, on []event.Kind)) {
+	call := func(field, text string, program *vm.Program, on []event.Kind) {
+		if program != nil {
+			fn(field, text, program, on)
+		}
+	}
+	call("when", c.When, c.when, c.On)
+	call("by", c.By, c.by, c.On)
+	switch {
+	case c.Distinct != nil:
+		call("distinct.of", c.Distinct.Of, c.of, c.On)
+	case c.FirstSeen != nil:
+		call("first_seen.of", c.FirstSeen.Of, c.of, c.On)
+	case c.Sum != nil:
+		call("sum.of", c.Sum.Of, c.of, c.On)
+	case c.Absence != nil:
+		call("absence.when", c.Absence.When, c.other.when, c.other.on)
+		call("absence.by", c.Absence.By, c.other.by, c.other.on)
+	}
+	for i, s := range c.steps {
+		at := fmt.Sprintf("sequence.steps.%d", i)
+		call(at+".when", c.Sequence.Steps[i].When, s.when, s.on)
+		call(at+".by", c.Sequence.Steps[i].By, s.by, s.on)
+	}
+}
+
+// lintDead finds parts of expressions that can never hold.
+func (c *compiled) lintDead(rules []string) (out []lint) {
+	c.each(func(field, _ string, program *vm.Program, on []event.Kind) {
+		for _, text := range deadParts(program.Node(), on, rules) {
+			out = append(out, lint{field, text})
+		}
+	})
+	return out
+}
+
+// lintParams finds parameters that the rule does not use.
+func (c *compiled) lintParams() (out []lint) {
+	text := strings.Join(c.source.lines, "\n")
+	for _, name := range slices.Sorted(maps.Keys(c.Params)) {
+		if !strings.Contains(text, "${"+name+"}") && !regexp.MustCompile(`\bparam\.`+name+`\b`).MatchString(text) {
+			out = append(out, lint{"params." + name, fmt.Sprintf("the parameter %s stands nowhere in the rule: changing it changes nothing", name)})
+		}
+	}
+	return out
+}
+
 // lintFields finds fields that the rule's kinds of events never fill, and fields that need more to be captured than the rule says.
 func (c *compiled) lintFields() (out []lint) {
-	check := func(field, text string, program *vm.Program, on []event.Kind) {
-		if program == nil {
-			return
-		}
+	c.each(func(field, text string, program *vm.Program, on []event.Kind) {
 		// A macro is for many kinds; what its author wrote into the rule itself is meant for the rule's.
 		if tree, err := parser.Parse(text); err == nil {
 			for _, f := range fieldsIn(tree.Node) {
@@ -113,14 +167,7 @@ func (c *compiled) lintFields() (out []lint) {
 				out = append(out, lint{field, fmt.Sprintf("looks at %s, which needs capture: %s, and says capture: %s", f, need, c.Capture)})
 			}
 		}
-	}
-	check("when", c.When, c.when, c.On)
-	for i, s := range c.steps {
-		check(fmt.Sprintf("sequence.steps.%d.when", i), c.Sequence.Steps[i].When, s.when, s.on)
-	}
-	if c.other != nil {
-		check("absence.when", c.Absence.When, c.other.when, c.other.on)
-	}
+	})
 	slices.SortFunc(out, func(a, b lint) int { return cmp.Compare(a.text, b.text) })
 	return slices.CompactFunc(out, func(a, b lint) bool { return a.text == b.text })
 }

@@ -169,22 +169,22 @@ func TestChaining(t *testing.T) {
 
 func TestOperatorMistakes(t *testing.T) {
 	for _, tc := range []struct{ name, detection, want string }{
-		{"two operators", onResult + "when: 'true'\ncount: {at_least: 2, within: 1m}\nsum: {of: '1', at_least: 2, within: 1m}", "r.yaml:10: sum: stands beside count, a rule has one operator"},
-		{"sequence with when", onResult + "when: 'true'\nsequence: {within: 1m, steps: [{as: a, when: 'true'}, {as: b, when: 'true'}]}", "r.yaml:8: when: does not go with a sequence: its steps say when"},
-		{"one step", onResult + "sequence: {within: 1m, steps: [{as: a, when: 'true'}]}", "r.yaml:8: sequence.steps: there are 1, want 2 to 8"},
-		{"step with a field's name", onResult + "sequence: {within: 1m, steps: [{as: tool, when: 'true'}, {as: b, when: 'true'}]}", `r.yaml:8: sequence.steps.0.as: "tool" is the name of a field or macro`},
+		{"two operators", onResult + "when: 'true'\ncount: {at_least: 2, within: 1m}\nsum: {of: '1', at_least: 2, within: 1m}", "r.yaml:10:6: sum: stands beside count, a rule has one operator"},
+		{"sequence with when", onResult + "when: 'true'\nsequence: {within: 1m, steps: [{as: a, when: 'true'}, {as: b, when: 'true'}]}", "r.yaml:8:7: when: does not go with a sequence: its steps say when"},
+		{"one step", onResult + "sequence: {within: 1m, steps: [{as: a, when: 'true'}]}", "r.yaml:8:31: sequence.steps: there are 1, want 2 to 8"},
+		{"step with a field's name", onResult + "sequence: {within: 1m, steps: [{as: tool, when: 'true'}, {as: b, when: 'true'}]}", `r.yaml:8:37: sequence.steps.0.as: "tool" is the name of a field or macro`},
 		{"later step", onResult + "sequence: {within: 1m, steps: [{as: first, when: second.tool.name == tool.name}, {as: second, when: 'true'}]}", `r.yaml:8:50: sequence.steps.0.when: unknown name "second"`},
 		{"step's unknown field", onResult + "sequence: {within: 1m, steps: [{as: first, when: 'true'}, {as: second, when: first.tool.nmae == tool.name}]}", `r.yaml:8:89: sequence.steps.1.when: first.tool.nmae: unknown field "nmae"; did you mean "name"?`},
 		{"step's long field", onResult + "sequence: {within: 1m, steps: [{as: first, when: 'true'}, {as: second, when: first.tool.args == tool.name}]}", `r.yaml:8:89: sequence.steps.1.when: first.tool.args: can be long: keep a short field`},
 		{"step's list", onResult + "sequence: {within: 1m, steps: [{as: first, when: 'true'}, {as: second, when: len(first.destinations) > 1}]}", `r.yaml:8:88: sequence.steps.1.when: first.destinations: is a slice: a step keeps texts, numbers and truth values`},
 		{"kept without a step", onResult + "when: kept_text(0) == \"\"", `r.yaml:8:7: when: unknown name "kept_text"`},
-		{"absence of nothing", onResult + "when: 'true'\nabsence: {when: 'true'}", "r.yaml:9: absence: want either before or after"},
-		{"by on a match", onResult + "when: 'true'\nby: tool.name", "r.yaml:9: by: goes with an operator that holds state"},
-		{"risk of events", onResult + "when: 'true'\nrisk_threshold: {at_least: 50, within: 1h}", "r.yaml:7: on: want [finding]: risk_threshold adds up findings"},
-		{"impossible rate", onResult + "when: 'true'\nrate: {above: 0.1, per: 1m, within: 5m}", "r.yaml:9: rate.above: 0.1 for each 1m0s is less than two events within 5m0s"},
-		{"p of two", onResult + "when: 'true'\ndeviation: {p: 2}", "r.yaml:9: deviation.p: 2: want more than 0 and less than 1"},
-		{"first seen at once", onResult + "when: 'true'\nfirst_seen: {of: tool.name, within: 1h}", "r.yaml:9: first_seen.after: 0: want 1 to 100000: to a key without a past everything is new"},
-		{"sum of a text", onResult + "when: 'true'\nsum: {of: tool.name, at_least: 2, within: 1m}", "r.yaml:9: sum.of: the result is string, want float64"},
+		{"absence of nothing", onResult + "when: 'true'\nabsence: {when: 'true'}", "r.yaml:9:10: absence: want either before or after"},
+		{"by on a match", onResult + "when: 'true'\nby: tool.name", "r.yaml:9:5: by: goes with an operator that holds state"},
+		{"risk of events", onResult + "when: 'true'\nrisk_threshold: {at_least: 50, within: 1h}", "r.yaml:7:5: on: want [finding]: risk_threshold adds up findings"},
+		{"impossible rate", onResult + "when: 'true'\nrate: {above: 0.1, per: 1m, within: 5m}", "r.yaml:9:15: rate.above: 0.1 for each 1m0s is less than two events within 5m0s"},
+		{"p of two", onResult + "when: 'true'\ndeviation: {p: 2}", "r.yaml:9:16: deviation.p: 2: want more than 0 and less than 1"},
+		{"first seen at once", onResult + "when: 'true'\nfirst_seen: {of: tool.name, within: 1h}", "r.yaml:9:13: first_seen.after: 0: want 1 to 100000: to a key without a past everything is new"},
+		{"sum of a text", onResult + "when: 'true'\nsum: {of: tool.name, at_least: 2, within: 1m}", "r.yaml:9:11: sum.of: the result is string, want float64"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			r, err := detect.ParseRule("r.yaml", []byte(written("example-rule", tc.detection, "kind: prompt")), library(t))
@@ -248,7 +248,9 @@ func TestLibrary(t *testing.T) {
 
 func TestLibraryMistakes(t *testing.T) {
 	for _, tc := range []struct{ name, file, text, want string }{
-		{"unknown key", "overlays.yaml", "example-rule: {lnae: hunt}", `overlays.yaml:1: unknown key "lnae"; did you mean "lane"?`},
+		{"unknown key", "overlays.yaml", "example-rule: {lnae: hunt}", `overlays.yaml:1:16: unknown key "lnae"; did you mean "lane"?`},
+		{"unknown lane", "overlays.yaml", "# ours\nexample-rule: {lane: hnut}", `overlays.yaml:2: example-rule: lane: "hnut" is not one of hunt, shadow, alert, propose; did you mean "hunt"?`},
+		{"unknown severity", "overlays.yaml", "example-rule: {severity: hihg}", `overlays.yaml:1: example-rule: severity: "hihg" is not one of low, medium, high, critical; did you mean "high"?`},
 		{"macro of an unknown field", "macros.yaml", "outward: {expr: tool.nmae}", `macros.yaml: outward: unknown field "nmae"; did you mean "name"?`},
 		{"macro that uses itself", "macros.yaml", "outward: {expr: not outward}", "macros.yaml: outward: the macro outward uses itself, or macros five deep"},
 		{"macro with a field's name", "macros.yaml", "tool: {expr: 'true'}", "macros.yaml: tool: want a name of lower-case letters, digits and _ that no field has"},
@@ -256,7 +258,7 @@ func TestLibraryMistakes(t *testing.T) {
 		{"table without a version", "tables/nets.yaml", "match: cidr", "tables/nets.yaml: version: is missing"},
 		{"kind of match", "tables/nets.yaml", "version: '1'\nmatch: exatc", `tables/nets.yaml: match: "exatc" is not one of exact, domain, cidr; did you mean "exact"?`},
 		{"exception without an end", "exceptions.yaml", "- {id: the-test, rules: [example-rule], when: 'true', reason: r, owner: o}", "exceptions.yaml:1: the-test: expires: is missing: name the day on which it ends, such as 2026-12-31"},
-		{"exception with an unknown key", "exceptions.yaml", "- {id: the-test, rule: example-rule}", `exceptions.yaml:1: unknown key "rule"; did you mean "rules"?`},
+		{"exception with an unknown key", "exceptions.yaml", "- {id: the-test, rule: example-rule}", `exceptions.yaml:1:18: unknown key "rule"; did you mean "rules"?`},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			_, err := detect.ReadLibrary(fstest.MapFS{tc.file: {Data: []byte(tc.text)}})
@@ -272,9 +274,9 @@ func TestLibraryMistakes(t *testing.T) {
 
 func TestOverlayMistakes(t *testing.T) {
 	for _, tc := range []struct{ name, overlay, want string }{
-		{"out of bounds", "{params: {most: 10}}", "r.yaml: params.most: 10 is out of bounds: want 2 to 9"},
-		{"another type", "{params: {most: many}}", "r.yaml: params.most: changed: many is of another type than the default 5"},
-		{"unknown parameter", "{params: {msot: 3}}", `overlays.yaml: example-rule has no parameter "msot"; did you mean "most"?`},
+		{"out of bounds", "{params: {most: 10}}", "overlays.yaml:1: example-rule: params.most: 10 is out of bounds: want 2 to 9"},
+		{"another type", "{params: {most: many}}", "overlays.yaml:1: example-rule: params.most: changed: many is of another type than the default 5"},
+		{"unknown parameter", "{params: {msot: 3}}", `overlays.yaml:1: example-rule has no parameter "msot"; did you mean "most"?`},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			against, err := detect.ReadLibrary(fstest.MapFS{"overlays.yaml": {Data: []byte("example-rule: " + tc.overlay)}})
@@ -298,7 +300,7 @@ func TestLibraryChecksRules(t *testing.T) {
 		t.Fatal(err)
 	}
 	err = against.Check(nil)
-	want := "overlays.yaml: there is no rule \"example-rule\"\nexceptions.yaml:1: the-test: rules: there is no rule \"example-rule\""
+	want := "overlays.yaml:1: there is no rule \"example-rule\"\nexceptions.yaml:1: the-test: rules: there is no rule \"example-rule\""
 	if err == nil || err.Error() != want {
 		t.Errorf("got %v, want %s", err, want)
 	}

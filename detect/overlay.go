@@ -71,7 +71,12 @@ func set(of *yaml.Node, key, value string) {
 // checkOverlay refuses what no rule can be.
 func checkOverlay(rule string, o Overlay) error {
 	if len(o.Reason) > maxReason {
-		return fmt.Errorf("%s: %s: reason: %d bytes, at most %d", overlaysFile, rule, len(o.Reason), maxReason)
+		return fmt.Errorf("%s: %s: reason: %d bytes, at most %d", o.place(rule, "reason"), rule, len(o.Reason), maxReason)
+	}
+	for _, c := range []choice{{"lane", string(o.Lane), laneNames()}, {"severity", string(o.Severity), severityNames()}} {
+		if err := c.check(); err != nil && c.value != "" {
+			return fmt.Errorf("%s: %s: %s: %w", o.place(rule, c.field), rule, c.field, err)
+		}
 	}
 	return nil
 }

@@ -15,7 +15,7 @@ func TestSetLane(t *testing.T) {
 		{"over its own", "the-rule:\n  params: {n: 3} # three\n  lane: hunt # for now\n", "the-rule:\n  params: {n: 3} # three\n  lane: alert # for now\n  reason: 'quiet: 9 days'\n", ""},
 		{"an empty one", "the-rule:\n", "the-rule: {lane: alert, reason: 'quiet: 9 days'}\n", ""},
 		{"no map", "- the-rule\n", "", "overlays.yaml:1: want a map of rules to what is changed"},
-		{"misspelt", "other: {lnae: alert}\n", "", `overlays.yaml:1: unknown key "lnae"; did you mean "lane"?`},
+		{"misspelt", "other: {lnae: alert}\n", "", `overlays.yaml:1:9: unknown key "lnae"; did you mean "lane"?`},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			got, err := detect.SetLane([]byte(tc.text), "the-rule", detect.Alert, "quiet: 9 days")
@@ -37,9 +37,9 @@ func TestTestParams(t *testing.T) {
 	const rule = onResult + "params: {most: {default: 5, min: 2, max: 9}}\nwhen: 'true'\ncount: {at_least: '${most}', within: 1m}"
 	for _, tc := range []struct{ name, params, err string }{
 		{"within bounds", "{most: 3}", ""},
-		{"out of bounds", "{most: 30}", "r.yaml:14: tests.0.params: most: 30 is out of bounds: want 2 to 9"},
-		{"another type", "{most: many}", "r.yaml:14: tests.0.params: most: changed: many is of another type than the default 5"},
-		{"unknown", "{moost: 3}", `r.yaml:14: tests.0.params: the rule has no parameter "moost"; did you mean "most"?`},
+		{"out of bounds", "{most: 30}", "r.yaml:14:13: tests.0.params: most: 30 is out of bounds: want 2 to 9"},
+		{"another type", "{most: many}", "r.yaml:14:13: tests.0.params: most: changed: many is of another type than the default 5"},
+		{"unknown", "{moost: 3}", `r.yaml:14:13: tests.0.params: the rule has no parameter "moost"; did you mean "most"?`},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			text := strings.Replace(written("the-rule", strings.ReplaceAll(rule, "'${most}'", "${most}"), "kind: prompt"), "    fires: 1\n", "    fires: 1\n    params: "+tc.params+"\n", 1)

@@ -223,22 +223,40 @@ func (r *Rule) CheckTests() error {
 	return nil
 }
 
+// choice is a field that holds one of some words.
+type choice struct {
+	field, value string
+	want         []string
+}
+
+func (c choice) check() error {
+	if slices.Contains(c.want, c.value) {
+		return nil
+	}
+	return fmt.Errorf("%q is not one of %s%s", c.value, strings.Join(c.want, ", "), strict.Suggest(c.value, c.want))
+}
+
+func severityNames() []string {
+	return []string{string(Low), string(Medium), string(High), string(Critical)}
+}
+
+func laneNames() []string {
+	return []string{string(Hunt), string(Shadow), string(Alert), string(Propose)}
+}
+
 func (r *Rule) checkChoices() error {
-	choices := []struct {
-		field, value string
-		want         []string
-	}{
-		{"severity", string(r.Severity), []string{string(Low), string(Medium), string(High), string(Critical)}},
+	choices := []choice{
+		{"severity", string(r.Severity), severityNames()},
 		{"confidence", string(r.Confidence), []string{string(LowConfidence), string(MediumConfidence), string(HighConfidence)}},
-		{"lane", string(r.Lane), []string{string(Hunt), string(Shadow), string(Alert), string(Propose)}},
+		{"lane", string(r.Lane), laneNames()},
 		{"key", r.Key, []string{"session", "agent", "class"}},
 		{"late", r.Late, []string{"apply", "report"}},
 		{"suppress_by", r.SuppressBy, []string{"target", "key"}},
 		{"capture", r.Capture, []string{"metadata", "arguments", "content"}},
 	}
 	for _, c := range choices {
-		if !slices.Contains(c.want, c.value) {
-			return r.locate(c.field, fmt.Errorf("%q is not one of %s%s", c.value, strings.Join(c.want, ", "), strict.Suggest(c.value, c.want)))
+		if err := c.check(); err != nil {
+			return r.locate(c.field, err)
 		}
 	}
 	if len(r.On) == 0 {
@@ -271,8 +289,8 @@ func (r *Rule) CheckPlaybook(exist []string) error {
 	return r.locate("playbook", fmt.Errorf("there is no playbook %q%s", r.Playbook, strict.Suggest(r.Playbook, exist)))
 }
 
-// ReadRules parses every rule file under root against a library, in the order of their names, but for those that an overlay
-// disabled. All errors are returned together.
+// ReadRules parses every rule file under root against a library, in the order of their names, those that an overlay disabled too.
+// All errors are returned together.
 func ReadRules(fsys fs.FS, library *Library) ([]Rule, error) {
 	var rules []Rule
 	err := strict.Files(fsys, func(name string, text []byte) error {
@@ -280,10 +298,15 @@ func ReadRules(fsys fs.FS, library *Library) ([]Rule, error) {
 			return nil
 		}
 		r, err := ParseRule(name, text, library)
-		if err == nil && !library.Overlays[r.ID].Disabled {
+		if err == nil {
 			rules = append(rules, r)
 		}
 		return err
 	})
 	return rules, err
+}
+
+// Enabled returns the rules but for those that an overlay disabled.
+func (l *Library) Enabled(rules []Rule) []Rule {
+	return slices.DeleteFunc(slices.Clone(rules), func(r Rule) bool { return l.Overlays[r.ID].Disabled })
 }

@@ -81,17 +81,17 @@ func mustLoad(t testing.TB, text string) *detect.Set {
 func TestAuthorMistakes(t *testing.T) {
 	for _, tc := range []struct{ name, old, replacement, want string }{
 		{"good rule", "", "", ""},
-		{"unknown key", "severity: high", "sevrity: high", `example.yaml:4: unknown key "sevrity"; did you mean "severity"?`},
-		{"unknown key within", "within: 10s", "wihtin: 10s", `example.yaml:10: unknown key "wihtin"; did you mean "within"?`},
-		{"wrong type", "at_least: 3", "at_least: three", `example.yaml:10: want a whole number, got text (three)`},
+		{"unknown key", "severity: high", "sevrity: high", `example.yaml:4:1: unknown key "sevrity"; did you mean "severity"?`},
+		{"unknown key within", "within: 10s", "wihtin: 10s", `example.yaml:10:22: unknown key "wihtin"; did you mean "within"?`},
+		{"wrong type", "at_least: 3", "at_least: three", `example.yaml:10:19: want a whole number, got text (three)`},
 		{"list for text", "title: Example", "title: [a]", `example.yaml:3: want text, got a list`},
-		{"no duration", "within: 10s", "within: ten", `example.yaml:10: want a duration such as 90s, 10m or 24h, got text (ten)`},
-		{"unknown severity", "severity: high", "severity: hihg", `example.yaml:4: severity: "hihg" is not one of low, medium, high, critical; did you mean "high"?`},
-		{"unknown kind", "[tool.result]", "[tool.resutl]", `example.yaml:5: on: "tool.resutl" is no kind of event; did you mean "tool.result"?`},
-		{"kind named twice", "[tool.result]", "[tool.result, tool.result]", `example.yaml:5: on: "tool.result" stands there twice`},
-		{"unknown tag", "ASI02", "ASI20", `example.yaml:12: tags: asi: "ASI20" is not in the catalogue; did you mean "ASI10"?`},
-		{"no triage", "triage: Look.", "triage: ''", `example.yaml:13: triage: is missing`},
-		{"count of one", "at_least: 3", "at_least: 1", `example.yaml:10: count.at_least: 1: want 2 to 1000`},
+		{"no duration", "within: 10s", "within: ten", `example.yaml:10:30: want a duration such as 90s, 10m or 24h, got text (ten)`},
+		{"unknown severity", "severity: high", "severity: hihg", `example.yaml:4:11: severity: "hihg" is not one of low, medium, high, critical; did you mean "high"?`},
+		{"unknown kind", "[tool.result]", "[tool.resutl]", `example.yaml:5:5: on: "tool.resutl" is no kind of event; did you mean "tool.result"?`},
+		{"kind named twice", "[tool.result]", "[tool.result, tool.result]", `example.yaml:5:5: on: "tool.result" stands there twice`},
+		{"unknown tag", "ASI02", "ASI20", `example.yaml:12:3: tags: asi: "ASI20" is not in the catalogue; did you mean "ASI10"?`},
+		{"no triage", "triage: Look.", "triage: ''", `example.yaml:13:9: triage: is missing`},
+		{"count of one", "at_least: 3", "at_least: 1", `example.yaml:10:19: count.at_least: 1: want 2 to 1000`},
 		{"unknown name", "tool.effect ==", "tol.effect ==", `example.yaml:7:3: when: unknown name "tol"; did you mean "tool"?`},
 		{"unknown field", "tool.name !=", "tool.nmae !=", `example.yaml:8:8: when: unknown field "nmae"; did you mean "name"?`},
 		{"field of nothing like it", "tool.name !=", "agent.colour !=", `example.yaml:8:9: when: unknown field "colour"; there are class, framework, id, name, parent, service, version`},
@@ -101,9 +101,9 @@ func TestAuthorMistakes(t *testing.T) {
 		{"open parenthesis", `tool.name != ""`, `len(tool.name`, `example.yaml:8:16: when: unexpected token EOF`},
 		{"half a string", `tool.name != ""`, `tool.name != "`, `example.yaml:8:17: when: literal not terminated`},
 		{"tab", "severity: high", "severity:\thigh\n\tlane: alert", `example.yaml:4: found a tab character that violates indentation`},
-		{"by without text", "by: tool.name", "by: outcome == error", `example.yaml:9: by: the result is bool, want string`},
+		{"by without text", "by: tool.name", "by: outcome == error", `example.yaml:9:5: by: the result is bool, want string`},
 		{"second document", "triage: Look.", "triage: Look.\n---\nid: other", `example.yaml: holds more than one document`},
-		{"evasion that fires", "fires: 1", "fires: 1\n    evasion: true", `example.yaml:15: tests.0: an evasion is a documented miss, want fires: 0`},
+		{"evasion that fires", "fires: 1", "fires: 1\n    evasion: true", `example.yaml:15:5: tests.0: an evasion is a documented miss, want fires: 0`},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			text := ruleText
@@ -123,7 +123,7 @@ func TestAuthorMistakes(t *testing.T) {
 
 func TestTestEventMistakes(t *testing.T) {
 	for _, tc := range []struct{ name, event, want string }{
-		{"unknown key", "{kind: prompt, txt: hi}", `test "three": example.yaml:18: unknown key "txt"; did you mean "text"?`},
+		{"unknown key", "{kind: prompt, txt: hi}", `test "three": example.yaml:18:24: unknown key "txt"; did you mean "text"?`},
 		{"unknown kind", "{kind: promt}", `example.yaml:18: test "three": kind: "promt" is not known, want one of agent.invoke, model.call, tool.request, tool.decision, tool.result, prompt, response, mcp.server, retrieval, memory, guardrail, session, config, auth, other`},
 		{"wrong type", "{kind: prompt, repeat: x}", `test "three": example.yaml:18: want a whole number, got text (x)`},
 		{"no map", "prompt", `test "three": example.yaml:18: want a map of keys to values, got text (prompt)`},
@@ -153,7 +153,7 @@ func TestDuplicateID(t *testing.T) {
 	other := r
 	other.File = "b.yaml"
 	_, err = detect.Compile([]detect.Rule{r, other})
-	if err == nil || err.Error() != `b.yaml:1: id: "example-rule" is taken by a.yaml` {
+	if err == nil || err.Error() != `b.yaml:1:5: id: "example-rule" is taken by a.yaml` {
 		t.Errorf("got %v", err)
 	}
 }

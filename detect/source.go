@@ -16,7 +16,7 @@ type source struct {
 	lines    []string
 }
 
-// locate says in which file and line, and for an expression in which column, the field that an error is about stands.
+// locate says in which file, line and column the field that an error is about stands, and within an expression the place in it.
 func (r *Rule) locate(field string, err error) error {
 	node := strict.Find(&r.source.document, field)
 	if node == nil {
@@ -24,7 +24,7 @@ func (r *Rule) locate(field string, err error) error {
 	}
 	var e *exprError
 	if !errors.As(err, &e) || e.line == 0 {
-		return fmt.Errorf("%s:%d: %s: %w", r.File, node.Line, field, err)
+		return fmt.Errorf("%s:%d:%d: %s: %w", r.File, node.Line, node.Column, field, err)
 	}
 	line, column := node.Line+e.line-1, node.Column+e.column-1
 	switch node.Style {
@@ -37,7 +37,7 @@ func (r *Rule) locate(field string, err error) error {
 	case yaml.DoubleQuotedStyle, yaml.SingleQuotedStyle:
 		column++
 	case yaml.FoldedStyle:
-		return fmt.Errorf("%s:%d: %s: %w", r.File, node.Line, field, err)
+		return fmt.Errorf("%s:%d:%d: %s: %w", r.File, node.Line, node.Column, field, err)
 	}
 	return fmt.Errorf("%s:%d:%d: %s: %w", r.File, line, column, field, err)
 }

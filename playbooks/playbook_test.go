@@ -44,7 +44,7 @@ func TestCompileRefuses(t *testing.T) {
 		{"long deadline", "15m", "25h", `p.yaml: step "cut": ask.deadline: want more than 0 and at most 24h0m0s`},
 		{"no lease", "    lease: 60m\n", "", `p.yaml: step "cut": lease: want more than 0 and at most 168h0m0s: a containment ends by itself`},
 		{"long lease", "60m", "169h", `p.yaml: step "cut": lease: want more than 0 and at most 168h0m0s: a containment ends by itself`},
-		{"no duration", "60m", "soon", `p.yaml:11: want a duration such as 90s, 10m or 24h, got text (soon)`},
+		{"no duration", "60m", "soon", `p.yaml:11:12: want a duration such as 90s, 10m or 24h, got text (soon)`},
 		{"negative lease", "60m", "-1m", `p.yaml: step "cut": lease: want more than 0`},
 		{"unknown target", "target: agent", "target: host", `p.yaml: step "cut": target: "host" is not one of agent, session, tool, which quarantine works on`},
 		{"class of another", "class: contain", "class: observe", `p.yaml: step "cut": class: "observe", but quarantine is of class contain`},

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"path"
+	"slices"
 	"strings"
 	"time"
 
@@ -64,13 +66,16 @@ func (c *rulesCheckCmd) Run(ctx context.Context, std *stdio) error {
 	if err == nil {
 		err = app.CheckPlaybooks(rules, library)
 	}
+	if err == nil {
+		err = streams(rules)
+	}
 	if err == nil && c.Strict {
 		err = complete(rules)
 	}
 	if err != nil {
 		return err
 	}
-	out := checked{Rules: len(rules), Warnings: append(set.Lint(c.Retention, time.Now()), swallowed(set)...)}
+	out := checked{Rules: len(rules), Warnings: slices.Concat(set.Lint(c.Retention, time.Now()), swallowed(set), misnamed(rules))}
 	if c.named() {
 		sources := detect.NewSources()
 		if err := c.history.read(ctx, std, set, func(e *event.Event) error { sources.Event(e); return nil }); err != nil {
@@ -99,6 +104,28 @@ func (c *rulesCheckCmd) Run(ctx context.Context, std *stdio) error {
 	return nil
 }
 
+// streams refuses tests whose events can't be read.
+func streams(rules []detect.Rule) error {
+	var errs []error
+	for _, r := range rules {
+		for _, t := range r.Tests {
+			_, _, err := t.Stream(r.File)
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// misnamed warns of files that have another name than their rule: who looks for it does not find it.
+func misnamed(rules []detect.Rule) (out []detect.Warning) {
+	for _, r := range rules {
+		if path.Base(r.File) != r.ID+".yaml" {
+			out = append(out, detect.Warning{Rule: r.ID, Place: r.File, Text: fmt.Sprintf("the file of the rule is not named %s.yaml", r.ID)})
+		}
+	}
+	return out
+}
+
 // complete refuses rules without both kinds of tests, all at once.
 func complete(rules []detect.Rule) error {
 	var errs []error
@@ -115,11 +142,19 @@ func swallowed(set *detect.Set) (out []detect.Warning) {
 		bare := pipeline.TestRule(without, r)
 		for i, res := range pipeline.TestRule(set, r) {
 			if !res.OK && bare[i].OK {
-				out = append(out, detect.Warning{Rule: r.ID, Place: r.File, Text: fmt.Sprintf("an exception swallows its test %q", res.Test)})
+				out = append(out, detect.Warning{Rule: r.ID, Place: r.File, Text: fmt.Sprintf("an exception (%s) swallows its test %q", exceptionIDs(set, r.ID), res.Test)})
 			}
 		}
 	}
 	return out
+}
+
+func exceptionIDs(set *detect.Set, rule string) string {
+	var ids []string
+	for _, x := range set.Exceptions(rule) {
+		ids = append(ids, x.ID)
+	}
+	return strings.Join(ids, ", ")
 }
 
 // checked is the outcome of a check.

@@ -14,13 +14,14 @@ import (
 type rulesNewCmd struct {
 	ID string `arg:"" help:"Id of the new rule."`
 	history
+	Dir     string `type:"existingdir" help:"Directory with rules beside the shipped ones, for their findings, macros and tables."`
 	Event   string `xor:"what" help:"Event that the rule is for, by its id; the last tool call of the events without it."`
 	Finding string `xor:"what" help:"Finding of another rule that this one is for, by its id: the last of its events."`
 }
 
 // Run implements the command. The draft loads and its tests pass, or it says which does not.
 func (c *rulesNewCmd) Run(ctx context.Context, std *stdio) error {
-	set, err := (&ruleSource{}).read()
+	set, err := (&ruleSource{Dir: c.Dir}).read()
 	if err != nil {
 		return err
 	}

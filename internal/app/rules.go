@@ -179,7 +179,9 @@ func ReadRules(dir string) (RuleFiles, error) {
 			}
 		}
 	}
-	return out, library.Check(out.Rules)
+	err = library.Check(out.Rules)
+	out.Rules = library.Enabled(out.Rules)
+	return out, err
 }
 
 // ReadPlaybooks reads the shipped playbooks and those of a directory, if one is named, which take the place of shipped ones with the

@@ -38,7 +38,7 @@ func TestReadPolicies(t *testing.T) {
 		{"a role that decides nothing", "role:admin", "role:viewer", "the roles that decide are responder, lead and admin"},
 		{"silence approves", "on_expiry: deny", "on_expiry: approve", `on_expiry: "approve": silence denies or escalates, it never approves`},
 		{"unknown class", "[contain]", "[observe]", `classes: "observe" is not one of contain, destroy, speak`},
-		{"unknown key", "need: 2", "needs: 2", `p.yaml:12: unknown key "needs"`},
+		{"unknown key", "need: 2", "needs: 2", `p.yaml:12:5: unknown key "needs"`},
 		{"one person for a privileged agent", "deadline: 1h", "need: 1", "privileged: need: 1, want 2 or more"},
 		{"too few people for a privileged agent", "deadline: 1h", `from: ["file:leads"], not: [bob]`, "privileged: need: 2 people, but only lea can answer"},
 		{"privileged without agents", `{agents: ["billing/prod*"], deadline: 1h}`, "{deadline: 1h}", "privileged: agents: name them"},

@@ -26,7 +26,7 @@ func YAML(file string, text []byte, into any) error {
 	decoder := yaml.NewDecoder(bytes.NewReader(text))
 	decoder.KnownFields(true)
 	if err := decoder.Decode(into); err != nil {
-		return Explain(file, err, reflect.TypeOf(into))
+		return explainAll(file, strings.Split(string(text), "\n"), err, reflect.TypeOf(into))
 	}
 	if err := decoder.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
 		return fmt.Errorf("%s: holds more than one document", file)
@@ -38,7 +38,7 @@ func YAML(file string, text []byte, into any) error {
 func Node(file string, node *yaml.Node, into any) error {
 	for i := 0; i+1 < len(node.Content) && node.Kind == yaml.MappingNode; i += 2 {
 		if key := node.Content[i]; !slices.Contains(Keys(reflect.TypeOf(into)), key.Value) {
-			return Explain(file, fmt.Errorf("line %d: field %s not found in type %s", key.Line, key.Value, reflect.TypeOf(into).Elem()), reflect.TypeOf(into))
+			return fmt.Errorf("%s:%d:%d: unknown key %q%s", file, key.Line, key.Column, key.Value, Suggest(key.Value, Keys(reflect.TypeOf(into))))
 		}
 	}
 	if err := node.Decode(into); err != nil {
@@ -91,10 +91,14 @@ func child(node *yaml.Node, key string) *yaml.Node {
 	return nil
 }
 
-// Files calls fn with every *.yaml file of a file system, in the order of their names, and returns all of its errors together.
+// Files calls fn with every *.yaml file of a file system, in the order of their names, and returns all of its errors together. A *.yml
+// file is an error: it would be left out without a word.
 func Files(fsys fs.FS, fn func(name string, text []byte) error) error {
 	var errs []error
 	err := fs.WalkDir(fsys, ".", func(name string, d fs.DirEntry, err error) error {
+		if err == nil && !d.IsDir() && path.Ext(name) == ".yml" {
+			errs = append(errs, fmt.Errorf("%s: is not read: files end in .yaml, rename it", name))
+		}
 		if err != nil || d.IsDir() || path.Ext(name) != ".yaml" {
 			return err
 		}
@@ -115,7 +119,10 @@ var (
 )
 
 // Explain turns the decoder's errors about a value of a type into one line each, with file and line.
-func Explain(file string, err error, into reflect.Type) error {
+func Explain(file string, err error, into reflect.Type) error { return explainAll(file, nil, err, into) }
+
+// explainAll also names the column, where it has the file's lines.
+func explainAll(file string, lines []string, err error, into reflect.Type) error {
 	if errors.Is(err, io.EOF) {
 		return fmt.Errorf("%s: %w", file, ErrEmpty)
 	}
@@ -133,11 +140,30 @@ func Explain(file string, err error, into reflect.Type) error {
 	for _, text := range list {
 		place := file + ": "
 		if m := line.FindStringSubmatch(text); m != nil {
-			place, text = file+":"+m[1]+": ", text[len(m[0]):]
+			text = text[len(m[0]):]
+			place = file + ":" + m[1] + column(lines, m[1], text) + ": "
 		}
 		errs = append(errs, errors.New(place+explain(text, keys)))
 	}
 	return errors.Join(errs...)
+}
+
+// column is that of the key or value that an error is about in its line, after a colon; "" where it can't be told.
+func column(lines []string, number, text string) string {
+	n, err := strconv.Atoi(number)
+	if err != nil || n < 1 || n > len(lines) {
+		return ""
+	}
+	word := ""
+	if m := unknownKey.FindStringSubmatch(text); m != nil {
+		word = m[1]
+	} else if m := wrongType.FindStringSubmatch(text); m != nil {
+		word = strings.TrimSuffix(m[2], "...") // the decoder shortens it
+	}
+	if i := strings.Index(lines[n-1], word); word != "" && i >= 0 {
+		return fmt.Sprintf(":%d", i+1)
+	}
+	return ""
 }
 
 func explain(text string, keys map[string][]string) string {
