@@ -98,6 +98,7 @@ func (a atom) String() string {
 // bound and no atoms the expression is never true.
 type need struct {
 	bound bool
+	exact bool // an expression is true wherever one of the atoms holds, too
 	atoms []atom
 	share float64 // of events that meet it, as far as we know
 }
@@ -122,7 +123,7 @@ func (c *chooser) node(node ast.Node, list origin, opposite bool) need {
 	switch n := node.(type) {
 	case *ast.BoolNode:
 		if n.Value == opposite {
-			return need{bound: true}
+			return need{bound: true, exact: true}
 		}
 	case *ast.UnaryNode:
 		if n.Operator == "not" || n.Operator == "!" {
@@ -142,7 +143,7 @@ func (c *chooser) node(node ast.Node, list origin, opposite bool) need {
 		return c.call(n, opposite)
 	case *ast.IdentifierNode, *ast.MemberNode, *ast.ChainNode:
 		if path := fieldPath(node); !opposite && c.fields.flags[path] != nil {
-			return c.one(atom{ref: ref{fromField, path}, op: opTrue})
+			return exactly(c.one(atom{ref: ref{fromField, path}, op: opTrue}))
 		}
 	}
 	return unbound
@@ -191,8 +192,9 @@ func (c *chooser) binary(n *ast.BinaryNode, list origin, opposite bool) need {
 // both takes the rarer of two needs that must both be met, and either joins two of which one must be.
 func (c *chooser) both(a, b need) need {
 	if !b.bound || a.bound && a.share <= b.share {
-		return a
+		b = a
 	}
+	b.exact = false
 	return b
 }
 
@@ -200,13 +202,18 @@ func (c *chooser) either(a, b need) need {
 	if !a.bound || !b.bound {
 		return unbound
 	}
-	out := need{bound: true, atoms: slices.Clone(a.atoms), share: 1 - (1-a.share)*(1-b.share)}
+	out := need{bound: true, exact: a.exact && b.exact, atoms: slices.Clone(a.atoms), share: 1 - (1-a.share)*(1-b.share)}
 	for _, x := range b.atoms {
 		if !slices.Contains(out.atoms, x) {
 			out.atoms = append(out.atoms, x)
 		}
 	}
 	return out
+}
+
+func exactly(n need) need {
+	n.exact = n.bound
+	return n
 }
 
 func (c *chooser) one(a atom) need {
@@ -238,7 +245,9 @@ func (c *chooser) builtin(n *ast.BuiltinNode, list origin, opposite bool) need {
 		}
 	case "one":
 		if !opposite {
-			return c.node(n.Arguments[1], element, false)
+			some := c.node(n.Arguments[1], element, false)
+			some.exact = false
+			return some
 		}
 	case "none":
 		if opposite {
@@ -287,14 +296,14 @@ func (c *chooser) text(node ast.Node, list origin, how op, text string) need {
 		return unbound
 	}
 	if o.plain() && !c.joined(o.ref) {
-		return c.one(atom{ref: o.ref, op: how, literal: literal{text: text}})
+		return exactly(c.one(atom{ref: o.ref, op: how, literal: literal{text: text}}))
 	}
 	return c.literals(o, []literal{{text: text, start: true, end: true}})
 }
 
 func (c *chooser) in(n *ast.BinaryNode, list origin) need {
 	if values, ok := constantTexts(n.Right); ok {
-		all := need{bound: true}
+		all := need{bound: true, exact: true}
 		for _, v := range values {
 			if all = c.either(all, c.text(n.Left, list, opIs, v)); !all.bound {
 				break
@@ -321,14 +330,21 @@ func (c *chooser) search(node ast.Node, list origin, operator, text string) need
 	}
 	switch operator {
 	case "startsWith":
-		return c.literals(o, []literal{{text: text, start: true}})
+		return c.whole(o, literal{text: text, start: true})
 	case "endsWith":
-		return c.literals(o, []literal{{text: text, end: true}})
+		return c.whole(o, literal{text: text, end: true})
 	case "matches":
 		estimate := func(all []literal) float64 { return c.literals(o, all).share }
 		return c.literals(o, requiredLiterals(text, estimate))
 	}
-	return c.literals(o, []literal{{text: text}})
+	return c.whole(o, literal{text: text})
+}
+
+// whole is the need for a literal, which is all that is asked where the text is as the index reads it and the literal not too long.
+func (c *chooser) whole(o operand, l literal) need {
+	out := c.literals(o, []literal{l})
+	out.exact = out.bound && o.plain() && !c.joined(o.ref) && len(l.text) <= maxLiteralBytes
+	return out
 }
 
 // literals is the need for one of some literals in a text.
@@ -399,7 +415,9 @@ func (c *chooser) counted(n *ast.BinaryNode, operator string) need {
 	if !constant || !some {
 		return unbound
 	}
-	return c.node(b.Arguments[1], listOf(b), false)
+	element := c.node(b.Arguments[1], listOf(b), false)
+	element.exact = false // one may not be enough
+	return element
 }
 
 // operand is a text that an expression searches, and what it did to it before.

@@ -15,8 +15,10 @@ type automaton struct {
 	longest []int32 // by state: the longest needle that ends here, or -1
 	shorter []int32 // by needle: the next shorter one that ends where it ends, or -1
 	needles []needle
-	span    int    // bytes of the longest needle
-	first   uint32 // number of the first needle among all of an index
+	span    int // bytes of the longest needle
+	// shortened says that needles were cut, so that finding one is not finding all of what it was.
+	shortened bool
+	first     uint32 // number of the first needle among all of an index
 }
 
 // A state near the root is the place of its row; the others follow, counted one by one. A way to a state that has a needle to
@@ -54,7 +56,7 @@ const (
 // newAutomaton builds the automaton for needles, none of which is empty. With fold they are in lower case.
 func newAutomaton(needles []needle, fold bool) *automaton {
 	for limit := maxLiteralBytes; ; limit /= 2 {
-		a := &automaton{needles: needles}
+		a := &automaton{needles: needles, shortened: limit < maxLiteralBytes}
 		states := a.classify(fold)
 		if limit < 4 || states*int(a.width) <= maxTable {
 			a.build(a.trie(states))

@@ -55,11 +55,11 @@ func (s *Set) Bench(events []event.Event, atLeast time.Duration, now func() time
 		places := s.index.candidates(env, e.Kind, p)
 		asked += len(places)
 		done := p.done
-		for _, at := range places {
+		for _, c := range places {
 			begin := now()
-			done = env.completeMore(s.rules[at].needs, done)
-			s.rules[at].judge(env, e, e.Kind, st)
-			spent[at] += now().Sub(begin)
+			done = env.completeMore(s.rules[c.at].needs, done)
+			s.rules[c.at].judge(env, e, e.Kind, st, c.holds)
+			spent[c.at] += now().Sub(begin)
 		}
 	}
 	out.Candidates = float64(asked) / float64(max(1, len(events)))

@@ -69,32 +69,37 @@ func (s *Set) consider(env *Env, e *event.Event, kind event.Kind, st *State, but
 	if st.Events%canaryEvery == 0 {
 		return s.canary(env, e, kind, st, but, out, slices.Clone(places), done)
 	}
-	for _, at := range places {
-		if c := s.rules[at]; c.ID != but {
+	for _, p := range places {
+		if c := s.rules[p.at]; c.ID != but {
 			done = env.completeMore(c.needs, done)
-			out = append(out, c.judge(env, e, kind, st)...)
+			out = append(out, c.judge(env, e, kind, st, p.holds)...)
 		}
 	}
 	return out
 }
 
-// canary judges the rules that the index named and the next ones in turn, and speaks of those that match though the index left them
-// out.
-func (s *Set) canary(env *Env, e *event.Event, kind event.Kind, st *State, but string, out []Finding, places []int, done lazy) []Finding {
+// canary judges the rules that the index named and the next ones in turn, by their expressions alone, and speaks of those that match
+// though the index left them out, and of those that don't though it was sure.
+func (s *Set) canary(env *Env, e *event.Event, kind event.Kind, st *State, but string, out []Finding, places []candidate, done lazy) []Finding {
 	rules := s.byKind[kind]
 	from := st.Events / canaryEvery * canaryRules
 	for i, c := range rules {
-		_, named := slices.BinarySearch(places, c.place)
+		j, named := slices.BinarySearchFunc(places, c.place, func(p candidate, at int) int { return cmp.Compare(p.at, at) })
+		sure := named && places[j].holds
 		if inTurn := (i-from%len(rules)+len(rules))%len(rules) < canaryRules; c.ID == but || !named && !inTurn {
 			continue
 		}
 		stats := st.stats(c)
-		before := stats.Matched
+		before, errors := stats.Matched+c.hits(st), stats.Errors
 		done = env.completeMore(c.needs, done)
-		out = append(out, c.judge(env, e, kind, st)...)
-		if !named && stats.Matched > before {
+		out = append(out, c.judge(env, e, kind, st, false)...)
+		matched := stats.Matched+c.hits(st) > before
+		if !named || sure {
+			stats.Canaried++
+		}
+		if !named && matched || sure && !matched && stats.Errors == errors {
 			stats.Missed++
-			if h := c.health(e, st, "missed", "was nearly overlooked", "The rule matches an event that the index of rules would have kept from it. This is a defect of Tocsin; please report the rule."); h != nil {
+			if h := c.health(e, st, "missed", "and the index of rules differ", "The index of rules and the rule's expression do not say the same of this event; the expression counted. This is a defect of Tocsin; please report the rule."); h != nil {
 				out = append(out, *h)
 			}
 		}
@@ -102,12 +107,21 @@ func (s *Set) canary(env *Env, e *event.Event, kind event.Kind, st *State, but s
 	return out
 }
 
-// judge evaluates one rule on one event and speaks of what went wrong with it.
-func (c *compiled) judge(env *Env, e *event.Event, kind event.Kind, st *State) (out []Finding) {
+// hits is how many events exceptions kept from the rule though its expression held.
+func (c *compiled) hits(st *State) (n int) {
+	for _, covered := range st.Excepted[c.ID] {
+		n += covered
+	}
+	return n
+}
+
+// judge evaluates one rule on one event and speaks of what went wrong with it. Where the index found that its expression holds, that
+// need not run.
+func (c *compiled) judge(env *Env, e *event.Event, kind event.Kind, st *State, holds bool) (out []Finding) {
 	stats := st.stats(c)
 	evicted, late := stats.Evicted, stats.Late
 	stats.Judged++
-	f, err := c.evaluate(env, e, kind, st)
+	f, err := c.evaluate(env, e, kind, st, holds)
 	if f != nil {
 		out = append(out, *f)
 	}
@@ -129,14 +143,18 @@ func (c *compiled) judge(env *Env, e *event.Event, kind event.Kind, st *State) (
 	return out
 }
 
-func (c *compiled) evaluate(env *Env, e *event.Event, kind event.Kind, st *State) (*Finding, error) {
+func (c *compiled) evaluate(env *Env, e *event.Event, kind event.Kind, st *State, holds bool) (*Finding, error) {
 	switch {
 	case c.Sequence != nil:
 		return c.sequence(env, e, kind, st)
 	case c.Absence != nil:
 		return c.absence(env, e, kind, st)
 	}
-	if ok, err := c.matches(env, e, st, c.when); err != nil || !ok {
+	matches := c.matches
+	if holds {
+		matches = c.counts
+	}
+	if ok, err := matches(env, e, st, c.when); err != nil || !ok {
 		return nil, err
 	}
 	if !c.stateful() {
@@ -172,6 +190,11 @@ func (c *compiled) matches(env *Env, e *event.Event, st *State, when *vm.Program
 	if err != nil || !held {
 		return false, err
 	}
+	return c.counts(env, e, st, when)
+}
+
+// counts reports whether an event on which the expression holds is one that no exception covers.
+func (c *compiled) counts(env *Env, e *event.Event, st *State, _ *vm.Program) (bool, error) {
 	covered, err := c.excepted(env, e, st)
 	if err != nil || covered {
 		return false, err

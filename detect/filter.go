@@ -32,17 +32,18 @@ const (
 // maybe is the verdict on what a filter does not understand.
 func maybe() verdict { return verdict{test: func(*probe) bool { return true }} }
 
-// newFilter compiles a checked and optimised expression to a filter, nil where that would never say no.
-func newFilter(fields *fieldTable, slots *argSlots, node ast.Node) filter {
+// newFilter compiles a checked and optimised expression to a filter, nil where that would never say no, and says whether the filter is
+// exact: it holds where the expression does and nowhere else.
+func newFilter(fields *fieldTable, slots *argSlots, node ast.Node) (f filter, exact bool) {
 	if canFail(node) {
-		return nil // nobody must hide that a rule fails
+		return nil, false // nobody must hide that a rule fails
 	}
 	c := filterCompiler{fields: fields, slots: slots}
 	v := c.node(node)
 	if v.test == nil || !v.exact && !c.tests {
-		return nil
+		return nil, false
 	}
-	return v.test
+	return v.test, v.exact
 }
 
 // anyFilter joins the filters of a rule's conditions.

@@ -117,7 +117,7 @@ type probe struct {
 	env   *Env
 	done  lazy // what of env is completed
 	rules bitset
-	out   []int
+	out   []candidate
 	seen  []uint32 // by needle: the round in which it was last found
 	round uint32
 	// command and dest are the elements that a filter's predicate looks at.
@@ -163,9 +163,15 @@ func (ix *index) newProbe() *probe {
 	return &probe{rules: make(bitset, ix.width), seen: make([]uint32, ix.seen), guesses: make([][]*argValues, len(ix.kinds)), args: make([]argSlot, ix.slots)}
 }
 
-// candidates returns the places of the rules that could match the event that env is filled with, ascending. The slice is good
+// candidate is a rule that could match an event. Where its only condition was found to hold without its expression, that says so.
+type candidate struct {
+	at    int
+	holds bool
+}
+
+// candidates returns the rules that could match the event that env is filled with, by their places, ascending. The slice is good
 // until the next call. p.done says what of env was completed.
-func (ix *index) candidates(env *Env, k event.Kind, p *probe) []int {
+func (ix *index) candidates(env *Env, k event.Kind, p *probe) []candidate {
 	p.env, p.done, p.out = env, 0, p.out[:0]
 	kind := ix.kinds[k]
 	if kind == nil {
@@ -182,8 +188,8 @@ func (ix *index) candidates(env *Env, k event.Kind, p *probe) []int {
 	for w, word := range p.rules {
 		for ; word != 0; word &= word - 1 {
 			r := &kind.rules[w*64+bits.TrailingZeros64(word)]
-			if r.filter == nil || r.filter(p) {
-				p.out = append(p.out, r.at)
+			if r.found || r.filter == nil || r.filter(p) {
+				p.out = append(p.out, candidate{r.at, r.found || r.exact})
 			}
 		}
 	}
@@ -219,6 +225,8 @@ type kindIndex struct {
 type kindRule struct {
 	at     int
 	filter filter
+	exact  bool // what passes the filter is a match
+	found  bool // what meets an atom is a match, and the filter need not be asked
 }
 
 type fieldValues struct {
@@ -478,18 +486,22 @@ type valueBuilder struct {
 func (b *kindBuilder) add(r indexed, k event.Kind) []need {
 	var needs []need
 	var filters []filter
+	rule := kindRule{at: r.at}
 	for _, c := range r.conditions {
 		if !slices.Contains(c.on, k) {
 			continue
 		}
-		needs = append(needs, b.choose.necessary(c.when))
-		filters = append(filters, newFilter(b.choose.fields, &b.slots, c.when))
+		n := b.choose.necessary(c.when)
+		f, exact := newFilter(b.choose.fields, &b.slots, c.when)
+		needs, filters = append(needs, n), append(filters, f)
+		rule.exact, rule.found = exact && len(r.conditions) == 1, n.exact && len(r.conditions) == 1
 	}
 	if len(needs) == 0 {
 		return nil
 	}
+	rule.filter = anyFilter(filters)
 	bit := int32(len(b.kind.rules))
-	b.kind.rules = append(b.kind.rules, kindRule{r.at, anyFilter(filters)})
+	b.kind.rules = append(b.kind.rules, rule)
 	if slices.ContainsFunc(needs, func(n need) bool { return !n.bound }) {
 		b.free = append(b.free, bit)
 		return needs
@@ -539,7 +551,15 @@ func (v *valueBuilder) add(a atom, rule int32) {
 	}
 }
 
-func (v *valueBuilder) texts(seen *int) *textValues {
+// texts makes what finds the atoms on a text. Of the rules whose needles had to be cut short, finding one says less than it did.
+func (b *kindBuilder) texts(v *valueBuilder, seen *int) *textValues {
+	inexact := func(needles []needle) {
+		for _, n := range needles {
+			for _, r := range n.rules {
+				b.kind.rules[r].found = false
+			}
+		}
+	}
 	out := &textValues{is: v.is}
 	for text := range v.is {
 		out.lengths |= 1 << (len(text) & 63)
@@ -551,6 +571,9 @@ func (v *valueBuilder) texts(seen *int) *textValues {
 	}{{&out.holds, v.holds, false}, {&out.folded, v.folded, true}} {
 		if needles := a.from.list(); len(needles) > 0 {
 			*a.to = newAutomaton(needles, a.fold)
+			if (*a.to).shortened {
+				inexact(needles)
+			}
 			(*a.to).first = uint32(*seen)
 			*seen += len((*a.to).needles)
 		}
@@ -605,14 +628,14 @@ func (b *kindBuilder) buildValue(r ref, seen *int) {
 	case fromArg, fromNumber, fromProvenance:
 		b.buildArg(r, v, seen)
 	case fromAttr:
-		k.attrs = append(k.attrs, attrValues{r.name, v.absent, v.texts(seen)})
+		k.attrs = append(k.attrs, attrValues{r.name, v.absent, b.texts(v, seen)})
 	case fromAnyArg:
-		k.anyArg = v.texts(seen)
+		k.anyArg = b.texts(v, seen)
 	case fromCommand:
-		k.commands = append(k.commands, elementValues[CommandEnv]{b.choose.fields.command[r.name], v.texts(seen)})
+		k.commands = append(k.commands, elementValues[CommandEnv]{b.choose.fields.command[r.name], b.texts(v, seen)})
 		k.needs |= lazyCommands
 	case fromDestination:
-		k.dests = append(k.dests, elementValues[DestinationEnv]{b.choose.fields.dest[r.name], v.texts(seen)})
+		k.dests = append(k.dests, elementValues[DestinationEnv]{b.choose.fields.dest[r.name], b.texts(v, seen)})
 	}
 }
 
@@ -620,11 +643,11 @@ func (b *kindBuilder) buildField(name string, v *valueBuilder, seen *int) {
 	k, fields := &b.kind, b.choose.fields
 	switch {
 	case name == "text":
-		k.text = v.texts(seen)
+		k.text = b.texts(v, seen)
 	case name == "tool.args":
-		k.args = v.texts(seen)
+		k.args = b.texts(v, seen)
 	case fields.texts[name] != nil:
-		k.fields = append(k.fields, fieldValues{text: fields.texts[name], texts: v.texts(seen)})
+		k.fields = append(k.fields, fieldValues{text: fields.texts[name], texts: b.texts(v, seen)})
 		k.needs |= lazyOf(name)
 	case fields.flags[name] != nil:
 		k.fields = append(k.fields, fieldValues{flag: fields.flags[name], rules: v.rules})
@@ -641,11 +664,11 @@ func (b *kindBuilder) buildArg(r ref, v *valueBuilder, seen *int) {
 	a := b.kind.byPath[r.name]
 	switch r.origin {
 	case fromArg:
-		a.texts = v.texts(seen)
+		a.texts = b.texts(v, seen)
 	case fromNumber:
 		a.limits = v.numbers()
 	case fromProvenance:
-		a.provenance = v.texts(seen)
+		a.provenance = b.texts(v, seen)
 	}
 	if v.absent && !a.absent {
 		a.absent = true

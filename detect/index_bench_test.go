@@ -96,7 +96,12 @@ func (x *indexEngine) use(ix *index) { x.ix, x.probe = ix, ix.newProbe() }
 
 func (x *indexEngine) matches(tb testing.TB, e *event.Event, out []int) []int {
 	x.env.Fill(e, SessionFacts{}, BaselineEnv{P: 1})
-	for _, i := range x.ix.candidates(x.env, e.Kind, x.probe) {
+	for _, c := range x.ix.candidates(x.env, e.Kind, x.probe) {
+		i := c.at
+		if c.holds {
+			out = append(out, i)
+			continue
+		}
 		x.asked++
 		x.probe.complete(x.needs[i])
 		v, err := x.machine.Run(x.programs[i], x.env)

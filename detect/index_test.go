@@ -170,7 +170,7 @@ func TestConditionsOfOneRule(t *testing.T) {
 		{"kind nobody looks at", event.Event{Kind: event.KindAuth}, nil},
 	} {
 		env.Fill(&tc.e, SessionFacts{}, BaselineEnv{})
-		if diff := cmp.Diff(tc.want, ix.candidates(env, tc.e.Kind, p)); diff != "" {
+		if diff := cmp.Diff(tc.want, places(ix.candidates(env, tc.e.Kind, p))); diff != "" {
 			t.Errorf("%s: %s", tc.name, diff)
 		}
 	}
@@ -350,19 +350,65 @@ func checkIndex(t interface{ Fatalf(string, ...any) }, env *Env, e *event.Event,
 	got := slices.Clone(ix.candidates(env, e.Kind, ix.newProbe()))
 	env.Fill(e, facts, baseline)
 	holds, fails := truth(env, programs)
-	for _, i := range append(holds, fails...) {
-		if !slices.Contains(got, i) {
+	for _, i := range append(slices.Clone(holds), fails...) {
+		if !slices.Contains(places(got), i) {
 			t.Fatalf("rule %d holds or fails and is no candidate: condition %v, expression %s", i, ix.conditions(i), list[i].conditions[0].when)
 		}
 	}
+	for _, c := range got {
+		if c.holds && !slices.Contains(holds, c.at) {
+			t.Fatalf("rule %d is said to hold and does not: condition %v, expression %s", c.at, ix.conditions(c.at), list[c.at].conditions[0].when)
+		}
+	}
 	checkStages(t, env, ix, e, facts, baseline, list)
+}
+
+// What is found by its atoms is a match only where they are all that the expression asks.
+func TestFound(t *testing.T) {
+	for _, tc := range []struct {
+		when string
+		want bool
+	}{
+		{`tool.name == "x"`, true},
+		{`tool.name in ["x", "y"] || session.tainted`, true},
+		{`tool.command contains "curl" || arg("a") startsWith "b" || tool.path endsWith "c"`, true},
+		{`any(tool.commands, .name == "curl")`, true},
+		{`not (tool.name != "x" && tool.name != "y")`, true},
+		{`one(tool.commands, .name == "curl")`, false},
+		{`count(tool.commands, .name == "curl") > 1`, false},
+		{`tool.name == "x" && outcome == "success"`, false},
+		{`tool.command contains "` + strings.Repeat("long", 9) + `"`, false},
+		{`lower(tool.command) contains "curl"`, false},
+		{`trim(tool.command) startsWith "curl"`, false},
+		{`tool.args contains "curl"`, false},
+		{`tool.command matches "curl"`, false},
+		{`number("n") > 3`, false},
+		{`tool.name != "x"`, false},
+		{`tool.name == "x" ? tool.command contains "y" : false`, false},
+	} {
+		_, list := indexOf(t, tc.when)
+		if got := newIndex(list).kinds[event.KindToolResult].rules[0].found; got != tc.want {
+			t.Errorf("%s: found is %v", tc.when, got)
+		}
+	}
+}
+
+func places(of []candidate) []int {
+	if of == nil {
+		return nil
+	}
+	out := make([]int, 0, len(of))
+	for _, c := range of {
+		out = append(out, c.at)
+	}
+	return out
 }
 
 // checkStages looks at the index alone: a rule is marked if one of its atoms, evaluated by itself, holds.
 func checkStages(t interface{ Fatalf(string, ...any) }, env *Env, ix *index, e *event.Event, facts SessionFacts, baseline BaselineEnv, list []indexed) {
 	bare := unfiltered(ix)
 	env.Fill(e, facts, baseline)
-	got := bare.candidates(env, e.Kind, bare.newProbe())
+	got := places(bare.candidates(env, e.Kind, bare.newProbe()))
 	env.completeMore(^lazy(0), 0)
 	choose := &chooser{fields: newFieldTable()}
 	for i, r := range list {
@@ -440,7 +486,7 @@ func unfiltered(ix *index) *index {
 		bare := *kind
 		bare.rules = slices.Clone(kind.rules)
 		for i := range bare.rules {
-			bare.rules[i].filter = nil
+			bare.rules[i] = kindRule{at: bare.rules[i].at}
 		}
 		out.kinds[k] = &bare
 	}
@@ -566,7 +612,7 @@ func TestIndexOnShippedRules(t *testing.T) {
 	for _, e := range testEvents(t, shipped) {
 		for _, facts := range []SessionFacts{{}, {Tainted: true, HiddenText: true, Instructed: true, SawPrivate: true, Denied: 9, ToolCalls: 400}} {
 			env.Fill(&e, facts, BaselineEnv{P: 1})
-			got := slices.Clone(ix.candidates(env, e.Kind, p))
+			got := places(ix.candidates(env, e.Kind, p))
 			env.Fill(&e, facts, BaselineEnv{P: 1})
 			env.completeMore(^lazy(0), 0)
 			asked += len(got)
@@ -723,7 +769,11 @@ func TestAutomatonBound(t *testing.T) {
 		whole = append(whole, text)
 		set.add(text, false, false, int32(i))
 	}
-	a := newAutomaton(set.list(), false)
+	b, v, seen := &kindBuilder{kind: kindIndex{rules: slices.Repeat([]kindRule{{found: true}}, 20_000)}}, &valueBuilder{holds: set, folded: newNeedles()}, 0
+	a := b.texts(v, &seen).holds
+	if i := slices.IndexFunc(b.kind.rules, func(r kindRule) bool { return r.found }); i >= 0 {
+		t.Errorf("rule %d is a match wherever a part of its needle stands", i)
+	}
 	if len(a.next) > maxTable {
 		t.Errorf("%d entries, at most %d", len(a.next), maxTable)
 	}

@@ -63,14 +63,16 @@ type Stats struct {
 	Errors     int       `json:"errors"`     // run-time errors
 	Evicted    int       `json:"evicted"`    // keys and events given up for want of room
 	Late       int       `json:"late"`       // events older than the rule's lateness allows
-	Missed     int       `json:"missed"`     // matches that the index alone would have missed; anything but 0 is a defect
+	Canaried   int       `json:"canaried"`   // events on which what the index says was compared with the expression
+	Missed     int       `json:"missed"`     // of these, those on which they differed; anything but 0 is a defect
 	LastFired  time.Time `json:"last_fired,omitzero"`
 }
 
 // Add adds another's counts.
 func (s *Stats) Add(o *Stats) {
 	s.Judged, s.Matched, s.Fired, s.Suppressed = s.Judged+o.Judged, s.Matched+o.Matched, s.Fired+o.Fired, s.Suppressed+o.Suppressed
-	s.Errors, s.Evicted, s.Late, s.Missed = s.Errors+o.Errors, s.Evicted+o.Evicted, s.Late+o.Late, s.Missed+o.Missed
+	s.Errors, s.Evicted, s.Late = s.Errors+o.Errors, s.Evicted+o.Evicted, s.Late+o.Late
+	s.Canaried, s.Missed = s.Canaried+o.Canaried, s.Missed+o.Missed
 	if o.LastFired.After(s.LastFired) {
 		s.LastFired = o.LastFired
 	}

@@ -308,3 +308,28 @@ func TestCanary(t *testing.T) {
 		t.Errorf("%d matches were missed, %d found all the same, with %d findings about it; want 3, 3 and 1 within the hour", missed, fired, health)
 	}
 }
+
+// So is one that it is wrongly sure of: the expression then counts.
+func TestCanaryOfWhatHolds(t *testing.T) {
+	set := mustCompile(t, rule(func(r *Rule) { r.Count, r.When = nil, `outcome == "failure"` }))
+	_, list := indexOf(t, `outcome == ""`)
+	list[0].conditions[0].on = []event.Kind{event.KindPrompt}
+	set.index = newIndex(list)
+	st, env := NewState(), NewEnv()
+	var health, fired int
+	for i := range 2 * canaryEvery {
+		e := event.Event{ID: fmt.Sprint(i), Kind: event.KindPrompt, Time: StreamStart.Add(time.Duration(i) * time.Second), Session: event.Session{ID: fmt.Sprint(i)}}
+		env.Fill(&e, SessionFacts{}, BaselineEnv{})
+		for _, f := range set.Evaluate(env, &e, st) {
+			if f.Source == SourceHealth {
+				health++
+			} else {
+				fired++
+			}
+		}
+	}
+	stats := st.Stats["example-rule"]
+	if stats.Missed != 2 || stats.Canaried != 2 || health != 1 || fired != 2*canaryEvery-2 {
+		t.Errorf("%d of %d compared differed, %d findings about it, fired %d times; want 2 of 2, 1, %d", stats.Missed, stats.Canaried, health, fired, 2*canaryEvery-2)
+	}
+}

@@ -45,7 +45,9 @@ type detector struct {
 	when  time.Time
 	every time.Duration  // between snapshots
 	errs  map[string]int // rule errors reported to metrics so far
-	gone  map[string]int // evictions reported to metrics so far
+	// compared is what metrics know of how often the index of rules was compared with their expressions.
+	compared detect.Stats
+	gone     map[string]int // evictions reported to metrics so far
 
 	reported time.Time // when metrics last learned of both
 }
@@ -235,12 +237,18 @@ func (d *detector) report() {
 }
 
 func (d *detector) countRuleErrors() {
+	var compared detect.Stats
 	for rule, stats := range d.shard.RuleStats() {
 		for range stats.Errors - d.errs[rule] {
 			d.metrics.RuleError(rule)
 		}
 		d.errs[rule] = stats.Errors
+		compared.Canaried, compared.Missed = compared.Canaried+stats.Canaried, compared.Missed+stats.Missed
 	}
+	// A state that was forgotten takes its counts with it.
+	times, differed := max(0, compared.Canaried-d.compared.Canaried), max(0, compared.Missed-d.compared.Missed)
+	d.metrics.IndexCompared(max(times, differed), differed)
+	d.compared = compared
 }
 
 func (d *detector) countEvicted() {

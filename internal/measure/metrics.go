@@ -36,6 +36,7 @@ type Metrics struct {
 	findings       *prometheus.CounterVec
 	unhandled      prometheus.Counter
 	ruleErrors     *prometheus.CounterVec
+	indexCompared  *prometheus.CounterVec
 	ruleLoads      *prometheus.CounterVec
 	approvals      *prometheus.CounterVec
 	refusals       *prometheus.CounterVec
@@ -69,6 +70,7 @@ func NewMetrics() *Metrics {
 	m.findings = m.counters("tocsin_findings_total", "Findings raised, all lanes.", "source", "rule", "severity")
 	m.unhandled = prometheus.NewCounter(prometheus.CounterOpts{Name: "tocsin_findings_unhandled_total", Help: "Findings that were given up, because no incident could take them."})
 	m.ruleErrors = m.counters("tocsin_rule_errors_total", "Events that a rule could not judge, because its expression failed.", "rule")
+	m.indexCompared = m.counters("tocsin_rule_index_compared_total", "Times at which what the index of rules says was compared with a rule's expression; any that differs is a defect of Tocsin.", "outcome")
 	m.ruleLoads = m.counters("tocsin_rules_loads_total", "Loads of the rules; refused ones left the set in force as it was.", "outcome")
 	m.approvals = m.counters("tocsin_approvals_total", "Outcomes of approval requests; refused counts decisions that did not count.", "outcome")
 	m.refusals = m.counters("tocsin_refusals_total", "Decisions that did not count, by why.", "kind")
@@ -98,6 +100,7 @@ func (m *Metrics) RulesLoaded(ok bool) {
 func (m *Metrics) zero() {
 	m.ruleLoads.WithLabelValues("loaded")
 	m.ruleLoads.WithLabelValues("refused")
+	m.IndexCompared(0, 0)
 	for _, outcome := range outcomes() {
 		m.approvals.WithLabelValues(outcome)
 	}
@@ -183,6 +186,12 @@ func (m *Metrics) Unhandled() { m.unhandled.Inc() }
 
 // RuleError counts an event that a rule could not judge.
 func (m *Metrics) RuleError(rule string) { m.ruleErrors.WithLabelValues(m.rules.value(rule)).Inc() }
+
+// IndexCompared counts how often what the index of rules says was compared with a rule's expression, and how often they differed.
+func (m *Metrics) IndexCompared(times, differed int) {
+	m.indexCompared.WithLabelValues("same").Add(float64(times - differed))
+	m.indexCompared.WithLabelValues("differs").Add(float64(differed))
+}
 
 // Decided counts a request that was approved or denied, and records how long it waited.
 func (m *Metrics) Decided(verb approval.Verb, took time.Duration) {

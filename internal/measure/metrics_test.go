@@ -146,6 +146,23 @@ func TestRulesStartAtZero(t *testing.T) {
 	}
 }
 
+func TestIndexCompared(t *testing.T) {
+	m := NewMetrics()
+	m.IndexCompared(5, 0)
+	m.IndexCompared(3, 1)
+	got := make(map[string]float64)
+	for _, f := range gather(t, m) {
+		for _, series := range f.GetMetric() {
+			if f.GetName() == "tocsin_rule_index_compared_total" {
+				got[series.GetLabel()[0].GetValue()] = series.GetCounter().GetValue()
+			}
+		}
+	}
+	if diff := cmp.Diff(map[string]float64{"same": 7, "differs": 1}, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
 // TestListsMatch keeps the closed lists here in step with the words elsewhere.
 func TestListsMatch(t *testing.T) {
 	for _, s := range statuses() {
