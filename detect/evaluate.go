@@ -324,17 +324,41 @@ func (c *compiled) full(g *group, h hit) []hit {
 		g.Hits, g.Merged = slices.Delete(g.Hits, 0, 1), true
 	}
 	i := g.insert(h, c.events)
-	if i < 0 {
+	if i < 0 || around(g.Hits, i, c.within) < c.sum*(1-roundingError) {
 		return nil
 	}
-	return enough(g.Hits, i, c.within, func(hits []hit) bool {
-		sum, rules := 0.0, make(map[string]bool)
-		for _, h := range hits {
-			sum += h.N
-			rules[h.Value] = true
-		}
-		return sum >= c.sum && (c.RiskThreshold == nil || len(rules) >= c.RiskThreshold.Rules)
-	})
+	return enough(g.Hits, i, c.within, c.adds)
+}
+
+// roundingError is more than the order in which a thousand numbers are added changes of their sum.
+const roundingError = 1e-9
+
+// around is what all hits add up to that are nearer to the one at i than a span: no window with it holds more.
+func around(hits []hit, i int, within time.Duration) float64 {
+	sum := hits[i].N
+	for j := i - 1; j >= 0 && hits[i].At.Sub(hits[j].At) < within; j-- {
+		sum += hits[j].N
+	}
+	for j := i + 1; j < len(hits) && hits[j].At.Sub(hits[i].At) < within; j++ {
+		sum += hits[j].N
+	}
+	return sum
+}
+
+// adds reports whether hits add up to the bound, from as many rules as risk_threshold asks.
+func (c *compiled) adds(hits []hit) bool {
+	sum := 0.0
+	for _, h := range hits {
+		sum += h.N
+	}
+	if sum < c.sum || c.RiskThreshold == nil {
+		return sum >= c.sum
+	}
+	rules := make(map[string]bool)
+	for _, h := range hits {
+		rules[h.Value] = true
+	}
+	return len(rules) >= c.RiskThreshold.Rules
 }
 
 func (c *compiled) describeWindow(hits []hit) string {
