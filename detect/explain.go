@@ -51,12 +51,17 @@ func (s *Set) Explain(rule string, env *Env, e *event.Event, st *State) (Explana
 	}
 	c := s.rules[i]
 	x := Explanation{Rule: rule, Operator: c.Operator(), Event: e.ID, Looks: slices.Contains(c.kinds(), e.Kind)}
-	if !x.Looks {
-		return x, nil
-	}
 	st.use(s)
 	env.tables = s.tables
 	env.completeMore(^lazy(0), 0)
+	if !x.Looks {
+		if !slices.Contains(c.kinds(), KindFinding) {
+			return x, nil
+		}
+		lines, err := c.explainState(env, e, st)
+		x.State = append([]string{"it looks at the findings of other rules, and not at the event"}, lines...)
+		return x, err
+	}
 	in := scope{library: c.library, params: c.params, named: make(map[string]bool)}
 	add := func(name, text string) error {
 		if text == "" {
@@ -117,17 +122,23 @@ func (c *compiled) explainSteps(env *Env, e *event.Event, st *State, in scope, x
 			x.Parts = append(x.Parts, part)
 		}
 		env.kept = nil
-		x.State = append(x.State, fmt.Sprintf("step %s: %d earlier matches for this key%s", s.As, len(g.step(i)), newest(g.step(i))))
+		x.State = append(x.State, fmt.Sprintf("step %s: %d earlier matches for this key%s", s.As, len(g.step(i)), c.newest(i, g.step(i))))
 		in.earlier = append(in.earlier, s.As)
 	}
 	return nil
 }
 
-func newest(list []match) string {
+// newest says when a step matched last, and of the first step until when the sequence can go on from there.
+func (c *compiled) newest(step int, list []match) string {
 	if len(list) == 0 {
 		return ""
 	}
-	return ", the newest at " + list[len(list)-1].At.Format(time.RFC3339)
+	at := list[len(list)-1].At
+	text := ", the newest at " + at.Format(time.RFC3339)
+	if step == 0 {
+		text += ", which counts until " + at.Add(c.within).Format(time.RFC3339)
+	}
+	return text
 }
 
 // explainExpression compiles an expression as compileExpr does, but for optimisation, and evaluates each of its parts on the same

@@ -68,6 +68,20 @@ func TestExplain(t *testing.T) {
 }`,
 		},
 		{
+			"rule on findings", "on: [finding]\nkey: agent\nwhen: finding.risk > 5\nrisk_threshold: {at_least: 100, within: 24h}", []string{"kind: prompt"},
+			`{
+ "rule": "example-rule",
+ "operator": "risk_threshold",
+ "event": "EVENT",
+ "looks": false,
+ "state": [
+  "it looks at the findings of other rules, and not at the event",
+  "risk_threshold: 0 of 100 within 24h0m0s before this event"
+ ],
+ "fired": false
+}`,
+		},
+		{
 			"sequence", onResult + `sequence: {within: 10m, steps: [{as: read, when: 'tool.effect == "read"'}, {as: post, when: tool.host == read.tool.host}]}`,
 			[]string{"kind: tool.result, tool: get_page, args: {url: 'https://a.example'}", "at: 1s, kind: tool.result, tool: post_note, args: {url: 'https://b.example'}"},
 			`{
@@ -95,7 +109,7 @@ func TestExplain(t *testing.T) {
   }
  ],
  "state": [
-  "step read: 1 earlier matches for this key, the newest at 2026-01-05T09:00:00Z",
+  "step read: 1 earlier matches for this key, the newest at 2026-01-05T09:00:00Z, which counts until 2026-01-05T09:10:00Z",
   "step post: 0 earlier matches for this key"
  ],
  "fired": false

@@ -333,3 +333,18 @@ func TestCanaryOfWhatHolds(t *testing.T) {
 		t.Errorf("%d of %d compared differed, %d findings about it, fired %d times; want 2 of 2, 1, %d", stats.Missed, stats.Canaried, health, fired, 2*canaryEvery-2)
 	}
 }
+
+// What is added up around a hit rules out no window with it that is enough.
+func TestAround(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		c := &compiled{Rule: Rule{Sum: &Sum{}}, sum: rapid.Float64Range(0.1, 20).Draw(rt, "bound"), within: time.Minute}
+		var g group
+		for n := range rapid.IntRange(1, 20).Draw(rt, "hits") {
+			h := hit{At: StreamStart.Add(time.Duration(rapid.IntRange(0, 120).Draw(rt, "at")) * time.Second), Event: fmt.Sprint(n), N: rapid.Float64Range(0.01, 5).Draw(rt, "n")}
+			i := g.insert(h, maxKeyEvents)
+			if hits := enough(g.Hits, i, c.within, c.adds); hits != nil && around(g.Hits, i, c.within) < c.sum*(1-roundingError) {
+				rt.Fatalf("%v are enough and were ruled out", hits)
+			}
+		}
+	})
+}

@@ -87,7 +87,7 @@ func printExplanation(w io.Writer, x detect.Explanation) {
 		verdict = "fires"
 	}
 	fmt.Fprintf(w, "%s (%s) %s on event %s\n", x.Rule, x.Operator, verdict, visible(x.Event))
-	if !x.Looks {
+	if !x.Looks && len(x.State) == 0 {
 		fmt.Fprintln(w, "  it does not look at events of this kind")
 	}
 	for _, p := range x.Parts {
