@@ -68,7 +68,8 @@ func TestExplain(t *testing.T) {
 }`,
 		},
 		{
-			"rule on findings", "on: [finding]\nkey: agent\nwhen: finding.risk > 5\nrisk_threshold: {at_least: 100, within: 24h}", []string{"kind: prompt"},
+			"rule on findings", "on: [finding]\nkey: agent\nwhen: finding.risk > 5\nrisk_threshold: {at_least: 100, within: 24h}",
+			[]string{"kind: prompt"},
 			`{
  "rule": "example-rule",
  "operator": "risk_threshold",

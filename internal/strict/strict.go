@@ -119,7 +119,9 @@ var (
 )
 
 // Explain turns the decoder's errors about a value of a type into one line each, with file and line.
-func Explain(file string, err error, into reflect.Type) error { return explainAll(file, nil, err, into) }
+func Explain(file string, err error, into reflect.Type) error {
+	return explainAll(file, nil, err, into)
+}
 
 // explainAll also names the column, where it has the file's lines.
 func explainAll(file string, lines []string, err error, into reflect.Type) error {
