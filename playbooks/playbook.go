@@ -196,6 +196,22 @@ type Blast struct {
 	Not []string `yaml:"not" json:"not,omitempty"`
 }
 
+// TooWide is why a plan touches more than a step allows; empty for one that does not.
+func (b *Blast) TooWide(p approval.Plan) string {
+	if b == nil {
+		return ""
+	}
+	if p.Blast > b.Max {
+		return fmt.Sprintf("it would touch %d things, and the playbook allows %d", p.Blast, b.Max)
+	}
+	for _, pattern := range b.Not {
+		if approval.Matches(pattern, p.Target.Agent) {
+			return fmt.Sprintf("the playbook must not touch %s", pattern)
+		}
+	}
+	return ""
+}
+
 // Question is the question that a gated step puts to humans. A policy can only make it stricter.
 type Question struct {
 	Deadline time.Duration `yaml:"deadline" json:"deadline"`
