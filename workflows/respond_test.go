@@ -156,7 +156,9 @@ func TestLadder(t *testing.T) {
 func TestNobodyAnswers(t *testing.T) {
 	h := newHouse(t)
 	h.acts.Policies = approval.Policies{Policies: []approval.Policy{{From: []string{"slack:S1"}, Fallback: []string{"file:second"}, Deadline: 10 * time.Minute, OnExpiry: "deny"}}}
-	h.at(time.Minute, func() { h.env.SignalWorkflow(SignalNotice, Notice{Incident: h.latest(), By: ana, Via: "slack", At: h.env.Now()}) })
+	h.at(time.Minute, func() {
+		h.env.SignalWorkflow(SignalNotice, Notice{Incident: h.latest(), By: ana, Via: "slack", At: h.env.Now()})
+	})
 	h.denied(11*time.Minute, false)
 	h.run()
 	var got []string
