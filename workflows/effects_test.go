@@ -15,6 +15,7 @@ import (
 	"github.com/tocsin-dr/tocsin/internal/action"
 	"github.com/tocsin-dr/tocsin/internal/approval"
 	"github.com/tocsin-dr/tocsin/internal/gate"
+	"github.com/tocsin-dr/tocsin/internal/incident"
 	"github.com/tocsin-dr/tocsin/playbooks"
 )
 
@@ -156,6 +157,10 @@ func (h *house) effects(t *rapid.T, cancelled bool) (made int) {
 		if !cancelled && lease.Lifted.After(lease.Ends.Add(time.Minute)) {
 			t.Fatalf("%s ended at %s, and was undone at %s", r.ID, lease.Ends, lease.Lifted)
 		}
+	}
+	timeline, err := h.store.Timeline(h.Context(), h.incident().ID)
+	if err != nil || slices.ContainsFunc(timeline, func(e incident.Entry) bool { return e.Actor == "" || e.Source == "" || e.At.IsZero() }) {
+		t.Fatalf("an entry of the timeline says not when, by whom or from where: %v %+v", err, timeline)
 	}
 	if !h.gate.Check(gate.Query{Agent: bot.ID}).Allow {
 		t.Fatalf("the gate still denies: %q", rows)
