@@ -359,7 +359,7 @@ func (w *walker) stop(s Step, suffix string, r Result, why string) {
 	}
 }
 
-// open reports whether one of the steps is not settled.
+// open reports whether one of the steps that were given up is not settled, or one of their fallbacks.
 func (w *walker) open(steps []Step, suffix string) bool {
-	return slices.ContainsFunc(steps, func(s Step) bool { return !w.state[s.ID+suffix].settled() })
+	return slices.ContainsFunc(steps, func(s Step) bool { return !w.state[s.ID+suffix].settled() || w.open(s.Fallback, suffix) })
 }

@@ -275,6 +275,9 @@ func (c *checker) gated(s Step, d action.Description) {
 			c.add(s.ID, "ask.from: %v", err)
 		}
 	}
+	if len(q.From) > 0 && !slices.ContainsFunc(q.From, func(g string) bool { return strings.HasPrefix(g, "role:") }) {
+		c.add(s.ID, "ask.from: all of these groups are looked up elsewhere and can be empty: name a role beside them, or leave them to a policy, which has a fallback")
+	}
 }
 
 func (c *checker) retry(s Step) {

@@ -3,9 +3,11 @@
 package playbooks
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"embed"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -127,7 +129,35 @@ type Step struct {
 	Unverified   bool `yaml:"unverified" json:"unverified,omitempty"`
 
 	// Inputs are those of the playbook that the step was included from.
-	Inputs map[string]any `yaml:"-" json:"inputs,omitempty"`
+	Inputs Values `yaml:"-" json:"inputs,omitempty"`
+}
+
+// Values are inputs by name. A run carries them as JSON, whose one kind of number comes back as the int that it was.
+type Values map[string]any
+
+// UnmarshalJSON implements json.Unmarshaler.
+func (v *Values) UnmarshalJSON(text []byte) error {
+	numbers := json.NewDecoder(bytes.NewReader(text))
+	numbers.UseNumber()
+	var all map[string]any
+	if err := numbers.Decode(&all); err != nil {
+		return err
+	}
+	// One map becomes another.
+	//workflowcheck:ignore
+	for name, one := range all {
+		n, ok := one.(json.Number)
+		if !ok {
+			continue
+		}
+		i, err := n.Int64()
+		if err != nil {
+			return fmt.Errorf("input %q: %s is no whole number", name, n)
+		}
+		all[name] = int(i)
+	}
+	*v = all
+	return nil
 }
 
 // Parallel is branches that run at the same time.
@@ -164,6 +194,22 @@ type Blast struct {
 	Max int `yaml:"max" json:"max"`
 	// Not are agents, as patterns with *, that the step must not touch.
 	Not []string `yaml:"not" json:"not,omitempty"`
+}
+
+// TooWide is why a plan touches more than a step allows; empty for one that does not.
+func (b *Blast) TooWide(p approval.Plan) string {
+	if b == nil {
+		return ""
+	}
+	if p.Blast > b.Max {
+		return fmt.Sprintf("it would touch %d things, and the playbook allows %d", p.Blast, b.Max)
+	}
+	for _, pattern := range b.Not {
+		if approval.Matches(pattern, p.Target.Agent) {
+			return fmt.Sprintf("the playbook must not touch %s", pattern)
+		}
+	}
+	return ""
 }
 
 // Question is the question that a gated step puts to humans. A policy can only make it stricter.

@@ -2,12 +2,16 @@ package playbooks
 
 import (
 	"encoding/json"
+	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
+	"testing/fstest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/tocsin-dr/tocsin/internal/action"
 )
@@ -198,6 +202,10 @@ func TestIncludes(t *testing.T) {
 		{"an input without a default", strings.Replace(inner, ", default: because", "", 1), outer, "inputs.why: playbook inner needs a default"},
 		{"a default of another type", strings.Replace(inner, "{type: int, default: 1}", "{type: int, default: one}", 1), strings.Replace(outer, ", with: {limit: \"2\"}", "", 1), `inputs.limit.default: "one" is no whole number`},
 		{"an input of another type", inner, strings.Replace(outer, `"2"`, "two", 1), `with.limit: "two" is no whole number`},
+		{"an effect that asks nobody", inner + "  - {id: cut, do: quarantine, class: contain, after: [seal], target: agent, lease: 1h}\n", outer, `outer.yaml: step "first/cut": ask: is missing`},
+		{"an effect of a lower class", inner + "  - {id: cut, do: erase, class: contain, after: [seal], target: agent, irreversible: true, unverified: true, ask: {deadline: 1m, on_expiry: deny}}\n", outer, `step "first/cut": class: "contain", but erase is of class destroy`},
+		{"evidence that the other one secures later", inner + "  - {id: cut, do: quarantine, class: contain, after: [last], target: agent, lease: 1h, ask: {deadline: 1m, on_expiry: deny}}\n", outer, `there is no earlier step "first/last"`},
+		{"more steps than one file may have", inner + many(maxSteps), outer, "steps with what it includes, at most 64"},
 		{"an unknown input in a condition", strings.Replace(inner, "inputs.limit", "inputs.limits", 1), outer, `there is no input "limits"`},
 	}
 	for _, tt := range tests {
@@ -207,6 +215,57 @@ func TestIncludes(t *testing.T) {
 				t.Errorf("compile = %v, want %s", err, tt.want)
 			}
 		})
+	}
+}
+
+// many are the lines of so many steps.
+func many(n int) string {
+	var b strings.Builder
+	for i := range n {
+		fmt.Fprintf(&b, "  - {id: s%d, do: triage, class: record}\n", i)
+	}
+	return b.String()
+}
+
+// TestCarried: a run carries its playbook as JSON, and does with it what was checked, planned and rehearsed.
+func TestCarried(t *testing.T) {
+	all := shipped(t)
+	inner := "name: inner\nversion: 1.0.0\ntitle: I\ninputs: {limit: {type: int, default: 1}, to: {type: string, default: '7'}, loud: {type: bool, default: false}}\nsteps:\n" +
+		"  - {id: look, do: lookup, class: observe, target: agent, if: inputs.limit % 2 == 0 && inputs.loud, with: {what: '=inputs.limit'}}\n  - {id: tell, do: lookup, class: observe, target: agent, with: {what: =inputs.to}}\n"
+	outer := "name: outer\nversion: 1.0.0\ntitle: O\nsteps:\n  - {id: first, include: inner, with: {limit: \"90071992547409920\", loud: \"true\"}}\n"
+	own, err := Read(actions(), fstest.MapFS{"outer.yaml": {Data: []byte(outer)}, "inner.yaml": {Data: []byte(inner)}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	maps.Copy(all, own)
+	did := func(p Playbook) (out []string) {
+		happened, _, err := p.Rehearse(noon(), SampleEnv(), Script{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, h := range happened {
+			out = append(out, h.Path+": "+h.Text)
+		}
+		return out
+	}
+	for name, p := range all {
+		text, err := json.Marshal(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var carried Playbook
+		if err := json.Unmarshal(text, &carried); err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(p.Steps, carried.Steps, cmpopts.EquateEmpty()); diff != "" || p.Digest != carried.Digest || p.Timeout != carried.Timeout {
+			t.Errorf("%s (-compiled +carried):\n%s", name, diff)
+		}
+		if diff := cmp.Diff(did(p), did(carried)); diff != "" {
+			t.Errorf("%s does (-compiled +carried):\n%s", name, diff)
+		}
+	}
+	if got := did(all["outer"]); !slices.Contains(got, "first/look: lookup of the agent what=90071992547409920") {
+		t.Errorf("it does %q", got)
 	}
 }
 

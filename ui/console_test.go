@@ -187,6 +187,7 @@ func TestForms(t *testing.T) {
 		t.Fatal(err)
 	}
 	incidentPath, ask := "/incidents/"+incID, url.Values{"incident": {incID}, "scope": {"session"}, "tool": {"send_money"}, "lease": {"1h0m0s"}, "reason": {"It pays."}}
+	standing := url.Values{"action": {"quarantine"}, "rules": {"leak drain-*"}, "agents": {"billing/*"}, "lease": {"1h"}, "for": {"24h"}, "per_hour": {"3"}, "reason": {" faster than we are "}}
 	tests := []struct {
 		name, path string
 		form       url.Values
@@ -221,6 +222,18 @@ func TestForms(t *testing.T) {
 		{"expected", "/agents/baseline", url.Values{"id": {bot}, "change": {"expected"}, "incident": {incID}, "reason": {"its work"}}, approval.Lead, 303, "close ana " + incID + " expected its work"},
 		{"expected of another agent", "/agents/baseline", url.Values{"id": {bot}, "change": {"expected"}, "incident": {"INC-141aaaaa"}, "reason": {"its work"}}, approval.Lead, 404, ""},
 		{"expected of nothing", "/agents/baseline", url.Values{"id": {bot}, "change": {"expected"}, "reason": {"its work"}}, approval.Lead, 404, ""},
+		{"propose", "/standing", standing, approval.Responder, 303, "ana propose quarantine leak,drain-* billing/* 1h0m0s faster than we are"},
+		{"propose as viewer", "/standing", standing, approval.Viewer, 403, ""},
+		{"sign", "/standing/SD-1/sign", nil, approval.Lead, 303, "ana sign SD-1"},
+		{"sign as responder", "/standing/SD-1/sign", nil, approval.Responder, 403, ""},
+		{"revoke", "/standing/SD-1/revoke", url.Values{"reason": {"it was enough"}}, approval.Responder, 303, "ana revoke SD-1 it was enough"},
+		{"revoke without a reason", "/standing/SD-1/revoke", nil, approval.Responder, 422, ""},
+		{"revoke as viewer", "/standing/SD-1/revoke", url.Values{"reason": {"it was enough"}}, approval.Viewer, 403, ""},
+		{"halt", "/halt", url.Values{"reason": {"we look first"}}, approval.Responder, 303, "ana halt we look first"},
+		{"halt without a reason", "/halt", nil, approval.Responder, 422, ""},
+		{"halt as viewer", "/halt", url.Values{"reason": {"we look first"}}, approval.Viewer, 403, ""},
+		{"resume", "/resume", url.Values{"reason": {"we looked"}}, approval.Lead, 303, "ana resume we looked"},
+		{"resume as responder", "/resume", url.Values{"reason": {"we looked"}}, approval.Responder, 403, ""},
 		{"theme", "/theme", url.Values{"theme": {"dark"}, "back": {"//evil.example"}}, "", 303, ""},
 	}
 	for _, tt := range tests {

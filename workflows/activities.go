@@ -237,7 +237,9 @@ func (a *Activities) Publish(ctx context.Context, in RequestInput) error {
 	r := in.Request
 	if act, err := a.Actions.Find(r.Plan.Action); err == nil {
 		d := act.Describe()
-		r.Effect, r.Undo, r.DoesNotStop = d.Effect, d.Undo, d.DoesNotStop
+		if r.Effect, r.Undo, r.DoesNotStop = d.Effect, d.Undo, d.DoesNotStop; d.Unverified {
+			r.Effect += " Nothing can prove that it happened."
+		}
 	}
 	// The incident first, so that whoever sees the request sees an incident that waits.
 	if err := a.Save(ctx, in.Incident); err != nil {

@@ -359,7 +359,7 @@ func (r *run) open(ctx workflow.Context, q question, attempt int) (why string, e
 		}
 		return rootCause(err), nil
 	}
-	if why := q.tooWide(out.Plan); why != "" {
+	if why := q.blast.TooWide(out.Plan); why != "" {
 		return why, nil
 	}
 	request, err := r.newRequest(ctx, q, out)
@@ -375,22 +375,6 @@ func (r *run) open(ctx workflow.Context, q question, attempt int) (why string, e
 		}
 	}
 	return "", r.publish(ctx, request.ID)
-}
-
-// tooWide is why a plan touches more than its playbook allows; empty for one that does not.
-func (q question) tooWide(p approval.Plan) string {
-	if q.blast == nil {
-		return ""
-	}
-	if p.Blast > q.blast.Max {
-		return fmt.Sprintf("it would touch %d things, and the playbook allows %d", p.Blast, q.blast.Max)
-	}
-	for _, pattern := range q.blast.Not {
-		if approval.Matches(pattern, p.Target.Agent) {
-			return fmt.Sprintf("the playbook must not touch %s", pattern)
-		}
-	}
-	return ""
 }
 
 // decidedBefore takes the decision of a standing decision that fits the request, if there is one.

@@ -151,6 +151,36 @@ func TestLadder(t *testing.T) {
 	}
 }
 
+// TestNobodyAnswers: who was told is told again at a quarter of the time, the fallback at half, and the leads at four fifths, though
+// somebody knows of the incident; and then silence means what the policy says.
+func TestNobodyAnswers(t *testing.T) {
+	h := newHouse(t)
+	h.acts.Policies = approval.Policies{Policies: []approval.Policy{{From: []string{"slack:S1"}, Fallback: []string{"file:second"}, Deadline: 10 * time.Minute, OnExpiry: "deny"}}}
+	h.at(time.Minute, func() {
+		h.env.SignalWorkflow(SignalNotice, Notice{Incident: h.latest(), By: ana, Via: "slack", At: h.env.Now()})
+	})
+	h.denied(11*time.Minute, false)
+	h.run()
+	var got []string
+	asked := h.requests("")[0].Asked
+	for _, e := range h.entries("escalation") {
+		got = append(got, e.At.Sub(asked).String()+" "+e.Actor+" "+e.Text)
+	}
+	want := []string{
+		"2m30s tocsin nobody has decided; told again who was told", "5m0s tocsin nobody has decided; told file:second", "8m0s tocsin nobody has decided; told role:lead",
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("escalations (-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff([]approval.State{approval.Expired}, h.states()); diff != "" {
+		t.Error(diff)
+	}
+	id := h.incident().ID
+	if diff := cmp.Diff([]string{"request/" + id + "-R1/expired"}, h.rows(ledger.KindDecision)); diff != "" {
+		t.Errorf("decisions in the ledger (-want +got):\n%s", diff)
+	}
+}
+
 // decided is a standing decision of lea's.
 type decided struct {
 	h    *house
@@ -241,6 +271,57 @@ func TestGivenUp(t *testing.T) {
 	h.with(strings.Replace(branches, "mode: %s\n      timeout: 2h", "mode: settled\n      timeout: 10m", 1))
 	if diff := cmp.Diff([]approval.State{approval.Superseded}, h.states()); diff != "" || late.kind() != approval.RefusedDigest {
 		t.Errorf("the question of a branch that was given up is open: %s %v", diff, late.err)
+	}
+}
+
+// TestGivenUpAsItEnds: of two questions that end together, the second waits to be written while both are given up. It is written as it
+// ended, and does not look open for ever.
+func TestGivenUpAsItEnds(t *testing.T) {
+	const gate = "do: quarantine, class: contain, after: [seal], target: agent, lease: 1h, ask: {deadline: 1h, on_expiry: deny}"
+	for want, verb := range map[approval.State]approval.Verb{approval.Expired: "", approval.Denied: approval.Deny, approval.Approved: approval.Approve} {
+		t.Run(string(want), func(t *testing.T) {
+			h := newHouse(t)
+			h.env.OnActivity(h.acts.Publish, anything, anything).After(2 * time.Minute).Return(func(ctx context.Context, in RequestInput) error { return h.acts.Publish(ctx, in) })
+			if verb != "" {
+				for n := range 2 {
+					h.update(59*time.Minute+time.Duration(n)*time.Second, UpdateDecide, func() any { return h.decision(h.requests(approval.Pending)[n], verb, nil) })
+				}
+			}
+			h.denied(70*time.Minute, false)
+			h.with("name: quarantine-agent\nversion: 9.0.0\ntitle: Two\nsteps:\n  - {id: seal, do: seal, class: record}\n  - id: both\n    parallel:\n      mode: settled\n      timeout: 3630s\n      branches:\n" +
+				"        - {name: a, steps: [{id: one, " + gate + "}]}\n        - {name: b, steps: [{id: two, " + gate + "}]}\n")
+			if diff := cmp.Diff([]approval.State{want, want}, h.states()); diff != "" {
+				t.Error(diff)
+			}
+			id := h.incident().ID
+			if diff := cmp.Diff([]string{"request/" + id + "-R1/" + string(want), "request/" + id + "-R2/" + string(want)}, slices.Sorted(slices.Values(h.rows(ledger.KindDecision)))); diff != "" {
+				t.Errorf("decisions in the ledger (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// blind is a quarantine whose effect nothing can prove.
+type blind struct{ *action.Quarantine }
+
+func (b blind) Describe() action.Description {
+	d := b.Quarantine.Describe()
+	d.Unverified = true
+	return d
+}
+
+// TestUnprovable: people are told before they approve that nothing can prove an effect.
+func TestUnprovable(t *testing.T) {
+	const says = "Nothing can prove that it happened."
+	for _, unverified := range []bool{true, false} {
+		h := newHouse(t)
+		if unverified {
+			h.acts.Actions = action.NewCatalogue(h.signer.Public(), h.gate, boundless{}, h.env.Now, blind{action.NewQuarantine(h.gate)})
+		}
+		h.run()
+		if r := h.requests("")[0]; strings.Contains(r.Effect, says) != unverified {
+			t.Errorf("unverified: %v, and the request says %q", unverified, r.Effect)
+		}
 	}
 }
 

@@ -115,7 +115,7 @@ func (r *run) command(ctx workflow.Context, t *task, key string, p playbooks.Pla
 		result, why, err = r.do(ctx, key, c)
 	}
 	if ctx.Err() != nil && c.Verb == playbooks.Ask {
-		return r.withdraw(ctx, key)
+		return r.withdraw(ctx, key, err == nil)
 	}
 	if err != nil {
 		return err
@@ -126,21 +126,26 @@ func (r *run) command(ctx workflow.Context, t *task, key string, p playbooks.Pla
 	return nil
 }
 
-// withdraw takes back a question that was given up, so that nobody answers it any more. People who approved it at that moment learn that
-// nothing came of it.
-func (r *run) withdraw(ctx workflow.Context, key string) error {
+// withdraw takes back a question that was given up, so that nobody answers it any more. One that was answered, or whose time was over, at
+// that very moment is written as it ended, if it was not, and people who approved it learn that nothing came of it.
+func (r *run) withdraw(ctx workflow.Context, key string, written bool) error {
 	asking := r.state.Asking[key]
 	if asking == nil {
 		return nil
 	}
 	detached, cancel := workflow.NewDisconnectedContext(ctx)
 	defer cancel()
-	switch q := r.request(asking.Request); q.State {
-	case approval.Pending:
-		q.State = approval.Superseded
+	q := r.request(asking.Request)
+	if q.State == approval.Pending {
+		q.State, written = approval.Superseded, false
 		r.settle()
-		return r.publish(detached, q.ID)
-	case approval.Approved:
+	}
+	if !written {
+		if err := r.publish(detached, q.ID); err != nil {
+			return err
+		}
+	}
+	if q = r.request(asking.Request); q.State == approval.Approved {
 		return r.uncontained(detached, "Nothing was done: the playbook gave the step up as it was approved.", q.ID)
 	}
 	return nil

@@ -2,6 +2,8 @@ package main
 
 import (
 	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -70,6 +72,7 @@ func TestDemonstration(t *testing.T) {
 	c.until("the end of the lease", func() bool { return !c.denies() })
 	c.until("the draft", func() bool { return c.caseOf(r).Incident.Status == incident.Resolved })
 	c.checkOnce(r)
+	c.checkEvidence(before)
 	c.checkDraft(r)
 	c.stop()
 }
@@ -164,7 +167,18 @@ func (c *crash) checkOnce(r approval.Request) {
 	}
 }
 
-// checkDraft: the post-mortem names each decision and effect of the record.
+// checkEvidence: each artefact that was sealed before people were asked is what its hash says, after every kill.
+func (c *crash) checkEvidence(file api.Case) {
+	c.Helper()
+	for _, item := range file.Evidence {
+		text, err := os.ReadFile(filepath.Join(c.dir, "data", "evidence", item.SHA256[:2], item.SHA256))
+		if sum := sha256.Sum256(text); err != nil || hex.EncodeToString(sum[:]) != item.SHA256 || len(text) == 0 {
+			c.Errorf("%s is not what was sealed: %v", item.Name, err)
+		}
+	}
+}
+
+// checkDraft: the post-mortem names each decision and effect, and cites each row of the ledger about the request.
 func (c *crash) checkDraft(r approval.Request) {
 	c.Helper()
 	file := c.caseOf(r)
@@ -176,5 +190,14 @@ func (c *crash) checkDraft(r approval.Request) {
 		if !strings.Contains(file.Drafts[i].Markdown, want) {
 			c.Errorf("the post-mortem does not say %q:\n%s", want, file.Drafts[i].Markdown)
 		}
+	}
+	rows := get[[]ledger.Record](c, "/api/v1/ledger?subject="+r.ID)
+	for _, row := range rows {
+		if !strings.Contains(file.Drafts[i].Markdown, fmt.Sprintf("[ledger %d]", row.Seq)) {
+			c.Errorf("the post-mortem does not cite row %d, %s %s:\n%s", row.Seq, row.Kind, row.Key, file.Drafts[i].Markdown)
+		}
+	}
+	if len(rows) < 7 { // the question, a refusal, two decisions, applied, verified, reverted
+		c.Errorf("the ledger has the rows %+v", rows)
 	}
 }

@@ -93,6 +93,8 @@ func (p *planner) step(ctx context.Context, book playbooks.Playbook, s playbooks
 	plan, err = p.actions.Plan(ctx, action.Input{Incident: i.ID, Plan: plan})
 	if out.Plan = &plan; err != nil {
 		out.Error = err.Error()
+	} else {
+		out.Error = s.Blast.TooWide(plan)
 	}
 	return out
 }

@@ -1,6 +1,7 @@
 package approval
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -44,6 +45,15 @@ func TestReadPolicies(t *testing.T) {
 		{"privileged without agents", `{agents: ["billing/prod*"], deadline: 1h}`, "{deadline: 1h}", "privileged: agents: name them"},
 		{"glass of a privileged agent", "deadline: 1h", `break_glass: ["role:admin"]`, "privileged: it takes agents, need"},
 		{"no pattern of privileged agents", `privileged: {agents: ["billing/prod*"]`, `privileged: {agents: ["billing/["]`, `privileged: agents: "billing/[" is no pattern`},
+		{"a group of no kind", "slack:S0ONCALL", "oncall", `group "oncall": want role:`},
+		{"an approver made at run time", "slack:S0ONCALL", "slack:${group}", `group "slack:${group}": want role:`},
+		{"more people than anybody has", "need: 2", "need: 11", "need: 11, want at most 10"},
+		{"fewer people than nobody", "need: 2", "need: -1", "need: -1, want at most 10"},
+		{"a long deadline", "deadline: 10m", "deadline: 25h", "deadline: 25h0m0s, want at most 24h"},
+		{"a rung after the end", "on_expiry: deny", "escalate: [{at: 100, tell: [role:lead]}]", "escalate.at: 100, want 1 to 99 percent"},
+		{"a rung before the question", "on_expiry: deny", "escalate: [{at: 0, tell: [role:lead]}]", "escalate.at: 0, want 1 to 99 percent"},
+		{"a rung that tells nobody known", "on_expiry: deny", `escalate: [{at: 50, tell: ["file:sec"]}]`, `group "file:sec" has nobody`},
+		{"a group of everybody who may not", `    from: ["file:leads"]` + "\n    break", `    from: ["file:leads"]` + "\n    not: [bob, lea]\n    break", "from: all of these groups are looked up elsewhere and can be empty"},
 		{"no pattern", "billing/prod*", "billing/[", `agents: "billing/[" is no pattern`},
 	}
 	if _, err := ReadPolicies("p.yaml", []byte(policies)); err != nil {
@@ -101,6 +111,65 @@ func TestAsk(t *testing.T) {
 			}
 		})
 	}
+}
+
+// What a policy says of escalation stands in the place of a quarter, half and four fifths of the time, and a playbook's own number of
+// people is not lowered by one.
+func TestAskAsPoliciesSay(t *testing.T) {
+	text := strings.NewReplacer(`fallback: ["file:leads"]`, `fallback: ["file:leads"]`+"\n    escalate: [{at: 30, tell: [\"file:leads\"]}, {at: 90, tell: [\"role:admin\"]}]\n    not: [owner, eve]").Replace(policies)
+	p, err := ReadPolicies("p.yaml", []byte(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, deadline, onExpiry := p.Ask(Plan{Action: "read-only", Class: Contain, Target: Target{Agent: "billing/bot"}}, Policy{Deadline: time.Hour, OnExpiry: "deny", Need: 3, From: []string{"role:lead"}})
+	rungs := []Rung{{After: 3 * time.Minute, Tell: []string{"file:leads"}}, {After: 9 * time.Minute, Tell: []string{"role:admin"}}}
+	want := Terms{Need: 3, From: []Approvers{{Groups: []string{"role:lead"}}, {Groups: []string{"slack:S0ONCALL"}, Later: rungs}}, Not: []string{"carl", "eve"}, Ladder: rungs}
+	if diff := cmp.Diff(want, got); diff != "" || deadline != 10*time.Minute || onExpiry != "deny" {
+		t.Errorf("deadline %s, %s (-want +got):\n%s", deadline, onExpiry, diff)
+	}
+	r := Request{Asked: clock(), Terms: got}
+	for after, want := range map[time.Duration]int{0: 0, 3*time.Minute - 1: 0, 3 * time.Minute: 1, 9*time.Minute - 1: 1, 9 * time.Minute: 2, time.Hour: 2} {
+		if level := r.Level(clock().Add(after)); level != want {
+			t.Errorf("after %s the level is %d, want %d", after, level, want)
+		}
+	}
+}
+
+// Whatever policies there are, a question is no easier and lasts no longer than its playbook and its class ask, and silence does not begin
+// to mean more.
+func TestPoliciesOnlyTighten(t *testing.T) {
+	group := rapid.SampledFrom([]string{"role:responder", "role:lead", "slack:S1", "oidc:sec"})
+	policy := rapid.Custom(func(t *rapid.T) Policy {
+		return Policy{
+			Classes: rapid.SliceOfN(rapid.SampledFrom([]Class{Contain, Destroy, Speak}), 0, 1).Draw(t, "classes"), Agents: rapid.SliceOfN(rapid.SampledFrom([]string{"a*", "b"}), 0, 1).Draw(t, "agents"),
+			Need: rapid.IntRange(0, 4).Draw(t, "need"), From: rapid.SliceOfN(group, 0, 2).Draw(t, "from"), Fallback: rapid.SliceOfN(group, 0, 1).Draw(t, "fallback"),
+			Not: rapid.SliceOfN(rapid.SampledFrom([]string{"owner", "eve"}), 0, 1).Draw(t, "not"), Deadline: time.Duration(rapid.IntRange(0, 90).Draw(t, "deadline")) * time.Minute,
+			OnExpiry: rapid.SampledFrom([]string{"", "deny", "escalate"}).Draw(t, "on expiry"), StepUp: rapid.Bool().Draw(t, "step up"),
+		}
+	})
+	rapid.Check(t, func(t *rapid.T) {
+		p := Policies{Owners: []Owner{{Agents: []string{"*"}, People: []string{"carl"}}}, Policies: rapid.SliceOfN(policy, 0, 4).Draw(t, "policies")}
+		plan := Plan{Action: "x", Class: rapid.SampledFrom([]Class{Contain, Destroy, Speak}).Draw(t, "class"), Target: Target{Agent: "ab"}}
+		asked := Policy{Deadline: time.Hour, OnExpiry: rapid.SampledFrom([]string{"deny", "escalate"}).Draw(t, "silence"), Need: rapid.IntRange(0, 3).Draw(t, "asked"), From: rapid.SliceOfN(group, 0, 2).Draw(t, "of")}
+		terms, deadline, onExpiry := p.Ask(plan, asked)
+		if terms.Need < asked.Need || terms.Need < plan.Class.Least() || deadline > time.Hour || deadline <= 0 {
+			t.Fatalf("%+v within %s", terms, deadline)
+		}
+		if onExpiry != "deny" && (onExpiry != "escalate" || asked.OnExpiry == "deny") {
+			t.Fatalf("silence means %q, and the playbook says %q", onExpiry, asked.OnExpiry)
+		}
+		if plan.Class != Contain && !terms.StepUp {
+			t.Fatalf("%s without a second factor: %+v", plan.Class, terms)
+		}
+		for _, one := range append(p.Policies, asked) {
+			if one.applies(plan) && (one.StepUp && !terms.StepUp || one.Need > terms.Need || one.Deadline > 0 && deadline > one.Deadline) {
+				t.Fatalf("%+v is easier than %+v", terms, one)
+			}
+		}
+		if !slices.IsSortedFunc(terms.Ladder, func(a, b Rung) int { return int(a.After - b.After) }) || len(terms.Ladder) == 0 || terms.Ladder[len(terms.Ladder)-1].After >= deadline {
+			t.Fatalf("the ladder of %s is %+v", deadline, terms.Ladder)
+		}
+	})
 }
 
 // The owner of an agent may contain it, and may not release it.

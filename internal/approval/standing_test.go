@@ -160,3 +160,32 @@ func TestStandingDecides(t *testing.T) {
 		t.Errorf("a person decided in advance what they may not decide: %v", err)
 	}
 }
+
+// TestStates: a standing decision is in force from its signature to its end or its revocation, and says where it stands.
+func TestStates(t *testing.T) {
+	tests := []struct {
+		name   string
+		change func(*Standing)
+		after  time.Duration
+		want   string
+		force  bool
+	}{
+		{"signed", func(*Standing) {}, 0, "in force", true},
+		{"to the last moment", func(*Standing) {}, 24*time.Hour - 1, "in force", true},
+		{"at its end", func(*Standing) {}, 24 * time.Hour, "ended", false},
+		{"proposed", func(d *Standing) { d.Signer, d.Signature = nil, nil }, 0, "proposed", false},
+		{"revoked", func(d *Standing) { d.Revoked, d.RevokedBy = clock(), "bob" }, 0, "revoked", false},
+		{"revoked before it was signed", func(d *Standing) { d.Signer, d.Signature, d.Revoked = nil, nil, clock() }, 0, "revoked", false},
+		{"signed by nobody's key", func(d *Standing) { d.Signature = make([]byte, len(d.Signature)) }, 0, "in force", false},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			d := signedByLea(t)
+			tt.change(&d)
+			err := d.InForce(signer().Public(), clock().Add(tt.after))
+			if got := d.State(clock().Add(tt.after)); got != tt.want || (err == nil) != tt.force {
+				t.Errorf("it is %q, want %q; in force: %v", got, tt.want, err)
+			}
+		})
+	}
+}

@@ -1,10 +1,13 @@
 package incident
 
 import (
+	"fmt"
 	"regexp"
 	"strings"
 	"testing"
 	"time"
+
+	"pgregory.net/rapid"
 
 	"github.com/tocsin-dr/tocsin/detect"
 )
@@ -70,6 +73,33 @@ func TestDraftsCiteRecords(t *testing.T) {
 	if !strings.Contains(docs["timeline"], "- Record 7: decision by , 2026-03-01 12:04:00.000Z, sha256 `h7`") || strings.Contains(docs["timeline"], "Record 10") {
 		t.Errorf("the list of records is not of those that are cited:\n%s", docs["timeline"])
 	}
+}
+
+// TestPostMortemLeavesNoRecordOut: whatever the timeline tells, the post-mortem names each record of what was asked, decided and done, once
+// in the list at its end.
+func TestPostMortemLeavesNoRecordOut(t *testing.T) {
+	kinds := rapid.SampledFrom([]string{"request", "decision", "refusal", "escalation", "containment", "incident", "review"})
+	rapid.Check(t, func(t *rapid.T) {
+		at := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+		file := CaseFile{Incident: Incident{ID: "INC-1"}}
+		for n := range rapid.IntRange(0, 12).Draw(t, "records") {
+			r := Record{Seq: int64(n + 1), At: at.Add(time.Duration(rapid.IntRange(0, 3).Draw(t, "second")) * time.Second), Kind: kinds.Draw(t, "kind"), Actor: "<b>", Subject: rapid.SampledFrom([]string{"INC-1", "INC-1-R1", "INC-1-R2"}).Draw(t, "subject")}
+			file.Records = append(file.Records, r)
+			if rapid.Bool().Draw(t, "told") {
+				file.Timeline = append(file.Timeline, Entry{At: r.At, Actor: "ana", Kind: r.Kind, Text: "it happened", Ref: r.Subject})
+			}
+		}
+		text := postMortem(file)
+		body, list, _ := strings.Cut(text, "\n## Ledger\n")
+		for _, r := range file.Records {
+			if cite := fmt.Sprintf("[ledger %d]", r.Seq); !strings.Contains(body, cite) || strings.Count(list, fmt.Sprintf("- Record %d: ", r.Seq)) != 1 {
+				t.Fatalf("record %d is left out:\n%s", r.Seq, text)
+			}
+		}
+		if strings.Contains(text, "<b>") {
+			t.Fatalf("an actor is markup:\n%s", text)
+		}
+	})
 }
 
 func TestDiff(t *testing.T) {

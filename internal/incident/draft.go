@@ -200,8 +200,23 @@ func postMortem(f CaseFile) string {
 			c.entry(e)
 		}
 	}
+	c.rest()
 	c.b.WriteString("\n## For a human to write\n\n- Root cause: ____\n- What will change so that it can't happen again: ____\n- Was the first-pass disposition right? ____\n")
 	return c.end(f)
+}
+
+// rest names the records that no statement above rests on, so that none is left out. What was sealed stands with the findings, and
+// edits of drafts are about this text itself.
+func (c *cited) rest() {
+	head := "\nThe ledger has besides:\n\n"
+	for _, r := range c.f.Records {
+		if c.records[r.Seq] || r.Kind == "evidence" || r.Kind == "draft" {
+			continue
+		}
+		c.records[r.Seq] = true
+		fmt.Fprintf(&c.b, "%s- %s, %s: %s. [%d] [ledger %d]\n", head, stamp(r.At), markdown(r.Actor), markdown(r.Kind), c.number(r.Subject), r.Seq)
+		head = ""
+	}
 }
 
 // timeline tells all that is on the incident's timeline, without what agents said.
