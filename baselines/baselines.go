@@ -18,7 +18,6 @@ const Version = "page-1"
 // Bounds and weights of a model.
 const (
 	priorWeight   = 10.0 // observations that the class's word is worth beside the agent's own
-	maxAgents     = 4096 // pages of one class in memory
 	maxNames      = 4096 // tools, arguments and destinations of one class that have a text
 	maxNameBytes  = 256
 	maxCauses     = 4096 // of flagged sessions of one class
@@ -36,14 +35,23 @@ const (
 // Model is what one class of agents taught. It is not safe for concurrent use: one detector shard owns it.
 type Model struct {
 	Class   string           `json:"class"`
-	Evicted int              `json:"evicted"` // pages dropped because the class had too many agents
-	Agents  map[string]*page `json:"-"`       // Blocks saves them, and the cares
+	Evicted int              `json:"evicted"` // agents forgotten because there were too many
+	Agents  map[string]*page `json:"-"`       // Blocks saves them, and the cares, and those that were put away
 	Peers   peers            `json:"peers"`
 	Scores  maturities       `json:"scores"`
 	Pure    maturities       `json:"pure"` // of sessions that taught alone
 	Names   map[uint32]name  `json:"names"`
 	Causes  map[uint64]bool  `json:"causes"` // of flagged sessions
-	Cares   map[string]*care `json:"-"`      // of agents that have a page
+	Cares   map[string]*care `json:"-"`      // of agents in Agents
+	Away    map[string]*away `json:"-"`
+	Clock   uint64           `json:"clock"` // when an agent acted last
+
+	room     Room
+	waiting  int    // of those put away, in memory though there is a Shelf
+	full     int    // pages in memory from which on a disk that took no more is tried again
+	line     []Idle // of those put away, some that acted least lately
+	troubles []Trouble
+	codec    *event.Codec
 
 	// changed are the agents whose page, or what belongs to it, may not be as it was last kept; nil is for all.
 	changed map[string]bool
@@ -94,17 +102,20 @@ type name struct {
 
 // NewModel returns an empty model.
 func NewModel(class string) *Model {
-	return &Model{Class: class, Agents: make(map[string]*page), Names: make(map[uint32]name), Causes: make(map[uint64]bool), Cares: make(map[string]*care), Scores: maturities{{cautious: true}, {cautious: true}, {cautious: true}}, Pure: maturities{{}, {}, {}}}
+	return &Model{
+		Class: class, Agents: make(map[string]*page), Cares: make(map[string]*care), Away: make(map[string]*away), room: Room{Awake: maxAwake, Known: maxAgents},
+		Names: make(map[uint32]name), Causes: make(map[uint64]bool), Scores: maturities{{cautious: true}, {cautious: true}, {cautious: true}}, Pure: maturities{{}, {}, {}},
+	}
 }
 
 // Knows reports whether an agent used a token in an earlier, learned session.
 func (m *Model) Knows(agent string, token event.Hash) bool {
-	p := m.Agents[agent]
+	p := m.find(agent)
 	return p != nil && (p.knows(uint64(token)) || m.Peers.Used.count(mix(p.u64(hAgent), uint64(token))) > 0)
 }
 
 // Has reports whether an agent taught anything.
-func (m *Model) Has(agent string) bool { return m.Agents[agent] != nil }
+func (m *Model) Has(agent string) bool { return m.Agents[agent] != nil || m.Away[agent] != nil }
 
 // maturity is which calibration judges an agent.
 func (s maturities) of(p *page) *calibration {
@@ -184,7 +195,6 @@ func (m *Model) take(agent string, p *page, session []Observation) {
 		p.set16(hLastDay, max(day, p.u16(hLastDay)))
 	}
 	p.set32(hSessions, p.u32(hSessions)+1)
-	p.set64(hUsed, uint64(m.Peers.Sessions))
 	for i := range session {
 		m.learn(p, &session[i])
 	}
@@ -192,7 +202,7 @@ func (m *Model) take(agent string, p *page, session []Observation) {
 
 // Flag takes a session that a baseline flagged, and that no rule found anything in. It teaches nothing but how often that happens.
 func (m *Model) Flag(agent string, session []Observation) {
-	if p := m.Agents[agent]; p != nil && len(session) > 0 {
+	if p := m.find(agent); p != nil && len(session) > 0 {
 		s := m.show(p, session)
 		m.care(agent).note(dayOf(&session[len(session)-1]), s.cause, true)
 		m.tally(p, s)
@@ -247,33 +257,10 @@ func dayOf(o *Observation) uint16 {
 
 func dateOf(day uint16) time.Time { return time.Unix((int64(day)+18262)*86400, 0).UTC() }
 
-// page returns an agent's page, making room by dropping the page that was idle longest.
-func (m *Model) page(agent string) *page {
-	m.touch(agent)
-	if p := m.Agents[agent]; p != nil {
-		return p
-	}
-	if len(m.Agents) >= maxAgents {
-		victim := ""
-		for id, p := range m.Agents {
-			if victim == "" || p.u64(hUsed) < m.Agents[victim].u64(hUsed) || p.u64(hUsed) == m.Agents[victim].u64(hUsed) && id < victim {
-				victim = id
-			}
-		}
-		delete(m.Agents, victim)
-		delete(m.Cares, victim)
-		m.Evicted++
-		m.changed = nil // what is kept has one page more
-	}
-	p := newPage(agentKey(agent))
-	m.Agents[agent] = p
-	return p
-}
-
 // learn counts one call on the agent's page and among its peers.
 func (m *Model) learn(p *page, o *Observation) {
 	if m.Peers.Contexts == nil {
-		m.Peers.Contexts, m.Peers.Values = make([]byte, classContexts*contextSize), make([]byte, classValues*valueSize)
+		m.Peers.Contexts, m.Peers.Values = make([]byte, classContexts*contextSize), make([]byte, classValues*peersSize)
 	}
 	day := dayOf(o)
 	tool := keyTool(o.Tool)
@@ -315,9 +302,13 @@ func (m *Model) count(p *page, context, value uint64, day uint16) {
 	class := m.Peers.table()
 	before := class.value(context, value)
 	own := p.table()
-	others := int(countOf(before, vCount)) > int(countOf(own.value(context, value), vCount))
-	alone := len(m.Agents) == 1
+	mine := own.value(context, value)
+	others := int(countOf(before, vCount)) > int(countOf(mine, vCount))
+	alone := m.Known() == 1
 	class.learn(context, value, day, others, alone)
+	if v := class.value(context, value); mine == nil && v != nil {
+		putU16(v, vAgents, bump(getU16(v, vAgents)))
+	}
 	own.learn(context, value, day, others, alone)
 }
 

@@ -253,7 +253,7 @@ func TestDamagedBlocks(t *testing.T) {
 	}
 	rapid.Check(t, func(t *rapid.T) {
 		cut := rapid.IntRange(1, len(blocks[0])-1).Draw(t, "cut")
-		if back, err := restored(data, [][]byte{blocks[0][:cut]}); err == nil && len(back.Agents) == len(m.Agents) {
+		if back, err := restored(data, [][]byte{blocks[0][:cut]}); err == nil && back.Known() == m.Known() {
 			t.Fatal("a block that was cut has every agent")
 		}
 		bad := bytes.Clone(blocks[0])
@@ -278,12 +278,18 @@ func TestSnapshotKeepsScores(t *testing.T) {
 		m := s.trained(r, rapid.IntRange(0, 120).Draw(t, "sessions"))
 		back := copied(t, m)
 		for range 30 {
+			m.Tick(r.IntN(9))
+			back.Tick(int(m.Clock >> 20))
 			agent, calls := s.session(r)
 			if diff := cmp.Diff(scored(m, agent, &calls[0]), scored(back, agent, &calls[0])); diff != "" {
 				t.Fatal(s.name, diff)
 			}
 			m.Learn(agent, calls)
 			back.Learn(agent, calls)
+		}
+		data, blocks := saved(t, m)
+		if again, more := saved(t, back); !bytes.Equal(again, data) || !slices.EqualFunc(more, blocks, bytes.Equal) {
+			t.Fatal("what was restored learned something else")
 		}
 	})
 }
@@ -379,14 +385,19 @@ func TestBounds(t *testing.T) {
 
 func TestAgentsAreBounded(t *testing.T) {
 	m := NewModel("class")
+	m.SetRoom(Room{Awake: 32, Known: 128})
 	session := []Observation{call("t", 0)}
-	for i := range maxAgents {
+	for i := range 128 {
 		m.Learn(fmt.Sprint("svc/", i), session)
+	}
+	if len(m.Agents) > 32 || m.Known() != 128 || m.Evicted != 0 || len(m.Troubles()) != 0 {
+		t.Errorf("%d pages in memory of %d agents, %d forgotten", len(m.Agents), m.Known(), m.Evicted)
 	}
 	m.Learn("svc/0", session)
 	m.Learn("svc/new", session)
-	if len(m.Agents) != maxAgents || m.Evicted != 1 || !m.Has("svc/0") || m.Has("svc/1") || !m.Has("svc/new") {
-		t.Errorf("%d agents, %d evicted: want the one that was idle longest to go", len(m.Agents), m.Evicted)
+	told := m.Troubles()
+	if m.Known() != 128-15 || m.Evicted != 16 || !m.Has("svc/0") || m.Has("svc/16") || !m.Has("svc/17") || !m.Has("svc/new") || len(told) != 16 || told[0].Agent != "svc/1" {
+		t.Errorf("%d agents, %d forgotten, told %v: want those to go that were idle longest", m.Known(), m.Evicted, told)
 	}
 }
 

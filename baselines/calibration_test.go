@@ -166,7 +166,7 @@ func TestBenignTrafficIsCalibrated(t *testing.T) {
 					}
 					teach(m, agent, session)
 					n++
-					stages[m.stage(agent, m.Agents[agent])]++
+					stages[m.stage(m.Agents[agent], m.Cares[agent])]++
 					for k, alpha := range alphas {
 						if least <= alpha {
 							below[k]++

@@ -53,11 +53,10 @@ type Turn struct {
 
 // Habits returns an agent's habits; ok is false for one that taught nothing.
 func (m *Model) Habits(agent string) (out Habits, ok bool) {
-	p := m.Agents[agent]
-	if p == nil {
+	p, c, err := m.peek(agent)
+	if p == nil || err != nil {
 		return Habits{}, false
 	}
-	c := m.Cares[agent]
 	h := hours{p: p, peers: &m.Peers.Week}
 	out.Hours = int(p.u32(hHours))
 	for cell := range out.Week {

@@ -183,7 +183,7 @@ func (c *care) latest(hour, n, next uint32) {
 
 // Doubt keeps an agent's open hour from teaching: something was found in it.
 func (m *Model) Doubt(agent string) {
-	if p := m.Agents[agent]; p != nil {
+	if p := m.find(agent); p != nil {
 		m.touch(agent)
 		p.set16(hPartial, 1)
 	}

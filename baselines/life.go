@@ -60,7 +60,8 @@ type care struct {
 	Opened *Change `json:"opened,omitempty"` // the re-baseline that is open, or was the last
 	// Recent has a bit for each of the latest sessions, the last one lowest: 1 is held back.
 	Recent uint32 `json:"recent"`
-	Shown  int    `json:"shown"` // sessions that Recent tells of
+	Lost   string `json:"lost,omitempty"` // why the page began anew, if it could not be read back
+	Shown  int    `json:"shown"`          // sessions that Recent tells of
 	Held   []held `json:"held,omitempty"`
 	// Traits are the values of what an agent is, by kind.
 	Traits map[string][]string `json:"traits,omitempty"`
@@ -137,17 +138,20 @@ func (c *care) repeated(today uint16) (most int) {
 	return most
 }
 
-// stage is the stage of an agent's baseline. It is asked for each event.
-func (m *Model) stage(agent string, p *page) Life {
-	c := m.Cares[agent]
+// stage is the stage of a baseline. It is asked for each event.
+func (m *Model) stage(p *page, c *care) Life {
+	n := 0
+	if p != nil {
+		n = p.sessions()
+	}
 	switch {
-	case m.young(p):
+	case m.young(n), c != nil && c.Lost != "" && n < minSessions:
 		return Learning
 	case c != nil && c.Frozen != nil:
 		return Frozen
 	case c != nil && len(c.Held) >= poisonDays && c.repeated(m.Peers.Day) >= poisonDays:
 		return Poisoned
-	case p != nil && p.sessions() < int(p.u32(hRebased)), c != nil && c.Shown >= driftedFrom && bits.OnesCount32(c.Recent) >= driftedFrom:
+	case p != nil && p.sessions() < int(p.u32(hRebased)), c != nil && c.drifted():
 		return Drifted
 	case p != nil && m.Peers.Day > p.u16(hLastDay)+staleAfter:
 		return Stale
@@ -155,13 +159,13 @@ func (m *Model) stage(agent string, p *page) Life {
 	return Active
 }
 
-// Life returns the stage of an agent's baseline with the reason and the way out, for people.
-func (m *Model) Life(agent string) (stage Life, why, out string) {
-	p, c, n := m.Agents[agent], m.Cares[agent], 0
+// life is the stage of an agent's baseline with the reason and the way out, for people.
+func (m *Model) life(p *page, c *care) (stage Life, why, out string) {
+	n := 0
 	if p != nil {
 		n = p.sessions()
 	}
-	stage = m.stage(agent, p)
+	stage = m.stage(p, c)
 	switch stage {
 	case Frozen:
 		return stage, fmt.Sprintf("%s froze it on %s: %s", c.Frozen.By, c.Frozen.At.Format(time.DateOnly), c.Frozen.Why), "unfreeze it"
@@ -180,24 +184,23 @@ func (m *Model) Life(agent string) (stage Life, why, out string) {
 	case Active:
 		return stage, fmt.Sprintf("%d sessions learned", n), ""
 	}
+	if c != nil && c.Lost != "" && n < minSessions {
+		return stage, c.Lost, fmt.Sprintf("ends after %d more sessions", minSessions-n)
+	}
 	if n < minSessions {
 		return stage, fmt.Sprintf("%d of %d sessions learned", n, minSessions), "ends by itself"
 	}
 	return stage, fmt.Sprintf("%d of %d sessions of its class scored", m.Scores[anyAge].n, minScores), "ends by itself"
 }
 
-// young reports whether too little is known to judge an agent.
-func (m *Model) young(p *page) bool {
-	n := 0
-	if p != nil {
-		n = p.sessions()
-	}
+// young reports whether too little is known to judge an agent that taught so many sessions.
+func (m *Model) young(n int) bool {
 	return m.Scores[anyAge].n < minScores || n < minSessions && m.Scores[young].n < minYoung
 }
 
 // Change does what a person decided about an agent's baseline, and reports whether there was anything to do. Expected is for Expect.
 func (m *Model) Change(agent string, change Change) bool {
-	p := m.Agents[agent]
+	p := m.find(agent)
 	if p == nil {
 		return false
 	}
@@ -231,8 +234,12 @@ func (m *Model) Change(agent string, change Change) bool {
 
 // Expect learns a session that was held back, because a person said that it is the agent's work. It is no longer a cause for doubt.
 func (m *Model) Expect(agent string, session []Observation) bool {
+	if len(session) == 0 {
+		return false
+	}
+	m.find(agent)
 	c := m.Cares[agent]
-	if len(session) == 0 || c != nil && c.Frozen != nil {
+	if c != nil && c.Frozen != nil {
 		return false
 	}
 	p := m.page(agent)
@@ -266,7 +273,7 @@ func (m *Model) Meet(e *event.Event) {
 // Trait takes one value of what an agent is. A re-baseline judges the agent as one in its first days, and shrinks its own counts more
 // towards its class's. It admits nothing that is improbable: whoever sends events chooses these values.
 func (m *Model) Trait(agent, kind, value string, at time.Time) {
-	p := m.Agents[agent]
+	p := m.find(agent)
 	if p == nil || p.sessions() == 0 {
 		return
 	}
@@ -287,17 +294,14 @@ func (m *Model) Trait(agent, kind, value string, at time.Time) {
 	}
 }
 
-// checkCares refuses what no agent's baseline could have beside it.
-func (m *Model) checkCares() error {
-	for agent, c := range m.Cares {
-		p := m.Agents[agent]
-		if c == nil || p == nil || c.Shown < 0 || c.Shown > driftedOf || len(c.Held) > heldCauses || len(c.Hourly) > latestHours || len(c.Turns) > maxTurns || c.Copy != nil && c.Copy.agent() != p.u64(hAgent) {
-			return fmt.Errorf("what belongs to the page of %q does not fit it", agent)
-		}
-		for kind, values := range c.Traits {
-			if len(values) > maxTraits || slices.ContainsFunc(values, func(v string) bool { return len(v) > maxTrait }) {
-				return fmt.Errorf("the page of %q has too many of its %s", agent, kind)
-			}
+// check refuses what no agent's baseline could have beside it.
+func (c *care) check(agent string, p *page) error {
+	if c.Shown < 0 || c.Shown > driftedOf || len(c.Held) > heldCauses || len(c.Hourly) > latestHours || len(c.Turns) > maxTurns || len(c.Lost) > maxNameBytes || c.Copy != nil && c.Copy.agent() != p.u64(hAgent) {
+		return fmt.Errorf("what belongs to the page of %q does not fit it", agent)
+	}
+	for kind, values := range c.Traits {
+		if len(values) > maxTraits || slices.ContainsFunc(values, func(v string) bool { return len(v) > maxTrait }) {
+			return fmt.Errorf("the page of %q has too many of its %s", agent, kind)
 		}
 	}
 	return nil

@@ -90,7 +90,7 @@ func TestStages(t *testing.T) {
 			for _, step := range tt.steps {
 				step(m)
 			}
-			got, why, out := m.Life(agent)
+			got, why, out := m.life(m.Agents[agent], m.Cares[agent])
 			if got != tt.want || why == "" || out == "" && got != Active {
 				t.Errorf("stage %s (%s; way out: %s), want %s", got, why, out, tt.want)
 			}
@@ -112,9 +112,7 @@ func TestFreezeAndRollback(t *testing.T) {
 		t.Fatal("a day taught nothing")
 	}
 	m.Change(agent, Change{Kind: Rollback})
-	yesterday.seal() // as the copy was
-	yesterday.set64(hUsed, m.Agents[agent].u64(hUsed))
-	if *m.Agents[agent] != yesterday {
+	if now := learned(m.Agents[agent]); now != learned(&yesterday) {
 		t.Error("rolled back to something else")
 	}
 	m.Change(agent, Change{Kind: Freeze})
@@ -132,10 +130,12 @@ func TestFreezeAndRollback(t *testing.T) {
 	}
 }
 
-// learned is a page without the windows and the hour that are open and their evidence.
+// learned is a page without the windows and the hour that are open and their evidence, and when the agent acted.
 func learned(p *page) page {
 	out := *p
 	clear(out[hPartial : hPartial+2])
+	clear(out[hUsed : hUsed+8])
+	clear(out[atChecksum:])
 	clear(out[hOpen : hCounted+4])
 	for i := range rateCount {
 		clear(out[atRates+i*rateSize+rCounted : atRates+(i+1)*rateSize])
@@ -161,7 +161,7 @@ func TestExpect(t *testing.T) {
 		}
 	}
 	after := scored(m, agent, &o[0])
-	if life, why, _ := m.Life(agent); life != Active || after.Rarity(FeatureDestination) > before.Rarity(FeatureDestination)-2 {
+	if life, why, _ := m.life(m.Agents[agent], m.Cares[agent]); life != Active || after.Rarity(FeatureDestination) > before.Rarity(FeatureDestination)-2 {
 		t.Errorf("stage %s (%s), destination at %.1f bits, before %.1f", life, why, after.Rarity(FeatureDestination), before.Rarity(FeatureDestination))
 	}
 }

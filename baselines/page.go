@@ -46,7 +46,7 @@ const (
 
 const (
 	pageMagic   = 0x31504254 // "TBP1"
-	pageVersion = 2
+	pageVersion = 3
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -66,7 +66,7 @@ const (
 	hCounted  = 44 // uint32, calls in it
 	hLevel    = 48 // float32, mean calls of an hour
 	hSpread   = 52 // float32, mean square of what an hour's calls were off by
-	hUsed     = 56 // uint64: the class's session count at the last use
+	hUsed     = 56 // uint64: when the agent acted last, see Model.Tick
 )
 
 func newPage(agent uint64) *page {
@@ -131,7 +131,8 @@ const (
 	levels      = 9 // 0 is new, 1 was seen once, 2 twice or three times, … 8 more than 127 times
 	contextSize = 52
 	valueSize   = 12
-	dayOfEpoch  = 7 // the fast time scale's half-life, days
+	peersSize   = 14 // of a value of a class
+	dayOfEpoch  = 7  // the fast time scale's half-life, days
 	dayOfAnchor = 90
 )
 
@@ -151,6 +152,7 @@ const (
 	vDay    = 8  // uint16, of the last use
 	vDays   = 10 // uint8, distinct days of use
 	vFlags  = 11 // uint8
+	vAgents = 12 // uint16, of a class: agents that used it
 )
 
 // flagAdmitted: the value is part of the anchor. flagPeers: more than one agent of the class used it.
@@ -170,7 +172,7 @@ func (t table) context(key uint64) []byte {
 func (t table) value(context, value uint64) []byte {
 	key := mix(context, value)
 	if len(t.values) != pageValues*valueSize {
-		return lookup(t.values, valueSize, key)
+		return lookup(t.values, peersSize, key)
 	}
 	if at := find(t.values, fingerprint(key)); at >= 0 {
 		return t.values[at : at+valueSize]
@@ -183,7 +185,7 @@ func (t table) value(context, value uint64) []byte {
 // many for that, and seldom make room.
 func (t table) takeValue(key uint64) []byte {
 	if len(t.values) != pageValues*valueSize {
-		return take(t.values, valueSize, key, valueStrength)
+		return take(t.values, peersSize, key, valueStrength)
 	}
 	print := fingerprint(key)
 	at := find(t.values, print)

@@ -64,7 +64,7 @@ type peerRate struct {
 // Count takes an event into the counts of its agent and returns the count that is most improbable, if any is. It must be told each event
 // once, in the order of the log.
 func (m *Model) Count(e *event.Event) (worst Anomaly, ok bool) {
-	p := m.Agents[e.Agent.ID]
+	p := m.find(e.Agent.ID)
 	if p == nil {
 		return Anomaly{}, false
 	}

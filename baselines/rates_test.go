@@ -229,8 +229,6 @@ func TestCheckRefusesRates(t *testing.T) {
 		"fewer than no windows":    func(m *Model) { m.Peers.Rates[rateModels].Windows = -1 },
 		"a tail out of order":      func(m *Model) { m.Peers.Rates[rateCalls].Tail = surprises{N: 9, Top: []float64{2, 1}} },
 		"more scores than it took": func(m *Model) { m.Peers.Rates[rateCalls].Tail = surprises{N: 1, Top: []float64{1, 2}} },
-		"a copy of another's page": func(m *Model) { m.care("a").Copy = newPage(agentKey("b")).pack() },
-		"care of nobody":           func(m *Model) { m.care("nobody") },
 	} {
 		m := NewModel("class")
 		m.page("a")

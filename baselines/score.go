@@ -100,12 +100,13 @@ type finding struct {
 	index   int
 }
 
-// Score says how surprising an observation is to the model. It changes nothing. The event gives the words of the explanation.
+// Score says how surprising an observation is to the model. It changes nothing but that the agent acted. The event gives the words of the explanation.
 func (m *Model) Score(e *event.Event, o *Observation) Anomaly {
-	p := m.Agents[e.Agent.ID]
-	a := Anomaly{P: 1, Assumed: 1, Life: m.stage(e.Agent.ID, p), Version: Version}
+	p := m.find(e.Agent.ID)
+	c := m.Cares[e.Agent.ID]
+	a := Anomaly{P: 1, Assumed: 1, Life: m.stage(p, c), Version: Version}
 	if !a.Life.Judges() {
-		_, a.Why, _ = m.Life(e.Agent.ID)
+		_, a.Why, _ = m.life(p, c)
 		return a
 	}
 	v := m.judge(p, o)
@@ -118,7 +119,7 @@ func (m *Model) Score(e *event.Event, o *Observation) Anomaly {
 		a.Bits[f] = v.families[f].bits
 	}
 	if a.P <= explained {
-		_, a.Why, _ = m.Life(e.Agent.ID)
+		_, a.Why, _ = m.life(p, c)
 		a.Features = m.explain(p, o, &v)
 		pure := m.Pure.of(p)
 		pure.combine(&v)
@@ -292,8 +293,8 @@ const (
 
 // Familiar says whether the agent used the observation's tool before, and reached all of its destinations.
 func (m *Model) Familiar(agent string, o *Observation) (tool, destination Familiarity) {
-	p := m.Agents[agent]
-	if p == nil || !m.stage(agent, p).Judges() {
+	p := m.find(agent)
+	if p == nil || !m.stage(p, m.Cares[agent]).Judges() {
 		return Unknown, Unknown
 	}
 	t := p.table()
@@ -368,18 +369,17 @@ func (m *Model) counts(p *page, verb string, context, value uint64, tool string)
 	return fmt.Sprintf("%s by this agent in %d of %d %s, by %d of %d peers", verb, n, max(n, of), calls, used, peers)
 }
 
-// support counts the agent's peers that gave an answer.
+// support counts the agent's peers that gave an answer. The class counts them, because most pages are not in memory where agents are many:
+// who forgot an answer and gives it again counts again, and an answer that the class forgot is nobody's.
 func (m *Model) support(p *page, context, value uint64) (used, peers int) {
-	for _, other := range m.Agents {
-		if other == p {
-			continue
-		}
-		peers++
-		if other.table().value(context, value) != nil {
-			used++
+	used, peers = int(countOf(m.Peers.table().value(context, value), vAgents)), m.Known()
+	if p != nil {
+		peers--
+		if p.table().value(context, value) != nil {
+			used--
 		}
 	}
-	return used, peers
+	return min(max(used, 0), peers), peers
 }
 
 func wayOf(a *ArgObservation) string {
@@ -502,6 +502,8 @@ type Learned struct {
 	// Provenance counts, for each argument ("tool argument"), where its values came from.
 	Provenance map[string][]Count `json:"provenance"`
 	Version    string             `json:"version"`
+	// OnDisk: the page made room in memory. A list has no more of it than how many sessions it learned.
+	OnDisk bool `json:"on_disk,omitempty"`
 	// Events and LastSeen tell of an agent that taught nothing yet too. The shard counts them.
 	Events   int       `json:"events,omitempty"`
 	LastSeen time.Time `json:"last_seen,omitzero"`
@@ -509,15 +511,18 @@ type Learned struct {
 
 // Learned returns what an agent taught.
 func (m *Model) Learned(agent string) Learned {
-	life, why, wayOut := m.Life(agent)
+	p, c, err := m.peek(agent)
+	life, why, wayOut := m.life(p, c)
 	out := Learned{Agent: agent, Class: m.Class, Life: life, Why: why, WayOut: wayOut, Version: Version, Provenance: make(map[string][]Count)}
-	p := m.Agents[agent]
+	if err != nil {
+		out.Life, out.Why, out.WayOut = Learning, "its page can't be read back: "+err.Error(), "begins anew when the agent acts"
+	}
 	if p == nil {
-		out.Peers = len(m.Agents)
+		out.Peers = m.Known()
 		return out
 	}
-	out.Sessions, out.Peers = p.sessions(), len(m.Agents)-1
-	if c := m.Cares[agent]; c != nil && c.Copy != nil {
+	out.Sessions, out.Peers, out.OnDisk = p.sessions(), m.Known()-1, m.Away[agent] != nil && m.Away[agent].record == nil
+	if c != nil && c.Copy != nil {
 		out.Copy = dateOf(c.Copy.lastDay())
 	}
 	tools, dests := m.answers(p, 0, 't'), m.answers(p, 0, 'd')

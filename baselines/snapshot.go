@@ -68,6 +68,9 @@ func (c packed) into(p *page) error {
 	return p.check()
 }
 
+// check refuses bytes that pack does not give.
+func (c packed) check() error { return c.into(new(page)) }
+
 // lastDay and agent are of the header, which is the first block.
 func (c packed) lastDay() uint16 { return getU16(c, packBits+hLastDay) }
 func (c packed) agent() uint64   { return binary.LittleEndian.Uint64(c[packBits+hAgent:]) }
@@ -93,32 +96,37 @@ func (m *Model) Keep() { m.changed = make(map[string]bool) }
 
 // saves are the agents that are saved, in the order of their ids.
 func (m *Model) saves(which Saved) (out []string) {
-	for id := range m.Agents {
+	add := func(id string) {
 		if which == All || m.changed == nil || m.changed[id] {
 			out = append(out, id)
 		}
+	}
+	for id := range m.Agents {
+		add(id)
+	}
+	for id := range m.Away {
+		add(id)
 	}
 	slices.Sort(out)
 	return out
 }
 
 // WriteBlocks gives each block of agents to a function, which must not keep it.
-func (m *Model) WriteBlocks(codec *event.Codec, which Saved, write func(block []byte) error) error {
+func (m *Model) WriteBlocks(codec *event.Codec, which Saved, write func(block []byte) error) (err error) {
 	var block []byte
 	for ids := range slices.Chunk(m.saves(which), blockAgents) {
 		block = block[:0]
 		for _, id := range ids {
-			var copied packed
-			var cared []byte
-			if c := m.Cares[id]; c != nil {
-				var err error
-				if cared, err = codec.Marshal(c); err != nil {
-					return fmt.Errorf("encode what belongs to the page of %q: %w", id, err)
-				}
-				copied = c.Copy
+			switch a := m.Away[id]; {
+			case a == nil:
+				block, err = appendRecord(codec, block, id, m.Agents[id], m.Cares[id])
+			case a.record != nil:
+				block = append(block, a.record...)
+			default: // no page is empty
+				block = frame(frame(frame(frame(block, []byte(id)), nil), a.marshal()), nil)
 			}
-			for _, data := range [][]byte{[]byte(id), m.Agents[id].pack(), copied, cared} {
-				block = frame(block, data)
+			if err != nil {
+				return err
 			}
 		}
 		if err := write(block); err != nil {
@@ -128,14 +136,10 @@ func (m *Model) WriteBlocks(codec *event.Codec, which Saved, write func(block []
 	return nil
 }
 
-func frame(block, data []byte) []byte {
-	return append(binary.AppendUvarint(block, uint64(len(data))), data...)
-}
-
 // ReadBlocks puts the agents of blocks, up to an empty one, into a model that was read back without them. Blocks that WriteBlocks does not
-// write are refused.
+// write are refused. All stay packed, in the memory of the blocks, until they act: a page in memory of its own costs more than reading it.
 func (m *Model) ReadBlocks(codec *event.Codec, read func() ([]byte, error)) error {
-	m.Agents, m.Cares = make(map[string]*page), make(map[string]*care)
+	m.Agents, m.Cares, m.Away, m.waiting = make(map[string]*page), make(map[string]*care), make(map[string]*away), 0
 	spare := new(page)
 	for {
 		block, err := read()
@@ -153,57 +157,44 @@ func (m *Model) ReadBlocks(codec *event.Codec, read func() ([]byte, error)) erro
 // Over puts the agents of an older model that this one, of which only what changed was read, does not have beneath it.
 func (m *Model) Over(older *Model) {
 	m.Keep()
-	for id := range m.Agents {
+	for id := range m.Away {
 		m.changed[id] = true
 	}
-	for id, p := range older.Agents {
-		if m.Agents[id] != nil {
-			continue
-		}
-		m.Agents[id] = p
-		if c := older.Cares[id]; c != nil {
-			m.Cares[id] = c
+	for id, a := range older.Away {
+		if m.Away[id] == nil {
+			m.Away[id] = a
 		}
 	}
 }
 
-// readAgent reads the first agent of a block. Its copy is checked in a spare page.
+// readAgent reads the first agent of a block, its page over a spare one.
 func (m *Model) readAgent(codec *event.Codec, block []byte, spare *page) (rest []byte, err error) {
-	var frames [4][]byte
-	for i := range frames {
-		n, size := binary.Uvarint(block)
-		if size <= 0 || n > uint64(len(block)-size) {
-			return nil, errors.New("it ends within an agent")
+	var name, page, place, none []byte
+	if rest, err = frames(block, &name, &page, &place, &none); err != nil {
+		return nil, err
+	}
+	id, a := string(name), &away{}
+	if len(page) == 0 && len(none) == 0 {
+		if a, err = unmarshalAway(place); err != nil {
+			return nil, fmt.Errorf("agent %q: %w", id, err)
 		}
-		frames[i], block = block[size:size+int(n)], block[size+int(n):]
-	}
-	id := string(frames[0])
-	if m.Agents[id] != nil || len(m.Agents) >= maxAgents {
-		return nil, fmt.Errorf("agent %q is there twice, or one too many", id)
-	}
-	if m.Agents[id], err = packed(frames[1]).unpack(); err != nil {
-		return nil, fmt.Errorf("the page of %q: %w", id, err)
-	}
-	if len(frames[3]) == 0 {
-		return block, nil
-	}
-	c := &care{}
-	if err := codec.Unmarshal(frames[3], c); err != nil {
-		return nil, fmt.Errorf("what belongs to the page of %q: %w", id, err)
-	}
-	if len(frames[2]) > 0 {
-		c.Copy = slices.Clone(packed(frames[2]))
-		if err := c.Copy.into(spare); err != nil {
-			return nil, fmt.Errorf("the copy of the page of %q: %w", id, err)
+	} else {
+		var c *care
+		if _, c, _, err = readRecord(codec, block, spare); err != nil {
+			return nil, err
 		}
+		a.record, a.used, a.brief = block[:len(block)-len(rest):len(block)-len(rest)], spare.u64(hUsed), m.briefOf(spare, c)
 	}
-	m.Cares[id] = c
-	return block, nil
+	if m.Away[id] != nil {
+		return nil, fmt.Errorf("agent %q is there twice", id)
+	}
+	m.Away[id] = a
+	return rest, nil
 }
 
 // Check refuses a model that was read back and that the code could not go on with.
 func (m *Model) Check() error {
-	if m.Agents == nil || m.Names == nil || m.Causes == nil || m.Cares == nil || len(m.Causes) > maxCauses || len(m.Agents) > maxAgents || len(m.Names) > maxNames {
+	if m.Agents == nil || m.Names == nil || m.Causes == nil || m.Cares == nil || m.Away == nil || len(m.Causes) > maxCauses || len(m.Names) > maxNames {
 		return errors.New("baselines without their tables, or with too much in them")
 	}
 	for _, s := range []maturities{m.Scores, m.Pure} {
@@ -211,18 +202,10 @@ func (m *Model) Check() error {
 			return errors.New("baselines without calibrations")
 		}
 	}
-	for id, p := range m.Agents {
-		if p == nil || p.u64(hAgent) != agentKey(id) {
-			return fmt.Errorf("the page of %q is another's, or none", id)
-		}
-	}
-	if err := m.checkCares(); err != nil {
-		return err
-	}
 	p := &m.Peers
 	sized := func(b []byte, n int) bool { return b == nil || len(b) == n }
 	cells := sketchRows * sketchWidth
-	if !sized(p.Contexts, classContexts*contextSize) || !sized(p.Values, classValues*valueSize) || (p.Contexts == nil) != (p.Values == nil) ||
+	if !sized(p.Contexts, classContexts*contextSize) || !sized(p.Values, classValues*peersSize) || (p.Contexts == nil) != (p.Values == nil) ||
 		!sized(p.Seen.Young, cells) || !sized(p.Seen.Elder, cells) || !sized(p.Used.Young, cells) || !sized(p.Used.Elder, cells) {
 		return errors.New("baselines with tables of another size")
 	}

@@ -310,7 +310,9 @@ func (d *detector) write(ctx context.Context) error {
 	d.whole, d.since = size, 0
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.shard.Kept()
+	if err := d.shard.Kept(); err != nil {
+		d.logger.Warn("files of agents' pages that are not needed stay on disk", "partition", d.partition, "error", err)
+	}
 	return nil
 }
 

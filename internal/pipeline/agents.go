@@ -10,7 +10,7 @@ import (
 )
 
 // maxActed bounds the agents of one class that are listed. Those that were silent longest make room.
-const maxActed = 4096
+const maxActed = 1 << 14
 
 // acted is what is known of an agent from its first event on, long before it taught anything.
 type acted struct {
@@ -69,20 +69,33 @@ func (s *Shard) Habits(agent string) (baselines.Habits, bool) {
 	return baselines.Habits{}, false
 }
 
-// Agents returns every agent that acted or taught, by class in the order of their ids.
+// Agents returns every agent that acted or taught, by class in the order of their ids. Of one whose page is on disk it is little.
 func (s *Shard) Agents() []baselines.Learned {
 	var out []baselines.Learned
 	for _, name := range slices.Sorted(maps.Keys(s.classes)) {
 		c := s.classes[name]
-		ids := slices.AppendSeq(slices.Collect(maps.Keys(c.Model.Agents)), maps.Keys(c.Acted))
+		ids := slices.AppendSeq(c.Model.IDs(), maps.Keys(c.Acted))
 		slices.Sort(ids)
 		for _, id := range slices.Compact(ids) {
-			l := c.Model.Learned(id)
-			if a := c.Acted[id]; a != nil {
-				l.Events, l.LastSeen = a.Events, a.Last
-			}
-			out = append(out, l)
+			out = append(out, c.acts(c.Model.Brief(id)))
 		}
 	}
 	return out
+}
+
+// Agent returns everything that is known of one agent, which is read from the disk if it is there; ok is false for one that never acted.
+func (s *Shard) Agent(id string) (baselines.Learned, bool) {
+	for _, name := range slices.Sorted(maps.Keys(s.classes)) {
+		if c := s.classes[name]; c.Model.Has(id) || c.Acted[id] != nil {
+			return c.acts(c.Model.Learned(id)), true
+		}
+	}
+	return baselines.Learned{}, false
+}
+
+func (c *class) acts(l baselines.Learned) baselines.Learned {
+	if a := c.Acted[l.Agent]; a != nil {
+		l.Events, l.LastSeen = a.Events, a.Last
+	}
+	return l
 }

@@ -24,6 +24,7 @@ func (s *Shard) class(name string) *class {
 			agents: make(map[string]*event.Agent),
 			room:   s.options.MaxBytes / 4,
 		}
+		c.Model.SetRoom(s.classRoom())
 		s.classes[name] = c
 	}
 	return c
@@ -33,7 +34,7 @@ func (s *Shard) dropClass(name string) {
 	c := s.classes[name]
 	c.addEvicted(s.gone)
 	s.gone["classes"]++
-	s.bytes -= c.counted
+	s.bytes, s.awake, s.known = s.bytes-c.counted, s.awake-c.awake, s.known-c.known
 	delete(s.classes, name)
 }
 

@@ -49,6 +49,10 @@ type Options struct {
 	TenantAlerts int
 	// MaxBytes bounds what the shard remembers of sessions, traces and ids, by an estimate. Default 512 MiB.
 	MaxBytes int
+	// AgentsInMemory are the agents whose pages are in memory, default 32,768, and Agents those that are known at all, default 1,048,576; one
+	// class may have a quarter of them. Pages of others are on the Shelf or, without one, in memory, packed.
+	AgentsInMemory, Agents int
+	Shelf                  Shelf
 	// Explain, if set, is asked about each event before the rules judge it.
 	Explain *Explain
 	// Scored, if set, is told each event as it was judged, with its anomaly; again if it is judged again under its agent's name.
@@ -86,6 +90,10 @@ type Shard struct {
 	bytes   int            // weight of all classes
 	base    []byte         // checksum of the snapshot that is kept; nil without one
 	written []byte         // of the one that was written last
+
+	awake, known int   // agents of all classes, in memory and at all
+	full         int   // agents in memory from which on a disk that took no more is tried again
+	shelved      int64 // bytes on the shelf when a snapshot was last kept
 }
 
 // class is the state of one class of agents.
@@ -113,8 +121,10 @@ type class struct {
 	Due          time.Time      `json:"due"` // when something is next learned or forgotten because it fell silent
 	Evicted      map[string]int `json:"evicted"`
 
-	room    int                     // the most bytes that it may have
-	counted int                     // its part in the shard's bytes
+	room    int // the most bytes that it may have
+	counted int // its part in the shard's bytes
+	awake   int // its part in the shard's agents
+	known   int
 	agents  map[string]*event.Agent // by id, as traces share them
 }
 
@@ -136,6 +146,7 @@ func New(rules *detect.Set, hasher *event.Hasher, options Options) *Shard {
 	options.AgentAlerts, options.ClassAlerts = cmp.Or(options.AgentAlerts, defaultAgentAlerts), cmp.Or(options.ClassAlerts, defaultClassAlerts)
 	options.TenantAlerts = cmp.Or(options.TenantAlerts, options.ClassAlerts)
 	options.Alpha, options.MaxBytes = cmp.Or(options.Alpha, 0.005), cmp.Or(options.MaxBytes, defaultMaxBytes)
+	options.AgentsInMemory, options.Agents = cmp.Or(options.AgentsInMemory, defaultAwake), cmp.Or(options.Agents, defaultKnown)
 	return &Shard{
 		rules: rules, hasher: hasher, reader: reader{hasher: hasher}, options: options, env: detect.NewEnv(), classes: make(map[string]*class), gone: make(map[string]int),
 	}
@@ -145,13 +156,19 @@ func New(rules *detect.Set, hasher *event.Hasher, options Options) *Shard {
 // arguments' provenance is set. Their tokens are good until the next event. A repeated event raises nothing.
 func (s *Shard) Process(e *event.Event, at Position) []Raised {
 	c := s.class(e.Agent.Class)
-	defer s.settle(c)
+	defer s.settle(c) // also of what panics
+	out := s.take(c, e, at)
+	return append(out, s.troubles(e, s.settleAgents(c)...)...)
+}
+
+func (s *Shard) take(c *class, e *event.Event, at Position) []Raised {
 	// A repeat is one sender's: another must not be able to take the id before it. The hash has one size, whatever the sender chose.
 	if c.repeated(event.NewID("", "", e.Source.Authn, e.ID)) {
 		return nil
 	}
 	s.events++
 	c.Touched = s.events
+	c.Model.Tick(s.events)
 	if e.Kind == event.KindBaseline { // its time is the server's, and moves nothing on
 		c.change(e)
 		return nil

@@ -53,21 +53,35 @@ func (s *Shard) Snapshot(last uint64) ([]byte, error) {
 
 // WriteSnapshot writes the shard's state with the log sequence it stands at, and a checksum behind it. Equal states give equal bytes.
 func (s *Shard) WriteSnapshot(w io.Writer, last uint64) error {
+	if s.options.Shelf != nil {
+		s.gather()
+	}
 	sum, err := s.write(w, snapshot{Last: last}, baselines.All)
 	s.written = sum
 	return err
 }
 
-// Kept says that what WriteSnapshot wrote last is kept, and that nothing came since: WriteChanges writes the changes since then.
-func (s *Shard) Kept() {
+// Kept says that what WriteSnapshot wrote last is kept, and that nothing came since: WriteChanges writes the changes since then. Files of
+// pages that it does not refer to go; an error says that some could not.
+func (s *Shard) Kept() error {
+	s.kept()
+	if s.options.Shelf == nil {
+		return nil
+	}
+	err := s.options.Shelf.Keep(s.live())
+	s.shelved = s.options.Shelf.Bytes()
+	return err
+}
+
+func (s *Shard) kept() {
 	s.base = s.written
 	for _, c := range s.classes {
 		c.Model.Keep()
 	}
 }
 
-// Based reports whether there is a snapshot that WriteChanges can write the changes since.
-func (s *Shard) Based() bool { return s.base != nil }
+// Based reports whether there is a snapshot that WriteChanges can write the changes since, and the disk needs no whole one.
+func (s *Shard) Based() bool { return s.base != nil && !s.overgrown() }
 
 // WriteChanges writes what WriteSnapshot does, but of agents' pages, which are nearly all of it, only those that changed since the
 // snapshot that is kept.
@@ -90,6 +104,9 @@ func (s *Shard) write(w io.Writer, head snapshot, which baselines.Saved) ([]byte
 		err = errors.Join(err, to.Encode(classPart{name, c, len(c.Sessions), len(c.Traces), which == baselines.Changed && !c.Model.Whole()}),
 			c.Model.WriteBlocks(codec, which, func(block []byte) error { return to.Encode(block) }), to.Encode([]byte{}),
 			encodeParts(to, c.Sessions), encodeParts(to, c.Traces))
+	}
+	if err == nil && s.options.Shelf != nil { // what this refers to must be there before it is
+		err = s.options.Shelf.Sync()
 	}
 	if err == nil {
 		_, err = w.Write(sum.Sum(nil))
@@ -121,7 +138,7 @@ func (s *Shard) Restore(data []byte) (last uint64, dropped []string, err error) 
 	}
 	s.written = data[len(data)-sha256.Size:]
 	s.put(snap, classes)
-	s.Kept()
+	s.kept()
 	return snap.Last, dropped, nil
 }
 
@@ -149,13 +166,15 @@ func (s *Shard) RestoreChanges(data []byte) (last uint64, dropped []string, ok b
 }
 
 func (s *Shard) put(snap snapshot, classes map[string]*class) {
-	s.classes, s.gone, s.events, s.bytes = classes, snap.Gone, snap.Events, 0
+	s.classes, s.gone, s.events, s.bytes, s.awake, s.known = classes, snap.Gone, snap.Events, 0, 0, 0
 	if s.gone == nil {
 		s.gone = make(map[string]int)
 	}
 	for _, c := range s.classes {
 		c.room, c.agents = s.options.MaxBytes/4, make(map[string]*event.Agent)
+		c.Model.SetRoom(s.classRoom())
 		s.count(c)
+		s.countAgents(c)
 	}
 }
 
