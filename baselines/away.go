@@ -55,10 +55,11 @@ type away struct {
 
 // brief is what is known of an agent without reading its page.
 type brief struct {
-	Sessions     uint32
-	Last, Copied uint16 // days
-	Frozen       bool
-	Stage        Life // when it was put away
+	Sessions uint32
+	Last     uint16 // day
+	Copied   uint16 // day of the copy, and one more; 0 without one
+	Frozen   bool
+	Stage    Life // when it was put away
 }
 
 // SetRoom says how many agents the class may have from now on.
@@ -209,10 +210,10 @@ func (m *Model) encoding() (*event.Codec, error) {
 	return m.codec, nil
 }
 
-// makeRoom puts the eighth of the pages away that acted least lately if there is no room for another one.
+// makeRoom puts an eighth of the pages away, those that acted least lately, if there is no room for another one.
 func (m *Model) makeRoom() {
-	if n := m.InMemory(); n >= max(m.room.Awake, m.full) {
-		m.PutAway(m.Idle((n + 7) / 8))
+	if n, most := m.InMemory(), m.room.Awake; n >= max(most, m.full) {
+		m.PutAway(m.Idle(n - most + (most+7)/8))
 	}
 }
 
@@ -284,11 +285,11 @@ func (m *Model) packed(agent string) (*away, error) {
 }
 
 func (m *Model) briefOf(p *page, c *care) brief {
-	b := brief{Sessions: p.u32(hSessions), Last: p.u16(hLastDay), Stage: m.stage(p, c)}
+	b := brief{Sessions: p.u32(hSessions), Last: p.u16(hLastDay), Stage: m.grown(p, c)}
 	if c != nil {
 		b.Frozen = c.Frozen != nil
 		if c.Copy != nil {
-			b.Copied = c.Copy.lastDay()
+			b.Copied = bump(c.Copy.lastDay())
 		}
 	}
 	return b
@@ -493,14 +494,12 @@ func (m *Model) Brief(agent string) Learned {
 	}
 	out := Learned{Agent: agent, Class: m.Class, Version: Version, Sessions: int(a.brief.Sessions), Peers: m.Known() - 1, OnDisk: true, Provenance: map[string][]Count{}}
 	if a.brief.Copied > 0 {
-		out.Copy = dateOf(a.brief.Copied)
+		out.Copy = dateOf(a.brief.Copied - 1)
 	}
 	switch b := a.brief; {
 	case m.young(int(b.Sessions)):
 		out.Life = Learning
-	case b.Frozen:
-		out.Life = Frozen
-	case b.Stage == Drifted || b.Stage == Poisoned:
+	case b.Stage != Active && b.Stage != Stale:
 		out.Life = b.Stage
 	case m.Peers.Day > b.Last+staleAfter:
 		out.Life = Stale

@@ -144,8 +144,16 @@ func (m *Model) stage(p *page, c *care) Life {
 	if p != nil {
 		n = p.sessions()
 	}
+	if m.young(n) {
+		return Learning
+	}
+	return m.grown(p, c)
+}
+
+// grown is the stage of a baseline that is asked: but for Learning, which depends on what the class knows, it is the agent's own.
+func (m *Model) grown(p *page, c *care) Life {
 	switch {
-	case m.young(n), c != nil && c.Lost != "" && n < minSessions:
+	case c != nil && c.Lost != "" && p.sessions() < minSessions:
 		return Learning
 	case c != nil && c.Frozen != nil:
 		return Frozen

@@ -52,7 +52,7 @@ func (s *Shard) settleAgents(c *class) []*class {
 	s.countAgents(c)
 	changed := []*class{c}
 	if s.awake > max(s.options.AgentsInMemory, s.full) {
-		changed = append(changed, s.putAway(s.awake/8)...)
+		changed = append(changed, s.putAway(s.awake-s.options.AgentsInMemory+s.options.AgentsInMemory/8)...)
 		if s.full = 0; s.awake > s.options.AgentsInMemory { // the disk takes no more: it is tried again when there are an eighth more
 			s.full = s.awake + s.options.AgentsInMemory/8
 		}
