@@ -76,7 +76,9 @@ func (c *Console) showAgent(w http.ResponseWriter, r *http.Request, by approval.
 	data := agentPage{Learned: baselines.Learned{Agent: id}, Times: leaseTimes()}
 	at := slices.IndexFunc(learned, func(l baselines.Learned) bool { return l.Agent == id })
 	if at >= 0 {
-		data.Learned = learned[at]
+		if data.Learned, err = c.o.Facts.Agent(r.Context(), id); err != nil {
+			return err
+		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(data.Provenance)) {
 		data.Arguments = append(data.Arguments, argument{name, data.Provenance[name]})

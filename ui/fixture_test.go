@@ -55,6 +55,14 @@ type facts struct {
 }
 
 func (f *facts) Agents(context.Context) ([]baselines.Learned, error) { return f.learned, nil }
+func (f *facts) Agent(_ context.Context, agent string) (baselines.Learned, error) {
+	for _, l := range f.learned {
+		if l.Agent == agent {
+			return l, nil
+		}
+	}
+	return baselines.Learned{}, store.ErrNotFound
+}
 func (f *facts) Habits(_ context.Context, agent string) (baselines.Habits, error) {
 	if h, ok := f.habits[agent]; ok {
 		return h, nil

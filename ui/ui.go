@@ -41,8 +41,10 @@ type Reader interface {
 
 // Facts are what lives outside the store.
 type Facts interface {
-	// Agents returns what every agent's baseline holds.
+	// Agents returns what every agent's baseline holds; little of those whose page is on disk.
 	Agents(ctx context.Context) ([]baselines.Learned, error)
+	// Agent returns all of one; store.ErrNotFound for one that never acted.
+	Agent(ctx context.Context, agent string) (baselines.Learned, error)
 	// Habits returns when an agent works and how much; store.ErrNotFound for one that taught nothing.
 	Habits(ctx context.Context, agent string) (baselines.Habits, error)
 	// Rules returns a report card for each rule in force.

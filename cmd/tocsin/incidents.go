@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -175,8 +176,11 @@ func (c *agentsListCmd) Run(ctx context.Context, std *stdio) error {
 		return printJSON(std.out, list)
 	}
 	return table(std.out, "AGENT\tCLASS\tBASELINE\tWHY\tTOOLS\tEVENTS", len(list), "no agent was seen yet", func(w io.Writer, n int) {
-		l := list[n]
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%d\n", visible(l.Agent), visible(l.Class), l.Life, visible(l.Why), len(l.Tools), l.Events)
+		l, tools := list[n], "-"
+		if !l.OnDisk {
+			tools = strconv.Itoa(len(l.Tools))
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%d\n", visible(l.Agent), visible(l.Class), l.Life, visible(l.Why), tools, l.Events)
 	})
 }
 
@@ -188,7 +192,7 @@ type agentsShowCmd struct {
 // Run implements the command.
 func (c *agentsShowCmd) Run(ctx context.Context, std *stdio) error {
 	var list []baselines.Learned
-	if err := c.call(ctx, http.MethodGet, "/api/v1/agents", nil, &list); err != nil {
+	if err := c.call(ctx, http.MethodGet, "/api/v1/agents?id="+url.QueryEscape(c.ID), nil, &list); err != nil {
 		return err
 	}
 	for _, l := range list {

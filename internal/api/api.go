@@ -12,6 +12,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/tocsin-dr/tocsin/baselines"
 	"github.com/tocsin-dr/tocsin/internal/action"
 	"github.com/tocsin-dr/tocsin/internal/approval"
 	"github.com/tocsin-dr/tocsin/internal/auth"
@@ -162,8 +163,17 @@ func (a *api) approvals(_ http.ResponseWriter, r *http.Request) (any, error) {
 	return a.Reader.Requests(r.Context(), approval.State(r.URL.Query().Get("state")), listLimit)
 }
 
+// agents are all, or everything about the one that the query names.
 func (a *api) agents(_ http.ResponseWriter, r *http.Request) (any, error) {
-	return a.Facts.Agents(r.Context())
+	id := r.URL.Query().Get("id")
+	if id == "" {
+		return a.Facts.Agents(r.Context())
+	}
+	l, err := a.Facts.Agent(r.Context(), id)
+	if errors.Is(err, store.ErrNotFound) {
+		return []baselines.Learned{}, nil
+	}
+	return []baselines.Learned{l}, err
 }
 
 func (a *api) findings(_ http.ResponseWriter, r *http.Request) (any, error) {

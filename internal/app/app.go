@@ -16,6 +16,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strconv"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -34,6 +35,7 @@ import (
 	"github.com/tocsin-dr/tocsin/internal/ledger"
 	"github.com/tocsin-dr/tocsin/internal/measure"
 	"github.com/tocsin-dr/tocsin/internal/pipeline"
+	"github.com/tocsin-dr/tocsin/internal/shelf"
 	"github.com/tocsin-dr/tocsin/internal/slack"
 	"github.com/tocsin-dr/tocsin/internal/store"
 	"github.com/tocsin-dr/tocsin/internal/stream"
@@ -304,9 +306,17 @@ func (a *App) openWorkflows(ctx context.Context) (err error) {
 // openDetectors makes one detector for each partition and the two views over everything that people and programs use.
 func (a *App) openDetectors(context.Context) error {
 	for p := range a.cfg.NATS.Partitions {
+		pages, err := shelf.Open(filepath.Join(a.cfg.Data, "pages", strconv.Itoa(p)))
+		if err != nil {
+			return err
+		}
+		a.onClose(pages.Close)
+		b := a.cfg.Baselines
 		a.detectors = append(a.detectors, &detector{
 			partition: p, of: a.cfg.NATS.Partitions, log: a.log, codec: a.codec, metrics: a.metrics, logger: a.logger, errs: make(map[string]int),
-			shard: pipeline.New(a.rules.inForce(), a.hasher, pipeline.Options{Alpha: a.cfg.Baselines.Alpha, AgentAlerts: a.cfg.Baselines.Alerts, ClassAlerts: a.cfg.Baselines.ClassAlerts, TenantAlerts: a.cfg.Baselines.TenantAlerts}),
+			shard: pipeline.New(a.rules.inForce(), a.hasher, pipeline.Options{
+				Alpha: b.Alpha, AgentAlerts: b.Alerts, ClassAlerts: b.ClassAlerts, TenantAlerts: b.TenantAlerts, AgentsInMemory: b.AgentsInMemory, Agents: b.Agents, Shelf: pages,
+			}),
 		})
 	}
 	a.rules.detectors = a.detectors

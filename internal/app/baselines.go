@@ -76,10 +76,8 @@ func (c *control) change(ctx context.Context, l baselines.Learned, change string
 
 func (c *control) learned(agent string) (baselines.Learned, bool) {
 	for _, d := range c.rules.detectors {
-		for _, l := range d.agents() {
-			if l.Agent == agent {
-				return l, true
-			}
+		if l, ok := d.agent(agent); ok {
+			return l, true
 		}
 	}
 	return baselines.Learned{}, false

@@ -84,6 +84,10 @@ type Config struct {
 		Alerts       float64 `yaml:"alerts"`
 		ClassAlerts  int     `yaml:"class_alerts"`
 		TenantAlerts int     `yaml:"tenant_alerts"`
+		// AgentsInMemory are the agents of a detector whose pages are in memory, and Agents those that it knows at all; the pages of others
+		// are on disk. One class may have a quarter.
+		AgentsInMemory int `yaml:"agents_in_memory"`
+		Agents         int `yaml:"agents"`
 	} `yaml:"baselines"`
 	// Content is full, or hashed where policy forbids storing what agents read and write.
 	Content ingest.ContentPolicy `yaml:"content"`
@@ -243,6 +247,9 @@ func (c *Config) check() error {
 	}
 	if b := c.Baselines; !(b.Alerts >= 0 && b.Alerts <= 1000) || b.ClassAlerts < 0 || b.TenantAlerts < 0 {
 		return bad("baselines", "alerts %g, class_alerts %d and tenant_alerts %d, want numbers that are not negative; 0 is the default", b.Alerts, b.ClassAlerts, b.TenantAlerts)
+	}
+	if b := c.Baselines; b.AgentsInMemory < 0 || b.Agents < 0 || b.Agents > 0 && b.Agents < b.AgentsInMemory {
+		return bad("baselines", "agents_in_memory %d and agents %d, want numbers that are not negative, the second the larger one; 0 is the default", b.AgentsInMemory, b.Agents)
 	}
 	if c.SLA < 0 {
 		return bad("sla", "%s, want more than 0", c.SLA)

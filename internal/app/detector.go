@@ -354,6 +354,18 @@ func (d *detector) agents() []baselines.Learned {
 	return d.shard.Agents()
 }
 
+func (d *detector) agent(id string) (baselines.Learned, bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.shard.Agent(id)
+}
+
+func (d *detector) stored() pipeline.Stored {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.shard.Stored()
+}
+
 func (d *detector) habits(agent string) (baselines.Habits, bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()

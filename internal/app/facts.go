@@ -45,6 +45,16 @@ func (f *facts) Agents(context.Context) ([]baselines.Learned, error) {
 	return out, nil
 }
 
+// Agent implements ui.Facts.
+func (f *facts) Agent(_ context.Context, agent string) (baselines.Learned, error) {
+	for _, d := range f.detectors {
+		if l, ok := d.agent(agent); ok {
+			return l, nil
+		}
+	}
+	return baselines.Learned{}, store.ErrNotFound
+}
+
 // Habits implements ui.Facts.
 func (f *facts) Habits(_ context.Context, agent string) (baselines.Habits, error) {
 	for _, d := range f.detectors {
@@ -153,8 +163,8 @@ func (f *facts) Health(ctx context.Context) []ui.Health {
 	add("workflows", err, "the workflow server answers")
 	add("store", f.store.Ping(ctx), "the database answers")
 	for _, d := range f.detectors {
-		if n := len(d.agents()); n > 0 {
-			add(fmt.Sprintf("detector %d", d.partition), nil, fmt.Sprintf("%d agents", n))
+		if s := d.stored(); s.Agents > 0 {
+			add(fmt.Sprintf("detector %d", d.partition), nil, fmt.Sprintf("%d agents taught it, of which the pages of %d are in memory; %d MiB of pages on disk", s.Agents, s.InMemory, s.Bytes>>20))
 		}
 	}
 	if f.slack != nil {

@@ -82,7 +82,9 @@ func TestChangesTellEverything(t *testing.T) {
 			switch rapid.IntRange(0, 9).Draw(t, "save") {
 			case 0:
 				k.whole, k.changes = k.bytes(func(w *bytes.Buffer) error { return k.shard.WriteSnapshot(w, 1) }), nil
-				k.shard.Kept()
+				if err := k.shard.Kept(); err != nil {
+					t.Fatal(err)
+				}
 			case 1:
 				if k.shard.Based() {
 					k.changes = k.bytes(func(w *bytes.Buffer) error { return k.shard.WriteChanges(w, 2) })
@@ -131,7 +133,9 @@ func TestChangesNeedTheirSnapshot(t *testing.T) {
 	}
 	whole := func() []byte { return save(func(w *bytes.Buffer) error { return s.WriteSnapshot(w, 1) }) }
 	old := whole()
-	s.Kept()
+	if err := s.Kept(); err != nil {
+		t.Fatal(err)
+	}
 	s.class("class0").Model.Doubt("svc/1")
 	changes := save(func(w *bytes.Buffer) error { return s.WriteChanges(w, 2) })
 	if len(changes) > len(old)/4 {

@@ -14,7 +14,7 @@ import (
 
 // fleet is a shard with so many full classes of agents that worked on two days, each with its copy of the first.
 func fleet(classes int) *Shard {
-	s, r := New(&detect.Set{}, event.NewHasher(nil), Options{}), rand.New(rand.NewPCG(1, 1))
+	s, r := New(&detect.Set{}, event.NewHasher(nil), Options{AgentsInMemory: 4 << 20}), rand.New(rand.NewPCG(1, 1))
 	for n := range classes {
 		c := s.class(fmt.Sprint("class", n))
 		for day := range 2 {
@@ -23,6 +23,7 @@ func fleet(classes int) *Shard {
 			}
 		}
 		s.settle(c)
+		s.settleAgents(c)
 	}
 	return s
 }
@@ -71,7 +72,9 @@ func BenchmarkAgents(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		s.Kept()
+		if err := s.Kept(); err != nil {
+			b.Fatal(err)
+		}
 		for n := range classes {
 			for agent := 0; agent < 4096; agent += 100 {
 				s.class(fmt.Sprint("class", n)).Model.Doubt(fmt.Sprint("svc/", agent))
