@@ -64,13 +64,13 @@ type brief struct {
 
 // SetRoom says how many agents the class may have from now on.
 func (m *Model) SetRoom(r Room) {
-	m.room, m.waiting = Room{Shelf: r.Shelf, Awake: cmp.Or(r.Awake, maxAwake), Known: cmp.Or(r.Known, maxAgents)}, 0
+	m.room, m.waiting = Room{Shelf: r.Shelf, Awake: cmp.Or(r.Awake, maxAwake), Known: cmp.Or(r.Known, maxAgents)}, make(map[string]*away)
 	if r.Shelf == nil {
 		return
 	}
-	for _, a := range m.Away {
+	for id, a := range m.Away {
 		if a.record != nil {
-			m.waiting++
+			m.waiting[id] = a
 		}
 	}
 }
@@ -101,7 +101,7 @@ func (m *Model) IDs() []string {
 }
 
 // InMemory is how many agents have a page in memory that would be put away for want of room.
-func (m *Model) InMemory() int { return len(m.Agents) + m.waiting }
+func (m *Model) InMemory() int { return len(m.Agents) + len(m.waiting) }
 
 // find returns an agent's page, or nil, reading it back if it was put away. The agent is now the one that acted last.
 func (m *Model) find(agent string) *page {
@@ -153,7 +153,7 @@ func (m *Model) wake(agent string, a *away) *page {
 		}
 		m.trouble(agent, why)
 	}
-	m.drop(agent, a)
+	m.drop(agent)
 	m.makeRoom()
 	m.Agents[agent] = p
 	if c != nil {
@@ -164,11 +164,9 @@ func (m *Model) wake(agent string, a *away) *page {
 }
 
 // drop takes an agent out of those that were put away.
-func (m *Model) drop(agent string, a *away) {
+func (m *Model) drop(agent string) {
 	delete(m.Away, agent)
-	if a.record != nil && m.room.Shelf != nil {
-		m.waiting--
-	}
+	delete(m.waiting, agent)
 }
 
 // recall reads what was put away.
@@ -229,12 +227,8 @@ func (m *Model) Idle(n int) []Idle {
 	for id, p := range m.Agents {
 		all = append(all, Idle{id, p.u64(hUsed)})
 	}
-	if m.waiting > 0 {
-		for id, a := range m.Away {
-			if a.record != nil {
-				all = append(all, Idle{id, a.used})
-			}
-		}
+	for id, a := range m.waiting {
+		all = append(all, Idle{id, a.used})
 	}
 	slices.SortFunc(all, func(a, b Idle) int { return cmp.Compare(a.Used, b.Used) })
 	return all[:min(n, len(all))]
@@ -248,7 +242,7 @@ func (m *Model) PutAway(agents []Idle) {
 		if err == nil && m.room.Shelf != nil {
 			if a.place, err = m.room.Shelf.Put(a.record); err == nil {
 				a.record = nil
-				m.waiting--
+				delete(m.waiting, of.Agent)
 			}
 		}
 		m.touch(of.Agent)
@@ -279,7 +273,7 @@ func (m *Model) packed(agent string) (*away, error) {
 	delete(m.Cares, agent)
 	m.Away[agent] = a
 	if m.room.Shelf != nil {
-		m.waiting++
+		m.waiting[agent] = a
 	}
 	return a, nil
 }
@@ -315,7 +309,7 @@ func (m *Model) Forget(n int) {
 			return
 		}
 		m.trouble(id, fmt.Sprintf("what it taught in %d sessions was forgotten: there are too many agents that acted later", a.brief.Sessions))
-		m.drop(id, a)
+		m.drop(id)
 		m.Evicted++
 		m.changed = nil // what is kept has agents that are gone
 	}
@@ -378,10 +372,10 @@ func appendRecord(codec *event.Codec, out []byte, id string, p *page, c *care) (
 		}
 		copied = c.Copy
 	}
-	for _, data := range [][]byte{[]byte(id), p.pack(), copied, cared} {
-		out = frame(out, data)
-	}
-	return out, nil
+	used, size := p.used()
+	out = append(binary.AppendUvarint(out, uint64(len(id))), id...)
+	out = p.append(binary.AppendUvarint(out, uint64(size)), used)
+	return frame(frame(out, copied), cared), nil
 }
 
 func frame(out, data []byte) []byte {

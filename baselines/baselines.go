@@ -47,9 +47,9 @@ type Model struct {
 	Clock   uint64           `json:"clock"` // when an agent acted last
 
 	room     Room
-	waiting  int    // of those put away, in memory though there is a Shelf
-	full     int    // pages in memory from which on a disk that took no more is tried again
-	line     []Idle // of those put away, some that acted least lately
+	waiting  map[string]*away // of those put away, in memory though there is a Shelf
+	full     int              // pages in memory from which on a disk that took no more is tried again
+	line     []Idle           // of those put away, some that acted least lately
 	troubles []Trouble
 	codec    *event.Codec
 

@@ -20,8 +20,13 @@ const (
 
 // pack seals the page and packs it. Equal pages give equal bytes.
 func (p *page) pack() packed {
+	used, n := p.used()
+	return p.append(make(packed, 0, n), used)
+}
+
+// used seals the page and says which blocks are not zero, and how many bytes it has packed.
+func (p *page) used() (used [packBits]byte, size int) {
 	p.seal()
-	var used [packBits]byte
 	n := 0
 	for i := range pageSize / packBlock {
 		if *(*[packBlock]byte)(p[i*packBlock:]) != [packBlock]byte{} {
@@ -29,7 +34,11 @@ func (p *page) pack() packed {
 			n++
 		}
 	}
-	out := append(make(packed, 0, packBits+n*packBlock), used[:]...)
+	return used, packBits + n*packBlock
+}
+
+func (p *page) append(out []byte, used [packBits]byte) []byte {
+	out = append(out, used[:]...)
 	for i := range pageSize / packBlock {
 		if used[i/8]>>(i%8)&1 == 1 {
 			out = append(out, p[i*packBlock:(i+1)*packBlock]...)
@@ -139,7 +148,7 @@ func (m *Model) WriteBlocks(codec *event.Codec, which Saved, write func(block []
 // ReadBlocks puts the agents of blocks, up to an empty one, into a model that was read back without them. Blocks that WriteBlocks does not
 // write are refused. All stay packed, in the memory of the blocks, until they act: a page in memory of its own costs more than reading it.
 func (m *Model) ReadBlocks(codec *event.Codec, read func() ([]byte, error)) error {
-	m.Agents, m.Cares, m.Away, m.waiting = make(map[string]*page), make(map[string]*care), make(map[string]*away), 0
+	m.Agents, m.Cares, m.Away, m.waiting = make(map[string]*page), make(map[string]*care), make(map[string]*away), nil
 	spare := new(page)
 	for {
 		block, err := read()

@@ -47,12 +47,11 @@ func (s *Shard) countAgents(c *class) {
 
 // settleAgents makes room where a class that an event changed has made all classes together too many. The pages that acted least lately are
 // put away, whosever they are; of agents that are too many the largest class forgets some, because it is nobody's fault but theirs.
-// It returns the classes that this changed.
-func (s *Shard) settleAgents(c *class) []*class {
+// It returns other classes that this changed.
+func (s *Shard) settleAgents(c *class) (others []*class) {
 	s.countAgents(c)
-	changed := []*class{c}
 	if s.awake > max(s.options.AgentsInMemory, s.full) {
-		changed = append(changed, s.putAway(s.awake-s.options.AgentsInMemory+s.options.AgentsInMemory/8)...)
+		others = append(others, s.putAway(s.awake-s.options.AgentsInMemory+s.options.AgentsInMemory/8)...)
 		if s.full = 0; s.awake > s.options.AgentsInMemory { // the disk takes no more: it is tried again when there are an eighth more
 			s.full = s.awake + s.options.AgentsInMemory/8
 		}
@@ -66,9 +65,9 @@ func (s *Shard) settleAgents(c *class) []*class {
 		}
 		largest.Model.Forget(min(s.known-s.options.Agents+forgetMore, largest.known-1))
 		s.countAgents(largest)
-		changed = append(changed, largest)
+		others = append(others, largest)
 	}
-	return changed
+	return others
 }
 
 // forgetMore is how many more agents are forgotten than must be: what is told of them is one finding.
@@ -146,8 +145,8 @@ func (s *Shard) Stored() Stored {
 }
 
 // troubles are the findings of what happened to pages.
-func (s *Shard) troubles(e *event.Event, touched ...*class) (out []Raised) {
-	for _, c := range touched {
+func (s *Shard) troubles(e *event.Event, classes ...*class) (out []Raised) {
+	for _, c := range classes {
 		told := c.Model.Troubles()
 		if len(told) == 0 {
 			continue

@@ -232,7 +232,7 @@ func TestTooManyAgents(t *testing.T) {
 			c := s.class(fmt.Sprint("class", class))
 			work(c, rand.New(rand.NewPCG(1, 1)), fmt.Sprint("svc/", class, "/", i), 0)
 			e := event.Event{ID: "x", Time: detect.StreamStart}
-			for _, r := range s.troubles(&e, s.settleAgents(c)...) {
+			for _, r := range s.troubles(&e, append(s.settleAgents(c), c)...) {
 				named += strings.Count(r.Finding.Reason, "was forgotten")
 			}
 			if st := s.Stored(); st.Agents > 400 || c.Model.Known() > 100 {

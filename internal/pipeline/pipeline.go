@@ -158,7 +158,10 @@ func (s *Shard) Process(e *event.Event, at Position) []Raised {
 	c := s.class(e.Agent.Class)
 	defer s.settle(c) // also of what panics
 	out := s.take(c, e, at)
-	return append(out, s.troubles(e, s.settleAgents(c)...)...)
+	if others := s.settleAgents(c); others != nil {
+		out = append(out, s.troubles(e, others...)...)
+	}
+	return append(out, s.troubles(e, c)...)
 }
 
 func (s *Shard) take(c *class, e *event.Event, at Position) []Raised {

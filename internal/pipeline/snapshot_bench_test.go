@@ -33,7 +33,7 @@ func work(c *class, r *rand.Rand, agent string, day int) {
 	var session []baselines.Observation
 	at := detect.StreamStart.AddDate(0, 0, day)
 	for i := range 12 {
-		tool := fmt.Sprint("tool", r.IntN(8))
+		tool := fmt.Sprint("tool", min(i, r.IntN(8))) // the first one is always the same
 		session = append(session, baselines.Observation{
 			Tool: tool, At: at.Add(time.Duration(i) * time.Minute),
 			Dests: []baselines.DestObservation{{Key: r.Uint64N(40), Text: "host"}},
