@@ -38,5 +38,10 @@ func (c *Codec) NewEncoder(w io.Writer) *cbor.Encoder { return c.enc.NewEncoder(
 // NewDecoder returns a decoder that reads them, within the bounds of Unmarshal.
 func (c *Codec) NewDecoder(r io.Reader) *cbor.Decoder { return c.dec.NewDecoder(r) }
 
+// UnmarshalFirst decodes the first of several values into v and returns what follows it.
+func (c *Codec) UnmarshalFirst(data []byte, v any) (rest []byte, err error) {
+	return c.dec.UnmarshalFirst(data, v)
+}
+
 // Unmarshal decodes data into v.
 func (c *Codec) Unmarshal(data []byte, v any) error { return c.dec.Unmarshal(data, v) }

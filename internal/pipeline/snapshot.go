@@ -191,7 +191,7 @@ func (s *Shard) read(data []byte) (snap snapshot, classes map[string]*class, dro
 	if err != nil {
 		return snap, nil, nil, fmt.Errorf("restore snapshot: %w", err)
 	}
-	from := codec.NewDecoder(bytes.NewReader(body))
+	from := &values{codec, body}
 	if err := from.Decode(&snap); err != nil {
 		return snap, nil, nil, fmt.Errorf("restore snapshot: %w", err)
 	}
@@ -200,20 +200,31 @@ func (s *Shard) read(data []byte) (snap snapshot, classes map[string]*class, dro
 	}
 	classes = make(map[string]*class)
 	for range snap.Classes {
-		name, c, err := readClass(codec, from)
+		name, c, err := readClass(from)
 		if err != nil {
 			return snap, nil, nil, fmt.Errorf("restore snapshot: class %q: %w", name, err)
 		}
 		dropped = append(dropped, c.Rules.Prune(s.rules)...)
 		classes[name] = c
 	}
-	if n := from.NumBytesRead(); n != len(body) {
-		return snap, nil, nil, fmt.Errorf("restore snapshot: %d bytes too many", len(body)-n)
+	if n := len(from.rest); n > 0 {
+		return snap, nil, nil, fmt.Errorf("restore snapshot: %d bytes too many", n)
 	}
 	return snap, classes, dropped, nil
 }
 
-func readClass(codec *event.Codec, from *cbor.Decoder) (name string, c *class, err error) {
+// values are read one after the other, in place: a decoder that reads a stream copies it once more.
+type values struct {
+	codec *event.Codec
+	rest  []byte
+}
+
+func (f *values) Decode(v any) (err error) {
+	f.rest, err = f.codec.UnmarshalFirst(f.rest, v)
+	return err
+}
+
+func readClass(from *values) (name string, c *class, err error) {
 	var head classPart
 	if err := from.Decode(&head); err != nil {
 		return "", nil, err
@@ -222,7 +233,7 @@ func readClass(codec *event.Codec, from *cbor.Decoder) (name string, c *class, e
 	if c == nil || c.Model == nil || c.Rules == nil {
 		return head.Name, nil, errors.New("it has no state")
 	}
-	err = c.Model.ReadBlocks(codec, func() (block []byte, err error) { return block, from.Decode(&block) })
+	err = c.Model.ReadBlocks(from.codec, func() (block []byte, err error) { return block, from.Decode(&block) })
 	if err != nil {
 		return head.Name, nil, err
 	}
@@ -238,7 +249,7 @@ func readClass(codec *event.Codec, from *cbor.Decoder) (name string, c *class, e
 	return head.Name, c, c.check()
 }
 
-func decodeParts[T any](from *cbor.Decoder, n int) (map[string]*T, error) {
+func decodeParts[T any](from *values, n int) (map[string]*T, error) {
 	out := make(map[string]*T)
 	for range n {
 		var p part[T]
