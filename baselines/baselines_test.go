@@ -483,14 +483,39 @@ func TestShrinkage(t *testing.T) {
 	}
 }
 
+// What is nothing unusual, nearly everything, is scored without an allocation. An anomaly is explained in words.
 func BenchmarkScore(b *testing.B) {
 	s, r := shapes()[0], rand.New(rand.NewPCG(1, 5))
 	m := s.trained(r, 600)
-	_, calls := s.session(r)
 	e := event.Event{Agent: event.Agent{ID: "svc/0"}}
-	b.ReportAllocs()
-	for i := 0; b.Loop(); i++ {
-		m.Score(&e, &calls[i%len(calls)])
+	strange := call("send_money", 9999, ArgObservation{Path: "to", Value: 9999, Provenance: event.ProvenanceToolOutput})
+	var usual []Observation
+	for len(usual) < 32 {
+		_, calls := s.session(r)
+		for i := range calls {
+			if a := m.Score(&e, &calls[i]); a.Features == nil {
+				usual = append(usual, calls[i])
+			}
+		}
+	}
+	for name, calls := range map[string][]Observation{"usual": usual, "anomaly": {strange}} {
+		b.Run(name, func(b *testing.B) {
+			b.ReportAllocs()
+			for i := 0; b.Loop(); i++ {
+				if a := m.Score(&e, &calls[i%len(calls)]); (a.Features != nil) != (name == "anomaly") {
+					b.Fatal(a.P)
+				}
+			}
+		})
+	}
+}
+
+// An agent whose behaviour is as learned costs no memory.
+func TestUsualScoresAllocateNothing(t *testing.T) {
+	m := shapes()[0].trained(rand.New(rand.NewPCG(1, 5)), 300)
+	e, o := event.Event{Agent: event.Agent{ID: "svc/0"}}, call("read_file", 0, ArgObservation{Path: "path", Value: 1, Provenance: event.ProvenancePrompt})
+	if n := testing.AllocsPerRun(100, func() { m.Score(&e, &o) }); n != 0 {
+		t.Errorf("%g allocations", n)
 	}
 }
 

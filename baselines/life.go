@@ -123,17 +123,16 @@ func (c *care) forgive(cause uint64) {
 	}
 }
 
-// repeated is on how many days of late the commonest cause came.
+// repeated is on how many days of late the commonest cause came. It is asked for each event, of sixteen at the most.
 func (c *care) repeated(today uint16) (most int) {
-	days := make(map[held]bool)
-	count := make(map[uint64]int)
-	for _, h := range c.Held {
-		if h.Day+poisonSince < today || days[h] {
-			continue
+	for i, h := range c.Held {
+		days := 0
+		for j, other := range c.Held[:i+1] {
+			if other.Cause == h.Cause && other.Day+poisonSince >= today && !slices.Contains(c.Held[:j], other) {
+				days++
+			}
 		}
-		days[h] = true
-		count[h.Cause]++
-		most = max(most, count[h.Cause])
+		most = max(most, days)
 	}
 	return most
 }
