@@ -63,6 +63,7 @@ func (f *facts) Agent(_ context.Context, agent string) (baselines.Learned, error
 	}
 	return baselines.Learned{}, store.ErrNotFound
 }
+
 func (f *facts) Habits(_ context.Context, agent string) (baselines.Habits, error) {
 	if h, ok := f.habits[agent]; ok {
 		return h, nil

@@ -117,7 +117,7 @@ func TestPagesOnDisk(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer os.RemoveAll(dir)
-		events := fleetEvents(rapid.Uint64().Draw(t, "seed"), rapid.IntRange(50, 300).Draw(t, "events"))
+		events := fleetEvents(rapid.Uint64().Draw(t, "seed"), rapid.IntRange(50, 160).Draw(t, "events"))
 		ample := newJudged(set, Options{})
 		ample.process(events)
 
@@ -149,7 +149,7 @@ func TestPagesOnDisk(t *testing.T) {
 				written(t, func(w *bytes.Buffer) error { return j.shard.WriteSnapshot(w, uint64(at)) })
 				fallthrough
 			case 3:
-				if marks++; marks > 8 {
+				if marks++; marks > 4 {
 					continue
 				}
 				if err := disk.Close(); err != nil {
