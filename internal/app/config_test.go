@@ -92,6 +92,7 @@ func TestConfigRefuses(t *testing.T) {
 		{"alpha of everything", "baselines: {alpha: 1}", "baselines.alpha: 1, want more than 0 and less than 1"},
 		{"alpha of nothing", "baselines: {alpha: -0.1}", "baselines.alpha: -0.1, want"},
 		{"alpha is no number", "baselines: {alpha: .nan}", "baselines.alpha: NaN, want"},
+		{"fewer agents than in memory", "baselines: {agents: 5, agents_in_memory: 6}", "baselines: agents_in_memory 6 and agents 5, want"},
 		{"an action's key", "actions: {revoke_token: {revocation_url: 'http://id.example/'}}", "actions.revoke_token.revocation_url: "},
 		{"an unknown action", "actions: {erase: {}}", ":1: "},
 		{"directory and bucket", "evidence: {dir: /data, bucket: {name: vault, region: eu-1}}", "evidence.dir: want a directory or a bucket, not both"},
