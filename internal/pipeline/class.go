@@ -217,13 +217,13 @@ func (c *class) attribute(e *event.Event) []event.Event {
 
 // named is what traces keep of an event's agent. All traces of an agent share it, because most of a class's traces are of few agents.
 func (c *class) named(e *event.Event) *event.Agent {
-	known, agent := c.agents[e.Agent.ID], event.Agent{ID: e.Agent.ID, Name: e.Agent.Name, Service: e.Agent.Service, Version: e.Agent.Version}
-	if known == nil || known.Name != agent.Name || known.Service != agent.Service || known.Version != agent.Version {
+	known, a := c.agents[e.Agent.ID], &e.Agent
+	if known == nil || known.Name != a.Name || known.Service != a.Service || known.Version != a.Version {
 		if known == nil && len(c.agents) >= maxActed {
 			clear(c.agents)
 		}
-		known = &agent
-		c.agents[agent.ID] = known
+		known = &event.Agent{ID: a.ID, Name: a.Name, Service: a.Service, Version: a.Version}
+		c.agents[a.ID] = known
 	}
 	return known
 }
