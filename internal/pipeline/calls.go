@@ -30,11 +30,7 @@ func (c *calls) weight() int { return 2 * len(c.Data) }
 
 func (c *calls) add(p *pending) {
 	var room [1024]byte
-	call := appendCall(room[:0], p)
-	if need := len(c.Data) + len(call) + binary.MaxVarintLen16; need > cap(c.Data) { // a fourth more, not twice as much: there are many sessions
-		c.Data = append(make([]byte, 0, need+need/4), c.Data...)
-	}
-	c.Data, c.N = appendBytes(c.Data, call), c.N+1
+	c.Data, c.N = appendBytes(c.Data, appendCall(room[:0], p)), c.N+1
 }
 
 // replace puts a call in the place of the one of the same event, and reports whether there is one.
