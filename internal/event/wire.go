@@ -103,11 +103,11 @@ func take[T any](left *[]T, n int) []T {
 // maxKnown is the longest text that is known again, in bytes.
 const maxKnown = 64
 
-func (t *Room) text(raw []byte) string {
+func (r *Room) text(raw []byte) string {
 	if len(raw) > maxKnown {
 		return string(raw)
 	}
-	known := &t.last[maphash.Bytes(t.seed, raw)%uint64(len(t.last))]
+	known := &r.last[maphash.Bytes(r.seed, raw)%uint64(len(r.last))]
 	if *known != string(raw) {
 		*known = string(raw)
 	}
