@@ -141,20 +141,20 @@ func TestObserve(t *testing.T) {
 		Kind: event.KindToolResult, Destinations: []event.Destination{{Kind: "email", Value: "a@b.example", Arg: "to"}},
 		Tool: &event.Tool{Name: "send", Args: []event.Arg{{Path: "to", Value: "a@b.example and you", Provenance: event.ProvenancePrompt}, {Path: "empty"}}},
 	}
-	full, ok := Observe(&e, h)
+	full, ok := NewObserver(h).Observe(&e)
 	if !ok || len(full.Args) != 1 || len(full.Dests) != 1 || len(full.Args[0].Tokens) != 1 || full.Args[0].Provenance != event.ProvenancePrompt {
 		t.Fatalf("%+v", full)
 	}
 	e.Tool.Args[0].Tokens, e.Tool.Args[0].Value = h.Hash(e.Tool.Args[0].Value), ""
-	if hashed, _ := Observe(&e, h); !cmp.Equal(full, hashed) {
+	if hashed, _ := NewObserver(h).Observe(&e); !cmp.Equal(full, hashed) {
 		t.Error(cmp.Diff(full, hashed))
 	}
 	long := event.Event{Kind: event.KindToolRequest, Tool: &event.Tool{Args: []event.Arg{{Path: "a", Value: strings.Repeat("x12 ", 2*maxKept)}}}}
-	if o, _ := Observe(&long, h); len(o.Args[0].Tokens) != maxKept {
+	if o, _ := NewObserver(h).Observe(&long); len(o.Args[0].Tokens) != maxKept {
 		t.Errorf("%d tokens are kept, want %d", len(o.Args[0].Tokens), maxKept)
 	}
 	for _, e := range []event.Event{{Kind: event.KindToolResult}, {Kind: event.KindToolDecision, Tool: &event.Tool{}}, {Kind: event.KindPrompt}} {
-		if _, ok := Observe(&e, h); ok {
+		if _, ok := NewObserver(h).Observe(&e); ok {
 			t.Errorf("%+v is observed", e)
 		}
 	}

@@ -1,7 +1,6 @@
 package baselines
 
 import (
-	"slices"
 	"strings"
 	"time"
 
@@ -47,25 +46,38 @@ type DestObservation struct {
 	Arg  string `json:"arg,omitempty"`
 }
 
-// Observe reads a tool call into an observation; ok is false for an event that baselines don't look at. Provenance must be set.
-func Observe(e *event.Event, h *event.Hasher) (o Observation, ok bool) {
+// Observer reads one tool call after the other into an observation, in the same memory: one is good until the next. Not safe for
+// concurrent use.
+type Observer struct {
+	hasher *event.Hasher
+	args   []ArgObservation
+	tokens event.Hashes
+}
+
+// NewObserver returns an Observer.
+func NewObserver(h *event.Hasher) *Observer { return &Observer{hasher: h} }
+
+// Observe reads a tool call; ok is false for an event that baselines don't look at. Provenance must be set.
+func (r *Observer) Observe(e *event.Event) (o Observation, ok bool) {
 	if e.Tool == nil || (e.Kind != event.KindToolResult && e.Kind != event.KindToolRequest) {
 		return Observation{}, false
 	}
 	o.Tool, o.At = e.Tool.Name, e.Time
-	o.Args = slices.Grow(o.Args, len(e.Tool.Args)) // they are kept until the session ends
+	r.tokens = r.tokens[:0]
+	o.Args = r.args[:0]
 	for _, a := range e.Tool.Args {
 		tokens := a.Tokens
 		if len(tokens) == 0 {
-			tokens = h.Hash(a.Value)
+			tokens = r.hasher.Hash(a.Value)
 		}
 		if len(tokens) == 0 {
 			continue
 		}
-		o.Args = append(o.Args, ArgObservation{Path: a.Path, Value: fold(tokens), Tokens: bounded(tokens), Provenance: a.Provenance, Number: numberIn(a.Value)})
+		o.Args = append(o.Args, ArgObservation{Path: a.Path, Value: fold(tokens), Tokens: r.bounded(tokens), Provenance: a.Provenance, Number: numberIn(a.Value)})
 	}
+	r.args = o.Args
 	for _, d := range e.Destinations {
-		o.Dests = append(o.Dests, DestObservation{Key: fold(h.Hash(d.Kind + " " + d.Value)), Text: d.Value, Arg: d.Arg})
+		o.Dests = append(o.Dests, DestObservation{Key: fold(r.hasher.Hash(d.Kind + " " + d.Value)), Text: d.Value, Arg: d.Arg})
 	}
 	return o, true
 }
@@ -74,23 +86,17 @@ func Observe(e *event.Event, h *event.Hasher) (o Observation, ok bool) {
 const maxKept = 32
 
 // bounded keeps a value's identifying tokens, which alone can prove that the value was used before.
-func bounded(tokens event.Hashes) event.Hashes {
-	n := 0
+func (r *Observer) bounded(tokens event.Hashes) event.Hashes {
+	from := len(r.tokens)
 	for _, t := range tokens {
-		if t.Identifying() {
-			n++
+		if t.Identifying() && len(r.tokens)-from < maxKept {
+			r.tokens = append(r.tokens, t)
 		}
 	}
-	if n == 0 {
+	if len(r.tokens) == from {
 		return nil
 	}
-	out := make(event.Hashes, 0, min(n, maxKept)) // no more than is needed: it is kept
-	for _, t := range tokens {
-		if t.Identifying() && len(out) < maxKept {
-			out = append(out, t)
-		}
-	}
-	return out
+	return r.tokens[from:len(r.tokens):len(r.tokens)]
 }
 
 // fold makes one key of a value's tokens, in order (FNV-1a over words).

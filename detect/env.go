@@ -56,6 +56,8 @@ type Env struct {
 	says   BaselineEnv // with the functions of Baseline
 	probe  *probe      // asks the index of the set that was last evaluated
 	asked  *index
+
+	args, signature []byte // the memory of Tool.Args and Tool.Signature
 }
 
 // FindingEnv is a finding of another rule, of a baseline, or about Tocsin itself.

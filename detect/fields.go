@@ -3,6 +3,7 @@ package detect
 import (
 	"net/url"
 	"strings"
+	"unsafe"
 
 	"github.com/tocsin-dr/tocsin/internal/event"
 )
@@ -162,10 +163,10 @@ func (env *Env) completeMore(need, done lazy) lazy {
 
 func (env *Env) completeTool(t *event.Tool, need lazy) {
 	if need&lazyArgs != 0 {
-		env.Tool.Args = joinArgs(t)
+		env.Tool.Args, env.args = joinArgs(env.args[:0], t)
 	}
 	if need&lazySignature != 0 {
-		env.Tool.Signature = signature(t)
+		env.Tool.Signature, env.signature = signature(env.signature[:0], t)
 	}
 	if need&lazyCommands != 0 && t.Command != "" {
 		env.Tool.Commands = parseCommands(t.Command)
@@ -186,36 +187,31 @@ func (env *Env) completeTool(t *event.Tool, need lazy) {
 	}
 }
 
-// joinArgs and signature make their text in one allocation.
-func joinArgs(t *event.Tool) string {
-	n := 0
+// joinArgs and signature make their text in memory that the next event's takes. It is as good as the rest of an Env: what is kept of
+// it is a copy.
+func joinArgs(room []byte, t *event.Tool) (text string, _ []byte) {
 	for i := range t.Args {
-		n += len(t.Args[i].Value) + 1
+		room = append(append(room, t.Args[i].Value...), '\n')
 	}
-	var b strings.Builder
-	b.Grow(n)
-	for i := range t.Args {
-		b.WriteString(t.Args[i].Value)
-		b.WriteByte('\n')
-	}
-	return b.String()
+	return seen(room)
 }
 
-func signature(t *event.Tool) string {
-	n := len(t.Server) + 1 + len(t.Name)
+func signature(room []byte, t *event.Tool) (text string, _ []byte) {
+	room = append(append(append(room, t.Server...), '/'), t.Name...)
 	for i := range t.Args {
-		n += len(t.Args[i].Path) + len(t.Args[i].Value) + 2
+		room = append(append(append(append(room, 0), t.Args[i].Path...), '='), t.Args[i].Value...)
 	}
-	var b strings.Builder
-	b.Grow(n)
-	b.WriteString(t.Server)
-	b.WriteByte('/')
-	b.WriteString(t.Name)
-	for i := range t.Args {
-		b.WriteByte(0)
-		b.WriteString(t.Args[i].Path)
-		b.WriteByte('=')
-		b.WriteString(t.Args[i].Value)
+	return seen(room)
+}
+
+// maxSeen bounds the memory that waits for the next event's text, in bytes.
+const maxSeen = 1 << 20
+
+// seen is the text that stands in room, and room for the next one.
+func seen(room []byte) (string, []byte) {
+	text := unsafe.String(unsafe.SliceData(room), len(room))
+	if cap(room) > maxSeen {
+		room = nil
 	}
-	return b.String()
+	return text, room
 }

@@ -71,7 +71,7 @@ func Instructs(text string) bool {
 		}
 		for _, s := range instructive[rare-1].words {
 			from, to := i-s.at, i-s.at+len(s.word)
-			if from >= 0 && to <= len(text) && text[from]|0x20 == s.word[0]|0x20 && strings.EqualFold(text[from:to], s.word) {
+			if from >= 0 && to <= len(text) && text[from]|0x20 == s.word[0]|0x20 && text[to-1]|0x20 == s.word[len(s.word)-1]|0x20 && strings.EqualFold(text[from:to], s.word) {
 				return instructs.MatchString(strings.ToLower(text))
 			}
 		}

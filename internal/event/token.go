@@ -68,7 +68,8 @@ func isDigit(c byte) bool { return '0' <= c && c <= '9' }
 // number written in groups gives one more token, without its spaces, because a tool call writes it that way.
 func Tokens(text string) []Token {
 	var out []Token
-	for t := newTokenizer(text); ; {
+	t := newTokenizer(text)
+	for {
 		word, identifies := t.next()
 		if len(word) == 0 {
 			return out
@@ -113,20 +114,21 @@ func (t *tokenizer) next() (word []byte, identifies bool) {
 // plain is next for a word of ASCII, in one look at each byte, with the same result; any other is not ok.
 func (t *tokenizer) plain() (word []byte, identifies, ok bool) {
 	text, at := t.text, t.at
-	for at < len(text) && text[at] < utf8.RuneSelf && classes[text[at]] != wordByte {
+	for at < len(text) && traits[text[at]]&(traitWord|traitWide) == 0 {
 		at++
 	}
-	start, end, marked := at, at, false // end is behind the last byte that is no joiner
-	for ; at < len(text) && text[at] < utf8.RuneSelf && classes[text[at]] != otherByte; at++ {
-		c := text[at]
-		if at-start >= maxTokenBytes {
+	start, end := at, at     // end is behind the last byte that is no joiner
+	var met, signs traitBits // what identifies, so far and up to there
+	for ; at < len(text) && traits[text[at]]&(traitWord|traitJoiner) != 0; at++ {
+		n := at - start
+		if n >= maxTokenBytes {
 			continue
 		}
-		t.buffer[at-start] = lowered[c]
-		if classes[c] == wordByte {
-			end, identifies = at+1, identifies || marked || isDigit(c)
-		} else {
-			marked = marked || c == '@' || c == '.'
+		c := traits[text[at]]
+		t.buffer[n] = byte(c)
+		met |= c
+		if c&traitWord != 0 {
+			end, signs = at+1, met
 		}
 	}
 	if at < len(text) && text[at] >= utf8.RuneSelf {
@@ -134,7 +136,7 @@ func (t *tokenizer) plain() (word []byte, identifies, ok bool) {
 		return nil, false, false
 	}
 	t.at = at
-	return t.buffer[:end-start], end-start >= 3 && (identifies || end-start >= 16), true
+	return t.buffer[:end-start], end-start >= 3 && (signs&traitSign != 0 || end-start >= 16), true
 }
 
 // nextWord returns where the first word of a text begins and ends, equal if there is none.
@@ -192,10 +194,31 @@ const (
 	joinerByte
 )
 
-// lowered are the ASCII characters in lower case.
-var lowered = func() (out [utf8.RuneSelf]byte) {
-	for c := range out {
-		out[c] = byte(unicode.ToLower(rune(c)))
+// traitBits are what a byte is in a text, over what it is in lower case.
+type traitBits uint16
+
+const (
+	traitWord traitBits = 1 << (8 + iota)
+	traitJoiner
+	traitWide // a byte of a character beyond ASCII
+	traitSign // a digit, an @ or a dot: what has one of them in it identifies
+)
+
+var traits = func() (out [256]traitBits) {
+	for c := range utf8.RuneSelf {
+		out[c] = traitBits(unicode.ToLower(rune(c)))
+		switch classes[c] {
+		case wordByte:
+			out[c] |= traitWord
+		case joinerByte:
+			out[c] |= traitJoiner
+		}
+		if isDigit(byte(c)) || c == '@' || c == '.' {
+			out[c] |= traitSign
+		}
+	}
+	for c := utf8.RuneSelf; c < len(out); c++ {
+		out[c] = traitWide
 	}
 	return out
 }()
@@ -285,7 +308,8 @@ func (h *Hasher) Hash(text string) Hashes {
 
 // Append appends them.
 func (h *Hasher) Append(out Hashes, text string) Hashes {
-	for t := newTokenizer(text); ; {
+	t := newTokenizer(text) // outside of the loop, whose variables are copied each time round
+	for {
 		word, identifies := t.next()
 		if len(word) == 0 {
 			return out

@@ -261,6 +261,7 @@ func parseFlat(text string) (args []Arg, ok bool) {
 		return nil, false
 	}
 	p := flatParser{rest: text[1:]}
+	args = make([]Arg, 0, min(1+strings.Count(text, ","), 4)) // as many as most have
 	for more := true; more; {
 		key, isText := p.text()
 		if !isText || key == "" || !p.take(':') || len(args) == MaxArgs {

@@ -50,36 +50,64 @@ func (e *Event) roughSize() int {
 }
 
 // ReadAll reads what AppendAll wrote. It is not ok for anything else, about which Unmarshal decides. Texts are copied out of data, or
-// are those that were read before. The events are put where those in room are.
-func (c *Codec) ReadAll(room []Event, data []byte, known *Texts) (events []Event, ok bool) {
-	w := wire{data: data, reading: true, known: known}
+// are those that were read before. The events, their tools and the tools' arguments are good until the room is used again, and
+// everything else that they point to for as long as it is kept.
+func (c *Codec) ReadAll(room *Room, data []byte) (events []Event, ok bool) {
+	w := wire{data: data, reading: true, room: room}
 	n := w.length(majorArray, smallestEvent)
-	events = slices.Grow(room[:0], n)[:n]
+	room.tools, room.args = room.tools[:0], room.args[:0]
+	events = slices.Grow(room.events[:0], n)[:n]
 	clear(events)
 	for i := range events {
 		w.event(&events[i])
 	}
+	room.events = events
+	room.bound()
 	return events, !w.bad && w.at == len(data)
 }
 
-// Texts are short texts that were read last, because most come again: who keeps many events keeps each name once. Not safe for
-// concurrent use.
-type Texts struct {
-	seed maphash.Seed
-	last [1024]string
+// maxRoom is for how many events, tools and arguments each a Room keeps memory: what one large batch needed is not kept for small ones.
+const maxRoom = 4096
+
+// Room is memory that batches are read into, one after the other. It knows the short texts that were read last, because most come again:
+// who keeps many events keeps each name once. Not safe for concurrent use.
+type Room struct {
+	events []Event
+	tools  []Tool
+	args   []Arg
+	seed   maphash.Seed
+	last   [1024]string
 }
 
-// NewTexts returns an empty set.
-func NewTexts() *Texts { return &Texts{seed: maphash.MakeSeed()} }
+// NewRoom returns an empty room.
+func NewRoom() *Room { return &Room{seed: maphash.MakeSeed()} }
+
+func (r *Room) bound() {
+	if cap(r.events) > maxRoom || cap(r.tools) > maxRoom || cap(r.args) > maxRoom {
+		r.events, r.tools, r.args = nil, nil, nil
+	}
+}
+
+// take returns n cleared elements of the memory that is left, or of more where it is too little.
+func take[T any](left *[]T, n int) []T {
+	if cap(*left)-len(*left) < n {
+		*left = make([]T, 0, max(n, min(maxRoom, max(64, 2*cap(*left)))))
+	}
+	from := len(*left)
+	*left = (*left)[:from+n]
+	out := (*left)[from : from+n : from+n]
+	clear(out)
+	return out
+}
 
 // maxKnown is the longest text that is known again, in bytes.
 const maxKnown = 64
 
-func (t *Texts) text(raw []byte) string {
+func (r *Room) text(raw []byte) string {
 	if len(raw) > maxKnown {
 		return string(raw)
 	}
-	known := &t.last[maphash.Bytes(t.seed, raw)%uint64(len(t.last))]
+	known := &r.last[maphash.Bytes(r.seed, raw)%uint64(len(r.last))]
 	if *known != string(raw) {
 		*known = string(raw)
 	}
@@ -108,7 +136,7 @@ type wire struct {
 	bad     bool // what is read is not what is written
 	at      int  // how much was read
 	fields  int  // of the map at hand: written so far, or left to read
-	known   *Texts
+	room    *Room
 }
 
 func (w *wire) event(e *Event) {
@@ -117,7 +145,13 @@ func (w *wire) event(e *Event) {
 	integer(w, "seq", &e.Seq)
 	field(w, "kind", &e.Kind, always)
 	w.time("time", &e.Time, always)
-	pointer(w, "tool", &e.Tool, w.tool)
+	if f := w.some("tool", e.Tool != nil); f.there {
+		if w.reading {
+			e.Tool = &take(&w.room.tools, 1)[0]
+		}
+		w.tool(e.Tool)
+		w.close(f)
+	}
 	if f := w.some("agent", true); f.there {
 		w.agent(&e.Agent)
 		w.close(f)
@@ -168,7 +202,15 @@ func (w *wire) event(e *Event) {
 
 func (w *wire) tool(t *Tool) {
 	field(w, "url", &t.URL, unlessZero)
-	each(w, "args", &t.Args, w.arg)
+	n := w.array("args", len(t.Args), 1)
+	if w.reading && n > 0 {
+		t.Args = take(&w.room.args, n)
+	}
+	for i := range n {
+		f := w.open()
+		w.arg(&t.Args[i])
+		w.close(f)
+	}
 	field(w, "name", &t.Name, always)
 	field(w, "path", &t.Path, unlessZero)
 	field(w, "effect", &t.Effect, unlessZero)
@@ -379,7 +421,7 @@ func (w *wire) text(v *string) {
 		w.head(majorText, uint64(len(*v)))
 		w.data = append(w.data, *v...)
 	} else if raw := w.raw(); len(raw) > 0 {
-		*v = w.known.text(raw)
+		*v = w.room.text(raw)
 	}
 }
 

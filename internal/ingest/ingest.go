@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/tocsin-dr/tocsin/internal/event"
@@ -55,6 +56,28 @@ type Mapper struct {
 	hasher   *event.Hasher // nil while content is stored
 	dialects []dialect
 	maySpeak func(authn string, a event.Agent) error
+	events   sync.Pool // of *[]event.Event, all empty
+}
+
+// room returns memory for n events.
+func (m *Mapper) room(n int) []event.Event {
+	if room, ok := m.events.Get().(*[]event.Event); ok && cap(*room) >= n {
+		return *room
+	}
+	return make([]event.Event, 0, n)
+}
+
+// maxRoom is the most events whose memory is used again.
+const maxRoom = 1024
+
+// reuse takes the memory of events that nobody needs any more.
+func (m *Mapper) reuse(events []event.Event) {
+	if cap(events) > maxRoom {
+		return
+	}
+	clear(events)
+	events = events[:0]
+	m.events.Put(&events)
 }
 
 // NewMapper returns a Mapper.
@@ -102,7 +125,7 @@ func (m *Mapper) traces(t *telemetry, r Receipt) batch {
 		}
 	}
 	t.forest.plant(t.drafts)
-	b := batch{events: make([]event.Event, 0, len(t.drafts))}
+	b := batch{events: m.room(len(t.drafts))}
 	for i := range t.drafts {
 		d := &t.drafts[i]
 		if d.dialect == nil || d.dialect == generic && !t.forest.traces[d.span.trace].ai {

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"go.opentelemetry.io/collector/pdata/plog/plogotlp"
@@ -25,8 +26,8 @@ import (
 	"github.com/tocsin-dr/tocsin/internal/event"
 )
 
-// Appender is the event log. Append returns only when the events are safe. Their texts may alias the request that they came in, so who
-// keeps one for longer keeps all of it.
+// Appender is the event log. Append returns only when the events are safe, and keeps nothing of them once it succeeded: their memory, and
+// the request's that their texts lie in, is used again.
 type Appender interface {
 	Append(ctx context.Context, events []event.Event) error
 }
@@ -71,6 +72,8 @@ type Receiver struct {
 	log    Appender
 	opts   ReceiverOptions
 	large  chan struct{} // the places of large bodies
+
+	buffers sync.Pool // of *bytes.Buffer
 }
 
 // NewReceiver returns a Receiver that appends to log what m makes of the requests.
@@ -144,8 +147,10 @@ func (r *Receiver) otlp(handle func(ctx context.Context, body []byte, contentTyp
 		if !ok {
 			return
 		}
-		defer done()
+		kept := false // by the log, which then needs neither the events nor the body
+		defer func() { done(kept) }()
 		out, err := handle(req.Context(), body, contentType, rc)
+		kept = err == nil
 		if err != nil {
 			code := status.Code(err)
 			refuse(w, contentType, httpStatus(code), code, status.Convert(err).Message())
@@ -161,7 +166,7 @@ func (r *Receiver) otlp(handle func(ctx context.Context, body []byte, contentTyp
 }
 
 // open authenticates the sender and reads the body, or answers why not. The caller calls done when it needs the body no more.
-func (r *Receiver) open(w http.ResponseWriter, req *http.Request, contentType string) (rc Receipt, body []byte, done func(), ok bool) {
+func (r *Receiver) open(w http.ResponseWriter, req *http.Request, contentType string) (rc Receipt, body []byte, done release, ok bool) {
 	name, ok := r.authenticate(req.Header.Get("Authorization"))
 	if !ok {
 		w.Header().Set("WWW-Authenticate", "Bearer")
@@ -187,58 +192,83 @@ func (r *Receiver) authenticate(header string) (string, bool) {
 	return r.opts.Authenticate(token)
 }
 
+// release is called when a body is no longer decoded: again says that nothing that lies in it is needed any more either.
+type release func(again bool)
+
+// buffer returns memory for a body, of another one if there is some.
+func (r *Receiver) buffer() *bytes.Buffer {
+	if b, ok := r.buffers.Get().(*bytes.Buffer); ok {
+		return b
+	}
+	return new(bytes.Buffer)
+}
+
+// reuse lets a buffer be used for another body, unless it is unusually large.
+func (r *Receiver) reuse(b *bytes.Buffer) {
+	if b.Cap() <= 2*smallBody {
+		b.Reset()
+		r.buffers.Put(b)
+	}
+}
+
 // read returns the decompressed body with what to call when it is no longer used, or the HTTP status that tells what is wrong with
 // it. A large body waits for its place only when all of it has come, so that slow senders take none.
-func (r *Receiver) read(w http.ResponseWriter, req *http.Request) (body []byte, done func(), code int, err error) {
+func (r *Receiver) read(w http.ResponseWriter, req *http.Request) (body []byte, done release, code int, err error) {
 	if a, ok := w.(*answered); ok {
 		w = a.ResponseWriter // the server's own closes the connection of a body that is too large
 	}
-	var wire bytes.Buffer
+	wire := r.buffer()
 	wire.Grow(int(min(max(req.ContentLength, 0), smallBody)) + bytes.MinRead) // what was announced need not come
 	if _, err := wire.ReadFrom(http.MaxBytesReader(w, req.Body, r.opts.MaxWire)); err != nil {
 		return nil, nil, readStatus(err), fmt.Errorf("read body: %w", err)
 	}
 	switch encoding := strings.ToLower(req.Header.Get("Content-Encoding")); encoding {
 	case "", "identity":
-		if done, err = r.place(req.Context(), wire.Len()); err != nil {
+		if done, err = r.place(req.Context(), wire); err != nil {
 			return nil, nil, http.StatusServiceUnavailable, err
 		}
 		return wire.Bytes(), done, 0, nil
 	case "gzip":
-		return r.inflate(req.Context(), &wire)
+		defer r.reuse(wire)
+		return r.inflate(req.Context(), wire)
 	default:
 		return nil, nil, http.StatusUnsupportedMediaType, fmt.Errorf("content encoding %.40q is not supported, use gzip", encoding)
 	}
 }
 
-// place waits until a body of so many bytes may be decoded, and returns what to call after that.
-func (r *Receiver) place(ctx context.Context, size int) (done func(), err error) {
-	if size <= smallBody {
-		return func() {}, nil
+// place waits until a body may be decoded, and returns what to call after that.
+func (r *Receiver) place(ctx context.Context, body *bytes.Buffer) (done release, err error) {
+	if body.Len() <= smallBody {
+		return func(again bool) {
+			if again {
+				r.reuse(body)
+			}
+		}, nil
 	}
 	select {
 	case r.large <- struct{}{}:
-		return func() { <-r.large }, nil
+		return func(bool) { <-r.large }, nil
 	case <-ctx.Done():
 		return nil, errors.New("read body: too many large bodies at once, try again")
 	}
 }
 
 // inflate is read for a body that came compressed.
-func (r *Receiver) inflate(ctx context.Context, wire io.Reader) (body []byte, done func(), code int, err error) {
+func (r *Receiver) inflate(ctx context.Context, wire io.Reader) (body []byte, done release, code int, err error) {
 	z, err := gzip.NewReader(wire)
 	if err != nil {
 		return nil, nil, http.StatusBadRequest, fmt.Errorf("read gzip: %w", err)
 	}
 	defer func() { _ = z.Close() }() // frees nothing that is needed
-	var out bytes.Buffer
-	limit := r.opts.MaxInflated
-	done = func() {}
-	if _, err = out.ReadFrom(io.LimitReader(z, min(limit, smallBody)+1)); err == nil && out.Len() > smallBody {
-		if done, err = r.place(ctx, out.Len()); err != nil {
+	out, limit := r.buffer(), r.opts.MaxInflated
+	done = func(bool) {}
+	if _, err = out.ReadFrom(io.LimitReader(z, min(limit, smallBody)+1)); err == nil {
+		if done, err = r.place(ctx, out); err != nil {
 			return nil, nil, http.StatusServiceUnavailable, err
 		}
-		_, err = out.ReadFrom(io.LimitReader(z, limit+1-int64(out.Len())))
+		if out.Len() > smallBody {
+			_, err = out.ReadFrom(io.LimitReader(z, limit+1-int64(out.Len())))
+		}
 	}
 	switch {
 	case err != nil:
@@ -248,7 +278,7 @@ func (r *Receiver) inflate(ctx context.Context, wire io.Reader) (body []byte, do
 	default:
 		return out.Bytes(), done, 0, nil
 	}
-	done()
+	done(true)
 	return nil, nil, code, err
 }
 
@@ -314,6 +344,7 @@ func (r *Receiver) keep(ctx context.Context, signal string, b batch) error {
 			// The cause may name internals; the sender can only retry.
 			return status.Error(codes.Unavailable, "can't append to the event log, try again")
 		}
+		r.mapper.reuse(b.events)
 	}
 	r.opts.Observe(signal, len(b.events), len(b.rejected), b.ignored)
 	return nil
@@ -336,7 +367,7 @@ func (r *Receiver) events(w http.ResponseWriter, req *http.Request) {
 	if !ok {
 		return
 	}
-	defer done()
+	defer done(true) // what is decoded of it is a copy
 	events, rejected, err := r.mapper.JSON(bytes.NewReader(body), rc)
 	if err != nil {
 		code := http.StatusBadRequest

@@ -45,7 +45,15 @@ func (l *memory) Append(_ context.Context, events []event.Event) error {
 	if l.err != nil {
 		return l.err
 	}
-	l.events = append(l.events, events...)
+	codec, err := event.NewCodec()
+	if err != nil {
+		return err
+	}
+	var kept []event.Event // the memory of events is used again
+	if err := codec.Unmarshal(codec.AppendAll(nil, events), &kept); err != nil {
+		return err
+	}
+	l.events = append(l.events, kept...)
 	return nil
 }
 

@@ -284,8 +284,8 @@ func severities() []detect.Severity {
 
 // among returns the value if the list holds it, else other.
 func among[S ~string](list []S, value S) string {
-	if slices.Contains(list, value) {
-		return string(value)
+	if i := slices.Index(list, value); i >= 0 {
+		return string(list[i]) // the value's own memory may be used again
 	}
 	return other
 }

@@ -152,8 +152,8 @@ func (c *class) session(e *event.Event) *session {
 	if e.Session.ID == "" {
 		e.Session.ID, e.Session.Basis = "agent:"+e.Agent.ID, event.SessionOfAgent
 	}
-	key := own(e, e.Session.ID)
-	if ses := c.Sessions[key]; ses != nil {
+	var room [keyRoom]byte
+	if ses := c.Sessions[string(appendOwn(room[:0], e, e.Session.ID))]; ses != nil {
 		return ses
 	}
 	if len(c.Sessions) >= maxSessions {
@@ -163,7 +163,7 @@ func (c *class) session(e *event.Event) *session {
 		}
 	}
 	ses := &session{Facts: detect.SessionFacts{ID: e.Session.ID}, Last: c.Watermark, Touched: c.Touched}
-	c.Sessions[key] = ses
+	c.Sessions[own(e, e.Session.ID)] = ses
 	return ses
 }
 
@@ -173,18 +173,27 @@ func own(e *event.Event, id string) string { return sessionKey(e.Source.Authn, i
 
 func sessionKey(sender, id string) string { return sender + "\x00" + id }
 
+// keyRoom is enough for most keys, in bytes.
+const keyRoom = 128
+
+// appendOwn is own for a look-up, which needs no text of its own.
+func appendOwn(to []byte, e *event.Event, id string) []byte {
+	return append(append(append(to, e.Source.Authn...), 0), id...)
+}
+
 // attribute names the agent of an event that only knows its service, by its trace or because the service runs one agent. An
 // event that brings its trace's name returns the events that waited for it, to be judged again under their agent.
 func (c *class) attribute(e *event.Event) []event.Event {
 	named := e.Agent.Name != "" && e.Agent.Name != e.Agent.Service
 	if named {
-		service := own(e, e.Agent.Service)
-		if known, ok := c.Named[service]; !ok && len(c.Named) < maxNamed {
-			c.Named[service] = e.Agent.Name
+		var room [keyRoom]byte
+		service := appendOwn(room[:0], e, e.Agent.Service)
+		if known, ok := c.Named[string(service)]; !ok && len(c.Named) < maxNamed {
+			c.Named[string(service)] = e.Agent.Name
 		} else if !ok {
 			c.Evicted["services"]++
-		} else if known != e.Agent.Name {
-			c.Named[service] = ""
+		} else if known != "" && known != e.Agent.Name {
+			c.Named[string(service)] = ""
 		}
 	}
 	if e.Trace.TraceID == "" {
@@ -218,13 +227,13 @@ func (c *class) attribute(e *event.Event) []event.Event {
 
 // named is what traces keep of an event's agent. All traces of an agent share it, because most of a class's traces are of few agents.
 func (c *class) named(e *event.Event) *event.Agent {
-	known, agent := c.agents[e.Agent.ID], event.Agent{ID: e.Agent.ID, Name: e.Agent.Name, Service: e.Agent.Service, Version: e.Agent.Version}
-	if known == nil || known.Name != agent.Name || known.Service != agent.Service || known.Version != agent.Version {
+	known, a := c.agents[e.Agent.ID], &e.Agent
+	if known == nil || known.Name != a.Name || known.Service != a.Service || known.Version != a.Version {
 		if known == nil && len(c.agents) >= maxActed {
 			clear(c.agents)
 		}
-		known = &agent
-		c.agents[agent.ID] = known
+		known = &event.Agent{ID: a.ID, Name: a.Name, Service: a.Service, Version: a.Version}
+		c.agents[a.ID] = known
 	}
 	return known
 }
@@ -249,8 +258,8 @@ func stitch(e *event.Event, agent *event.Agent) {
 }
 
 func (c *class) trace(e *event.Event) *trace {
-	key := own(e, e.Trace.TraceID)
-	t := c.Traces[key]
+	var room [keyRoom]byte
+	t := c.Traces[string(appendOwn(room[:0], e, e.Trace.TraceID))]
 	if t == nil {
 		if len(c.Traces) >= maxTraces {
 			for _, id := range stalest(c.Traces, (*trace).touched) {
@@ -259,7 +268,7 @@ func (c *class) trace(e *event.Event) *trace {
 			}
 		}
 		t = &trace{Bytes: traceBytes}
-		c.Traces[key] = t
+		c.Traces[own(e, e.Trace.TraceID)] = t
 		c.Bytes += t.Bytes
 	}
 	t.Last, t.Touched = c.Watermark, c.Touched

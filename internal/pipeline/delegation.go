@@ -109,8 +109,8 @@ func (c *class) noteDelegator(e *event.Event, ses *session) {
 	if c.Delegators == nil {
 		c.Delegators = make(map[string]*delegator)
 	}
-	key := own(e, e.Agent.ID)
-	d := c.Delegators[key]
+	var room [keyRoom]byte
+	d := c.Delegators[string(appendOwn(room[:0], e, e.Agent.ID))]
 	if d == nil {
 		if len(c.Delegators) >= maxDelegators {
 			for _, id := range stalest(c.Delegators, (*delegator).touched) {
@@ -119,7 +119,7 @@ func (c *class) noteDelegator(e *event.Event, ses *session) {
 			}
 		}
 		d = &delegator{}
-		c.Delegators[key] = d
+		c.Delegators[own(e, e.Agent.ID)] = d
 	}
 	d.Touched, d.Parent = c.Touched, ses.Parents[foldID(e.Agent.ID)]
 	d.Tainted, d.Instructed, d.SawPrivate = ses.Facts.Tainted, ses.Facts.Instructed, ses.Facts.SawPrivate

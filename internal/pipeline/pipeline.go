@@ -79,17 +79,18 @@ type Raised struct {
 
 // Shard holds the detection state of one or more partitions. Not safe for concurrent use: one goroutine owns it.
 type Shard struct {
-	rules   *detect.Set
-	hasher  *event.Hasher
-	reader  reader
-	options Options
-	env     *detect.Env
-	classes map[string]*class
-	gone    map[string]int // what was evicted with its class
-	events  int            // events processed: the order of everything's Touched
-	bytes   int            // weight of all classes
-	base    []byte         // checksum of the snapshot that is kept; nil without one
-	written []byte         // of the one that was written last
+	rules    *detect.Set
+	reader   reader
+	observer *baselines.Observer
+	features [3]detect.BaselineFeature // of the event at hand
+	options  Options
+	env      *detect.Env
+	classes  map[string]*class
+	gone     map[string]int // what was evicted with its class
+	events   int            // events processed: the order of everything's Touched
+	bytes    int            // weight of all classes
+	base     []byte         // checksum of the snapshot that is kept; nil without one
+	written  []byte         // of the one that was written last
 
 	awake, known int   // agents of all classes, in memory and at all
 	full         int   // agents in memory from which on a disk that took no more is tried again
@@ -148,7 +149,7 @@ func New(rules *detect.Set, hasher *event.Hasher, options Options) *Shard {
 	options.Alpha, options.MaxBytes = cmp.Or(options.Alpha, 0.005), cmp.Or(options.MaxBytes, defaultMaxBytes)
 	options.AgentsInMemory, options.Agents = cmp.Or(options.AgentsInMemory, defaultAwake), cmp.Or(options.Agents, defaultKnown)
 	return &Shard{
-		rules: rules, hasher: hasher, reader: reader{hasher: hasher}, options: options, env: detect.NewEnv(), classes: make(map[string]*class), gone: make(map[string]int),
+		rules: rules, reader: reader{hasher: hasher}, observer: baselines.NewObserver(hasher), options: options, env: detect.NewEnv(), classes: make(map[string]*class), gone: make(map[string]int),
 	}
 }
 
@@ -218,7 +219,7 @@ func (s *Shard) judge(c *class, e *event.Event, ses *session, deviations ...dete
 	if d, ok := c.delegation(e, ses); ok {
 		s.env.Delegation = d
 	}
-	if f := s.deviation(c, e, anomaly); f != nil {
+	if f := s.deviation(c, e, &anomaly); f != nil {
 		deviations = append(deviations, *f)
 	}
 	explanation, err := s.explain(e, c)
@@ -274,7 +275,7 @@ func scopes(e *event.Event, f *detect.Finding) (out []string) {
 func (s *Shard) score(c *class, e *event.Event, ses *session) (baselines.Anomaly, detect.BaselineEnv) {
 	none := baselines.Anomaly{P: 1, Life: baselines.Learning, Version: baselines.Version}
 	unknown := detect.BaselineEnv{P: 1, Tool: string(baselines.Unknown), Destination: string(baselines.Unknown)}
-	o, ok := baselines.Observe(e, s.hasher)
+	o, ok := s.observer.Observe(e)
 	if !ok {
 		return none, unknown
 	}
@@ -303,7 +304,7 @@ func (s *Shard) says(c *class, e *event.Event, o *baselines.Observation) (baseli
 	tool, destination := c.Model.Familiar(e.Agent.ID, o)
 	return a, detect.BaselineEnv{
 		Ready: a.Life.Judges(), P: a.P, Tool: string(tool), Destination: string(destination), Why: a.Why,
-		Features: c.features(e.Agent.ID, o, &a, tool, destination),
+		Features: s.featuresOf(c, e.Agent.ID, o, &a, tool, destination),
 	}
 }
 
@@ -323,9 +324,9 @@ func asked(t *event.Tool, o *baselines.Observation) {
 	}
 }
 
-// features are what rules may ask of a baseline by name. An argument is new if it holds an identifying token, such as a number or an
+// featuresOf are what rules may ask of a baseline by name. An argument is new if it holds an identifying token, such as a number or an
 // address, that the agent did not use in a learned session.
-func (c *class) features(agent string, o *baselines.Observation, a *baselines.Anomaly, tool, destination baselines.Familiarity) []detect.BaselineFeature {
+func (s *Shard) featuresOf(c *class, agent string, o *baselines.Observation, a *baselines.Anomaly, tool, destination baselines.Familiarity) []detect.BaselineFeature {
 	argument := baselines.Unknown
 	if a.Life.Judges() {
 		argument = baselines.Known
@@ -335,11 +336,12 @@ func (c *class) features(agent string, o *baselines.Observation, a *baselines.An
 			argument = baselines.New
 		}
 	}
-	return []detect.BaselineFeature{
+	s.features = [...]detect.BaselineFeature{
 		{Name: baselines.FeatureTool, Bits: a.Rarity(baselines.FeatureTool), Familiarity: string(tool)},
 		{Name: baselines.FeatureDestination, Bits: a.Rarity(baselines.FeatureDestination), Familiarity: string(destination)},
 		{Name: baselines.FeatureArgument, Bits: a.Rarity(baselines.FeatureArgument), Familiarity: string(argument)},
 	}
+	return s.features[:]
 }
 
 // callKey recognises a call that is reported twice. Its arguments are part of it: some clients number their calls from 0 in each turn,
@@ -383,11 +385,11 @@ func (s *session) keep(p *pending, call string, again bool) {
 
 // deviation is the finding of a baseline: the event is too surprising for this agent. One event gives one finding; the same
 // feature of the same tool stays silent for an hour for an agent in a session, because the open incident has it.
-func (s *Shard) deviation(c *class, e *event.Event, a baselines.Anomaly) *detect.Finding {
+func (s *Shard) deviation(c *class, e *event.Event, a *baselines.Anomaly) *detect.Finding {
 	if !a.Life.Judges() || a.Assumed > s.options.Alpha || len(a.Features) == 0 {
 		return nil
 	}
-	f := baselineFinding(e, &a)
+	f := baselineFinding(e, a)
 	f.Triage = "Compare what was found with what is usual for this agent. If its task changed, close the incident as expected; this session taught the baseline nothing."
 	f.Tags, f.Chain = detect.Tags{ASI: []string{"ASI10"}, ATLAS: []string{"AML.T0053"}}, detect.ChainOf(e)
 	top := a.Features[0]
@@ -426,12 +428,12 @@ func (s *Shard) counted(c *class, e *event.Event) []detect.Finding {
 
 // baselineFinding is the finding of an anomaly on an event. It alerts, and what makes it more or less is up to the caller.
 func baselineFinding(e *event.Event, a *baselines.Anomaly) detect.Finding {
-	top := a.Features[0]
+	top, anomaly := a.Features[0], *a // of its own: the caller's need not be in memory that is collected
 	f := detect.Finding{
 		Source: detect.SourceBaseline, Rule: "baseline-" + top.Name, Version: baselines.Version, Title: deviationTitles[top.Name],
 		Severity: detect.Medium, Confidence: detect.MediumConfidence, Risk: 25, Lane: detect.Alert,
 		Tenant: e.Tenant, Sender: e.Source.Authn, Agent: e.Agent, Session: e.Session.ID, First: e.Time, Time: e.Time, Events: []string{e.ID},
-		Reason: fmt.Sprintf("%s; %s. p = %.2g.", top.Got, top.Want, a.P), Anomaly: a,
+		Reason: fmt.Sprintf("%s; %s. p = %.2g.", top.Got, top.Want, a.P), Anomaly: &anomaly,
 	}
 	if e.Tool != nil {
 		f.Tool = e.Tool.Name

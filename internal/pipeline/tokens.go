@@ -109,9 +109,16 @@ func (s *tokenSet) reindex(n int) {
 	}
 }
 
+// firstTokens bounds the room that is made at once for the first text of a session, most tokens of which are new.
+const firstTokens = 128
+
 // add takes tokens in and reports whether others made room for them.
 func (s *tokenSet) add(tokens event.Hashes, from source) (full bool) {
 	from.Signed = s.sign(from)
+	if s.index.places == nil {
+		s.reindex(len(s.Identifying.Tokens) + len(s.Words.Tokens) + min(len(tokens), firstTokens))
+		s.Words.Tokens = slices.Grow(s.Words.Tokens, min(len(tokens), firstTokens))
+	}
 	fresh := false
 	for _, t := range tokens {
 		_, slot, known := s.find(t)

@@ -70,12 +70,11 @@ func DecodeBatch(codec *event.Codec, data []byte) ([]event.Event, error) {
 	return r.Decode(codec, data)
 }
 
-// BatchReader decodes one batch after the other in the same memory: the events are good until the next, and what they point to for as
-// long as it is kept. Its zero value is ready. Not safe for concurrent use.
+// BatchReader decodes one batch after the other in the same memory: the events, their tools and the tools' arguments are good until the
+// next, and what else they point to for as long as it is kept. Its zero value is ready. Not safe for concurrent use.
 type BatchReader struct {
-	plain  []byte
-	events []event.Event
-	known  *event.Texts
+	plain []byte
+	room  *event.Room
 }
 
 // Decode is DecodeBatch.
@@ -92,14 +91,10 @@ func (r *BatchReader) Decode(codec *event.Codec, data []byte) ([]event.Event, er
 		return nil, fmt.Errorf("decode batch: %w", err)
 	}
 	if rest, ok := bytes.CutPrefix(body, batchHead); ok {
-		if r.known == nil {
-			r.known = event.NewTexts()
+		if r.room == nil {
+			r.room = event.NewRoom()
 		}
-		events, ok := codec.ReadAll(r.events, rest, r.known)
-		if cap(events) <= 2*maxBatchEvents {
-			r.events = events
-		}
-		if ok {
+		if events, ok := codec.ReadAll(r.room, rest); ok {
 			return events, nil
 		}
 	}
