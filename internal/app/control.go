@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"slices"
 	"sync"
 	"time"
 
@@ -23,6 +22,7 @@ import (
 	"github.com/tocsin-dr/tocsin/internal/incident"
 	"github.com/tocsin-dr/tocsin/internal/ledger"
 	"github.com/tocsin-dr/tocsin/internal/measure"
+	"github.com/tocsin-dr/tocsin/internal/oncall"
 	"github.com/tocsin-dr/tocsin/internal/store"
 	"github.com/tocsin-dr/tocsin/workflows"
 )
@@ -36,6 +36,7 @@ type control struct {
 	vault     *evidence.Vault
 	signer    *approval.Signer
 	policies  approval.Policies
+	roster    *oncall.Roster // nil without schedules
 	governor  *governor
 	gate      *gate.Gate
 	metrics   *measure.Metrics
@@ -97,14 +98,9 @@ func (c *control) decide(ctx context.Context, requestID string, d approval.Decis
 	return err
 }
 
-// withGroups adds the groups of the policies' file that a person is in, whichever door they came by.
+// withGroups adds the groups of the policies' file and the schedules that a person is in now, whichever door they came by.
 func (c *control) withGroups(by approval.Principal) approval.Principal {
-	for _, g := range c.policies.GroupsOf(by.ID) {
-		if !slices.Contains(by.Groups, g) {
-			by.Groups = append(slices.Clone(by.Groups), g)
-		}
-	}
-	return by
+	return belonging{c.policies, c.roster}.join(by)
 }
 
 // refused records a refusal: in the ledger and, where the incident is known, in its timeline.

@@ -24,6 +24,9 @@ type Policies struct {
 	Release Policy `yaml:"release"`
 	// Privileged names the agents whose baselines several people must loosen, and who these are; without it there are none.
 	Privileged Policy `yaml:"privileged"`
+	// Vacant reports whether it is known that nobody is in a group now; nil knows of none. Where all that are asked are vacant, the
+	// fallback is asked with them at once.
+	Vacant func(group string) bool `yaml:"-"`
 }
 
 // Owner is whose agents are.
@@ -141,7 +144,7 @@ func (p Policies) reachable(one Policy) []error {
 		}
 	}
 	if len(people) == 0 {
-		return []error{errors.New("from: all of these groups are looked up elsewhere and can be empty: name a fallback, role:x or file:x")}
+		return []error{fmt.Errorf("from: %s can be nobody, because it is looked up elsewhere: add a last resort, fallback: [\"file:x\"], or role:x beside it", strings.Join(one.From, ", "))}
 	}
 	if outside := slices.ContainsFunc(known, func(g string) bool { return !strings.HasPrefix(g, "file:") }); !outside && len(people) < one.Need {
 		return []error{fmt.Errorf("need: %d people, but only %s can answer", one.Need, strings.Join(slices.Sorted(maps.Keys(people)), ", "))}
@@ -153,10 +156,10 @@ func (p Policies) reachable(one Policy) []error {
 func CheckGroup(g string) error {
 	kind, name, ok := strings.Cut(g, ":")
 	if !ok || name == "" || strings.ContainsAny(g, "{}$= ") {
-		return fmt.Errorf("group %q: want role:, file:, oidc: or slack: and a name that stands in the file", g)
+		return fmt.Errorf("group %q: want role:, file:, oidc:, slack: or schedule: and a name that stands in the file", g)
 	}
 	switch kind {
-	case "file", "oidc", "slack":
+	case "file", "oidc", "slack", "schedule":
 		return nil
 	case "role":
 		if Role(name).AtLeast(Responder) {
@@ -164,7 +167,24 @@ func CheckGroup(g string) error {
 		}
 		return fmt.Errorf("group %q: the roles that decide are responder, lead and admin", g)
 	}
-	return fmt.Errorf("group %q: %q is not one of role, file, oidc, slack", g, kind)
+	return fmt.Errorf("group %q: %q is not one of role, file, oidc, slack, schedule", g, kind)
+}
+
+// Schedules are the names of the schedules that the policies ask.
+func (p Policies) Schedules() []string {
+	names := make(map[string]bool)
+	for _, one := range append(slices.Clone(p.Policies), p.Release, p.Privileged) {
+		groups := slices.Concat(one.From, one.Fallback, one.BreakGlass)
+		for _, r := range one.Escalate {
+			groups = append(groups, r.Tell...)
+		}
+		for _, g := range groups {
+			if name, ok := strings.CutPrefix(g, "schedule:"); ok {
+				names[name] = true
+			}
+		}
+	}
+	return slices.Sorted(maps.Keys(names))
 }
 
 // GroupsOf returns the groups of the file that a person is in.
@@ -309,6 +329,9 @@ func (p Policies) terms(one Policy, agent string, deadline time.Duration) Terms 
 	}
 	if len(one.From) > 0 {
 		t.From = []Approvers{{Groups: one.From, Later: t.Ladder}}
+		if p.Vacant != nil && !slices.ContainsFunc(one.From, func(g string) bool { return !p.Vacant(g) }) {
+			t.From[0].Groups = slices.Concat(one.From, one.Fallback)
+		}
 	}
 	return t
 }
