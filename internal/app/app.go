@@ -343,6 +343,12 @@ func (a *App) Run(ctx context.Context) error {
 		return nil
 	})
 	group.Go(func() error { return a.sweepLeases(ctx) })
+	group.Go(func() error { // the detectors come to know their agents meanwhile; after that the sweep does it
+		ctx, cancel := context.WithTimeout(ctx, sweepEvery)
+		defer cancel()
+		insist(ctx, a.logger, "make the loosenings that were signed", func() error { return a.control.repair(ctx) })
+		return nil
+	})
 	if a.slack != nil {
 		group.Go(func() error { return a.runSlack(ctx) })
 	}
@@ -382,7 +388,7 @@ func (a *App) sweepLeases(ctx context.Context) error {
 			return nil
 		case <-ticker.C:
 			if err := a.control.sweep(ctx); err != nil {
-				a.logger.Error("leases can't be checked", "error", err)
+				a.logger.Error("leases and loosenings can't be checked", "error", err)
 			}
 		}
 	}

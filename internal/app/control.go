@@ -323,7 +323,16 @@ func (c *control) Lift(ctx context.Context, by approval.Principal, leaseID, reas
 }
 
 func (c *control) append(ctx context.Context, kind, actor, subject string, body any) error {
-	return appendLedger(ctx, c.store, c.now(), kind, actor, subject, body)
+	return c.appendOnce(ctx, kind, actor, subject, "", body)
+}
+
+// appendOnce writes a row of the ledger unless one with its key is there; without a key it always does.
+func (c *control) appendOnce(ctx context.Context, kind, actor, subject, key string, body any) error {
+	text, err := json.Marshal(body)
+	if err != nil {
+		return fmt.Errorf("encode ledger body: %w", err)
+	}
+	return c.store.AppendLedger(ctx, ledger.Record{At: c.now(), Kind: kind, Actor: actor, Subject: subject, Body: text, Key: key})
 }
 
 // appendLedger writes a row of the ledger.
@@ -335,10 +344,10 @@ func appendLedger(ctx context.Context, s *store.Store, at time.Time, kind, actor
 	return s.AppendLedger(ctx, ledger.Record{At: at, Kind: kind, Actor: actor, Subject: subject, Body: text})
 }
 
-// sweep ends loosenings that nobody signed in time, and warns of leases that have ended and were not reverted: their workflow is missing,
+// sweep makes loosenings that were signed and not made, ends those that nobody signed in time, and warns of leases that have ended and were not reverted: their workflow is missing,
 // and somebody must look.
 func (c *control) sweep(ctx context.Context) error {
-	if err := c.expire(ctx); err != nil {
+	if err := errors.Join(c.repair(ctx), c.expire(ctx)); err != nil {
 		return err
 	}
 	leases, err := c.store.Leases(ctx)

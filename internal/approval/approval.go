@@ -124,6 +124,8 @@ type Request struct {
 	// Votes are the approvals so far. Decision is the answer that settled the request.
 	Votes    []Decision `json:"votes,omitempty"`
 	Decision *Decision  `json:"decision,omitempty"`
+	// Due: it is approved, and what was approved is still to be made. Only requests that no workflow asks have it.
+	Due bool `json:"due,omitempty"`
 	// Standing is the id of the standing decision by which it was approved, if it was.
 	Standing string `json:"standing,omitempty"`
 }
