@@ -79,6 +79,13 @@ func (c *control) decide(ctx context.Context, requestID string, d approval.Decis
 	if err != nil {
 		return err
 	}
+	if d.BreakGlass {
+		keys, err := c.store.SecurityKeys(ctx, d.By.ID, 1)
+		if err != nil {
+			return err
+		}
+		d.By.Keyed = len(keys) > 0
+	}
 	if request.Plan.Class == approval.Record { // no workflow asked it
 		return c.answer(ctx, request.ID, d)
 	}

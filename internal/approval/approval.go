@@ -160,6 +160,8 @@ type Principal struct {
 	Groups []string `json:"groups,omitempty"`
 	// Shifts are what put the person into those of the groups that are schedules.
 	Shifts []Shift `json:"shifts,omitempty"`
+	// Keyed: the person has a security key. It is looked up for breaking the glass alone.
+	Keyed bool `json:"keyed,omitempty"`
 	// Proved is when the person last gave a second factor; zero if they did not.
 	Proved time.Time `json:"proved,omitzero"`
 	// ProvedFor is what it was given for: the digest of a request's plan. It stands for nothing else.

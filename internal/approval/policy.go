@@ -9,6 +9,8 @@ import (
 	"strings"
 	"time"
 
+	"go.yaml.in/yaml/v3"
+
 	"github.com/tocsin-dr/tocsin/internal/strict"
 )
 
@@ -50,7 +52,24 @@ type Policy struct {
 	OnExpiry   string     `yaml:"on_expiry"`
 	Escalate   []PartRung `yaml:"escalate"` // empty: told again at 25 %, the fallback at 50 %, the leads at 80 %
 	StepUp     bool       `yaml:"step_up"`
-	BreakGlass []string   `yaml:"break_glass"`
+	BreakGlass Glass      `yaml:"break_glass"`
+}
+
+// Glass is who may approve alone, and whether only with a security key. Whoever has one must always give it.
+type Glass struct {
+	From []string `yaml:"from"`
+	// RequireKey keeps those out who have no key. Without it they may: the glass is there for when things are broken, and what breaks can
+	// be the keys.
+	RequireKey bool `yaml:"require_key"`
+}
+
+// UnmarshalYAML implements yaml.Unmarshaler. A list is who may.
+func (g *Glass) UnmarshalYAML(node *yaml.Node) error {
+	if node.Kind == yaml.SequenceNode {
+		return node.Decode(&g.From)
+	}
+	type plain Glass
+	return strict.Node("", node, (*plain)(g))
 }
 
 // PartRung is a rung at a share of the time to the deadline.
@@ -89,7 +108,7 @@ func ReadPolicies(file string, text []byte) (Policies, error) {
 
 func (p Policies) check(one Policy) (errs []error) {
 	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
-	groups := slices.Concat(one.From, one.Fallback, one.BreakGlass)
+	groups := slices.Concat(one.From, one.Fallback, one.BreakGlass.From)
 	for _, r := range one.Escalate {
 		groups = append(groups, r.Tell...)
 		if r.At < 1 || r.At > 99 {
@@ -102,6 +121,9 @@ func (p Policies) check(one Policy) (errs []error) {
 		} else if name, ok := strings.CutPrefix(g, "file:"); ok && len(p.Groups[name]) == 0 {
 			bad("group %q has nobody: name people under groups.%s", g, name)
 		}
+	}
+	if one.BreakGlass.RequireKey && len(one.BreakGlass.From) == 0 {
+		bad("break_glass: require_key without from: nobody may break the glass")
 	}
 	if one.Need < 0 || one.Need > 10 {
 		bad("need: %d, want at most 10", one.Need)
@@ -174,7 +196,7 @@ func CheckGroup(g string) error {
 func (p Policies) Schedules() []string {
 	names := make(map[string]bool)
 	for _, one := range append(slices.Clone(p.Policies), p.Release, p.Privileged) {
-		groups := slices.Concat(one.From, one.Fallback, one.BreakGlass)
+		groups := slices.Concat(one.From, one.Fallback, one.BreakGlass.From)
 		for _, r := range one.Escalate {
 			groups = append(groups, r.Tell...)
 		}
@@ -284,7 +306,7 @@ func (p Policies) checkPrivileged() (errs []error) {
 	if len(one.Agents) == 0 && (one.Need != 0 || one.Deadline != 0 || one.From != nil || one.Not != nil || one.StepUp) {
 		errs = append(errs, errors.New("agents: name them, as patterns with *"))
 	}
-	if one.Actions != nil || one.Classes != nil || one.Fallback != nil || one.Escalate != nil || one.BreakGlass != nil || one.OnExpiry != "" {
+	if one.Actions != nil || one.Classes != nil || one.Fallback != nil || one.Escalate != nil || one.BreakGlass.From != nil || one.BreakGlass.RequireKey || one.OnExpiry != "" {
 		errs = append(errs, errors.New("it takes agents, need, from, not, deadline and step_up alone: what nobody signs in time is not done"))
 	}
 	return errs
@@ -313,7 +335,7 @@ func (one Policy) applies(plan Plan) bool {
 }
 
 func (p Policies) terms(one Policy, agent string, deadline time.Duration) Terms {
-	t := Terms{Need: one.Need, StepUp: one.StepUp, BreakGlass: one.BreakGlass}
+	t := Terms{Need: one.Need, StepUp: one.StepUp, BreakGlass: one.BreakGlass.From, GlassKey: one.BreakGlass.RequireKey}
 	for _, who := range one.Not {
 		if who == owner {
 			t.Not = append(t.Not, p.OwnersOf(agent)...)

@@ -55,7 +55,9 @@ func TestReadPolicies(t *testing.T) {
 		{"a rung after the end", "on_expiry: deny", "escalate: [{at: 100, tell: [role:lead]}]", "escalate.at: 100, want 1 to 99 percent"},
 		{"a rung before the question", "on_expiry: deny", "escalate: [{at: 0, tell: [role:lead]}]", "escalate.at: 0, want 1 to 99 percent"},
 		{"a rung that tells nobody known", "on_expiry: deny", `escalate: [{at: 50, tell: ["file:sec"]}]`, `group "file:sec" has nobody`},
-		{"a group of everybody who may not", `    from: ["file:leads"]` + "\n    break", `    from: ["file:leads"]` + "\n    not: [bob, lea]\n    break", "from: all of these groups are looked up elsewhere and can be empty"},
+		{"a group of everybody who may not", `    from: ["file:leads"]` + "\n    break", `    from: ["file:leads"]` + "\n    not: [bob, lea]\n    break", "from: file:leads can be nobody"},
+		{"a key for a glass that is none", `break_glass: ["role:admin"]`, "break_glass: {require_key: true}", "break_glass: require_key without from"},
+		{"an unknown key of the glass", `break_glass: ["role:admin"]`, `break_glass: {from: ["role:admin"], key: true}`, `unknown key "key"`},
 		{"no pattern", "billing/prod*", "billing/[", `agents: "billing/[" is no pattern`},
 	}
 	if _, err := ReadPolicies("p.yaml", []byte(policies)); err != nil {
@@ -172,6 +174,24 @@ func TestPoliciesOnlyTighten(t *testing.T) {
 			t.Fatalf("the ladder of %s is %+v", deadline, terms.Ladder)
 		}
 	})
+}
+
+// The glass is a list of who may, or says too that they need a key.
+func TestGlass(t *testing.T) {
+	for text, want := range map[string]Terms{
+		`break_glass: ["role:admin"]`:                             {BreakGlass: []string{"role:admin"}},
+		`break_glass: {from: ["role:admin"], require_key: true}`:  {BreakGlass: []string{"role:admin"}, GlassKey: true},
+		`break_glass: {from: ["role:admin"], require_key: false}`: {BreakGlass: []string{"role:admin"}},
+	} {
+		p, err := ReadPolicies("p.yaml", []byte("policies:\n  - need: 2\n    "+text+"\n"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, _, _ := p.Ask(Plan{Class: Contain}, Policy{Deadline: time.Hour})
+		if diff := cmp.Diff(want, Terms{BreakGlass: got.BreakGlass, GlassKey: got.GlassKey}); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", text, diff)
+		}
+	}
 }
 
 // The owner of an agent may contain it, and may not release it.
