@@ -177,6 +177,7 @@ type page struct {
 	Waiting int    // approval requests
 	Halted  string // why Tocsin makes no effect; empty while it does
 	Unasked string // why people can't be asked in Slack; empty while they can
+	OffCall string // by which schedules nobody is on call, and why; empty for none
 	Alert   string // a refusal
 	Data    any
 }
@@ -203,7 +204,7 @@ func (c *Console) show(w http.ResponseWriter, r *http.Request, status int, name 
 		if p.Halted, err = c.o.Facts.Halted(r.Context()); err != nil {
 			return err
 		}
-		p.Unasked = c.o.Facts.Unasked()
+		p.Unasked, p.OffCall = c.o.Facts.Unasked(), c.o.Facts.OffCall()
 	}
 	var out bytes.Buffer // a template that fails halfway must not leave half a page
 	if err := c.pages[name].ExecuteTemplate(&out, "layout.html", p); err != nil {

@@ -51,6 +51,7 @@ type facts struct {
 	health  []Health
 	halted  string
 	unasked string
+	offCall string
 	changes chan Change
 }
 
@@ -76,6 +77,7 @@ func (f *facts) Summary(context.Context, time.Duration) (measure.Summary, error)
 	return f.summary, nil
 }
 func (f *facts) Unasked() string                        { return f.unasked }
+func (f *facts) OffCall() string                        { return f.offCall }
 func (f *facts) Halted(context.Context) (string, error) { return f.halted, nil }
 func (f *facts) Health(context.Context) []Health        { return f.health }
 func (f *facts) Checkpoint(context.Context) (ledger.Checkpoint, error) {

@@ -135,6 +135,37 @@ func TestGlass(t *testing.T) {
 	}
 }
 
+// Whoever has a key must give it before they break the glass, and whoever has none only where the policy asks for one.
+func TestGlassNeedsKey(t *testing.T) {
+	for _, tt := range []struct {
+		name       string
+		require    bool
+		keyed      bool
+		form       bool
+		want, none string
+	}{
+		{"with a key", false, true, false, "Prove with a security key", "because you have none"},
+		{"without one", false, false, true, "without a security key, because you have none", "Prove with a security key"},
+		{"without one where it is required", true, false, false, "you have none", "because you have none"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			b := newBench(t, nil)
+			r := b.request(t, func(s string) string { return s })
+			r.Terms = approval.Terms{Need: 2, BreakGlass: []string{"role:lead"}, GlassKey: tt.require}
+			if err := b.store.SaveRequest(t.Context(), r); err != nil {
+				t.Fatal(err)
+			}
+			b.role = approval.Lead
+			if tt.keyed {
+				b.withKeys(t)
+			}
+			if _, page := b.get("/approvals/" + reqID); strings.Contains(page, `name="glass"`) != tt.form || !strings.Contains(page, tt.want) || strings.Contains(page, tt.none) {
+				t.Errorf("form %v: %s", strings.Contains(page, `name="glass"`), page)
+			}
+		})
+	}
+}
+
 func (b *bench) breakGlass(t *testing.T) {
 	t.Helper()
 	r := b.request(t, func(s string) string { return s })

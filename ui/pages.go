@@ -158,6 +158,7 @@ type question struct {
 	Keys   int
 	Proved bool   // they gave it
 	Glass  bool   // they may approve alone what needs more
+	Prove  bool   // for that, they must first give a second factor
 	Reason string // what they typed before they were refused
 	Now    time.Time
 }
@@ -168,11 +169,12 @@ func (c *Console) ask(r *http.Request, asked approval.Request, by approval.Princ
 	if asked.State == approval.Pending {
 		c.o.Actor.Looking(by, asked.ID)
 	}
-	q := judge(asked, by, now)
-	if !q.StepUp {
-		return q, nil
+	if !asked.Terms.StepUp && len(asked.Terms.BreakGlass) == 0 {
+		return judge(asked, by, now), nil
 	}
 	keys, err := c.o.Reader.SecurityKeys(r.Context(), by.ID, maxRows)
+	by.Keyed = len(keys) > 0
+	q := judge(asked, by, now)
 	q.Keys = len(keys)
 	return q, err
 }
@@ -190,7 +192,9 @@ func judge(r approval.Request, by approval.Principal, now time.Time) question {
 	}
 	if q.StepUp || q.Closed != "" || r.Missing() > 1 {
 		try.BreakGlass, try.Reason = true, strings.Repeat("x", approval.MinBreakGlass)
-		q.Glass = approval.Check(&r, try, now) == nil
+		err := approval.Check(&r, try, now)
+		q.Prove = approval.Kind(err) == approval.RefusedStepUp
+		q.Glass = err == nil || q.Prove
 	}
 	return q
 }

@@ -55,6 +55,8 @@ type Facts interface {
 	Halted(ctx context.Context) (string, error)
 	// Unasked is why people can't be asked in Slack now; empty while they can, and where nobody is asked there.
 	Unasked() string
+	// OffCall is by which schedules nobody is on call now, and why; empty while there is somebody by each.
+	OffCall() string
 	// Health returns one line for each part: ingest, log, detectors, workflows, store.
 	Health(ctx context.Context) []Health
 	// Checkpoint returns the latest one of the ledger.

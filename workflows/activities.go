@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"slices"
 	"strings"
 	"time"
@@ -320,8 +322,28 @@ func (a *Activities) Plan(ctx context.Context, in PlanInput) (out PlanOutput, er
 	}
 	out.Terms, out.Deadline, out.OnExpiry = a.Policies.Ask(in.Plan, in.Asked)
 	in.Plan.Need = out.Terms.Need
-	out.Plan, err = a.Actions.Plan(ctx, action.Input{Incident: in.Incident, Plan: in.Plan})
+	if out.Plan, err = a.Actions.Plan(ctx, action.Input{Incident: in.Incident, Plan: in.Plan}); err != nil && passes(err) {
+		err = temporal.NewApplicationErrorWithCause(err.Error(), passing, err)
+	}
 	return out, err
+}
+
+// passing is the type of a failure that looks as if it passes by itself.
+const passing = "passing"
+
+// passes reports whether an error is about the way to another system, or its being slow, and not about what was asked of it.
+func passes(err error) bool {
+	var network net.Error
+	return errors.As(err, &network) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF)
+}
+
+// Note writes a line of an incident's timeline.
+func (a *Activities) Note(ctx context.Context, in NoteInput) error {
+	if err := a.Store.AddEntry(ctx, in.Incident, in.Entry); err != nil {
+		return err
+	}
+	a.Tell.Changed("incident", in.Incident)
+	return nil
 }
 
 // Standing returns the decision of a standing decision that fits a request, with its grant, or nil. It is counted once however often it

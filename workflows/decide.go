@@ -348,16 +348,9 @@ func (r *run) put(ctx workflow.Context, q question) (*approval.Request, string, 
 // What a standing decision allows is decided already. It returns why nobody can be asked, if nobody can.
 func (r *run) open(ctx workflow.Context, q question, attempt int) (why string, err error) {
 	q.plan.Target.Agent = r.name(q.plan.Target.Agent)
-	planning := workflow.WithActivityOptions(ctx, workflow.ActivityOptions{
-		StartToCloseTimeout: time.Minute, RetryPolicy: &temporal.RetryPolicy{InitialInterval: time.Second, MaximumAttempts: 5},
-	})
-	in := PlanInput{Incident: r.state.Incident.ID, Plan: q.plan, Asked: q.terms}
-	var out PlanOutput
-	if err := workflow.ExecuteActivity(planning, r.acts.Plan, in).Get(ctx, &out); err != nil {
-		if ctx.Err() != nil {
-			return "", fmt.Errorf("plan %s: %w", q.plan.Action, err)
-		}
-		return rootCause(err), nil
+	out, why, err := r.plan(ctx, PlanInput{Incident: r.state.Incident.ID, Plan: q.plan, Asked: q.terms})
+	if err != nil || why != "" {
+		return why, err
 	}
 	if why := q.blast.TooWide(out.Plan); why != "" {
 		return why, nil
@@ -375,6 +368,54 @@ func (r *run) open(ctx workflow.Context, q question, attempt int) (why string, e
 		}
 	}
 	return "", r.publish(ctx, request.ID)
+}
+
+// planTries is how often a plan is computed before nobody is asked.
+const planTries = 5
+
+// plan computes what is to be put to people, or why it can't be. They hear of a failure at once, unless it looks as if it passes by
+// itself; then after the second one. It is tried on meanwhile.
+func (r *run) plan(ctx workflow.Context, in PlanInput) (out PlanOutput, why string, err error) {
+	each := workflow.ActivityOptions{StartToCloseTimeout: time.Minute, RetryPolicy: &temporal.RetryPolicy{MaximumAttempts: 1}}
+	tries := planTries
+	if workflow.GetVersion(ctx, "plan-tries", workflow.DefaultVersion, 1) == workflow.DefaultVersion { // the server tried, and nobody heard
+		each.RetryPolicy = &temporal.RetryPolicy{InitialInterval: time.Second, MaximumAttempts: planTries}
+		tries = 1
+	}
+	told, pause := false, time.Second
+	for try := 1; ; try++ {
+		err := workflow.ExecuteActivity(workflow.WithActivityOptions(ctx, each), r.acts.Plan, in).Get(ctx, &out)
+		if err == nil {
+			return out, "", nil
+		}
+		if ctx.Err() != nil {
+			return out, "", fmt.Errorf("plan %s: %w", in.Plan.Action, err)
+		}
+		failed := (*temporal.ApplicationError)(nil)
+		known := errors.As(err, &failed)
+		if try == tries || known && failed.NonRetryable() {
+			return out, rootCause(err), nil
+		}
+		if !told && (try > 1 || !known || failed.Type() != passing) {
+			told = true
+			if err := r.note(ctx, fmt.Sprintf("Nobody is asked about %s yet, because it can't be planned: %s. It is tried again.", in.Plan.Action, rootCause(err))); err != nil {
+				return out, "", err
+			}
+		}
+		if err := workflow.Sleep(ctx, pause); err != nil {
+			return out, "", fmt.Errorf("plan %s: %w", in.Plan.Action, err)
+		}
+		pause *= 2
+	}
+}
+
+// note writes a line of the timeline for people to see.
+func (r *run) note(ctx workflow.Context, text string) error {
+	entry := incident.Entry{At: workflow.Now(ctx), Actor: "tocsin", Source: "workflow", Kind: "note", Text: text, Ref: r.state.Incident.ID}
+	if err := workflow.ExecuteActivity(ctx, r.acts.Note, NoteInput{Incident: r.state.Incident.ID, Entry: entry}).Get(ctx, nil); err != nil {
+		return fmt.Errorf("write note: %w", err)
+	}
+	return nil
 }
 
 // decidedBefore takes the decision of a standing decision that fits the request, if there is one.

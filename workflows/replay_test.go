@@ -19,7 +19,7 @@ import (
 // go test ./internal/app -run 'TestDecide|TestCorpus' -update only for what no release has.
 func TestReplay(t *testing.T) {
 	files, err := filepath.Glob("../testdata/histories/*.json")
-	if err != nil || len(files) < 16 {
+	if err != nil || len(files) < 20 {
 		t.Fatalf("there are the histories %q, want one for each kind of step and outcome: %v", files, err)
 	}
 	replayer := worker.NewWorkflowReplayer()

@@ -3,6 +3,7 @@ package workflows
 import (
 	"context"
 	"errors"
+	"net"
 	"slices"
 	"strings"
 	"testing"
@@ -122,7 +123,7 @@ func TestVeto(t *testing.T) {
 // TestBreakGlass: who may break the glass approves alone, and the record says so.
 func TestBreakGlass(t *testing.T) {
 	h := newHouse(t)
-	h.acts.Policies = approval.Policies{Policies: []approval.Policy{{Need: 3, BreakGlass: []string{"role:responder"}}}}
+	h.acts.Policies = approval.Policies{Policies: []approval.Policy{{Need: 3, BreakGlass: approval.Glass{From: []string{"role:responder"}}}}}
 	broken := h.decide(time.Minute, approval.Approve, func(d *approval.Decision) { d.BreakGlass, d.Reason = true, "nobody else answers the pager tonight" })
 	h.denied(2*time.Minute, true)
 	h.run()
@@ -392,5 +393,65 @@ steps:
 	}
 	if diff := cmp.Diff(map[string]approval.State{"1h0m0s": approval.Expired, "2h0m0s": approval.Superseded}, got); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// flaky is an action whose first plans fail.
+type flaky struct {
+	action.Action
+	errs []error
+}
+
+func (f *flaky) Plan(ctx context.Context, in action.Input) (action.Change, error) {
+	if len(f.errs) > 0 {
+		err := f.errs[0]
+		f.errs = f.errs[1:]
+		return action.Change{}, err
+	}
+	return f.Action.Plan(ctx, in)
+}
+
+// TestPlanFails: people hear of a plan that can't be made when it first fails, or, where the way to another system is to blame, after the
+// second failure a second later. It is tried on meanwhile.
+func TestPlanFails(t *testing.T) {
+	gone := &net.OpError{Op: "dial", Err: errors.New("connection refused")}
+	wrong := errors.New("leases: actions.revoke_leases.prefixes has no such name")
+	tests := []struct {
+		name  string
+		errs  []error
+		notes []string
+		after time.Duration // of the first note
+		asked int
+	}{
+		{"never", nil, nil, 0, 1},
+		{"once, on the way", []error{gone}, nil, 0, 1},
+		{"twice, on the way", []error{gone, gone}, []string{"Nobody is asked about quarantine yet"}, time.Second, 1},
+		{"once, for good by its looks", []error{wrong}, []string{"Nobody is asked about quarantine yet, because it can't be planned: plan quarantine: " + wrong.Error()}, 0, 1},
+		{"always", slices.Repeat([]error{wrong}, planTries), []string{"Nobody is asked about quarantine yet", "Nobody can be asked about quarantine: plan quarantine: " + wrong.Error()}, 0, 0},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			h := newHouse(t)
+			h.acts.Actions = action.NewCatalogue(h.signer.Public(), h.gate, boundless{}, h.env.Now, &flaky{action.NewQuarantine(h.gate), tt.errs})
+			began := h.env.Now()
+			h.run()
+			var got []incident.Entry
+			for _, e := range h.entries("note") {
+				if e.Actor == "tocsin" && strings.HasPrefix(e.Text, "Nobody ") {
+					got = append(got, e)
+				}
+			}
+			if len(got) != len(tt.notes) || len(h.requests("")) < tt.asked || tt.asked == 0 && len(h.requests("")) > 0 {
+				t.Fatalf("%d requests; the notes are %+v", len(h.requests("")), got)
+			}
+			for i, want := range tt.notes {
+				if !strings.HasPrefix(got[i].Text, want) {
+					t.Errorf("note %d is %q, want %q", i, got[i].Text, want)
+				}
+			}
+			if len(got) > 0 && (got[0].At.Sub(began) < tt.after || got[0].At.Sub(began) > tt.after+500*time.Millisecond) {
+				t.Errorf("the first note came after %s, want %s", got[0].At.Sub(began), tt.after)
+			}
+		})
 	}
 }

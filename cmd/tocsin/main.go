@@ -32,6 +32,7 @@ type commands struct {
 	Incidents incidentsCmd `cmd:"" help:"List and show incidents."`
 	Approvals approvalsCmd `cmd:"" help:"List, approve and deny requests."`
 	Playbooks playbooksCmd `cmd:"" help:"Check, plan, rehearse and list playbooks."`
+	Policies  policiesCmd  `cmd:"" help:"Check who is asked, and who is on call now."`
 	Standing  standingCmd  `cmd:"" help:"Decide in advance: propose, sign, list and revoke."`
 	Halt      haltCmd      `cmd:"" help:"Stop every effect of Tocsin's own that has not begun."`
 	Resume    resumeCmd    `cmd:"" help:"Let effects begin again."`

@@ -36,9 +36,9 @@ func TestScenarios(t *testing.T) {
 		Setup: func(e *testscript.Env) error {
 			e.Setenv("HOME", e.WorkDir)
 			e.Setenv("CAPTURES", captures)
-			return nil
+			return served(e)
 		},
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){"demonstrated": demonstrated, "harmless": harmless, "lines": lines},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"demonstrated": demonstrated, "harmless": harmless, "lines": lines, "fill": fill, "until": until, "attack": attack},
 	})
 }
 

@@ -21,7 +21,8 @@ const NameRevokeLeases = "revoke-leases"
 type RevokeLeasesOptions struct {
 	Address   string `yaml:"address"`
 	Namespace string `yaml:"namespace"`
-	// TokenFile holds a token that may sudo sys/leases/revoke-prefix and sys/leases/lookup below the prefixes, and nothing else.
+	// TokenFile holds a token that may sudo sys/leases/revoke-prefix/<prefix>, without the slash at its end, and sys/leases/lookup/<prefix>,
+	// and nothing else.
 	TokenFile string                   `yaml:"token_file"`
 	Prefixes  map[string]PrefixOptions `yaml:"prefixes"`
 }
@@ -108,13 +109,14 @@ func (r *RevokeLeases) Plan(ctx context.Context, in Input) (Change, error) {
 	return Change{Lines: []string{fmt.Sprintf("%s revokes every lease under %s, whoever holds it", host(r.options.Address), prefix)}, Blast: 1}, nil
 }
 
-// Apply implements Action. With sync the server answers when all of them are revoked where they are used, and not when it has queued that.
+// Apply implements Action. The server writes to no path that ends with a slash, and puts one behind the prefix itself. With sync it
+// answers when all of them are revoked where they are used, and not when it has queued that.
 func (r *RevokeLeases) Apply(ctx context.Context, l Lease) error {
 	prefix, err := r.prefix(l.Plan)
 	if err != nil {
 		return err
 	}
-	status, _, err := r.call(ctx, http.MethodPost, "revoke-prefix/"+prefix, `{"sync":true}`)
+	status, _, err := r.call(ctx, http.MethodPost, "revoke-prefix/"+strings.TrimSuffix(prefix, "/"), `{"sync":true}`)
 	if err == nil && status != http.StatusNoContent && status != http.StatusOK {
 		err = fmt.Errorf("%s answered the revocation with status %d", host(r.options.Address), status)
 	}

@@ -30,8 +30,13 @@ func (v *vault) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if prefix, ok := strings.CutPrefix(r.URL.Path, "/v1/sys/leases/revoke-prefix/"); ok {
+		if strings.HasSuffix(prefix, "/") { // as the real one
+			w.WriteHeader(http.StatusBadRequest)
+			io.WriteString(w, `{"errors":["cannot write to a path ending in '/'"]}`)
+			return
+		}
 		for id := range v.leases {
-			if strings.HasPrefix(id, prefix) {
+			if strings.HasPrefix(id, prefix+"/") {
 				delete(v.leases, id)
 			}
 		}
@@ -93,7 +98,7 @@ func TestRevokeLeases(t *testing.T) {
 	if diff := cmp.Diff(map[string]bool{"database/creds/billing-admin/three": true}, v.leases); diff != "" {
 		t.Error(diff)
 	}
-	want := []string{"LIST /v1/sys/leases/lookup/database/creds/billing/ ", `POST /v1/sys/leases/revoke-prefix/database/creds/billing/ {"sync":true}`, "LIST /v1/sys/leases/lookup/database/creds/billing/ "}
+	want := []string{"LIST /v1/sys/leases/lookup/database/creds/billing/ ", `POST /v1/sys/leases/revoke-prefix/database/creds/billing {"sync":true}`, "LIST /v1/sys/leases/lookup/database/creds/billing/ "}
 	if diff := cmp.Diff(want, v.calls); diff != "" {
 		t.Error(diff)
 	}

@@ -34,6 +34,7 @@ import (
 	"github.com/tocsin-dr/tocsin/internal/ingest"
 	"github.com/tocsin-dr/tocsin/internal/ledger"
 	"github.com/tocsin-dr/tocsin/internal/measure"
+	"github.com/tocsin-dr/tocsin/internal/oncall"
 	"github.com/tocsin-dr/tocsin/internal/pipeline"
 	"github.com/tocsin-dr/tocsin/internal/shelf"
 	"github.com/tocsin-dr/tocsin/internal/slack"
@@ -69,6 +70,7 @@ type App struct {
 	actions   *action.Catalogue
 	governor  *governor
 	policies  approval.Policies
+	roster    *oncall.Roster // nil without schedules
 	signer    *approval.Signer
 	workflows client.Client
 	worker    worker.Worker
@@ -101,7 +103,7 @@ func New(ctx context.Context, cfg Config, logger *slog.Logger) (a *App, err erro
 		return a, fmt.Errorf("make data directory: %w", err)
 	}
 	for _, start := range []func(context.Context) error{
-		a.lock, a.listen, a.openStores, a.openAnchor, a.loadDetections, a.openLog, a.openGate, a.openWorkflows, a.openAuth, a.openDetectors, a.openSlack,
+		a.lock, a.listen, a.openStores, a.openAnchor, a.loadDetections, a.openRoster, a.openLog, a.openGate, a.openWorkflows, a.openAuth, a.openDetectors, a.openSlack,
 	} {
 		if err = start(ctx); err != nil {
 			return a, err
@@ -321,8 +323,8 @@ func (a *App) openDetectors(context.Context) error {
 	}
 	a.rules.detectors = a.detectors
 	a.events = &logReader{log: a.log, codec: a.codec, store: a.store, partitions: a.cfg.NATS.Partitions, now: a.now, busy: make(chan struct{}, 1)}
-	a.facts = &facts{rules: a.rules, store: a.store, anchor: a.anchor, log: a.log, workflows: a.workflows, vault: a.vault, gate: a.gate, governor: a.governor, detectors: a.detectors, hub: a.hub, sla: a.cfg.SLA, now: a.now}
-	a.control = &control{rules: a.rules, vault: a.vault, workflows: a.workflows, store: a.store, signer: a.signer, policies: a.policies, governor: a.governor, gate: a.gate, metrics: a.metrics, hub: a.hub, events: a.writer, logger: a.logger, now: a.now}
+	a.facts = &facts{rules: a.rules, store: a.store, anchor: a.anchor, log: a.log, workflows: a.workflows, vault: a.vault, gate: a.gate, governor: a.governor, detectors: a.detectors, hub: a.hub, roster: a.roster, sla: a.cfg.SLA, now: a.now}
+	a.control = &control{rules: a.rules, vault: a.vault, workflows: a.workflows, store: a.store, signer: a.signer, policies: a.policies, roster: a.roster, governor: a.governor, gate: a.gate, metrics: a.metrics, hub: a.hub, events: a.writer, logger: a.logger, now: a.now}
 	return nil
 }
 
@@ -351,8 +353,17 @@ func (a *App) Run(ctx context.Context) error {
 		return nil
 	})
 	group.Go(func() error { return a.sweepLeases(ctx) })
+	group.Go(func() error { // the detectors come to know their agents meanwhile; after that the sweep does it
+		ctx, cancel := context.WithTimeout(ctx, sweepEvery)
+		defer cancel()
+		insist(ctx, a.logger, "make the loosenings that were signed", func() error { return a.control.repair(ctx) })
+		return nil
+	})
 	if a.slack != nil {
 		group.Go(func() error { return a.runSlack(ctx) })
+	}
+	if a.roster != nil {
+		group.Go(func() error { return a.roster.Run(ctx) })
 	}
 	group.Go(func() error {
 		a.anchor.Run(ctx, func(err error) { a.logger.Error("the ledger is not anchored", "error", err) })
@@ -387,7 +398,7 @@ func (a *App) sweepLeases(ctx context.Context) error {
 			return nil
 		case <-ticker.C:
 			if err := a.control.sweep(ctx); err != nil {
-				a.logger.Error("leases can't be checked", "error", err)
+				a.logger.Error("leases and loosenings can't be checked", "error", err)
 			}
 		}
 	}

@@ -1,8 +1,10 @@
 package app
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
+	"crypto/sha256"
 	"fmt"
 	"slices"
 	"strings"
@@ -51,6 +53,16 @@ type backing struct {
 	By     approval.Principal  `json:"by"`
 	Reason string              `json:"reason"`
 	Votes  []approval.Decision `json:"votes,omitempty"`
+	// Request is what they signed; empty where one person decided. By it a change is recorded and made once.
+	Request string `json:"request,omitempty"`
+}
+
+// key is that by which a part of the change is made once; empty where every try is another change.
+func (s backing) key(part string) string {
+	if s.Request == "" {
+		return ""
+	}
+	return "baseline/" + s.Request + "/" + part
 }
 
 // people names everybody who signed.
@@ -68,10 +80,10 @@ func (s backing) people() string {
 // change makes a change that was decided.
 func (c *control) change(ctx context.Context, l baselines.Learned, change string, s backing) error {
 	body := map[string]any{"change": change, "by": s.By, "reason": s.Reason, "was": l.Life, "sessions": l.Sessions, "votes": s.Votes}
-	if err := c.append(ctx, ledger.KindBaseline, s.By.ID, l.Agent, body); err != nil {
+	if err := c.appendOnce(ctx, ledger.KindBaseline, s.By.ID, l.Agent, s.key(change), body); err != nil {
 		return err
 	}
-	return c.tellShard(ctx, event.Agent{ID: l.Agent, Class: l.Class}, map[string]string{event.AttrChange: change, event.AttrBy: s.people(), event.AttrReason: s.Reason})
+	return c.tellShard(ctx, s.key(change), event.Agent{ID: l.Agent, Class: l.Class}, map[string]string{event.AttrChange: change, event.AttrBy: s.people(), event.AttrReason: s.Reason})
 }
 
 func (c *control) learned(agent string) (baselines.Learned, bool) {
@@ -83,10 +95,10 @@ func (c *control) learned(agent string) (baselines.Learned, bool) {
 	return baselines.Learned{}, false
 }
 
-// tellShard appends a change to the log, where the shard of the agent's class finds it.
-func (c *control) tellShard(ctx context.Context, agent event.Agent, attrs map[string]string) error {
+// tellShard appends a change to the log, where the shard of the agent's class finds it. Of those with one key it takes the first.
+func (c *control) tellShard(ctx context.Context, key string, agent event.Agent, attrs map[string]string) error {
 	e := event.Event{
-		ID: "baseline-" + rand.Text(), Schema: event.Schema, Kind: event.KindBaseline, Time: c.now().UTC(), Ingested: c.now().UTC(), Agent: agent, Attrs: attrs,
+		ID: "baseline-" + cmp.Or(key, rand.Text()), Schema: event.Schema, Kind: event.KindBaseline, Time: c.now().UTC(), Ingested: c.now().UTC(), Agent: agent, Attrs: attrs,
 	}
 	if err := c.events.Append(ctx, []event.Event{e}); err != nil {
 		return fmt.Errorf("log the change of a baseline: %w", err)
@@ -111,10 +123,11 @@ func (c *control) expect(ctx context.Context, s backing, incidentID string) erro
 			}
 			told[of] = true
 			body := map[string]any{"change": baselines.Expected, "by": s.By, "reason": s.Reason, "incident": incidentID, "session": id, "votes": s.Votes}
-			if err := c.append(ctx, ledger.KindBaseline, s.By.ID, of.agent, body); err != nil {
+			key := s.key(fmt.Sprintf("%x", sha256.Sum256(fmt.Appendf(nil, "%q", []string{of.agent, of.class, of.sender, id}))))
+			if err := c.appendOnce(ctx, ledger.KindBaseline, s.By.ID, of.agent, key, body); err != nil {
 				return err
 			}
-			err := c.tellShard(ctx, event.Agent{ID: of.agent, Class: of.class}, map[string]string{
+			err := c.tellShard(ctx, key, event.Agent{ID: of.agent, Class: of.class}, map[string]string{
 				event.AttrChange: baselines.Expected, event.AttrBy: s.people(), event.AttrReason: s.Reason, event.AttrSender: of.sender, event.AttrSession: id,
 			})
 			if err != nil {

@@ -18,6 +18,7 @@ import (
 	"github.com/tocsin-dr/tocsin/internal/evidence"
 	"github.com/tocsin-dr/tocsin/internal/gate"
 	"github.com/tocsin-dr/tocsin/internal/ingest"
+	"github.com/tocsin-dr/tocsin/internal/oncall"
 	"github.com/tocsin-dr/tocsin/internal/strict"
 )
 
@@ -107,6 +108,8 @@ type Config struct {
 	OIDC   *OIDCConfig `yaml:"oidc"`
 	// Slack lets people decide there; see docs/slack.md.
 	Slack *SlackConfig `yaml:"slack"`
+	// OnCall are schedules by which policies name who may answer; see docs/on-call.md.
+	OnCall *oncall.Options `yaml:"oncall"`
 	// SLA is how long an alert may stay untouched before coverage counts it as missed.
 	SLA time.Duration `yaml:"sla"`
 }
@@ -255,6 +258,9 @@ func (c *Config) check() error {
 		return bad("sla", "%s, want more than 0", c.SLA)
 	}
 	if err := c.checkSlack(); err != nil {
+		return err
+	}
+	if err := c.checkOnCall(); err != nil {
 		return err
 	}
 	if (c.TLS.Cert == "") != (c.TLS.Key == "") {

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"slices"
 	"sync"
 	"time"
 
@@ -23,6 +22,7 @@ import (
 	"github.com/tocsin-dr/tocsin/internal/incident"
 	"github.com/tocsin-dr/tocsin/internal/ledger"
 	"github.com/tocsin-dr/tocsin/internal/measure"
+	"github.com/tocsin-dr/tocsin/internal/oncall"
 	"github.com/tocsin-dr/tocsin/internal/store"
 	"github.com/tocsin-dr/tocsin/workflows"
 )
@@ -36,6 +36,7 @@ type control struct {
 	vault     *evidence.Vault
 	signer    *approval.Signer
 	policies  approval.Policies
+	roster    *oncall.Roster // nil without schedules
 	governor  *governor
 	gate      *gate.Gate
 	metrics   *measure.Metrics
@@ -78,6 +79,13 @@ func (c *control) decide(ctx context.Context, requestID string, d approval.Decis
 	if err != nil {
 		return err
 	}
+	if d.BreakGlass {
+		keys, err := c.store.SecurityKeys(ctx, d.By.ID, 1)
+		if err != nil {
+			return err
+		}
+		d.By.Keyed = len(keys) > 0
+	}
 	if request.Plan.Class == approval.Record { // no workflow asked it
 		return c.answer(ctx, request.ID, d)
 	}
@@ -97,14 +105,9 @@ func (c *control) decide(ctx context.Context, requestID string, d approval.Decis
 	return err
 }
 
-// withGroups adds the groups of the policies' file that a person is in, whichever door they came by.
+// withGroups adds the groups of the policies' file and the schedules that a person is in now, whichever door they came by.
 func (c *control) withGroups(by approval.Principal) approval.Principal {
-	for _, g := range c.policies.GroupsOf(by.ID) {
-		if !slices.Contains(by.Groups, g) {
-			by.Groups = append(slices.Clone(by.Groups), g)
-		}
-	}
-	return by
+	return belonging{c.policies, c.roster}.join(by)
 }
 
 // refused records a refusal: in the ledger and, where the incident is known, in its timeline.
@@ -327,7 +330,16 @@ func (c *control) Lift(ctx context.Context, by approval.Principal, leaseID, reas
 }
 
 func (c *control) append(ctx context.Context, kind, actor, subject string, body any) error {
-	return appendLedger(ctx, c.store, c.now(), kind, actor, subject, body)
+	return c.appendOnce(ctx, kind, actor, subject, "", body)
+}
+
+// appendOnce writes a row of the ledger unless one with its key is there; without a key it always does.
+func (c *control) appendOnce(ctx context.Context, kind, actor, subject, key string, body any) error {
+	text, err := json.Marshal(body)
+	if err != nil {
+		return fmt.Errorf("encode ledger body: %w", err)
+	}
+	return c.store.AppendLedger(ctx, ledger.Record{At: c.now(), Kind: kind, Actor: actor, Subject: subject, Body: text, Key: key})
 }
 
 // appendLedger writes a row of the ledger.
@@ -339,10 +351,10 @@ func appendLedger(ctx context.Context, s *store.Store, at time.Time, kind, actor
 	return s.AppendLedger(ctx, ledger.Record{At: at, Kind: kind, Actor: actor, Subject: subject, Body: text})
 }
 
-// sweep ends loosenings that nobody signed in time, and warns of leases that have ended and were not reverted: their workflow is missing,
+// sweep makes loosenings that were signed and not made, ends those that nobody signed in time, and warns of leases that have ended and were not reverted: their workflow is missing,
 // and somebody must look.
 func (c *control) sweep(ctx context.Context) error {
-	if err := c.expire(ctx); err != nil {
+	if err := errors.Join(c.repair(ctx), c.expire(ctx)); err != nil {
 		return err
 	}
 	leases, err := c.store.Leases(ctx)

@@ -1,8 +1,10 @@
 package app
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"go.temporal.io/sdk/client"
@@ -13,6 +15,7 @@ import (
 	"github.com/tocsin-dr/tocsin/internal/gate"
 	"github.com/tocsin-dr/tocsin/internal/ledger"
 	"github.com/tocsin-dr/tocsin/internal/measure"
+	"github.com/tocsin-dr/tocsin/internal/oncall"
 	"github.com/tocsin-dr/tocsin/internal/slack"
 	"github.com/tocsin-dr/tocsin/internal/store"
 	"github.com/tocsin-dr/tocsin/internal/stream"
@@ -31,7 +34,8 @@ type facts struct {
 	governor  *governor
 	detectors []*detector
 	hub       *hub
-	slack     *slack.Slack // nil without a configuration
+	slack     *slack.Slack   // nil without a configuration
+	roster    *oncall.Roster // nil without schedules
 	sla       time.Duration
 	now       func() time.Time
 }
@@ -146,6 +150,9 @@ func (f *facts) Unasked() string {
 	return ""
 }
 
+// OffCall implements ui.Facts.
+func (f *facts) OffCall() string { return f.roster.Problem() }
+
 // Health implements ui.Facts.
 func (f *facts) Health(ctx context.Context) []ui.Health {
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
@@ -170,6 +177,12 @@ func (f *facts) Health(ctx context.Context) []ui.Health {
 	if f.slack != nil {
 		ok, text := f.slack.State()
 		out = append(out, ui.Health{Part: "slack", OK: ok, Text: text})
+	}
+	if f.roster != nil {
+		for _, s := range f.roster.States() {
+			text := cmp.Or(s.Problem, fmt.Sprintf("on call: %s; read at %s", strings.Join(s.People, ", "), s.Read.UTC().Format("15:04:05 UTC")))
+			out = append(out, ui.Health{Part: "schedule " + s.Schedule, OK: s.Problem == "", Text: text})
+		}
 	}
 	n, err := f.store.VerifyLedger(ctx)
 	add("ledger", err, fmt.Sprintf("%d records, unbroken", n))

@@ -16,7 +16,9 @@ import (
 
 // A change that loosens the baseline of a privileged agent is a request that no workflow asks: who wants the change gives the first
 // signature, and it is made with the last. The request is in the store, its signatures are grants, and every one of them is checked again
-// before the change is made, so that a record that somebody wrote into the store loosens nothing.
+// before the change is made, so that a record that somebody wrote into the store loosens nothing. The last signature and the debt of the
+// change are one write, and the change is made until it is known to be: whatever ends the process between the two, it is made at the
+// next start, and by its key once.
 
 // maxLoosenings bounds the requests that are looked at for one that waits.
 const maxLoosenings = 1000
@@ -125,6 +127,7 @@ func (c *control) count(ctx context.Context, r approval.Request, d approval.Deci
 		}
 	}
 	r.Answer(d)
+	r.Due = r.State == approval.Approved
 	body := map[string]any{"decision": d, "request": r.Question, "state": r.State, "missing": r.Missing()}
 	if err := c.append(ctx, ledger.KindDecision, d.By.ID, r.ID, body); err != nil {
 		return nil, err
@@ -137,28 +140,71 @@ func (c *control) count(ctx context.Context, r approval.Request, d approval.Deci
 	if r.State != approval.Approved {
 		return &r, nil
 	}
-	if err := c.loosen(ctx, &r); err != nil { // it waits for the last signature again
-		return nil, errors.Join(c.turnedAway(ctx, d.By, "baseline "+r.Plan.Params["change"], r.Plan.Target.Agent, d.Reason, err), c.store.SaveRequest(ctx, before))
+	return nil, c.settle(ctx, r, before)
+}
+
+// settle makes the change of a request that is approved. One that is refused waits for the last signature again, as before; one that
+// could not be made is due still.
+func (c *control) settle(ctx context.Context, r, before approval.Request) error {
+	err := c.loosen(ctx, &r)
+	last := r.Votes[len(r.Votes)-1]
+	switch {
+	case approval.Kind(err) != "":
+		return errors.Join(c.turnedAway(ctx, last.By, "baseline "+r.Plan.Params["change"], r.Plan.Target.Agent, last.Reason, err), c.store.SaveRequest(ctx, before))
+	case err != nil:
+		return fmt.Errorf("the change is signed, and is tried again until it is made: %w", err)
 	}
-	return nil, nil
+	r.Due = false
+	return c.store.SaveRequest(ctx, r)
+}
+
+// repair makes the changes that were signed and that nothing says were made, because the process ended or a part of it was away.
+func (c *control) repair(ctx context.Context) error {
+	c.loosenings.Lock()
+	defer c.loosenings.Unlock()
+	approved, err := c.store.Requests(ctx, approval.Approved, maxLoosenings)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, r := range approved {
+		if !r.Due || r.Plan.Class != approval.Record || len(r.Votes) == 0 {
+			continue
+		}
+		before := r
+		before.State, before.Due, before.Decision, before.Votes = approval.Pending, false, nil, slices.Clone(r.Votes[:len(r.Votes)-1])
+		if err := c.settle(ctx, r, before); err != nil {
+			errs = append(errs, fmt.Errorf("make what %s approved: %w", r.ID, err))
+		}
+		c.hub.Changed("request", r.ID)
+		c.hub.Changed("agent", r.Plan.Target.Agent)
+	}
+	return errors.Join(errs...)
 }
 
 // loosen makes a change that enough people signed.
 func (c *control) loosen(ctx context.Context, r *approval.Request) error {
 	if err := approval.Enough(r.Grants(), c.signer.Public(), r.ID, r.Plan, c.now()); err != nil {
-		return err
+		return &approval.Refusal{Kind: approval.RefusedGrant, Text: err.Error()}
 	}
 	if terms, _, ok := c.policies.Loosens(r.Plan.Target.Agent); ok && len(r.Votes) < terms.Need {
 		return &approval.Refusal{Kind: approval.RefusedWaiting, Text: fmt.Sprintf("the policy asks for %d people, and %d signed", terms.Need, len(r.Votes))}
 	}
 	last := r.Votes[len(r.Votes)-1]
-	s := backing{By: last.By, Reason: last.Reason, Votes: r.Votes}
+	s := backing{By: last.By, Reason: last.Reason, Votes: r.Votes, Request: r.ID}
 	if id := r.Plan.Params["incident"]; id != "" {
+		done, err := c.expected(ctx, id)
+		if err != nil {
+			return err
+		}
+		if done { // it was closed by these signatures, and the process ended before all was taught
+			return c.expect(ctx, s, id)
+		}
 		return c.closeExpected(ctx, s, id)
 	}
 	l, ok := c.learned(r.Plan.Target.Agent)
 	if !ok {
-		return &approval.Refusal{Kind: approval.RefusedUnknown, Text: fmt.Sprintf("agent %q is gone", r.Plan.Target.Agent)}
+		return fmt.Errorf("no detector knows agent %q yet, or any more", r.Plan.Target.Agent)
 	}
 	return c.change(ctx, l, r.Plan.Params["change"], s)
 }
@@ -188,17 +234,12 @@ func (c *control) expire(ctx context.Context) error {
 	return nil
 }
 
-// ofWorkflows drops the requests that no workflow asks: Slack has no card for them.
+// ofWorkflows drops the requests that no workflow asks.
 func ofWorkflows(requests []approval.Request, err error) ([]approval.Request, error) {
 	return slices.DeleteFunc(requests, func(r approval.Request) bool { return r.Plan.Class == approval.Record }), err
 }
 
-// Requests implements slack.Reader.
-func (r slackReader) Requests(ctx context.Context, state approval.State, limit int) ([]approval.Request, error) {
-	return ofWorkflows(r.Store.Requests(ctx, state, limit))
-}
-
-// IncidentRequests implements slack.Reader.
+// IncidentRequests implements slack.Reader. What no workflow asks has a card of its own.
 func (r slackReader) IncidentRequests(ctx context.Context, incidentID string) ([]approval.Request, error) {
 	return ofWorkflows(r.Store.IncidentRequests(ctx, incidentID))
 }

@@ -184,7 +184,7 @@ func (a *App) openAuth(ctx context.Context) (err error) {
 			RedirectURL: o.RedirectURL, GroupsClaim: o.GroupsClaim, Roles: o.Roles,
 		}
 	}
-	options.Groups = a.policies.GroupsOf
+	options.Groups = belonging{a.policies, a.roster}.of
 	a.auth, err = auth.New(options)
 	return err
 }

@@ -120,7 +120,7 @@ func (a *App) openSlack(context.Context) error {
 		return nil
 	}
 	options := slack.Options{
-		Mode: c.Mode, Team: c.Team, Channel: c.Channel, People: c.People, Role: a.cfg.roleOf, Groups: a.policies.GroupsOf,
+		Mode: c.Mode, Team: c.Team, Channel: c.Channel, People: c.People, Role: a.cfg.roleOf, Groups: belonging{a.policies, a.roster}.of,
 		Console: cmp.Or(c.ConsoleURL, a.consoleURL()), Pager: c.PagerURL, API: c.APIURL,
 		Reader: slackReader{a.store}, Control: a.control, Box: a.store, Meter: a.metrics, Logger: a.logger, Now: a.now, Wait: sleep,
 		Client: &http.Client{Timeout: 15 * time.Second, CheckRedirect: func(*http.Request, []*http.Request) error { return errors.New("redirected") }},

@@ -115,8 +115,10 @@ func TestStepUp(t *testing.T) {
 	r, other := h.asked(session), h.asked(second)
 
 	h.refused("bob", r, r.Digest, approval.RefusedStepUp, http.StatusForbidden)
+	browsers := make(map[string]*keyed)
 	for i, name := range []string{"bob", "lea"} {
 		k, path := h.keyed(name), "/approvals/"+r.ID
+		browsers[name] = k
 		if page := k.page(path); !strings.Contains(page, "register one") || strings.Contains(page, `>Approve quarantine<`) || !strings.Contains(page, `value="deny"`) {
 			t.Errorf("%s without a key is shown %s", name, page)
 		}
@@ -147,16 +149,25 @@ func TestStepUp(t *testing.T) {
 		t.Error("the gate lets the agent act")
 	}
 	h.lifted(r)
-	h.sub("broken glass", func(h *running) { h.brokenGlass(other) })
+	h.sub("broken glass", func(h *running) { h.brokenGlass(other, browsers["bob"]) })
 }
 
-// brokenGlass is bob who approves alone, and lea who must review that before the incident is closed.
-func (h *running) brokenGlass(r approval.Request) {
+// brokenGlass is bob who approves alone, with the key that he has, and lea who must review that before the incident is closed.
+func (h *running) brokenGlass(r approval.Request, bob *keyed) {
 	decide := api.DecideBody{Verb: approval.Approve, Digest: r.Digest, Reason: "nobody else answers the pager tonight", BreakGlass: true}
 	if status, _ := h.call("bob", http.MethodPost, "/api/v1/approvals/"+r.ID+"/review", api.ReasonBody{Reason: "nothing there"}); status != http.StatusNotFound {
 		h.Errorf("a review of nothing was answered with %d", status)
 	}
-	h.ok("bob", http.MethodPost, "/api/v1/approvals/"+r.ID+"/decide", decide)
+	if status, answer := h.call("bob", http.MethodPost, "/api/v1/approvals/"+r.ID+"/decide", decide); status != http.StatusForbidden || !strings.Contains(string(answer), "breaking the glass needs your security key") {
+		h.Errorf("bob, who has a key, broke the glass without it: %d %s", status, answer)
+	}
+	alone := form(r, approval.Approve, r.Digest)
+	alone.Set("glass", "broken")
+	alone.Set("reason", decide.Reason)
+	bob.prove(r.Digest)
+	if status, page := h.submit(bob.http, "/approvals/"+r.ID+"/decide", alone); status != http.StatusSeeOther {
+		h.Fatalf("bob, with his key: %d %s", status, page)
+	}
 	h.until("the containment", func() bool { l, ok := h.gate.Lease(r.ID); return ok && !l.Verified.IsZero() })
 	h.lifted(r)
 	closing, path := api.CloseBody{Verdict: incident.TruePositive, Reason: "seen and settled"}, "/api/v1/incidents/"+r.Incident+"/close"

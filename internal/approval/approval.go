@@ -124,6 +124,8 @@ type Request struct {
 	// Votes are the approvals so far. Decision is the answer that settled the request.
 	Votes    []Decision `json:"votes,omitempty"`
 	Decision *Decision  `json:"decision,omitempty"`
+	// Due: it is approved, and what was approved is still to be made. Only requests that no workflow asks have it.
+	Due bool `json:"due,omitempty"`
 	// Standing is the id of the standing decision by which it was approved, if it was.
 	Standing string `json:"standing,omitempty"`
 }
@@ -154,12 +156,26 @@ type Principal struct {
 	ID   string `json:"id"`
 	Role Role   `json:"role"`
 	Via  string `json:"via"` // console, cli, slack
-	// Groups are those that the person belonged to when they answered: oidc:<group>, slack:<user group>, file:<group>.
+	// Groups are those that the person belonged to when they answered: oidc:<group>, slack:<user group>, file:<group>, schedule:<name>.
 	Groups []string `json:"groups,omitempty"`
+	// Shifts are what put the person into those of the groups that are schedules.
+	Shifts []Shift `json:"shifts,omitempty"`
+	// Keyed: the person has a security key. It is looked up for breaking the glass alone.
+	Keyed bool `json:"keyed,omitempty"`
 	// Proved is when the person last gave a second factor; zero if they did not.
 	Proved time.Time `json:"proved,omitzero"`
 	// ProvedFor is what it was given for: the digest of a request's plan. It stands for nothing else.
 	ProvedFor string `json:"proved_for,omitempty"`
+}
+
+// Shift is what the feed of a schedule said when a person was found to be on call.
+type Shift struct {
+	Group string    `json:"group"` // schedule:<name>
+	Feed  string    `json:"feed"`  // the SHA-256 of the feed
+	Read  time.Time `json:"read"`  // when it was read
+	Event string    `json:"event"` // the event's UID in the feed
+	Start time.Time `json:"start"`
+	End   time.Time `json:"end"`
 }
 
 // Role is what a principal may do; each role may do all that the roles before it may.

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"time"
 
+	"go.yaml.in/yaml/v3"
+
 	"github.com/tocsin-dr/tocsin/internal/strict"
 )
 
@@ -24,6 +26,9 @@ type Policies struct {
 	Release Policy `yaml:"release"`
 	// Privileged names the agents whose baselines several people must loosen, and who these are; without it there are none.
 	Privileged Policy `yaml:"privileged"`
+	// Vacant reports whether it is known that nobody is in a group now; nil knows of none. Where all that are asked are vacant, the
+	// fallback is asked with them at once.
+	Vacant func(group string) bool `yaml:"-"`
 }
 
 // Owner is whose agents are.
@@ -47,7 +52,24 @@ type Policy struct {
 	OnExpiry   string     `yaml:"on_expiry"`
 	Escalate   []PartRung `yaml:"escalate"` // empty: told again at 25 %, the fallback at 50 %, the leads at 80 %
 	StepUp     bool       `yaml:"step_up"`
-	BreakGlass []string   `yaml:"break_glass"`
+	BreakGlass Glass      `yaml:"break_glass"`
+}
+
+// Glass is who may approve alone, and whether only with a security key. Whoever has one must always give it.
+type Glass struct {
+	From []string `yaml:"from"`
+	// RequireKey keeps those out who have no key. Without it they may: the glass is there for when things are broken, and what breaks can
+	// be the keys.
+	RequireKey bool `yaml:"require_key"`
+}
+
+// UnmarshalYAML implements yaml.Unmarshaler. A list is who may.
+func (g *Glass) UnmarshalYAML(node *yaml.Node) error {
+	if node.Kind == yaml.SequenceNode {
+		return node.Decode(&g.From)
+	}
+	type plain Glass
+	return strict.Node("", node, (*plain)(g))
 }
 
 // PartRung is a rung at a share of the time to the deadline.
@@ -86,7 +108,7 @@ func ReadPolicies(file string, text []byte) (Policies, error) {
 
 func (p Policies) check(one Policy) (errs []error) {
 	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
-	groups := slices.Concat(one.From, one.Fallback, one.BreakGlass)
+	groups := slices.Concat(one.From, one.Fallback, one.BreakGlass.From)
 	for _, r := range one.Escalate {
 		groups = append(groups, r.Tell...)
 		if r.At < 1 || r.At > 99 {
@@ -99,6 +121,9 @@ func (p Policies) check(one Policy) (errs []error) {
 		} else if name, ok := strings.CutPrefix(g, "file:"); ok && len(p.Groups[name]) == 0 {
 			bad("group %q has nobody: name people under groups.%s", g, name)
 		}
+	}
+	if one.BreakGlass.RequireKey && len(one.BreakGlass.From) == 0 {
+		bad("break_glass: require_key without from: nobody may break the glass")
 	}
 	if one.Need < 0 || one.Need > 10 {
 		bad("need: %d, want at most 10", one.Need)
@@ -141,7 +166,7 @@ func (p Policies) reachable(one Policy) []error {
 		}
 	}
 	if len(people) == 0 {
-		return []error{errors.New("from: all of these groups are looked up elsewhere and can be empty: name a fallback, role:x or file:x")}
+		return []error{fmt.Errorf("from: %s can be nobody, because it is looked up elsewhere: add a last resort, fallback: [\"file:x\"], or role:x beside it", strings.Join(one.From, ", "))}
 	}
 	if outside := slices.ContainsFunc(known, func(g string) bool { return !strings.HasPrefix(g, "file:") }); !outside && len(people) < one.Need {
 		return []error{fmt.Errorf("need: %d people, but only %s can answer", one.Need, strings.Join(slices.Sorted(maps.Keys(people)), ", "))}
@@ -153,10 +178,10 @@ func (p Policies) reachable(one Policy) []error {
 func CheckGroup(g string) error {
 	kind, name, ok := strings.Cut(g, ":")
 	if !ok || name == "" || strings.ContainsAny(g, "{}$= ") {
-		return fmt.Errorf("group %q: want role:, file:, oidc: or slack: and a name that stands in the file", g)
+		return fmt.Errorf("group %q: want role:, file:, oidc:, slack: or schedule: and a name that stands in the file", g)
 	}
 	switch kind {
-	case "file", "oidc", "slack":
+	case "file", "oidc", "slack", "schedule":
 		return nil
 	case "role":
 		if Role(name).AtLeast(Responder) {
@@ -164,7 +189,24 @@ func CheckGroup(g string) error {
 		}
 		return fmt.Errorf("group %q: the roles that decide are responder, lead and admin", g)
 	}
-	return fmt.Errorf("group %q: %q is not one of role, file, oidc, slack", g, kind)
+	return fmt.Errorf("group %q: %q is not one of role, file, oidc, slack, schedule", g, kind)
+}
+
+// Schedules are the names of the schedules that the policies ask.
+func (p Policies) Schedules() []string {
+	names := make(map[string]bool)
+	for _, one := range append(slices.Clone(p.Policies), p.Release, p.Privileged) {
+		groups := slices.Concat(one.From, one.Fallback, one.BreakGlass.From)
+		for _, r := range one.Escalate {
+			groups = append(groups, r.Tell...)
+		}
+		for _, g := range groups {
+			if name, ok := strings.CutPrefix(g, "schedule:"); ok {
+				names[name] = true
+			}
+		}
+	}
+	return slices.Sorted(maps.Keys(names))
 }
 
 // GroupsOf returns the groups of the file that a person is in.
@@ -264,7 +306,7 @@ func (p Policies) checkPrivileged() (errs []error) {
 	if len(one.Agents) == 0 && (one.Need != 0 || one.Deadline != 0 || one.From != nil || one.Not != nil || one.StepUp) {
 		errs = append(errs, errors.New("agents: name them, as patterns with *"))
 	}
-	if one.Actions != nil || one.Classes != nil || one.Fallback != nil || one.Escalate != nil || one.BreakGlass != nil || one.OnExpiry != "" {
+	if one.Actions != nil || one.Classes != nil || one.Fallback != nil || one.Escalate != nil || one.BreakGlass.From != nil || one.BreakGlass.RequireKey || one.OnExpiry != "" {
 		errs = append(errs, errors.New("it takes agents, need, from, not, deadline and step_up alone: what nobody signs in time is not done"))
 	}
 	return errs
@@ -293,7 +335,7 @@ func (one Policy) applies(plan Plan) bool {
 }
 
 func (p Policies) terms(one Policy, agent string, deadline time.Duration) Terms {
-	t := Terms{Need: one.Need, StepUp: one.StepUp, BreakGlass: one.BreakGlass}
+	t := Terms{Need: one.Need, StepUp: one.StepUp, BreakGlass: one.BreakGlass.From, GlassKey: one.BreakGlass.RequireKey}
 	for _, who := range one.Not {
 		if who == owner {
 			t.Not = append(t.Not, p.OwnersOf(agent)...)
@@ -309,6 +351,9 @@ func (p Policies) terms(one Policy, agent string, deadline time.Duration) Terms 
 	}
 	if len(one.From) > 0 {
 		t.From = []Approvers{{Groups: one.From, Later: t.Ladder}}
+		if p.Vacant != nil && !slices.ContainsFunc(one.From, func(g string) bool { return !p.Vacant(g) }) {
+			t.From[0].Groups = slices.Concat(one.From, one.Fallback)
+		}
 	}
 	return t
 }

@@ -31,11 +31,13 @@ privileged: {agents: ["billing/prod*"], deadline: 1h}
 
 func TestReadPolicies(t *testing.T) {
 	tests := []struct{ name, old, new, want string }{
-		{"nobody can answer", `    fallback: ["file:leads"]` + "\n", "", "p.yaml:6: policies.0: from: all of these groups are looked up elsewhere and can be empty: name a fallback, role:x or file:x"},
+		{"nobody can answer", `    fallback: ["file:leads"]` + "\n", "", "p.yaml:6: policies.0: from: slack:S0ONCALL can be nobody, because it is looked up elsewhere: add a last resort, fallback: [\"file:x\"], or role:x beside it"},
+		{"a schedule alone", `from: ["slack:S0ONCALL"]` + "\n    fallback: [\"file:leads\"]", `from: ["schedule:payments"]`, `p.yaml:6: policies.0: from: schedule:payments can be nobody, because it is looked up elsewhere: add a last resort, fallback: ["file:x"], or role:x beside it`},
+		{"a schedule alone for a privileged agent", "deadline: 1h", `from: ["schedule:payments"]`, "privileged: from: schedule:payments can be nobody"},
 		{"an empty group", "leads: [bob, lea]", "leads: []", `group "file:leads" has nobody: name people under groups.leads`},
 		{"too few people", "need: 2", "need: 3", "p.yaml:10: policies.1: need: 3 people, but only bob, lea can answer"},
 		{"too few people besides those who may not", `    from: ["file:leads"]` + "\n    break", `    from: ["file:leads"]` + "\n    not: [bob]\n    break", "need: 2 people, but only lea can answer"},
-		{"unknown kind of group", "role:admin", "team:admin", `group "team:admin": "team" is not one of role, file, oidc, slack`},
+		{"unknown kind of group", "role:admin", "team:admin", `group "team:admin": "team" is not one of role, file, oidc, slack, schedule`},
 		{"a role that decides nothing", "role:admin", "role:viewer", "the roles that decide are responder, lead and admin"},
 		{"silence approves", "on_expiry: deny", "on_expiry: approve", `on_expiry: "approve": silence denies or escalates, it never approves`},
 		{"unknown class", "[contain]", "[observe]", `classes: "observe" is not one of contain, destroy, speak`},
@@ -53,7 +55,9 @@ func TestReadPolicies(t *testing.T) {
 		{"a rung after the end", "on_expiry: deny", "escalate: [{at: 100, tell: [role:lead]}]", "escalate.at: 100, want 1 to 99 percent"},
 		{"a rung before the question", "on_expiry: deny", "escalate: [{at: 0, tell: [role:lead]}]", "escalate.at: 0, want 1 to 99 percent"},
 		{"a rung that tells nobody known", "on_expiry: deny", `escalate: [{at: 50, tell: ["file:sec"]}]`, `group "file:sec" has nobody`},
-		{"a group of everybody who may not", `    from: ["file:leads"]` + "\n    break", `    from: ["file:leads"]` + "\n    not: [bob, lea]\n    break", "from: all of these groups are looked up elsewhere and can be empty"},
+		{"a group of everybody who may not", `    from: ["file:leads"]` + "\n    break", `    from: ["file:leads"]` + "\n    not: [bob, lea]\n    break", "from: file:leads can be nobody"},
+		{"a key for a glass that is none", `break_glass: ["role:admin"]`, "break_glass: {require_key: true}", "break_glass: require_key without from"},
+		{"an unknown key of the glass", `break_glass: ["role:admin"]`, `break_glass: {from: ["role:admin"], key: true}`, `unknown key "key"`},
 		{"no pattern", "billing/prod*", "billing/[", `agents: "billing/[" is no pattern`},
 	}
 	if _, err := ReadPolicies("p.yaml", []byte(policies)); err != nil {
@@ -172,6 +176,24 @@ func TestPoliciesOnlyTighten(t *testing.T) {
 	})
 }
 
+// The glass is a list of who may, or says too that they need a key.
+func TestGlass(t *testing.T) {
+	for text, want := range map[string]Terms{
+		`break_glass: ["role:admin"]`:                             {BreakGlass: []string{"role:admin"}},
+		`break_glass: {from: ["role:admin"], require_key: true}`:  {BreakGlass: []string{"role:admin"}, GlassKey: true},
+		`break_glass: {from: ["role:admin"], require_key: false}`: {BreakGlass: []string{"role:admin"}},
+	} {
+		p, err := ReadPolicies("p.yaml", []byte("policies:\n  - need: 2\n    "+text+"\n"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, _, _ := p.Ask(Plan{Class: Contain}, Policy{Deadline: time.Hour})
+		if diff := cmp.Diff(want, Terms{BreakGlass: got.BreakGlass, GlassKey: got.GlassKey}); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", text, diff)
+		}
+	}
+}
+
 // The owner of an agent may contain it, and may not release it.
 func TestOwner(t *testing.T) {
 	p, err := ReadPolicies("p.yaml", []byte(policies))
@@ -195,6 +217,36 @@ func TestOwner(t *testing.T) {
 	}
 	if diff := cmp.Diff([]string{"file:leads"}, p.GroupsOf("bob")); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// Where it is known that a schedule is empty, those of the fallback may answer at once, and nobody else.
+func TestAskVacant(t *testing.T) {
+	text := strings.ReplaceAll(policies, "slack:S0ONCALL", "schedule:payments")
+	p, err := ReadPolicies("p.yaml", []byte(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]string{"payments"}, p.Schedules()); diff != "" {
+		t.Error(diff)
+	}
+	tests := []struct {
+		name   string
+		vacant func(string) bool
+		want   []string
+	}{
+		{"nothing is known", nil, []string{"schedule:payments"}},
+		{"somebody is on call", func(string) bool { return false }, []string{"schedule:payments"}},
+		{"nobody is on call", func(g string) bool { return g == "schedule:payments" }, []string{"schedule:payments", "file:leads"}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			p.Vacant = tt.vacant
+			terms, _, _ := p.Ask(Plan{Action: "quarantine", Class: Contain, Target: Target{Agent: "ops/x"}}, Policy{Deadline: time.Hour})
+			if diff := cmp.Diff(tt.want, terms.From[0].Groups); diff != "" {
+				t.Error(diff)
+			}
+		})
 	}
 }
 

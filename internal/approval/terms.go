@@ -22,6 +22,8 @@ type Terms struct {
 	StepUp bool `json:"step_up,omitempty"`
 	// BreakGlass are groups of which one person may approve alone, with a long reason, and to a review afterwards.
 	BreakGlass []string `json:"break_glass,omitempty"`
+	// GlassKey lets nobody do so without a security key.
+	GlassKey bool `json:"glass_key,omitempty"`
 }
 
 // Approvers are groups of which one is enough, and those that are too once time has passed.
@@ -106,15 +108,20 @@ func (r *Request) admits(d Decision, now time.Time) error {
 		return refuse(RefusedExcluded, "the policy lets everybody but %s answer this: they own the agent or have a part in it", d.By.ID)
 	}
 	if d.BreakGlass {
-		return t.breaksGlass(d)
+		return r.breaksGlass(d, now)
 	}
 	if groups := r.unmet(d.By, now); groups != nil {
 		return refuse(RefusedRole, "%s belongs to none of %s, who may answer this", d.By.ID, strings.Join(groups, ", "))
 	}
-	if t.StepUp && d.Verb == Approve && (d.By.ProvedFor != r.Digest || d.By.Proved.IsZero() || now.Sub(d.By.Proved) > StepUpLife) {
+	if t.StepUp && d.Verb == Approve && !r.proved(d.By, now) {
 		return refuse(RefusedStepUp, "this approval needs a second factor for this plan, of the last %s: open the request in the console", StepUpLife)
 	}
 	return nil
+}
+
+// proved reports whether a person gave a second factor for the request's plan a moment ago.
+func (r *Request) proved(by Principal, now time.Time) bool {
+	return by.ProvedFor == r.Digest && !by.Proved.IsZero() && now.Sub(by.Proved) <= StepUpLife
 }
 
 // Lets returns the refusal of a person whom the terms do not let do something that is no answer to a request.
@@ -139,13 +146,16 @@ func (r *Request) unmet(p Principal, now time.Time) []string {
 	return nil
 }
 
-func (t Terms) breaksGlass(d Decision) error {
+func (r *Request) breaksGlass(d Decision, now time.Time) error {
+	t := r.Terms
 	switch {
 	case d.Verb == Approve && !t.imposes(): // there is no glass
 	case d.Verb != Approve || !slices.ContainsFunc(t.BreakGlass, d.By.In):
 		return refuse(RefusedRole, "%s may not break the glass here", d.By.ID)
 	case len([]rune(strings.TrimSpace(d.Reason))) < MinBreakGlass:
 		return refuse(RefusedReason, "breaking the glass needs a reason of at least %d characters, which others will review", MinBreakGlass)
+	case (t.GlassKey || d.By.Keyed) && !r.proved(d.By, now):
+		return refuse(RefusedStepUp, "breaking the glass needs your security key for this plan, of the last %s: open the request in the console", StepUpLife)
 	}
 	return nil
 }
@@ -161,7 +171,7 @@ func (p Principal) In(group string) bool {
 // Merge returns the strictest of two terms: the larger number, both sets of groups, everybody who may not, the shorter times, and the
 // second factor if either asks for it. The glass breaks who may in both, as far as each asks for more than one responder.
 func (t Terms) Merge(o Terms) Terms {
-	out := Terms{Need: max(t.Need, o.Need), StepUp: t.StepUp || o.StepUp}
+	out := Terms{Need: max(t.Need, o.Need), StepUp: t.StepUp || o.StepUp, GlassKey: t.GlassKey || o.GlassKey}
 	out.From = append(slices.Clone(t.From), o.From...)
 	out.Not = slices.Compact(slices.Sorted(slices.Values(append(slices.Clone(t.Not), o.Not...))))
 	out.Ladder = append(slices.Clone(t.Ladder), o.Ladder...)

@@ -45,6 +45,10 @@ func TestTerms(t *testing.T) {
 		{"a second factor for something else", Terms{StepUp: true}, nil, approve(Principal{ID: "ada", Role: Lead, Proved: clock(), ProvedFor: "keys"}), time.Minute, RefusedStepUp},
 		{"a denial needs no second factor", Terms{StepUp: true}, nil, Decision{Verb: Deny, By: person("ada", Lead), Reason: "no need"}, 0, ""},
 		{"breaks the glass", Terms{Need: 2, BreakGlass: []string{"role:lead"}}, nil, Decision{Verb: Approve, BreakGlass: true, By: person("ada", Lead), Reason: "nobody else answers the pager"}, 0, ""},
+		{"has a key and breaks the glass without it", Terms{Need: 2, BreakGlass: []string{"role:lead"}}, nil, Decision{Verb: Approve, BreakGlass: true, By: Principal{ID: "ada", Role: Lead, Keyed: true}, Reason: "nobody else answers the pager"}, 0, RefusedStepUp},
+		{"has a key and breaks the glass with it", Terms{Need: 2, BreakGlass: []string{"role:lead"}}, nil, Decision{Verb: Approve, BreakGlass: true, By: Principal{ID: "ada", Role: Lead, Keyed: true, Proved: clock(), ProvedFor: digest}, Reason: "nobody else answers the pager"}, time.Minute, ""},
+		{"has a key and breaks the glass with an old proof", Terms{Need: 2, BreakGlass: []string{"role:lead"}}, nil, Decision{Verb: Approve, BreakGlass: true, By: Principal{ID: "ada", Role: Lead, Keyed: true, Proved: clock(), ProvedFor: digest}, Reason: "nobody else answers the pager"}, 6 * time.Minute, RefusedStepUp},
+		{"has no key where the glass needs one", Terms{Need: 2, BreakGlass: []string{"role:lead"}, GlassKey: true}, nil, Decision{Verb: Approve, BreakGlass: true, By: person("ada", Lead), Reason: "nobody else answers the pager"}, 0, RefusedStepUp},
 		{"breaks the glass with few words", Terms{Need: 2, BreakGlass: []string{"role:lead"}}, nil, Decision{Verb: Approve, BreakGlass: true, By: person("ada", Lead), Reason: "urgent"}, 0, RefusedReason},
 		{"may not break the glass", Terms{Need: 2}, nil, Decision{Verb: Approve, BreakGlass: true, By: person("ada", Admin), Reason: "nobody else answers the pager"}, 0, RefusedRole},
 	}
@@ -97,6 +101,7 @@ func TestMergeIsStrictest(t *testing.T) {
 		out := Terms{
 			Need: rapid.IntRange(0, 3).Draw(t, "need"), StepUp: rapid.Bool().Draw(t, "step up"),
 			Not: rapid.SliceOfN(rapid.SampledFrom([]string{"ada", "bob"}), 0, 2).Draw(t, "not"), BreakGlass: rapid.SliceOfN(group, 0, 2).Draw(t, "break glass"),
+			GlassKey: rapid.Bool().Draw(t, "glass key"),
 		}
 		for range rapid.IntRange(0, 2).Draw(t, "sets") {
 			out.From = append(out.From, Approvers{rapid.SliceOfN(group, 1, 2).Draw(t, "set"), []Rung{{time.Minute, rapid.SliceOfN(group, 0, 1).Draw(t, "later")}}})

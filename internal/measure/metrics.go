@@ -48,6 +48,8 @@ type Metrics struct {
 	build          *prometheus.GaugeVec
 	summaryFailure prometheus.Counter
 	slack          slackMetrics
+	onCall         *prometheus.GaugeVec
+	feedAge        *prometheus.GaugeVec
 }
 
 // Ledger watches how many records are in the ledger and not yet in its transparency log.
@@ -82,9 +84,20 @@ func NewMetrics() *Metrics {
 	m.build = m.gauges("tocsin_build_info", "The version that runs, as a label.", "version")
 	m.summaryFailure = prometheus.NewCounter(prometheus.CounterOpts{Name: "tocsin_summary_errors_total", Help: "Scrapes without a summary, because it could not be computed."})
 	m.slack = m.slackMetrics()
+	m.onCall = m.gauges("tocsin_oncall_people", "People of Tocsin's who are on call by a schedule now; with 0, whoever else the policy names is asked.", "schedule")
+	m.feedAge = m.gauges("tocsin_oncall_feed_age_seconds", "Age of what is known of a schedule; without a value while its feed was never read.", "schedule")
 	m.registry.MustRegister(m.unhandled, m.summaryFailure)
 	m.zero()
 	return m
+}
+
+// OnCall sets how many people are on call by a schedule, and how old what is known of it is; negative where nothing is. The names come
+// from the configuration, which bounds them.
+func (m *Metrics) OnCall(schedule string, people int, age time.Duration) {
+	m.onCall.WithLabelValues(schedule).Set(float64(people))
+	if age >= 0 {
+		m.feedAge.WithLabelValues(schedule).Set(age.Seconds())
+	}
 }
 
 // RulesLoaded counts a load of the rules.

@@ -45,6 +45,7 @@ func everyMetric(t *testing.T) *Metrics {
 	m.GateCheck("deny", time.Microsecond)
 	m.TimeToContain(time.Second)
 	m.Notice(time.Minute)
+	m.OnCall("payments", 1, time.Second)
 	m.SlackInbound("socket", time.Second)
 	m.SlackDegraded("socket", true)
 	m.SlackDelivered("card")

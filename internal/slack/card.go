@@ -37,8 +37,47 @@ const (
 	maxQuotes    = 2
 )
 
+// cardOf names the card of a request: its incident, or itself where no workflow asks it, as for the change of a baseline.
+func cardOf(r approval.Request) string {
+	if r.Plan.Class == approval.Record {
+		return r.ID
+	}
+	return r.Incident
+}
+
+// alone reports whether a card is about a request that no workflow asks.
+func alone(id string) bool { return strings.HasPrefix(id, "REQ-") }
+
+// gatherAlone reads what the card of a request shows that no workflow asks. The card is kept under the request's id.
+func (s *Slack) gatherAlone(ctx context.Context, id string) (f facts, err error) {
+	r, found, err := s.o.Reader.Request(ctx, id)
+	if err == nil && (!found || r.Plan.Class != approval.Record) {
+		err = fmt.Errorf("there is no request %s that is asked alone", id)
+	}
+	if err != nil {
+		return f, err
+	}
+	f.at, f.incident.ID = s.o.Now(), id
+	q := question{Request: r}
+	judge(&q, f.incident, f.at)
+	f.all, f.questions = []question{q}, []question{q}
+	return f, nil
+}
+
+// over reports whether nothing of a card changes any more.
+func (f facts) over() bool {
+	if alone(f.incident.ID) {
+		q := f.all[0]
+		return !q.stage.open() && q.stage != approved
+	}
+	return f.incident.Status == incident.Closed
+}
+
 // gather reads what a card shows.
 func (s *Slack) gather(ctx context.Context, id string) (f facts, err error) {
+	if alone(id) {
+		return s.gatherAlone(ctx, id)
+	}
 	f.at = s.o.Now()
 	if f.incident, err = s.o.Reader.Incident(ctx, id); err != nil {
 		return f, err
@@ -143,6 +182,9 @@ func (s *Slack) card(f facts) (message, error) {
 	if len(f.questions) == 0 {
 		return s.bulletin(f).hashed()
 	}
+	if alone(f.incident.ID) {
+		return s.loosening(f).hashed()
+	}
 	lead := f.questions[len(f.questions)-1]
 	for _, q := range f.questions {
 		if q.stage.open() {
@@ -165,6 +207,54 @@ func (s *Slack) card(f facts) (message, error) {
 		blocks = append(blocks, s.foot(f, q)...)
 	}
 	return message{blocks: blocks, fallback: fallback(f, lead)}.hashed()
+}
+
+// loosening is the card of a change that loosens the baseline of a privileged agent. All of it is ours but the agent's name and the
+// reasons of those who signed.
+func (s *Slack) loosening(f facts) message {
+	q := f.questions[0]
+	p := q.Plan
+	about := []*sdk.TextBlockObject{
+		field("Agent", quote(p.Target.Agent, 120)), field("Change", quote(p.Action, 120)), field("If it is made", quote(cmpEmpty(q.Effect, "nothing is known"), 300)),
+		field("How it ends", quote(cmpEmpty(q.Undo, "nothing is known"), 300)),
+	}
+	if q.Incident != "" {
+		about = append(about, field("Incident", quote(q.Incident, 120)))
+	}
+	if q.stage.open() {
+		about = append(about, field("Needs", quote(q.Terms.Says(), 200)), field("Decide by", quoted(q.Deadline.UTC().Format("15:04 UTC"))))
+	}
+	blocks := []sdk.Block{
+		sdk.NewHeaderBlock(plain(quoted(heading(q)), maxHeader)),
+		sdk.NewSectionBlock(plain(say("%s", quote(q.Question, 300)), maxSection), about, nil),
+		sdk.NewSectionBlock(plain(signatures(q.Request), maxSection), nil, nil),
+	}
+	return message{blocks: append(blocks, s.foot(f, q)...), fallback: announceAlone(q)}
+}
+
+// signatures are who signed so far, and why.
+func signatures(r approval.Request) quoted {
+	lines := []string{"Signed by:"}
+	for _, v := range r.Votes[:min(len(r.Votes), maxListed)] {
+		lines = append(lines, string(say("• %s at %s: “%s”", v.By.ID, clock(v.At), quote(v.Reason, 300))))
+	}
+	if len(r.Votes) == 0 {
+		lines = append(lines, "nobody")
+	}
+	return quoted(strings.Join(lines, "\n"))
+}
+
+// announceAlone says in a line without syntax what is asked.
+func announceAlone(q question) string {
+	agent := q.Plan.Target.Agent
+	if !simpleName.MatchString(agent) {
+		agent = "an agent"
+	}
+	text := fmt.Sprintf("%s %s.", heading(q), agent)
+	if id := ident(q.ID); id != "?" {
+		text += " " + string(id)
+	}
+	return text
 }
 
 // bulletin is the card of an incident that asks nothing: somebody should know of it all the same.
@@ -320,21 +410,27 @@ func (s *Slack) foot(f facts, q question) []sdk.Block {
 	}
 	out := []sdk.Block{aside(plain(text, maxContext)), aside(mrkdwn(line...))}
 	block := fmt.Sprintf("ar:%d:%s", q.Revision, ident(q.ID))
+	page := s.link("Open in the console", f.incident.ID, "")
+	if alone(f.incident.ID) {
+		page = s.link("Open in the console", "", q.ID)
+	}
 	if !q.stage.open() || ident(q.ID) == "?" {
-		return append(out, sdk.NewActionBlock(block, s.link("Open in the console", f.incident.ID, "")))
+		return append(out, sdk.NewActionBlock(block, page))
 	}
 	out = append(out, aside(plain(silence(q.Request), maxContext)))
 	if who := s.mentions(first(q.Terms)); len(who) > 0 { // only the first post notifies; an edit does not
 		out = append(out, aside(mrkdwn(append([]ours{"Asked: "}, who...)...)))
 	}
 	value := s.seal.button(q.ID, q.Revision)
-	looking := button(actLooking, value, "I'm looking", "")
+	buttons := []sdk.BlockElement{button(actReview, value, "Review…", sdk.StylePrimary), button(actLooking, value, "I'm looking", ""), button(actDeny, value, "Deny…", sdk.StyleDanger), page}
 	if q.Terms.StepUp {
 		out = append(out, aside(plain("This one needs a second factor, which only the console can ask for.", maxContext)))
-		return append(out, sdk.NewActionBlock(block, s.link("Decide in the console", "", q.ID), looking))
+		buttons = []sdk.BlockElement{s.link("Decide in the console", "", q.ID), buttons[1]}
 	}
-	return append(out, sdk.NewActionBlock(block, button(actReview, value, "Review…", sdk.StylePrimary), looking,
-		button(actDeny, value, "Deny…", sdk.StyleDanger), s.link("Open in the console", f.incident.ID, "")))
+	if alone(f.incident.ID) { // whoever looks into a baseline notices no incident
+		buttons = slices.Delete(buttons, 1, 2)
+	}
+	return append(out, sdk.NewActionBlock(block, buttons...))
 }
 
 // silence says what happens if nobody answers.

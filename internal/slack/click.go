@@ -83,7 +83,7 @@ func (s *Slack) asked(ctx context.Context, id, channel, ts string) (approval.Req
 	if !found {
 		return approval.Request{}, &approval.Refusal{Kind: approval.RefusedUnknown, Text: "there is no such question"}
 	}
-	return r, s.kept(ctx, r.Incident, channel, ts)
+	return r, s.kept(ctx, cardOf(r), channel, ts)
 }
 
 // kept refuses a message that is not an incident's card.
@@ -102,6 +102,9 @@ func (s *Slack) clicked(ctx context.Context, l letter, c claim) error {
 	}
 	switch c.action {
 	case actLooking:
+		if cardOf(r) != r.Incident {
+			return s.refuse(ctx, l, c, r, stranger(c), &approval.Refusal{Kind: approval.RefusedForged, Text: "there is no such button on this card"})
+		}
 		by, err := s.person(ctx, c, r)
 		if err != nil {
 			return s.refuse(ctx, l, c, r, by.ID, err)
@@ -164,7 +167,7 @@ func (s *Slack) open(ctx context.Context, l letter, c claim, r approval.Request)
 		s.o.Logger.Warn("a window of Slack was not filled", "error", err)
 		return nil
 	}
-	if by.Role.AtLeast(approval.Responder) {
+	if by.Role.AtLeast(approval.Responder) && cardOf(r) == r.Incident {
 		if err := s.o.Control.Notice(ctx, by, r.Incident); err != nil && approval.Kind(err) == "" {
 			s.o.Logger.Error("a notice can't be recorded", "error", err)
 		}
@@ -201,7 +204,7 @@ func (s *Slack) submitted(ctx context.Context, l letter, c claim) error {
 	if err != nil {
 		return s.refuse(ctx, l, c, r, by.ID, err)
 	}
-	if c.verb == verbNote {
+	if c.verb == verbNote && cardOf(r) == r.Incident {
 		return s.noted(ctx, l, c, r, by)
 	}
 	if l.redo && counted(r, c.verb, by.ID) {
@@ -224,7 +227,7 @@ func (s *Slack) submitted(ctx context.Context, l letter, c claim) error {
 		after = r
 	}
 	s.reply(ctx, l, c, said(r, after, c.verb))
-	s.Changed(r.Incident)
+	s.Changed(cardOf(r))
 	return nil
 }
 
@@ -274,7 +277,7 @@ func (s *Slack) closed(ctx context.Context, c claim) error {
 		return unlessRefused(err)
 	}
 	by, err := s.person(ctx, c, r)
-	if err != nil {
+	if err != nil || cardOf(r) != r.Incident {
 		return unlessRefused(err)
 	}
 	return unlessRefused(s.o.Control.Notice(ctx, by, r.Incident))

@@ -93,8 +93,8 @@ func (s *Slack) reconcile(ctx context.Context, dirty map[string]bool, asks, quie
 	}
 	var todo []string
 	for _, r := range pending {
-		if asks || dirty == nil || dirty[r.Incident] {
-			todo = append(todo, r.Incident)
+		if asks || dirty == nil || dirty[cardOf(r)] {
+			todo = append(todo, cardOf(r))
 		}
 	}
 	if asks || dirty == nil {
@@ -176,7 +176,7 @@ func (s *Slack) bring(ctx context.Context, id string, quiet bool) error {
 	if err := s.tellNotes(ctx, &p, f, quiet); err != nil {
 		return err
 	}
-	closed := f.incident.Status == incident.Closed
+	closed := f.over()
 	if after, err := json.Marshal(p); err != nil || bytes.Equal(after, before) && !closed {
 		return err // nothing to write, as for most cards at most times
 	}
@@ -300,7 +300,7 @@ func (s *Slack) undelivered(ctx context.Context) (oldest time.Time, pending []ap
 	})
 	now := s.o.Now()
 	for _, r := range pending {
-		p, _, err := s.stored(ctx, r.Incident)
+		p, _, err := s.stored(ctx, cardOf(r))
 		if err != nil {
 			return oldest, pending, err
 		}

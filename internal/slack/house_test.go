@@ -325,12 +325,12 @@ func (h *house) post(n int, change ...func(*incident.Incident, *approval.Request
 
 func (h *house) cardOf(r approval.Request) slackfake.Message {
 	h.Helper()
-	p, found, err := h.slack.stored(h.Context(), r.Incident)
+	p, found, err := h.slack.stored(h.Context(), cardOf(r))
 	h.must(err)
 	all := h.fake.Messages()
 	at := slices.IndexFunc(all, func(m slackfake.Message) bool { return m.TS == p.TS })
 	if !found || at < 0 {
-		h.Fatalf("there is no card of %s", r.Incident)
+		h.Fatalf("there is no card of %s", cardOf(r))
 	}
 	return all[at]
 }

@@ -145,7 +145,54 @@ func stages() []stageCase {
 	add(expired, func(_ *incident.Incident, q *question) { q.State = approval.Expired })
 	add(superseded, func(_ *incident.Incident, q *question) { q.State = approval.Superseded })
 	add(cancelled, func(i *incident.Incident, _ *question) { i.Status = incident.Closed })
+
+	loosening := func(want stage, change func(q *question)) {
+		q := question{Request: loosen("billing/billing-bot")}
+		q.Answer(yes)
+		change(&q)
+		judge(&q, incident.Incident{}, noon)
+		out = append(out, stageCase{want, facts{incident: incident.Incident{ID: q.ID}, all: []question{q}, questions: []question{q}, at: noon}})
+	}
+	loosening(partial, func(*question) {})
+	loosening(approved, func(q *question) { d := yes; d.By.ID = "bob"; q.Answer(d); q.Due = true })
+	loosening(made, func(q *question) { d := yes; d.By.ID = "bob"; q.Answer(d) })
+	loosening(denied, func(q *question) { d := yes; d.By.ID, d.Verb = "bob", approval.Deny; q.Answer(d) })
+	loosening(expired, func(q *question) { q.State = approval.Expired })
 	return out
+}
+
+// loosen is the change of a privileged agent's baseline that two leads must sign.
+func loosen(agent string) approval.Request {
+	r := approval.Request{
+		ID: "REQ-abcdefghijkl", Revision: 1, Requester: "baseline:rebase", Agents: []string{agent}, State: approval.Pending, OnExpiry: "deny",
+		Plan:   approval.Plan{Action: "rebase", Class: approval.Record, Target: approval.Target{Agent: agent}, Params: map[string]string{"change": "rebase"}, Need: 2, Evidence: []string{}},
+		Effect: "Its own history is dropped, and peers judge it until it has another", Undo: "Roll back, while the copy is kept", DoesNotStop: "The agent works on either way",
+		Asked: noon.Add(-5 * time.Minute), Deadline: noon.Add(4 * time.Hour), Terms: approval.Terms{Need: 2, From: []approval.Approvers{{Groups: []string{"role:lead"}}}},
+	}
+	r.Question = r.Plan.Question()
+	r.Digest, _ = approval.DigestOf(r.Plan) // its text is UTF-8
+	return r
+}
+
+// What people, and whoever chose the agent's name, write on the card of a baseline is shown and not interpreted.
+func TestNothingHostileOnALoosening(t *testing.T) {
+	s := drawer()
+	rapid.Check(t, func(t *rapid.T) {
+		r := loosen("x")
+		r.Plan.Target.Agent, r.Plan.Action, r.Incident = hostile().Draw(t, "agent"), hostile().Draw(t, "action"), hostile().Draw(t, "incident")
+		r.Effect, r.Undo, r.DoesNotStop, r.Digest = hostile().Draw(t, "effect"), hostile().Draw(t, "undo"), hostile().Draw(t, "does not stop"), hostile().Draw(t, "digest")
+		r.Question = r.Plan.Question()
+		r.Votes = []approval.Decision{{Verb: approval.Approve, By: approval.Principal{ID: hostile().Draw(t, "person")}, Reason: hostile().Draw(t, "reason"), At: noon}}
+		q := question{Request: r}
+		judge(&q, incident.Incident{}, noon)
+		f := facts{incident: incident.Incident{ID: r.ID}, all: []question{q}, questions: []question{q}, at: noon}
+		m, err := s.card(f)
+		if err != nil || strings.Contains(m.fallback, marker) {
+			t.Fatalf("%q, %v", m.fallback, err)
+		}
+		check(t, "blocks", m.blocks)
+		check(t, "blocks", s.aboutAlone(q))
+	})
 }
 
 // marker is in every hostile text, so that any part of one can be found.

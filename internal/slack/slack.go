@@ -26,6 +26,7 @@ import (
 type Reader interface {
 	Request(ctx context.Context, id string) (r approval.Request, found bool, err error)
 	Requests(ctx context.Context, state approval.State, limit int) ([]approval.Request, error)
+	// IncidentRequests are those that an incident's workflow asks; what no workflow asks has a card of its own.
 	IncidentRequests(ctx context.Context, incidentID string) ([]approval.Request, error)
 	Incident(ctx context.Context, id string) (incident.Incident, error)
 	// Incidents returns the latest ones.

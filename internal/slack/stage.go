@@ -19,6 +19,7 @@ const (
 	approved   stage = "approved"   // nothing is known of the effect yet
 	applied    stage = "applied"    // the action acted, and nothing proves it yet
 	contained  stage = "contained"  // the effect was proved
+	made       stage = "made"       // a change of Tocsin's own was approved and made
 	done       stage = "done"       // the effect was proved or declared, and can't be undone
 	failed     stage = "failed"     // it was approved and is not in force
 	reverted   stage = "reverted"   // the effect ended
@@ -61,6 +62,8 @@ func judge(q *question, i incident.Incident, now time.Time) {
 		q.stage = partial
 	case q.State == approval.Pending:
 		q.stage = waiting
+	case q.Plan.Class == approval.Record && !q.Due:
+		q.stage = made
 	case l == nil && q.failed != "":
 		q.stage = failed
 	case l == nil:
@@ -93,12 +96,16 @@ func heading(q question) string {
 			return "Approve what can't be undone?"
 		case approval.Speak:
 			return "Approve a message to others?"
+		case approval.Record:
+			return "Loosen a baseline?"
 		}
 		return "Approve a containment?"
 	case approved, applied:
 		return "Approved, being carried out"
 	case contained:
 		return "Contained"
+	case made:
+		return "Baseline changed"
 	case done:
 		return "Done"
 	case failed:
@@ -133,6 +140,8 @@ func status(q question, noticedBy string) quoted {
 		return say("%s It is being carried out.", answer(q))
 	case applied:
 		return say("%s Applied at %s; the effect is not proved yet.", answer(q), clock(q.lease.Applied))
+	case made:
+		return say("%s The change is made.", answer(q))
 	case contained:
 		return say("%s In force since %s: %s until %s.%s", answer(q), clock(q.lease.Verified), proof(q), clock(q.lease.Ends), lag(q.lease))
 	case done:
@@ -150,6 +159,9 @@ func status(q question, noticedBy string) quoted {
 	case denied:
 		return answer(q)
 	case expired:
+		if q.Plan.Class == approval.Record {
+			return say("%d of %d people signed by %s. Nothing was changed. Whoever still wants it asks anew in the console.", len(q.Votes), needs(q.Request), clock(q.Deadline))
+		}
 		return say("Nobody answered by %s. Nothing was done. To ask again, ask for the containment on the incident's page in the console.", clock(q.Deadline))
 	case superseded:
 		return "No longer asked: the facts changed, or the playbook gave it up. Nothing was done."

@@ -34,7 +34,11 @@ func TestTypes(t *testing.T) {
 			t.Fatal(err)
 		}
 		add("blocks", m.blocks)
-		review := modal("Review", append(s.about(c.facts, c.facts.all[0], []incident.Track{{Name: "data", Summary: "x"}}, nil), decisionInput([]approval.Verb{approval.Approve, approval.Deny, verbNote}), reasonInput())...)
+		about := s.about(c.facts, c.facts.all[0], []incident.Track{{Name: "data", Summary: "x"}}, nil)
+		if alone(c.facts.incident.ID) {
+			about = s.aboutAlone(c.facts.all[0])
+		}
+		review := modal("Review", append(about, decisionInput([]approval.Verb{approval.Approve, approval.Deny, verbNote}), reasonInput())...)
 		review.Submit, review.NotifyOnClose, review.CallbackID, review.PrivateMetadata = plain("Send", maxTitle), true, callDecide, "e30.00"
 		add("view", review)
 	}

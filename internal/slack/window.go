@@ -50,7 +50,7 @@ func (s *Slack) outcome(text quoted, request string) sdk.ModalViewRequest {
 
 // review is the window of a question for one person: everything fresh, the exact plan, and inputs for the answers that would count.
 func (s *Slack) review(ctx context.Context, c claim, r approval.Request, by approval.Principal) (sdk.ModalViewRequest, error) {
-	f, err := s.gather(ctx, r.Incident)
+	f, err := s.gather(ctx, cardOf(r))
 	if err != nil {
 		return sdk.ModalViewRequest{}, err
 	}
@@ -70,6 +70,17 @@ func (s *Slack) review(ctx context.Context, c claim, r approval.Request, by appr
 	if err != nil {
 		return sdk.ModalViewRequest{}, err
 	}
+	v := modal("Review")
+	v.Submit, v.PrivateMetadata, v.NotifyOnClose, v.CallbackID = plain("Send", maxTitle), private, true, callDecide
+	if c.action == actDeny {
+		v.Title, v.CallbackID = plain("Deny", maxTitle), callDeny
+		v.Blocks.BlockSet = []sdk.Block{sdk.NewSectionBlock(plain(quote(q.Question, 300), maxSection), nil, nil), s.under(q), reasonInput()}
+		return v, nil
+	}
+	if alone(f.incident.ID) {
+		v.Blocks.BlockSet = slices.Concat(s.aboutAlone(q), []sdk.Block{decisionInput(verbs), reasonInput()})
+		return v, nil
+	}
 	tracks, err := s.o.Reader.Tracks(ctx, r.Incident)
 	if err != nil {
 		return sdk.ModalViewRequest{}, err
@@ -77,13 +88,6 @@ func (s *Slack) review(ctx context.Context, c claim, r approval.Request, by appr
 	evidence, err := s.o.Reader.Evidence(ctx, r.Incident)
 	if err != nil {
 		return sdk.ModalViewRequest{}, err
-	}
-	v := modal("Review")
-	v.Submit, v.PrivateMetadata, v.NotifyOnClose, v.CallbackID = plain("Send", maxTitle), private, true, callDecide
-	if c.action == actDeny {
-		v.Title, v.CallbackID = plain("Deny", maxTitle), callDeny
-		v.Blocks.BlockSet = []sdk.Block{sdk.NewSectionBlock(plain(quote(q.Question, 300), maxSection), nil, nil), s.under(q), reasonInput()}
-		return v, nil
 	}
 	v.Blocks.BlockSet = slices.Concat(s.about(f, q, tracks, evidence), []sdk.Block{decisionInput(verbs), reasonInput()})
 	return v, nil
@@ -111,7 +115,7 @@ func (s *Slack) answers(r approval.Request, by approval.Principal) (verbs []appr
 			verbs = append(verbs, verb)
 		}
 	}
-	if len(verbs) > 0 {
+	if len(verbs) > 0 && cardOf(r) == r.Incident {
 		verbs = append(verbs, verbNote)
 	}
 	return verbs, closed
@@ -143,9 +147,25 @@ func (s *Slack) about(f facts, q question, tracks []incident.Track, evidence []i
 	return append(blocks, aside(plain(status(q, f.incident.NoticedBy), maxContext)), s.under(q))
 }
 
+// aboutAlone is what a person should know before they sign the change of a baseline.
+func (s *Slack) aboutAlone(q question) []sdk.Block {
+	section := func(text quoted) sdk.Block { return sdk.NewSectionBlock(plain(text, maxSection), nil, nil) }
+	return []sdk.Block{
+		section(quote(q.Question, 300)),
+		section(say("If you approve and are the last who is needed: %s", quote(cmpEmpty(q.Effect, "the change below is made"), 600))),
+		section(say("How it ends: %s", quote(cmpEmpty(q.Undo, "nothing is known"), 600))),
+		section(say("What this does not stop: %s", quote(cmpEmpty(q.DoesNotStop, "nothing is known"), 600))),
+		section(signatures(q.Request)),
+		aside(plain("The plan, exactly as it would be carried out:", maxContext)),
+		rich("plan", exact(q.Plan)),
+		aside(plain(status(q, ""), maxContext)),
+		s.under(q),
+	}
+}
+
 // under is the line that ties a window to its card and to the console.
 func (s *Slack) under(q question) sdk.Block {
-	return aside(mrkdwn(ident(q.Incident), " · revision ", number(q.Revision), " · code ", code(q.Digest), " · expires ", dated(q.Deadline)))
+	return aside(mrkdwn(ident(cardOf(q.Request)), " · revision ", number(q.Revision), " · code ", code(q.Digest), " · expires ", dated(q.Deadline)))
 }
 
 func cmpEmpty(text, otherwise string) string {
