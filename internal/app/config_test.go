@@ -75,7 +75,7 @@ func TestConfigRefuses(t *testing.T) {
 	const tls, tokens, users = "tls: {proxy: true}\n", "tokens: [{name: a, sha256: " + digest + "}]\n", "users: [{name: ada, password_hash: x, role: lead}]\n"
 	tests := []struct{ name, text, want string }{
 		{"unknown key", "data: x\nlisten:\n  consle: 127.0.0.1:1\n", ":3: "},
-		{"wrong type", "nats: {partitions: many}", ":1: "},
+		{"wrong type", "nats: {partitions: many}", ":1:"},
 		{"two documents", "data: x\n---\ndata: y\n", "more than one document"},
 		{"content", "content: hashd", `content: "hashd" is neither full nor hashed`},
 		{"line of a value", "data: x\n\ngate:\n  classes:\n    chat: ajar\n", `tocsin.yaml:5: gate.classes.chat: "ajar"`},
@@ -94,7 +94,7 @@ func TestConfigRefuses(t *testing.T) {
 		{"alpha is no number", "baselines: {alpha: .nan}", "baselines.alpha: NaN, want"},
 		{"fewer agents than in memory", "baselines: {agents: 5, agents_in_memory: 6}", "baselines: agents_in_memory 6 and agents 5, want"},
 		{"an action's key", "actions: {revoke_token: {revocation_url: 'http://id.example/'}}", "actions.revoke_token.revocation_url: "},
-		{"an unknown action", "actions: {erase: {}}", ":1: "},
+		{"an unknown action", "actions: {erase: {}}", ":1:"},
 		{"directory and bucket", "evidence: {dir: /data, bucket: {name: vault, region: eu-1}}", "evidence.dir: want a directory or a bucket, not both"},
 		{"bucket", "evidence: {bucket: {name: vault, region: eu-1, endpoint: http://s3.example.com}}", "evidence.bucket: endpoint: "},
 		{"memory", "evidence: {memories: {notes: {agent: a, tables: [notes]}}}", `evidence.memories: notes: tables: "notes" is not of the form schema.table`},
