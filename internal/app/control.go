@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -15,6 +16,7 @@ import (
 
 	"github.com/tocsin-dr/tocsin/baselines"
 	"github.com/tocsin-dr/tocsin/detect"
+	"github.com/tocsin-dr/tocsin/internal/action"
 	"github.com/tocsin-dr/tocsin/internal/approval"
 	"github.com/tocsin-dr/tocsin/internal/event"
 	"github.com/tocsin-dr/tocsin/internal/evidence"
@@ -357,16 +359,21 @@ func (c *control) sweep(ctx context.Context) error {
 	if err := errors.Join(c.repair(ctx), c.expire(ctx)); err != nil {
 		return err
 	}
-	leases, err := c.store.Leases(ctx)
+	leases, err := overdue(ctx, c.store, c.now())
 	if err != nil {
 		return err
 	}
 	for _, l := range leases {
-		if late := c.now().Sub(l.Ends); late > sweepGrace {
-			c.logger.Error("a lease ended and was not reverted; the gate ignores it, its workflow is missing", "lease", l.ID, "target", l.Plan.Target.String(), "late", late.String())
-		}
+		c.logger.Error("a lease ended and was not reverted; the gate ignores it, its workflow is missing", "lease", l.ID, "target", l.Plan.Target.String(), "late", c.now().Sub(l.Ends).String())
 	}
+	c.metrics.LeasesOverdue(len(leases)) // an alert on it pages
 	return nil
+}
+
+// overdue are the leases that ended and that nobody reverts.
+func overdue(ctx context.Context, s *store.Store, now time.Time) ([]action.Lease, error) {
+	leases, err := s.Leases(ctx)
+	return slices.DeleteFunc(leases, func(l action.Lease) bool { return now.Sub(l.Ends) <= sweepGrace }), err
 }
 
 // sweepGrace is how long a lease's workflow has to revert it after its end.

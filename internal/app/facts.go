@@ -153,6 +153,18 @@ func (f *facts) Unasked() string {
 // OffCall implements ui.Facts.
 func (f *facts) OffCall() string { return f.roster.Problem() }
 
+// leases are well if each that ended was reverted.
+func (f *facts) leases(ctx context.Context) ui.Health {
+	late, err := overdue(ctx, f.store, f.now())
+	switch {
+	case err != nil:
+		return ui.Health{Part: "leases", Text: err.Error()}
+	case len(late) > 0:
+		return ui.Health{Part: "leases", Text: fmt.Sprintf("%d ended and were not reverted, because their workflows are missing; the first is %s of %s", len(late), late[0].ID, late[0].Plan.Target)}
+	}
+	return ui.Health{Part: "leases", OK: true, Text: "each that ended was reverted"}
+}
+
 // Health implements ui.Facts.
 func (f *facts) Health(ctx context.Context) []ui.Health {
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
@@ -169,6 +181,7 @@ func (f *facts) Health(ctx context.Context) []ui.Health {
 	_, err = f.workflows.CheckHealth(ctx, &client.CheckHealthRequest{})
 	add("workflows", err, "the workflow server answers")
 	add("store", f.store.Ping(ctx), "the database answers")
+	out = append(out, f.leases(ctx))
 	for _, d := range f.detectors {
 		if s := d.stored(); s.Agents > 0 {
 			add(fmt.Sprintf("detector %d", d.partition), nil, fmt.Sprintf("%d agents taught it, of which the pages of %d are in memory; %d MiB of pages on disk", s.Agents, s.InMemory, s.Bytes>>20))

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	dto "github.com/prometheus/client_model/go"
 	"go.temporal.io/api/serviceerror"
 	"go.temporal.io/sdk/client"
 
@@ -179,6 +180,18 @@ func TestSweep(t *testing.T) {
 	}
 	if got := o.log.String(); strings.Count(got, "\n") != 1 || !strings.Contains(got, "level=ERROR") || !strings.Contains(got, "lease=orphan") || !strings.Contains(got, "billing/bot") {
 		t.Errorf("it tells %q", got)
+	}
+	families, err := o.metrics.Registry().Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !slices.ContainsFunc(families, func(f *dto.MetricFamily) bool {
+		return f.GetName() == "tocsin_leases_overdue" && f.GetMetric()[0].GetGauge().GetValue() == 1
+	}) {
+		t.Error("the metric that pages does not count it")
+	}
+	if h := (&facts{store: o.store, now: func() time.Time { return o.at }}).leases(t.Context()); h.OK || !strings.Contains(h.Text, "1 ended and were not reverted") || !strings.Contains(h.Text, "orphan") {
+		t.Errorf("the health page says %+v", h)
 	}
 }
 

@@ -48,6 +48,7 @@ type Metrics struct {
 	build          *prometheus.GaugeVec
 	summaryFailure prometheus.Counter
 	slack          slackMetrics
+	overdue        prometheus.Gauge
 	onCall         *prometheus.GaugeVec
 	feedAge        *prometheus.GaugeVec
 }
@@ -86,10 +87,14 @@ func NewMetrics() *Metrics {
 	m.slack = m.slackMetrics()
 	m.onCall = m.gauges("tocsin_oncall_people", "People of Tocsin's who are on call by a schedule now; with 0, whoever else the policy names is asked.", "schedule")
 	m.feedAge = m.gauges("tocsin_oncall_feed_age_seconds", "Age of what is known of a schedule; without a value while its feed was never read.", "schedule")
-	m.registry.MustRegister(m.unhandled, m.summaryFailure)
+	m.overdue = prometheus.NewGauge(prometheus.GaugeOpts{Name: "tocsin_leases_overdue", Help: "Leases that ended and were not reverted, because their workflow is missing; somebody must look."})
+	m.registry.MustRegister(m.unhandled, m.summaryFailure, m.overdue)
 	m.zero()
 	return m
 }
+
+// LeasesOverdue sets how many leases ended and were not reverted.
+func (m *Metrics) LeasesOverdue(n int) { m.overdue.Set(float64(n)) }
 
 // OnCall sets how many people are on call by a schedule, and how old what is known of it is; negative where nothing is. The names come
 // from the configuration, which bounds them.
