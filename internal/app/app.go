@@ -25,6 +25,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"k8s.io/klog/v2"
 
+	"github.com/tocsin-dr/tocsin/baselines"
 	"github.com/tocsin-dr/tocsin/internal/action"
 	"github.com/tocsin-dr/tocsin/internal/approval"
 	"github.com/tocsin-dr/tocsin/internal/auth"
@@ -300,9 +301,21 @@ func (a *App) openWorkflows(ctx context.Context) (err error) {
 	a.worker.RegisterWorkflow(workflows.Incident)
 	a.worker.RegisterWorkflow(workflows.ContainmentLease)
 	a.worker.RegisterActivity(&workflows.Activities{
-		Store: a.store, Vault: a.vault, Session: &sessionReader{a.log, a.codec}, Memory: memories, Actions: a.actions, Policies: a.policies, Decided: &standing{a.store, a.signer, a.now}, Tell: a.hub, Now: a.now,
+		Store: a.store, Vault: a.vault, Session: &sessionReader{a.log, a.codec}, Memory: memories, Actions: a.actions, Policies: a.policies, Decided: &standing{a.store, a.signer, a.atWork, a.now}, Tell: a.hub, Now: a.now,
 	})
 	return nil
+}
+
+// atWork are the agents that taught their baseline lately, or are new.
+func (a *App) atWork() (out []string) {
+	for _, d := range a.detectors {
+		for _, l := range d.agents() {
+			if l.Life != baselines.Stale {
+				out = append(out, l.Agent)
+			}
+		}
+	}
+	return out
 }
 
 // openDetectors makes one detector for each partition and the two views over everything that people and programs use.

@@ -54,7 +54,18 @@ type office struct {
 	server  *durable
 	log     bytes.Buffer
 	request approval.Request
+	agents  []string // at work
 	at      time.Time
+}
+
+// hold puts a quarantine of an agent, or of one of its sessions, in force.
+func (o *office) hold(t *testing.T, agent, session string) {
+	t.Helper()
+	l := action.Lease{ID: "held", Plan: o.request.Plan, Ends: o.at.Add(time.Hour)}
+	l.Plan.Target = approval.Target{Agent: agent, Session: session}
+	if err := o.store.SaveLease(t.Context(), l); err != nil {
+		t.Fatal(err)
+	}
 }
 
 func newOffice(t *testing.T) *office {
@@ -223,6 +234,21 @@ func TestUseInAdvance(t *testing.T) {
 			r.Digest, _ = approval.DigestOf(r.Plan)
 		}, 0, false},
 		{"of a request that its signer may not answer", func(_ *office, _ *approval.Standing, r *approval.Request) { r.Terms.Not = []string{"lea"} }, 0, false},
+		{"of the last agent at work", func(o *office, _ *approval.Standing, _ *approval.Request) {
+			o.agents = []string{"billing/bot", "billing/other", "crm/bot"}
+			o.hold(t, "billing/other", "")
+		}, 0, false},
+		{"while another is at work", func(o *office, _ *approval.Standing, _ *approval.Request) {
+			o.agents = []string{"billing/bot", "billing/other", "billing/third"}
+			o.hold(t, "billing/other", "")
+		}, 0, true},
+		{"while a session of the other is held", func(o *office, _ *approval.Standing, _ *approval.Request) {
+			o.agents = []string{"billing/bot", "billing/other"}
+			o.hold(t, "billing/other", "s")
+		}, 0, true},
+		{"of an only agent", func(o *office, _ *approval.Standing, _ *approval.Request) {
+			o.agents = []string{"billing/bot", "crm/bot"}
+		}, 0, true},
 		{"of what needs two", func(_ *office, _ *approval.Standing, r *approval.Request) { r.Terms.Need = 2 }, 0, false},
 	}
 	for _, tt := range tests {
@@ -249,7 +275,7 @@ func TestUseInAdvance(t *testing.T) {
 			if err := o.store.SaveStanding(t.Context(), d); err != nil {
 				t.Fatal(err)
 			}
-			s := &standing{store: o.store, signer: o.signer, now: o.now}
+			s := &standing{o.store, o.signer, func() []string { return o.agents }, o.now}
 			var got *approval.Decision
 			for range 2 { // the activity that asks may be tried again
 				if got, err = s.Use(t.Context(), o.request, []string{"leak"}); err != nil || (got != nil) != tt.want {

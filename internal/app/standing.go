@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/tocsin-dr/tocsin/internal/action"
@@ -17,6 +18,7 @@ import (
 type standing struct {
 	store  *store.Store
 	signer *approval.Signer
+	agents func() []string // the ids of those that were at work lately
 	now    func() time.Time
 }
 
@@ -41,11 +43,43 @@ func (s *standing) Use(ctx context.Context, r approval.Request, rules []string) 
 		if err != nil {
 			return nil, err
 		}
+		if last, err := s.last(ctx, r.Plan.Target); err != nil || last {
+			return nil, err
+		}
 		if used, err := s.store.UseStanding(ctx, d.ID, r.ID, d.PerHour, now); err != nil || used {
 			return decision, err
 		}
 	}
 	return nil, nil
+}
+
+// last reports whether a containment would leave a service of several agents none that is at work. A person can decide that; in advance
+// nobody can, because whoever makes a detection fire on every agent would stop the service through us.
+func (s *standing) last(ctx context.Context, t approval.Target) (bool, error) {
+	service, _, ok := strings.Cut(t.Agent, "/")
+	if !ok || t.Session != "" || t.Tool != "" {
+		return false, nil
+	}
+	leases, err := s.store.Leases(ctx)
+	if err != nil {
+		return false, err
+	}
+	held := map[string]bool{t.Agent: true}
+	for _, l := range leases {
+		if of := l.Plan.Target; l.InForce(s.now()) && of.Session == "" && of.Tool == "" {
+			held[of.Agent] = true
+		}
+	}
+	others, stay := 0, 0
+	for _, agent := range s.agents() {
+		if agent == t.Agent || !strings.HasPrefix(agent, service+"/") {
+			continue
+		}
+		if others++; !held[agent] {
+			stay++
+		}
+	}
+	return others > 0 && stay == 0, nil
 }
 
 // Propose writes a standing decision for somebody else to sign.

@@ -17,6 +17,9 @@ func StartEmbedded(dir string) (*Embedded, error) {
 	s, err := server.NewServer(&server.Options{
 		ServerName: "tocsin", DontListen: true, JetStream: true, StoreDir: dir, SyncAlways: true, NoLog: true, NoSigs: true,
 		MaxPayload: maxPayload, MaxPending: 16 * pullBytes,
+		// Without a bound of ours the server takes three quarters of what the disk has free by now, and does not open a log that may
+		// grow larger: on a small disk, or on one that the log has filled itself.
+		JetStreamMaxStore: maxStore,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("start event log: %w", err)
@@ -28,6 +31,9 @@ func StartEmbedded(dir string) (*Embedded, error) {
 	}
 	return &Embedded{server: s}, nil
 }
+
+// maxStore is more than a disk holds: how large each stream may get is its own bound.
+const maxStore = 1 << 60
 
 // Connect returns a new connection to the embedded server.
 func (e *Embedded) Connect() (*nats.Conn, error) {

@@ -32,6 +32,20 @@ func start(t *testing.T, dir string, partitions int) (*Embedded, *Log) {
 	return server, log
 }
 
+// A log that may grow larger than what the disk has free by now opens: it takes what it needs.
+func TestLogLargerThanTheDisk(t *testing.T) {
+	server, _ := start(t, t.TempDir(), 1)
+	nc, err := server.Connect()
+	if err != nil {
+		t.Fatal(err)
+	}
+	log, err := Open(t.Context(), nc, Options{Partitions: 1, Replicas: 1, MaxAge: time.Hour, MaxBytes: 1 << 52})
+	if err != nil {
+		t.Fatal(err)
+	}
+	log.Close()
+}
+
 func newLog(t *testing.T, partitions int) *Log {
 	t.Helper()
 	_, log := start(t, t.TempDir(), partitions)
