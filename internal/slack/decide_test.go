@@ -391,6 +391,7 @@ func TestWorkflowsDown(t *testing.T) {
 			h.must(h.fake.Submit(v, map[string]string{inDecision: "approve", inReason: "because"}))
 			view, _ := h.fake.View(ana)
 			h.wantShown("the window", view.Body, "Not recorded yet")
+			h.putOff()
 			if back {
 				h.desk.setDown(false)
 				h.time.move(retryEvery)
@@ -548,6 +549,7 @@ func TestUnknownSelf(t *testing.T) {
 	if len(h.desk.noticed) != 0 {
 		t.Error("a click counted before its workspace could be checked")
 	}
+	h.putOff()
 	h.slack.introduce(context.Background())
 	h.time.move(retryEvery)
 	nudge(h.slack.mail)

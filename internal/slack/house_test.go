@@ -363,6 +363,21 @@ func (h *house) settled() {
 	})
 }
 
+// putOff waits until a message that can't be dealt with has the time of its next try, which the clock must not pass before.
+func (h *house) putOff() {
+	h.Helper()
+	h.until("a message to be put off", func() bool {
+		h.slack.mu.Lock()
+		defer h.slack.mu.Unlock()
+		for _, again := range h.slack.busy {
+			if !again.IsZero() {
+				return true
+			}
+		}
+		return false
+	})
+}
+
 // click presses a button and waits until that is dealt with.
 func (h *house) click(m slackfake.Message, action, user string) {
 	h.Helper()
