@@ -240,6 +240,11 @@ type Refusal struct {
 
 func (r *Refusal) Error() string { return r.Text }
 
+// Refuse returns a refusal of a kind.
+func Refuse(kind, format string, args ...any) error {
+	return &Refusal{Kind: kind, Text: fmt.Sprintf(format, args...)}
+}
+
 // The kinds of refusals.
 const (
 	RefusedRequester = "requester" // who asked may not answer
@@ -277,29 +282,29 @@ const MinReason = 3
 func Check(r *Request, d Decision, now time.Time) error {
 	switch {
 	case r == nil || r.ID != d.Request:
-		return refuse(RefusedUnknown, "there is no open request %q", d.Request)
+		return Refuse(RefusedUnknown, "there is no open request %q", d.Request)
 	case r.State == Expired || r.State == Pending && now.After(r.Deadline):
-		return refuse(RefusedLate, "the request expired at %s", r.Deadline.UTC().Format(time.RFC3339))
+		return Refuse(RefusedLate, "the request expired at %s", r.Deadline.UTC().Format(time.RFC3339))
 	case r.State == Superseded:
-		return refuse(RefusedDigest, "the request was replaced by a newer one: the facts changed")
+		return Refuse(RefusedDigest, "the request was replaced by a newer one: the facts changed")
 	case r.State != Pending && r.Decision != nil:
-		return refuse(RefusedDecided, "%s already decided: %s, at %s", r.Decision.By.ID, r.State, r.Decision.At.UTC().Format(time.RFC3339))
+		return Refuse(RefusedDecided, "%s already decided: %s, at %s", r.Decision.By.ID, r.State, r.Decision.At.UTC().Format(time.RFC3339))
 	case r.State != Pending:
-		return refuse(RefusedDecided, "the request is %s", r.State)
+		return Refuse(RefusedDecided, "the request is %s", r.State)
 	case d.By.ID == "" || !d.By.Role.AtLeast(Responder):
-		return refuse(RefusedRole, "role %q may not decide; responder or above may", d.By.Role)
+		return Refuse(RefusedRole, "role %q may not decide; responder or above may", d.By.Role)
 	case d.By.ID == r.Requester:
-		return refuse(RefusedRequester, "%s asked for this action and may not approve it", d.By.ID)
+		return Refuse(RefusedRequester, "%s asked for this action and may not approve it", d.By.ID)
 	case slices.Contains(r.Agents, d.By.ID):
-		return refuse(RefusedAgent, "%s is the agent's own identity and may not decide about it", d.By.ID)
+		return Refuse(RefusedAgent, "%s is the agent's own identity and may not decide about it", d.By.ID)
 	case !r.Sound():
-		return refuse(RefusedDigest, "the question and the digest of the request are not its plan's: somebody changed the record")
+		return Refuse(RefusedDigest, "the question and the digest of the request are not its plan's: somebody changed the record")
 	case d.Digest != r.Digest:
-		return refuse(RefusedDigest, "the decision is about plan %s, the request is about plan %s", short(d.Digest), short(r.Digest))
+		return Refuse(RefusedDigest, "the decision is about plan %s, the request is about plan %s", short(d.Digest), short(r.Digest))
 	case len([]rune(strings.TrimSpace(d.Reason))) < MinReason:
-		return refuse(RefusedReason, "a decision needs a reason of at least %d characters", MinReason)
+		return Refuse(RefusedReason, "a decision needs a reason of at least %d characters", MinReason)
 	case d.Verb != Approve && d.Verb != Deny:
-		return refuse(RefusedUnknown, "%q is no decision, want approve or deny", d.Verb)
+		return Refuse(RefusedUnknown, "%q is no decision, want approve or deny", d.Verb)
 	}
 	return r.admits(d, now)
 }
@@ -308,10 +313,6 @@ func Check(r *Request, d Decision, now time.Time) error {
 func (r *Request) Sound() bool {
 	digest, err := DigestOf(r.Plan)
 	return err == nil && digest == r.Digest && r.Question == r.Plan.Question()
-}
-
-func refuse(kind, format string, args ...any) error {
-	return &Refusal{Kind: kind, Text: fmt.Sprintf(format, args...)}
 }
 
 func short(digest string) string { return digest[:min(8, len(digest))] }

@@ -1,6 +1,7 @@
 package approval
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -89,33 +90,27 @@ func ReadPolicies(file string, text []byte) (Policies, error) {
 		return Policies{}, err
 	}
 	var errs []error
-	for i, one := range append(slices.Clone(p.Policies), p.Release, p.Privileged) {
-		field := fmt.Sprintf("policies.%d", i)
-		more := []error(nil)
-		switch i {
-		case len(p.Policies):
-			field = "release"
-		case len(p.Policies) + 1:
-			field, more = "privileged", p.checkPrivileged()
-			one = p.privileged()
-		}
-		for _, err := range append(more, p.check(one)...) {
+	found := func(field string, all []error) {
+		for _, err := range all {
 			errs = append(errs, fmt.Errorf("%s: %s: %w", strict.Place(file, text, field), field, err))
 		}
 	}
+	for i, one := range p.Policies {
+		found(fmt.Sprintf("policies.%d", i), p.check(one))
+	}
+	found("release", p.check(p.Release))
+	found("privileged", append(p.checkPrivileged(), p.check(p.privileged())...))
 	return p, errors.Join(errs...)
 }
 
 func (p Policies) check(one Policy) (errs []error) {
 	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
-	groups := slices.Concat(one.From, one.Fallback, one.BreakGlass.From)
 	for _, r := range one.Escalate {
-		groups = append(groups, r.Tell...)
 		if r.At < 1 || r.At > 99 {
 			bad("escalate.at: %d, want 1 to 99 percent", r.At)
 		}
 	}
-	for _, g := range groups {
+	for _, g := range one.groups() {
 		if err := CheckGroup(g); err != nil {
 			bad("%w", err)
 		} else if name, ok := strings.CutPrefix(g, "file:"); ok && len(p.Groups[name]) == 0 {
@@ -135,7 +130,7 @@ func (p Policies) check(one Policy) (errs []error) {
 		bad("deadline: %s, want at most 24h", one.Deadline)
 	}
 	for _, c := range one.Classes {
-		if !c.Gated() || !slices.Contains([]Class{Contain, Destroy, Speak}, c) {
+		if !slices.Contains([]Class{Contain, Destroy, Speak}, c) {
 			bad("classes: %q is not one of contain, destroy, speak", c)
 		}
 	}
@@ -144,32 +139,47 @@ func (p Policies) check(one Policy) (errs []error) {
 			bad("agents: %q is no pattern", pattern)
 		}
 	}
-	return append(errs, p.reachable(one)...)
+	if err := p.reachable(one); err != nil {
+		errs = append(errs, err)
+	}
+	return errs
+}
+
+// groups are all that the policy names.
+func (one Policy) groups() []string {
+	groups := slices.Concat(one.From, one.Fallback, one.BreakGlass.From)
+	for _, r := range one.Escalate {
+		groups = append(groups, r.Tell...)
+	}
+	return groups
 }
 
 // reachable refuses approvers who can be nobody: groups that others look up need a fallback that this file or the users of the
 // configuration know, and a group of this file needs as many people as must approve.
-func (p Policies) reachable(one Policy) []error {
-	known := slices.Concat(one.From, one.Fallback)
+func (p Policies) reachable(one Policy) error {
 	if len(one.From) == 0 {
 		return nil // every responder
 	}
-	people := make(map[string]bool)
-	for _, g := range known {
-		if strings.HasPrefix(g, "role:") {
+	people, outside := make(map[string]bool), false
+	for _, g := range slices.Concat(one.From, one.Fallback) {
+		switch kind, name, _ := strings.Cut(g, ":"); kind {
+		case "role":
 			return nil
-		}
-		for _, who := range p.Groups[strings.TrimPrefix(g, "file:")] {
-			if strings.HasPrefix(g, "file:") && !slices.Contains(one.Not, who) {
-				people[who] = true
+		case "file":
+			for _, who := range p.Groups[name] {
+				if !slices.Contains(one.Not, who) {
+					people[who] = true
+				}
 			}
+		default:
+			outside = true
 		}
 	}
-	if len(people) == 0 {
-		return []error{fmt.Errorf("from: %s can be nobody, because it is looked up elsewhere: add a last resort, fallback: [\"file:x\"], or role:x beside it", strings.Join(one.From, ", "))}
-	}
-	if outside := slices.ContainsFunc(known, func(g string) bool { return !strings.HasPrefix(g, "file:") }); !outside && len(people) < one.Need {
-		return []error{fmt.Errorf("need: %d people, but only %s can answer", one.Need, strings.Join(slices.Sorted(maps.Keys(people)), ", "))}
+	switch {
+	case len(people) == 0:
+		return fmt.Errorf("from: %s can be nobody, because it is looked up elsewhere: add a last resort, fallback: [\"file:x\"], or role:x beside it", strings.Join(one.From, ", "))
+	case !outside && len(people) < one.Need:
+		return fmt.Errorf("need: %d people, but only %s can answer", one.Need, strings.Join(slices.Sorted(maps.Keys(people)), ", "))
 	}
 	return nil
 }
@@ -196,11 +206,7 @@ func CheckGroup(g string) error {
 func (p Policies) Schedules() []string {
 	names := make(map[string]bool)
 	for _, one := range append(slices.Clone(p.Policies), p.Release, p.Privileged) {
-		groups := slices.Concat(one.From, one.Fallback, one.BreakGlass.From)
-		for _, r := range one.Escalate {
-			groups = append(groups, r.Tell...)
-		}
-		for _, g := range groups {
+		for _, g := range one.groups() {
 			if name, ok := strings.CutPrefix(g, "schedule:"); ok {
 				names[name] = true
 			}
@@ -262,15 +268,17 @@ func (p Policies) Ask(plan Plan, asked Policy) (t Terms, deadline time.Duration,
 }
 
 // Releases is who may end a containment of an agent before its time.
-func (p Policies) Releases(agent string) Terms {
-	one := p.Release
+func (p Policies) Releases(agent string) Terms { return p.terms(byLeads(p.Release), agent, 0) }
+
+// byLeads is a policy whose approvers, where it names none, are leads who don't own the agent.
+func byLeads(one Policy) Policy {
 	if one.From == nil {
 		one.From = []string{"role:lead"}
 	}
 	if one.Not == nil {
 		one.Not = []string{owner}
 	}
-	return p.terms(one, agent, 0)
+	return one
 }
 
 // Defaults of a privileged agent's policy.
@@ -279,21 +287,10 @@ const (
 	privilegedDeadline = 4 * time.Hour
 )
 
-// privileged is the policy of privileged agents with its defaults: two leads who don't own the agent, within four hours.
+// privileged is the policy of privileged agents with its defaults.
 func (p Policies) privileged() Policy {
-	one := p.Privileged
-	if one.Need == 0 {
-		one.Need = privilegedNeed
-	}
-	if one.Deadline == 0 {
-		one.Deadline = privilegedDeadline
-	}
-	if one.From == nil {
-		one.From = []string{"role:lead"}
-	}
-	if one.Not == nil {
-		one.Not = []string{owner}
-	}
+	one := byLeads(p.Privileged)
+	one.Need, one.Deadline = cmp.Or(one.Need, privilegedNeed), cmp.Or(one.Deadline, privilegedDeadline)
 	return one
 }
 

@@ -52,19 +52,19 @@ func (s Standing) Propose(by Principal, now time.Time) (Standing, error) {
 	s.Until = s.Until.UTC().Truncate(time.Second)
 	switch {
 	case !by.Role.AtLeast(Responder):
-		return s, refuse(RefusedRole, "role %q may not propose a standing decision; responder or above may", by.Role)
+		return s, Refuse(RefusedRole, "role %q may not propose a standing decision; responder or above may", by.Role)
 	case s.Action == "":
-		return s, refuse(RefusedUnknown, "a standing decision names one action")
+		return s, Refuse(RefusedUnknown, "a standing decision names one action")
 	case !named(s.Rules) || !named(s.Agents):
-		return s, refuse(RefusedUnknown, "name the rules and the agents, at most %d of each; a lone * is for no decision that a person can answer for", maxPatterns)
+		return s, Refuse(RefusedUnknown, "name the rules and the agents, at most %d of each; a lone * is for no decision that a person can answer for", maxPatterns)
 	case s.Lease < time.Minute || s.Lease > 24*time.Hour:
-		return s, refuse(RefusedUnknown, "its lease lasts between a minute and a day")
+		return s, Refuse(RefusedUnknown, "its lease lasts between a minute and a day")
 	case s.PerHour < 1 || s.PerHour > maxStandingUses:
-		return s, refuse(RefusedUnknown, "it may be used 1 to %d times an hour", maxStandingUses)
+		return s, Refuse(RefusedUnknown, "it may be used 1 to %d times an hour", maxStandingUses)
 	case !s.Until.After(now) || s.Until.Sub(now) > maxStanding:
-		return s, refuse(RefusedUnknown, "it ends at most %d days from now", int(maxStanding.Hours()/24))
+		return s, Refuse(RefusedUnknown, "it ends at most %d days from now", int(maxStanding.Hours()/24))
 	case len([]rune(strings.TrimSpace(s.Reason))) < MinReason:
-		return s, refuse(RefusedReason, "a standing decision needs a reason")
+		return s, Refuse(RefusedReason, "a standing decision needs a reason")
 	}
 	text, err := s.signed()
 	if err != nil {
@@ -86,15 +86,15 @@ func named(patterns []string) bool {
 func (s *Signer) SignStanding(d Standing, by Principal, now time.Time) (Standing, error) {
 	switch {
 	case d.Signer != nil:
-		return d, refuse(RefusedDecided, "%s signed it at %s", d.Signer.ID, d.Signed.Format(time.RFC3339))
+		return d, Refuse(RefusedDecided, "%s signed it at %s", d.Signer.ID, d.Signed.Format(time.RFC3339))
 	case !d.Revoked.IsZero():
-		return d, refuse(RefusedLate, "%s revoked it", d.RevokedBy)
+		return d, Refuse(RefusedLate, "%s revoked it", d.RevokedBy)
 	case !d.Until.After(now):
-		return d, refuse(RefusedLate, "it ended at %s", d.Until.Format(time.RFC3339))
+		return d, Refuse(RefusedLate, "it ended at %s", d.Until.Format(time.RFC3339))
 	case !by.Role.AtLeast(Lead):
-		return d, refuse(RefusedRole, "role %q may not sign a standing decision; lead or above may", by.Role)
+		return d, Refuse(RefusedRole, "role %q may not sign a standing decision; lead or above may", by.Role)
 	case by.ID == d.Proposer.ID:
-		return d, refuse(RefusedRequester, "%s proposed it and may not sign it", by.ID)
+		return d, Refuse(RefusedRequester, "%s proposed it and may not sign it", by.ID)
 	}
 	d.Signer, d.Signed = &by, now.UTC()
 	text, err := d.signed()

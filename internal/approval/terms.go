@@ -102,19 +102,19 @@ func (r *Request) Grants() []Grant {
 func (r *Request) admits(d Decision, now time.Time) error {
 	t := r.Terms
 	if slices.ContainsFunc(r.Votes, func(v Decision) bool { return v.By.ID == d.By.ID }) && d.Verb == Approve {
-		return refuse(RefusedDecided, "%s approved already; %d more must be another's", d.By.ID, r.Missing())
+		return Refuse(RefusedDecided, "%s approved already; %d more must be another's", d.By.ID, r.Missing())
 	}
 	if slices.Contains(t.Not, d.By.ID) {
-		return refuse(RefusedExcluded, "the policy lets everybody but %s answer this: they own the agent or have a part in it", d.By.ID)
+		return Refuse(RefusedExcluded, "the policy lets everybody but %s answer this: they own the agent or have a part in it", d.By.ID)
 	}
 	if d.BreakGlass {
 		return r.breaksGlass(d, now)
 	}
 	if groups := r.unmet(d.By, now); groups != nil {
-		return refuse(RefusedRole, "%s belongs to none of %s, who may answer this", d.By.ID, strings.Join(groups, ", "))
+		return Refuse(RefusedRole, "%s belongs to none of %s, who may answer this", d.By.ID, strings.Join(groups, ", "))
 	}
 	if t.StepUp && d.Verb == Approve && !r.proved(d.By, now) {
-		return refuse(RefusedStepUp, "this approval needs a second factor for this plan, of the last %s: open the request in the console", StepUpLife)
+		return Refuse(RefusedStepUp, "this approval needs a second factor for this plan, of the last %s: open the request in the console", StepUpLife)
 	}
 	return nil
 }
@@ -128,10 +128,10 @@ func (r *Request) proved(by Principal, now time.Time) bool {
 func (t Terms) Lets(by Principal) error {
 	r := Request{Terms: t}
 	if slices.Contains(t.Not, by.ID) {
-		return refuse(RefusedExcluded, "%s owns the agent or has a part in it: somebody else must do this", by.ID)
+		return Refuse(RefusedExcluded, "%s owns the agent or has a part in it: somebody else must do this", by.ID)
 	}
 	if groups := r.unmet(by, time.Time{}); groups != nil {
-		return refuse(RefusedRole, "%s belongs to none of %s, who may do this", by.ID, strings.Join(groups, ", "))
+		return Refuse(RefusedRole, "%s belongs to none of %s, who may do this", by.ID, strings.Join(groups, ", "))
 	}
 	return nil
 }
@@ -151,11 +151,11 @@ func (r *Request) breaksGlass(d Decision, now time.Time) error {
 	switch {
 	case d.Verb == Approve && !t.imposes(): // there is no glass
 	case d.Verb != Approve || !slices.ContainsFunc(t.BreakGlass, d.By.In):
-		return refuse(RefusedRole, "%s may not break the glass here", d.By.ID)
+		return Refuse(RefusedRole, "%s may not break the glass here", d.By.ID)
 	case len([]rune(strings.TrimSpace(d.Reason))) < MinBreakGlass:
-		return refuse(RefusedReason, "breaking the glass needs a reason of at least %d characters, which others will review", MinBreakGlass)
+		return Refuse(RefusedReason, "breaking the glass needs a reason of at least %d characters, which others will review", MinBreakGlass)
 	case (t.GlassKey || d.By.Keyed) && !r.proved(d.By, now):
-		return refuse(RefusedStepUp, "breaking the glass needs your security key for this plan, of the last %s: open the request in the console", StepUpLife)
+		return Refuse(RefusedStepUp, "breaking the glass needs your security key for this plan, of the last %s: open the request in the console", StepUpLife)
 	}
 	return nil
 }
