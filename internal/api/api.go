@@ -54,49 +54,63 @@ const listLimit = 200
 // Routes adds the API's paths to a mux. Every one needs a signed-in person.
 func Routes(mux *http.ServeMux, o Options) {
 	a := &api{o}
-	handle := func(pattern string, role approval.Role, fn func(http.ResponseWriter, *http.Request) (any, error)) {
-		mux.Handle(pattern, o.Auth.Require(role, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	handle := func(pattern string, role approval.Role, fn endpoint) {
+		mux.Handle(pattern, o.Auth.Require(role, func(w http.ResponseWriter, r *http.Request, by approval.Principal) {
 			r.Body = http.MaxBytesReader(w, r.Body, maxBody)
-			v, err := fn(w, r)
+			v, err := fn(r, by)
 			if err != nil {
 				fail(w, err)
 				return
 			}
 			reply(w, http.StatusOK, v)
-		})))
+		}))
 	}
 	handle("GET /api/v1/summary", approval.Viewer, a.summary)
 	handle("GET /api/v1/incidents", approval.Viewer, a.incidents)
 	handle("GET /api/v1/incidents/{id}", approval.Viewer, a.incident)
 	handle("POST /api/v1/incidents/{id}/notice", approval.Responder, a.notice)
-	handle("POST /api/v1/incidents/{id}/close", approval.Lead, a.close)
-	handle("POST /api/v1/incidents/{id}/ask", approval.Responder, a.ask)
+	handle("POST /api/v1/incidents/{id}/close", approval.Lead, with(a.close))
+	handle("POST /api/v1/incidents/{id}/ask", approval.Responder, with(a.ask))
 	handle("GET /api/v1/incidents/{id}/drafts", approval.Viewer, a.drafts)
-	handle("POST /api/v1/incidents/{id}/drafts/{name}", approval.Responder, a.editDraft)
+	handle("POST /api/v1/incidents/{id}/drafts/{name}", approval.Responder, with(a.editDraft))
 	handle("GET /api/v1/approvals", approval.Viewer, a.approvals)
 	handle("GET /api/v1/approvals/{id}", approval.Viewer, a.approval)
-	handle("POST /api/v1/approvals/{id}/review", approval.Lead, a.review)
-	handle("POST /api/v1/approvals/{id}/decide", approval.Viewer, a.decide)
-	handle("POST /api/v1/leases/{id}/lift", approval.Lead, a.lift)
+	handle("POST /api/v1/approvals/{id}/review", approval.Lead, with(a.review))
+	handle("POST /api/v1/approvals/{id}/decide", approval.Viewer, with(a.decide))
+	handle("POST /api/v1/leases/{id}/lift", approval.Lead, with(a.lift))
 	handle("GET /api/v1/incidents/{id}/plan", approval.Viewer, a.plan)
-	handle("POST /api/v1/incidents/{id}/run", approval.Responder, a.run)
+	handle("POST /api/v1/incidents/{id}/run", approval.Responder, with(a.run))
 	handle("GET /api/v1/standing", approval.Viewer, a.standings)
-	handle("POST /api/v1/standing", approval.Responder, a.propose)
+	handle("POST /api/v1/standing", approval.Responder, with(a.propose))
 	handle("POST /api/v1/standing/{id}/sign", approval.Lead, a.sign)
-	handle("POST /api/v1/standing/{id}/revoke", approval.Responder, a.revoke)
-	handle("POST /api/v1/halt", approval.Responder, a.halt)
-	handle("POST /api/v1/resume", approval.Lead, a.resume)
+	handle("POST /api/v1/standing/{id}/revoke", approval.Responder, with(a.revoke))
+	handle("POST /api/v1/halt", approval.Responder, with(a.halt))
+	handle("POST /api/v1/resume", approval.Lead, with(a.resume))
 	handle("GET /api/v1/agents", approval.Viewer, a.agents)
 	handle("GET /api/v1/agents/habits", approval.Viewer, a.habits)
-	handle("POST /api/v1/agents/baseline", approval.Lead, a.changeBaseline)
+	handle("POST /api/v1/agents/baseline", approval.Lead, with(a.changeBaseline))
 	handle("GET /api/v1/rules", approval.Viewer, a.rules)
 	handle("POST /api/v1/rules/reload", approval.Lead, a.reload)
 	handle("GET /api/v1/findings", approval.Viewer, a.findings)
 	handle("GET /api/v1/ledger", approval.Viewer, a.ledger)
 	handle("GET /api/v1/ledger/checkpoint", approval.Viewer, a.checkpoint)
 	// What people and tools said in all sessions is for those who may change what is done about it.
-	mux.Handle("POST /api/v1/incidents/{id}/export", o.Auth.Require(approval.Lead, http.HandlerFunc(a.export)))
-	mux.Handle("GET /api/v1/events", o.Auth.Require(approval.Lead, http.HandlerFunc(a.events)))
+	mux.Handle("POST /api/v1/incidents/{id}/export", o.Auth.Require(approval.Lead, a.export))
+	mux.Handle("GET /api/v1/events", o.Auth.Require(approval.Lead, a.events))
+}
+
+// endpoint answers a person with a value, which becomes JSON.
+type endpoint func(r *http.Request, by approval.Principal) (any, error)
+
+// with is an endpoint that takes a body.
+func with[Body any](fn func(r *http.Request, by approval.Principal, body Body) (any, error)) endpoint {
+	return func(r *http.Request, by approval.Principal) (any, error) {
+		var body Body
+		if err := decode(r.Body, &body); err != nil {
+			return nil, err
+		}
+		return fn(r, by, body)
+	}
 }
 
 type api struct{ Options }
@@ -113,19 +127,19 @@ type Case struct {
 	Contained bool                    `json:"contained"` // a verified lease is in force
 }
 
-func (a *api) summary(_ http.ResponseWriter, r *http.Request) (any, error) {
+func (a *api) summary(r *http.Request, _ approval.Principal) (any, error) {
 	return a.Facts.Summary(r.Context(), 30*24*time.Hour)
 }
 
-func (a *api) rules(_ http.ResponseWriter, r *http.Request) (any, error) {
+func (a *api) rules(r *http.Request, _ approval.Principal) (any, error) {
 	return a.Facts.Rules(r.Context())
 }
 
-func (a *api) incidents(_ http.ResponseWriter, r *http.Request) (any, error) {
+func (a *api) incidents(r *http.Request, _ approval.Principal) (any, error) {
 	return a.Reader.Incidents(r.Context(), listLimit)
 }
 
-func (a *api) incident(_ http.ResponseWriter, r *http.Request) (any, error) {
+func (a *api) incident(r *http.Request, _ approval.Principal) (any, error) {
 	ctx, id := r.Context(), r.PathValue("id")
 	var c Case
 	var err error
@@ -159,12 +173,12 @@ func (a *api) incident(_ http.ResponseWriter, r *http.Request) (any, error) {
 	return c, nil
 }
 
-func (a *api) approvals(_ http.ResponseWriter, r *http.Request) (any, error) {
+func (a *api) approvals(r *http.Request, _ approval.Principal) (any, error) {
 	return a.Reader.Requests(r.Context(), approval.State(r.URL.Query().Get("state")), listLimit)
 }
 
 // agents are all, or everything about the one that the query names.
-func (a *api) agents(_ http.ResponseWriter, r *http.Request) (any, error) {
+func (a *api) agents(r *http.Request, _ approval.Principal) (any, error) {
 	id := r.URL.Query().Get("id")
 	if id == "" {
 		return a.Facts.Agents(r.Context())
@@ -176,15 +190,15 @@ func (a *api) agents(_ http.ResponseWriter, r *http.Request) (any, error) {
 	return []baselines.Learned{l}, err
 }
 
-func (a *api) findings(_ http.ResponseWriter, r *http.Request) (any, error) {
+func (a *api) findings(r *http.Request, _ approval.Principal) (any, error) {
 	return a.Reader.Alerts(r.Context(), r.URL.Query().Get("incident"), listLimit)
 }
 
-func (a *api) ledger(_ http.ResponseWriter, r *http.Request) (any, error) {
+func (a *api) ledger(r *http.Request, _ approval.Principal) (any, error) {
 	return a.Reader.Ledger(r.Context(), r.URL.Query().Get("subject"), listLimit)
 }
 
-func (a *api) checkpoint(_ http.ResponseWriter, r *http.Request) (any, error) {
+func (a *api) checkpoint(r *http.Request, _ approval.Principal) (any, error) {
 	return a.Facts.Checkpoint(r.Context())
 }
 
@@ -197,12 +211,7 @@ type DecideBody struct {
 	BreakGlass bool `json:"break_glass,omitempty"`
 }
 
-func (a *api) decide(_ http.ResponseWriter, r *http.Request) (any, error) {
-	var body DecideBody
-	if err := decode(r.Body, &body); err != nil {
-		return nil, err
-	}
-	by, _ := a.Auth.Principal(r)
+func (a *api) decide(r *http.Request, by approval.Principal, body DecideBody) (any, error) {
 	decide := a.Actor.Decide
 	if body.BreakGlass {
 		decide = a.Actor.BreakGlass
@@ -213,8 +222,7 @@ func (a *api) decide(_ http.ResponseWriter, r *http.Request) (any, error) {
 	return a.Reader.Request(r.Context(), r.PathValue("id"))
 }
 
-func (a *api) notice(_ http.ResponseWriter, r *http.Request) (any, error) {
-	by, _ := a.Auth.Principal(r)
+func (a *api) notice(r *http.Request, by approval.Principal) (any, error) {
 	return struct{}{}, a.Actor.Notice(r.Context(), by, r.PathValue("id"))
 }
 
@@ -224,12 +232,7 @@ type CloseBody struct {
 	Reason  string           `json:"reason"`
 }
 
-func (a *api) close(_ http.ResponseWriter, r *http.Request) (any, error) {
-	var body CloseBody
-	if err := decode(r.Body, &body); err != nil {
-		return nil, err
-	}
-	by, _ := a.Auth.Principal(r)
+func (a *api) close(r *http.Request, by approval.Principal, body CloseBody) (any, error) {
 	waits, err := a.Actor.Close(r.Context(), by, r.PathValue("id"), body.Verdict, body.Reason)
 	return Waiting{waits}, err
 }
@@ -241,12 +244,7 @@ type AskBody struct {
 	Reason  string          `json:"reason"`
 }
 
-func (a *api) ask(_ http.ResponseWriter, r *http.Request) (any, error) {
-	var body AskBody
-	if err := decode(r.Body, &body); err != nil {
-		return nil, err
-	}
-	by, _ := a.Auth.Principal(r)
+func (a *api) ask(r *http.Request, by approval.Principal, body AskBody) (any, error) {
 	return struct{}{}, a.Actor.Ask(r.Context(), by, r.PathValue("id"), body.Target, time.Duration(body.Minutes)*time.Minute, body.Reason)
 }
 
@@ -255,17 +253,12 @@ type LiftBody struct {
 	Reason string `json:"reason"`
 }
 
-func (a *api) lift(_ http.ResponseWriter, r *http.Request) (any, error) {
-	var body LiftBody
-	if err := decode(r.Body, &body); err != nil {
-		return nil, err
-	}
-	by, _ := a.Auth.Principal(r)
+func (a *api) lift(r *http.Request, by approval.Principal, body LiftBody) (any, error) {
 	return struct{}{}, a.Actor.Lift(r.Context(), by, r.PathValue("id"), body.Reason)
 }
 
 // habits are those of the agent that the query names: its id holds slashes, which a path would split.
-func (a *api) habits(_ http.ResponseWriter, r *http.Request) (any, error) {
+func (a *api) habits(r *http.Request, _ approval.Principal) (any, error) {
 	return a.Facts.Habits(r.Context(), r.URL.Query().Get("id"))
 }
 
@@ -281,18 +274,12 @@ type BaselineBody struct {
 	Reason string `json:"reason"`
 }
 
-func (a *api) changeBaseline(_ http.ResponseWriter, r *http.Request) (any, error) {
-	var body BaselineBody
-	if err := decode(r.Body, &body); err != nil {
-		return nil, err
-	}
-	by, _ := a.Auth.Principal(r)
+func (a *api) changeBaseline(r *http.Request, by approval.Principal, body BaselineBody) (any, error) {
 	waits, err := a.Actor.ChangeBaseline(r.Context(), by, body.Agent, body.Change, body.Reason)
 	return Waiting{waits}, err
 }
 
-func (a *api) reload(_ http.ResponseWriter, r *http.Request) (any, error) {
-	by, _ := a.Auth.Principal(r)
+func (a *api) reload(r *http.Request, by approval.Principal) (any, error) {
 	return struct{}{}, a.Actor.ReloadRules(r.Context(), by)
 }
 

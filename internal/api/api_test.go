@@ -2,10 +2,12 @@ package api
 
 import (
 	"net/http/httptest"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/tocsin-dr/tocsin/internal/action"
+	"github.com/tocsin-dr/tocsin/internal/approval"
 	"github.com/tocsin-dr/tocsin/internal/incident"
 	"github.com/tocsin-dr/tocsin/internal/store"
 )
@@ -43,10 +45,32 @@ func TestContained(t *testing.T) {
 			}
 			r := httptest.NewRequest("GET", "/", nil)
 			r.SetPathValue("id", "INC-1")
-			got, err := (&api{Options{Reader: s, Now: func() time.Time { return now }}}).incident(nil, r)
+			got, err := (&api{Options{Reader: s, Now: func() time.Time { return now }}}).incident(r, approval.Principal{})
 			if err != nil || got.(Case).Contained != tt.want {
 				t.Errorf("contained = %v, want %v: %v", got, tt.want, err)
 			}
 		})
+	}
+}
+
+// What Tocsin writes is compared with what it wrote last, and an edit with the version that was edited.
+func TestVersions(t *testing.T) {
+	version := func(n, base int, author, text string) store.Draft {
+		return store.Draft{Name: "timeline", Version: n, Base: base, Author: author, Markdown: text}
+	}
+	all := []store.Draft{
+		{Name: "post-mortem", Version: 1, Markdown: "another\n"}, version(1, 0, "", "one\n"), version(2, 0, "", "two\n"), version(3, 1, "ana", "first\n"), version(4, 0, "", "three\n"),
+	}
+	want := []string{"", "", "-one +two", "-one +first", "-two +three"}
+	for i, v := range Versions(all) {
+		var changed []string
+		for line := range strings.Lines(v.Diff) {
+			if !strings.HasPrefix(line, "---") && !strings.HasPrefix(line, "+++") && !strings.HasPrefix(line, "@@") {
+				changed = append(changed, strings.TrimSpace(line))
+			}
+		}
+		if got := strings.Join(changed, " "); got != want[i] {
+			t.Errorf("version %d of %s changed %q, want %q", v.Version, v.Name, got, want[i])
+		}
 	}
 }

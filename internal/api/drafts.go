@@ -2,7 +2,9 @@ package api
 
 import (
 	"net/http"
+	"slices"
 
+	"github.com/tocsin-dr/tocsin/internal/approval"
 	"github.com/tocsin-dr/tocsin/internal/incident"
 	"github.com/tocsin-dr/tocsin/internal/store"
 )
@@ -14,7 +16,7 @@ type DraftVersion struct {
 }
 
 // drafts returns every version of an incident's drafts.
-func (a *api) drafts(_ http.ResponseWriter, r *http.Request) (any, error) {
+func (a *api) drafts(r *http.Request, _ approval.Principal) (any, error) {
 	all, err := a.Reader.DraftVersions(r.Context(), r.PathValue("id"))
 	if err != nil {
 		return nil, err
@@ -27,9 +29,10 @@ func Versions(all []store.Draft) []DraftVersion {
 	out := make([]DraftVersion, 0, len(all))
 	for i, d := range all {
 		v := DraftVersion{Draft: d}
-		for _, before := range all[:i] {
+		for _, before := range slices.Backward(all[:i]) {
 			if before.Name == d.Name && (d.Author == "" && before.Author == "" || before.Version == d.Base) {
 				v.Diff = incident.Diff(before.Markdown, d.Markdown)
+				break
 			}
 		}
 		out = append(out, v)
@@ -43,11 +46,6 @@ type EditBody struct {
 	Markdown string `json:"markdown"`
 }
 
-func (a *api) editDraft(_ http.ResponseWriter, r *http.Request) (any, error) {
-	var body EditBody
-	if err := decode(r.Body, &body); err != nil {
-		return nil, err
-	}
-	by, _ := a.Auth.Principal(r)
+func (a *api) editDraft(r *http.Request, by approval.Principal, body EditBody) (any, error) {
 	return a.Actor.EditDraft(r.Context(), by, r.PathValue("id"), r.PathValue("name"), body.Base, body.Markdown)
 }

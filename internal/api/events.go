@@ -33,7 +33,7 @@ const (
 )
 
 // events streams the event log as JSON lines.
-func (a *api) events(w http.ResponseWriter, r *http.Request) {
+func (a *api) events(w http.ResponseWriter, r *http.Request, by approval.Principal) {
 	var since time.Time
 	if text := r.URL.Query().Get("since"); text != "" {
 		var err error
@@ -42,7 +42,6 @@ func (a *api) events(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
-	by, _ := a.Auth.Principal(r)
 	deadline := http.NewResponseController(w)
 	defer func() { _ = deadline.SetWriteDeadline(time.Time{}) }() // the connection may serve on
 	out := bufio.NewWriterSize(w, lineBuffer)

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"net/http"
 	"time"
+
+	"github.com/tocsin-dr/tocsin/internal/approval"
 )
 
 // ExportBody is the body of an export.
@@ -15,13 +17,12 @@ type ExportBody struct {
 const exportTimeout = 10 * time.Minute
 
 // export streams a bundle. What fails after its beginning cuts it off, which its reader sees.
-func (a *api) export(w http.ResponseWriter, r *http.Request) {
+func (a *api) export(w http.ResponseWriter, r *http.Request, by approval.Principal) {
 	var body ExportBody
 	if err := decode(http.MaxBytesReader(w, r.Body, maxBody), &body); err != nil {
 		fail(w, err)
 		return
 	}
-	by, _ := a.Auth.Principal(r)
 	id := r.PathValue("id")
 	if _, err := a.Reader.Incident(r.Context(), id); err != nil {
 		fail(w, err)

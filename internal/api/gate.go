@@ -2,6 +2,7 @@ package api
 
 import (
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/tocsin-dr/tocsin/internal/gate"
@@ -56,9 +57,9 @@ func GateRoutes(mux *http.ServeMux, o GateOptions) {
 }
 
 func bearer(r *http.Request) string {
-	const scheme = "Bearer "
-	if h := r.Header.Get("Authorization"); len(h) > len(scheme) && h[:len(scheme)] == scheme {
-		return h[len(scheme):]
+	token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+	if !ok {
+		return ""
 	}
-	return ""
+	return token
 }

@@ -49,24 +49,19 @@ type ReasonBody struct {
 }
 
 // approval is one request, which the person opens: how long they look is measured from here.
-func (a *api) approval(_ http.ResponseWriter, r *http.Request) (any, error) {
+func (a *api) approval(r *http.Request, by approval.Principal) (any, error) {
 	found, err := a.Reader.Request(r.Context(), r.PathValue("id"))
-	if by, ok := a.Auth.Principal(r); ok && err == nil && found.State == approval.Pending {
+	if err == nil && found.State == approval.Pending {
 		a.Actor.Looking(by, found.ID)
 	}
 	return found, err
 }
 
-func (a *api) review(_ http.ResponseWriter, r *http.Request) (any, error) {
-	var body ReasonBody
-	if err := decode(r.Body, &body); err != nil {
-		return nil, err
-	}
-	by, _ := a.Auth.Principal(r)
+func (a *api) review(r *http.Request, by approval.Principal, body ReasonBody) (any, error) {
 	return struct{}{}, a.Actor.Review(r.Context(), by, r.PathValue("id"), body.Reason)
 }
 
-func (a *api) plan(_ http.ResponseWriter, r *http.Request) (any, error) {
+func (a *api) plan(r *http.Request, _ approval.Principal) (any, error) {
 	return a.Planner.PlanPlaybook(r.Context(), r.PathValue("id"), strings.TrimSpace(r.URL.Query().Get("playbook")))
 }
 
@@ -76,16 +71,11 @@ type RunBody struct {
 	Reason   string `json:"reason"`
 }
 
-func (a *api) run(_ http.ResponseWriter, r *http.Request) (any, error) {
-	var body RunBody
-	if err := decode(r.Body, &body); err != nil {
-		return nil, err
-	}
-	by, _ := a.Auth.Principal(r)
+func (a *api) run(r *http.Request, by approval.Principal, body RunBody) (any, error) {
 	return struct{}{}, a.Actor.RunPlaybook(r.Context(), by, r.PathValue("id"), body.Playbook, body.Reason)
 }
 
-func (a *api) standings(_ http.ResponseWriter, r *http.Request) (any, error) {
+func (a *api) standings(r *http.Request, _ approval.Principal) (any, error) {
 	all, err := a.Reader.Standings(r.Context(), listLimit)
 	if all == nil {
 		all = []approval.Standing{}
@@ -93,48 +83,22 @@ func (a *api) standings(_ http.ResponseWriter, r *http.Request) (any, error) {
 	return all, err
 }
 
-func (a *api) propose(_ http.ResponseWriter, r *http.Request) (any, error) {
-	var body approval.Standing
-	if err := decode(r.Body, &body); err != nil {
-		return nil, err
-	}
-	by, _ := a.Auth.Principal(r)
+func (a *api) propose(r *http.Request, by approval.Principal, body approval.Standing) (any, error) {
 	return a.Actor.Propose(r.Context(), by, body)
 }
 
-func (a *api) sign(_ http.ResponseWriter, r *http.Request) (any, error) {
-	by, _ := a.Auth.Principal(r)
+func (a *api) sign(r *http.Request, by approval.Principal) (any, error) {
 	return a.Actor.SignStanding(r.Context(), by, r.PathValue("id"))
 }
 
-func (a *api) revoke(_ http.ResponseWriter, r *http.Request) (any, error) {
-	body, err := reason(r)
-	if err != nil {
-		return nil, err
-	}
-	by, _ := a.Auth.Principal(r)
+func (a *api) revoke(r *http.Request, by approval.Principal, body ReasonBody) (any, error) {
 	return a.Actor.RevokeStanding(r.Context(), by, r.PathValue("id"), body.Reason)
 }
 
-func (a *api) halt(_ http.ResponseWriter, r *http.Request) (any, error) {
-	body, err := reason(r)
-	if err != nil {
-		return nil, err
-	}
-	by, _ := a.Auth.Principal(r)
+func (a *api) halt(r *http.Request, by approval.Principal, body ReasonBody) (any, error) {
 	return struct{}{}, a.Actor.Halt(r.Context(), by, body.Reason)
 }
 
-func (a *api) resume(_ http.ResponseWriter, r *http.Request) (any, error) {
-	body, err := reason(r)
-	if err != nil {
-		return nil, err
-	}
-	by, _ := a.Auth.Principal(r)
+func (a *api) resume(r *http.Request, by approval.Principal, body ReasonBody) (any, error) {
 	return struct{}{}, a.Actor.Resume(r.Context(), by, body.Reason)
-}
-
-func reason(r *http.Request) (body ReasonBody, err error) {
-	err = decode(r.Body, &body)
-	return body, err
 }

@@ -15,8 +15,10 @@ import (
 	"net/url"
 	"runtime"
 	"strings"
-	"sync"
+	"sync/atomic"
 	"time"
+
+	"golang.org/x/sync/singleflight"
 
 	"github.com/tocsin-dr/tocsin/internal/approval"
 	"github.com/tocsin-dr/tocsin/internal/ledger"
@@ -68,8 +70,8 @@ type Auth struct {
 	ceremonies
 	comparing chan struct{} // bounds the passwords compared at once, so that sign-ins leave processors to the gate and the detectors
 
-	mu       sync.Mutex
-	provider *provider // found when it is first needed, so that the console starts while the provider is down
+	finding  singleflight.Group
+	provider atomic.Pointer[provider] // found when it is first needed, so that the console starts while the provider is down
 }
 
 // New checks the options and returns an Auth.
@@ -132,14 +134,14 @@ func (a *Auth) Principal(r *http.Request) (approval.Principal, bool) {
 	return p, ok
 }
 
-// Require lets a request through whose sender has at least a role. Others get a redirection to the sign-in page, or 401 or 403.
-// A request from another site's page is refused, whoever sent it.
-func (a *Auth) Require(role approval.Role, next http.Handler) http.Handler {
+// Require lets a request through whose sender has at least a role, and says who that is. Others get a redirection to the sign-in page,
+// or 401 or 403. A request from another site's page is refused, whoever sent it.
+func (a *Auth) Require(role approval.Role, next func(w http.ResponseWriter, r *http.Request, by approval.Principal)) http.Handler {
 	return a.csrf.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		p, ok := a.Principal(r)
 		switch {
 		case ok && p.Role.AtLeast(role):
-			next.ServeHTTP(w, r)
+			next(w, r, p)
 		case ok && wantsPage(r):
 			http.Error(w, fmt.Sprintf("Role %q may not do this; %s or above may.", p.Role, role), http.StatusForbidden)
 		case ok:

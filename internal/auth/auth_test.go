@@ -65,10 +65,9 @@ func newBench(t *testing.T, change func(*Options)) *bench {
 		t.Fatal(err)
 	}
 	b.Routes(b.mux)
-	b.mux.Handle("/", b.Require(approval.Responder, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		p, _ := b.Principal(r)
-		w.Write([]byte(p.ID + " " + string(p.Role) + " " + p.Via))
-	})))
+	b.mux.Handle("/", b.Require(approval.Responder, func(w http.ResponseWriter, _ *http.Request, by approval.Principal) {
+		w.Write([]byte(by.ID + " " + string(by.Role) + " " + by.Via))
+	}))
 	return b
 }
 

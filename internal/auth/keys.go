@@ -181,7 +181,7 @@ func (a *Auth) recordKey(r *http.Request, c caller, outcome, key, about string) 
 }
 
 func refuseKey(format string, args ...any) error {
-	return &approval.Refusal{Kind: approval.RefusedStepUp, Text: fmt.Sprintf(format, args...)}
+	return approval.Refuse(approval.RefusedStepUp, format, args...)
 }
 
 // keyBody is the body of a request about keys.
@@ -311,8 +311,10 @@ func (a *Auth) finishKey(r *http.Request, c caller) (any, error) {
 	if k.Record, err = json.Marshal(made); err != nil {
 		return nil, fmt.Errorf("encode security key: %w", err)
 	}
-	if _, err := a.o.Keys.SecurityKey(r.Context(), k.ID); !errors.Is(err, store.ErrNotFound) {
-		return nil, errors.Join(err, refuseKey("the security key is registered already"))
+	if _, err := a.o.Keys.SecurityKey(r.Context(), k.ID); err == nil {
+		return nil, refuseKey("the security key is registered already")
+	} else if !errors.Is(err, store.ErrNotFound) {
+		return nil, err
 	}
 	outcome := "registered, proved by a key before it"
 	if k.First {

@@ -1,7 +1,9 @@
 package auth
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -389,5 +391,23 @@ func TestCeremoniesAreBounded(t *testing.T) {
 	}
 	if len(b.pending) > maxCeremonies {
 		t.Errorf("%d open challenges", len(b.pending))
+	}
+}
+
+// unreadable are security keys of which none can be looked up.
+type unreadable struct{ Keys }
+
+func (unreadable) SecurityKey(context.Context, string) (store.SecurityKey, error) {
+	return store.SecurityKey{}, errors.New("the disk is full")
+}
+
+func TestUnreadableKeys(t *testing.T) {
+	b := newBench(t, func(o *Options) { o.Keys = unreadable{o.Keys} })
+	status, body := b.desk(t, "ana").register("mine")
+	if status != http.StatusInternalServerError || strings.Contains(body, "disk") {
+		t.Errorf("got %d %s, want 500 without what is wrong inside", status, body)
+	}
+	if n := b.recordedOf("refused"); n != 0 {
+		t.Errorf("the ledger holds %d refusals, want none: nobody refused anything", n)
 	}
 }

@@ -50,25 +50,39 @@ type provider struct {
 	verifier *oidc.IDTokenVerifier
 }
 
+// discover finds the provider, once for all who wait for it. It goes on though one of them leaves, and ends with the client's patience.
 func (a *Auth) discover(ctx context.Context) (*provider, error) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.provider != nil {
-		return a.provider, nil
+	if p := a.provider.Load(); p != nil {
+		return p, nil
 	}
+	found := a.finding.DoChan("", func() (any, error) {
+		p, err := a.find(context.WithoutCancel(ctx))
+		if err == nil {
+			a.provider.Store(p)
+		}
+		return p, err
+	})
+	select {
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	case f := <-found:
+		return f.Val.(*provider), f.Err
+	}
+}
+
+func (a *Auth) find(ctx context.Context) (*provider, error) {
 	found, err := oidc.NewProvider(oidc.ClientContext(ctx, a.o.Client), a.o.OIDC.Issuer)
 	if err != nil {
 		return nil, fmt.Errorf("find OpenID provider: %w", err)
 	}
 	o := a.o.OIDC
-	a.provider = &provider{
+	return &provider{
 		oauth: oauth2.Config{
 			ClientID: o.ClientID, ClientSecret: o.ClientSecret, RedirectURL: o.RedirectURL, Endpoint: found.Endpoint(),
 			Scopes: append([]string{oidc.ScopeOpenID, "profile", "email"}, o.Scopes...),
 		},
 		verifier: found.Verifier(&oidc.Config{ClientID: o.ClientID, Now: a.o.Now}),
-	}
-	return a.provider, nil
+	}, nil
 }
 
 // flow is what a browser keeps while its person is at the provider.
@@ -180,10 +194,7 @@ func (a *Auth) claims(r *http.Request, f flow) (map[string]any, error) {
 
 // person names who the claims are about. A name of a configured user is refused: one name is one person.
 func (a *Auth) person(claims map[string]any) (string, error) {
-	claim := a.o.OIDC.UserClaim
-	if claim == "" {
-		claim = "email"
-	}
+	claim := cmp.Or(a.o.OIDC.UserClaim, "email")
 	who, _ := claims[claim].(string)
 	if verified, _ := claims["email_verified"].(bool); claim == "email" && !verified {
 		return "", errors.New("the provider did not verify the email address")
@@ -202,9 +213,10 @@ const maxGroups = 200
 
 // groups returns the person's groups as policies name them.
 func (a *Auth) groups(claims map[string]any) (out []string) {
-	groups, ok := claims[cmp.Or(a.o.OIDC.GroupsClaim, "groups")].([]any)
+	claim := claims[cmp.Or(a.o.OIDC.GroupsClaim, "groups")]
+	groups, ok := claim.([]any)
 	if !ok {
-		groups = []any{claims[cmp.Or(a.o.OIDC.GroupsClaim, "groups")]}
+		groups = []any{claim}
 	}
 	for _, g := range groups[:min(len(groups), maxGroups)] {
 		if name, _ := g.(string); name != "" && name == shorten(name) {

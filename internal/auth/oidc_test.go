@@ -1,17 +1,21 @@
 package auth
 
 import (
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
 	"strings"
+	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/go-jose/go-jose/v4"
@@ -162,4 +166,41 @@ func TestOIDCProviderDown(t *testing.T) {
 	if got := b.form("ana", password, "/").Header.Get("Location"); got != "/" {
 		t.Errorf("password sign-in: sent to %q", got)
 	}
+}
+
+// roundTrip answers requests without a network.
+type roundTrip func(*http.Request) (*http.Response, error)
+
+func (fn roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return fn(r) }
+
+// A provider that does not answer is asked once, however many people wait for it, and nobody waits who has left.
+func TestOIDCProviderSlow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		asked, answer := 0, make(chan struct{})
+		slow := roundTrip(func(*http.Request) (*http.Response, error) {
+			asked++
+			<-answer
+			return nil, errors.New("it is down")
+		})
+		a := &Auth{o: Options{OIDC: &OIDC{Issuer: "https://idp.example"}, Client: &http.Client{Transport: slow}}}
+		var people sync.WaitGroup
+		for range 5 {
+			people.Go(func() {
+				if _, err := a.discover(t.Context()); err == nil {
+					t.Error("found a provider that is down")
+				}
+			})
+		}
+		synctest.Wait()
+		left, leave := context.WithCancel(t.Context())
+		leave()
+		if _, err := a.discover(left); !errors.Is(err, context.Canceled) {
+			t.Errorf("who left got %v", err)
+		}
+		if asked != 1 {
+			t.Errorf("the provider was asked %d times, want once", asked)
+		}
+		close(answer)
+		people.Wait()
+	})
 }
