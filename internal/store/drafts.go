@@ -32,19 +32,14 @@ const maxVersions = 1000
 // never takes the place of what a person wrote: it is a version beside it.
 func (s *Store) SaveDraft(ctx context.Context, d Draft) (Draft, error) {
 	err := s.inTx(ctx, "save draft", func(tx *sql.Tx) error {
-		if s.postgres { // SQLite's transactions are immediate and so one at a time
-			if _, err := tx.ExecContext(ctx, `LOCK TABLE draft_versions IN EXCLUSIVE MODE`); err != nil {
-				return err
-			}
+		if err := s.lock(ctx, tx, "draft_versions"); err != nil {
+			return err
 		}
-		human := 0
-		if d.Author != "" {
-			human = 1
-		}
+		human := flag(d.Author != "")
 		var latest, edited, same int
-		err := tx.QueryRowContext(ctx, s.sql(`SELECT COALESCE(MAX(version), 0), COALESCE(MAX(CASE WHEN human = 1 THEN version END), 0),
-			COALESCE(MAX(CASE WHEN human = ? THEN version END), 0) FROM draft_versions WHERE incident = ? AND name = ?`),
-			storable([]any{human, d.Incident, d.Name})...).Scan(&latest, &edited, &same)
+		err := s.row(ctx, tx, `SELECT COALESCE(MAX(version), 0), COALESCE(MAX(CASE WHEN human = 1 THEN version END), 0),
+			COALESCE(MAX(CASE WHEN human = ? THEN version END), 0) FROM draft_versions WHERE incident = ? AND name = ?`,
+			human, d.Incident, d.Name).Scan(&latest, &edited, &same)
 		if err != nil {
 			return err
 		}
@@ -59,12 +54,8 @@ func (s *Store) SaveDraft(ctx context.Context, d Draft) (Draft, error) {
 			return err
 		}
 		d.Version = latest + 1
-		doc, err := encode(d)
-		if err != nil {
-			return err
-		}
 		return s.exec(ctx, tx, "write draft", `INSERT INTO draft_versions (incident, name, version, human, sha256, doc) VALUES (?, ?, ?, ?, ?, ?)`,
-			d.Incident, d.Name, d.Version, human, d.SHA256, doc)
+			d.Incident, d.Name, d.Version, human, d.SHA256, document{d})
 	})
 	return d, err
 }
@@ -72,7 +63,7 @@ func (s *Store) SaveDraft(ctx context.Context, d Draft) (Draft, error) {
 // draft reads one version; the version 0 is none.
 func (s *Store) draft(ctx context.Context, tx *sql.Tx, incidentID, name string, version int) (d Draft, err error) {
 	var text []byte
-	err = tx.QueryRowContext(ctx, s.sql(`SELECT doc FROM draft_versions WHERE incident = ? AND name = ? AND version = ?`), storable([]any{incidentID, name, version})...).Scan(&text)
+	err = s.row(ctx, tx, `SELECT doc FROM draft_versions WHERE incident = ? AND name = ? AND version = ?`, incidentID, name, version).Scan(&text)
 	if errors.Is(err, sql.ErrNoRows) {
 		return d, nil
 	}

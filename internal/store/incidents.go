@@ -30,18 +30,10 @@ type Alert struct {
 
 // SaveAlert writes a finding, or replaces it by a later report of the same one.
 func (s *Store) SaveAlert(ctx context.Context, a Alert) error {
-	doc, err := encode(a)
-	if err != nil {
-		return fmt.Errorf("save finding: %w", err)
-	}
-	triaged := 0
-	if a.Disposition != nil {
-		triaged = 1
-	}
 	return s.exec(ctx, s.db, "save finding", `INSERT INTO findings (id, incident, at, raised, agent, rule, lane, triaged, doc) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
 		ON CONFLICT (id) DO UPDATE SET incident = excluded.incident, at = excluded.at, raised = excluded.raised, agent = excluded.agent,
 			rule = excluded.rule, lane = excluded.lane, triaged = excluded.triaged, doc = excluded.doc`,
-		a.Finding.ID, a.Incident, a.Finding.Time.UnixNano(), a.Raised.UnixNano(), a.Finding.Agent.ID, a.Finding.Rule, string(a.Finding.Lane), triaged, doc)
+		a.Finding.ID, a.Incident, a.Finding.Time.UnixNano(), a.Raised.UnixNano(), a.Finding.Agent.ID, a.Finding.Rule, string(a.Finding.Lane), flag(a.Disposition != nil), document{a})
 }
 
 // Alert returns one finding.
@@ -64,35 +56,25 @@ func (s *Store) EachAlertSince(ctx context.Context, since time.Time, take func(A
 
 // RuleVerdicts returns, by rule, the verdicts of people who closed incidents in which the rule fired since a time, one for each incident.
 func (s *Store) RuleVerdicts(ctx context.Context, since time.Time) (map[string]map[incident.Verdict]int, error) {
-	rows, err := s.db.QueryContext(ctx, s.sql(`SELECT f.rule, i.doc FROM (SELECT DISTINCT rule, incident FROM findings WHERE at >= ? AND incident <> '') f
-		JOIN incidents i ON i.id = f.incident WHERE i.status = ?`), since.UnixNano(), string(incident.Closed))
-	if err != nil {
-		return nil, fmt.Errorf("read verdicts: %w", err)
-	}
-	defer rows.Close()
 	out := make(map[string]map[incident.Verdict]int)
-	for rows.Next() {
-		var rule string
-		var doc []byte
+	var rule string
+	var doc []byte
+	err := s.eachRow(ctx, "read verdicts", []any{&rule, &doc}, func() error {
 		var i incident.Incident
-		if err := rows.Scan(&rule, &doc); err != nil {
-			return nil, fmt.Errorf("read verdicts: %w", err)
-		}
 		if err := json.Unmarshal(doc, &i); err != nil {
-			return nil, fmt.Errorf("read verdicts: %w", err)
+			return fmt.Errorf("read verdicts: %w", err)
 		}
 		if i.Disposition == nil {
-			continue
+			return nil
 		}
 		if out[rule] == nil {
 			out[rule] = make(map[incident.Verdict]int)
 		}
 		out[rule][i.Disposition.Verdict]++
-	}
-	if err := rows.Err(); err != nil {
-		return nil, fmt.Errorf("read verdicts: %w", err)
-	}
-	return out, nil
+		return nil
+	}, `SELECT f.rule, i.doc FROM (SELECT DISTINCT rule, incident FROM findings WHERE at >= ? AND incident <> '') f
+		JOIN incidents i ON i.id = f.incident WHERE i.status = ?`, since.UnixNano(), string(incident.Closed))
+	return out, err
 }
 
 // AlertGroup is a number of alerts of one rule in one incident that coverage can't tell apart.
@@ -109,62 +91,46 @@ type AlertGroup struct {
 // AlertGroups counts the alerts that were raised, and whose last event is, not before a time. Those raised before late are in groups
 // of their own. The database counts, so that what is read does not grow with the alerts.
 func (s *Store) AlertGroups(ctx context.Context, since, late time.Time) (out []AlertGroup, err error) {
-	rows, err := s.db.QueryContext(ctx, s.sql(`SELECT g.incident, g.rule, g.leads, g.triaged, g.raised, g.n, COALESCE(l.at, 0) FROM (
+	var g AlertGroup
+	var first, triaged, raised, looked int64
+	err = s.eachRow(ctx, "count findings", []any{&g.Incident, &g.Rule, &first, &triaged, &raised, &g.N, &looked}, func() error {
+		g.First, g.Triaged, g.Raised, g.Looked = first == 1, triaged == 1, time.Unix(0, raised).UTC(), time.Time{}
+		if looked != 0 {
+			g.Looked = time.Unix(0, looked).UTC()
+		}
+		out = append(out, g)
+		return nil
+	}, `SELECT g.incident, g.rule, g.leads, g.triaged, g.raised, g.n, COALESCE(l.at, 0) FROM (
 			SELECT incident, rule, leads, late, triaged, MIN(raised) AS raised, COUNT(*) AS n FROM (
 				SELECT incident, rule, lane, raised, triaged, CASE WHEN raised < ? THEN 1 ELSE 0 END AS late,
 					CASE WHEN incident = '' OR ROW_NUMBER() OVER (PARTITION BY incident, rule ORDER BY raised, id) = 1 THEN 1 ELSE 0 END AS leads
 				FROM findings WHERE at >= ? AND raised >= ?
 			) AS f WHERE lane NOT IN ('hunt', 'shadow') GROUP BY incident, rule, leads, late, triaged
-		) AS g LEFT JOIN (SELECT incident, MAX(at) AS at FROM timeline WHERE looked = 1 GROUP BY incident) AS l ON l.incident = g.incident`),
+		) AS g LEFT JOIN (SELECT incident, MAX(at) AS at FROM timeline WHERE looked = 1 GROUP BY incident) AS l ON l.incident = g.incident`,
 		late.UnixNano(), since.UnixNano(), since.UnixNano())
-	if err != nil {
-		return nil, fmt.Errorf("count findings: %w", err)
-	}
-	defer rows.Close()
-	for rows.Next() {
-		var g AlertGroup
-		var first, triaged, raised, looked int64
-		if err := rows.Scan(&g.Incident, &g.Rule, &first, &triaged, &raised, &g.N, &looked); err != nil {
-			return nil, fmt.Errorf("count findings: %w", err)
-		}
-		g.First, g.Triaged, g.Raised = first == 1, triaged == 1, time.Unix(0, raised).UTC()
-		if looked != 0 {
-			g.Looked = time.Unix(0, looked).UTC()
-		}
-		out = append(out, g)
-	}
-	if err := rows.Err(); err != nil {
-		return nil, fmt.Errorf("count findings: %w", err)
-	}
-	return out, nil
+	return out, err
 }
 
 // SaveIncident writes an incident's state. One session's incident never takes the place of another's.
 func (s *Store) SaveIncident(ctx context.Context, i incident.Incident) error {
-	return s.inTx(ctx, "save incident", func(tx *sql.Tx) error { return s.saveIncident(ctx, tx, i) })
-}
-
-func (s *Store) saveIncident(ctx context.Context, q querier, i incident.Incident) error {
-	var text []byte
-	var known incident.Incident
-	err := q.QueryRowContext(ctx, s.sql(`SELECT doc FROM incidents WHERE id = ?`), storable([]any{i.ID})...).Scan(&text)
-	if err == nil {
-		err = json.Unmarshal(text, &known)
-	}
-	switch {
-	case errors.Is(err, sql.ErrNoRows):
-	case err != nil:
-		return err
-	case known.Key != i.Key:
-		return fmt.Errorf("%s is the incident of another session", i.ID)
-	}
-	doc, err := encode(i)
-	if err != nil {
-		return err
-	}
-	return s.exec(ctx, q, "write incident", `INSERT INTO incidents (id, status, agent, first_bad, doc) VALUES (?, ?, ?, ?, ?)
-		ON CONFLICT (id) DO UPDATE SET status = excluded.status, agent = excluded.agent, first_bad = excluded.first_bad, doc = excluded.doc`,
-		i.ID, string(i.Status), i.Agent.ID, i.Times.FirstBad.UnixNano(), doc)
+	return s.inTx(ctx, "save incident", func(tx *sql.Tx) error {
+		var text []byte
+		var known incident.Incident
+		err := s.row(ctx, tx, `SELECT doc FROM incidents WHERE id = ?`, i.ID).Scan(&text)
+		if err == nil {
+			err = json.Unmarshal(text, &known)
+		}
+		switch {
+		case errors.Is(err, sql.ErrNoRows):
+		case err != nil:
+			return err
+		case known.Key != i.Key:
+			return fmt.Errorf("%s is the incident of another session", i.ID)
+		}
+		return s.exec(ctx, tx, "write incident", `INSERT INTO incidents (id, status, agent, first_bad, doc) VALUES (?, ?, ?, ?, ?)
+			ON CONFLICT (id) DO UPDATE SET status = excluded.status, agent = excluded.agent, first_bad = excluded.first_bad, doc = excluded.doc`,
+			i.ID, string(i.Status), i.Agent.ID, i.Times.FirstBad.UnixNano(), document{i})
+	})
 }
 
 // Incident returns one incident.
@@ -189,17 +155,13 @@ func (s *Store) OpenIncidents(ctx context.Context, before time.Time, limit int) 
 
 // AddEntry appends to an incident's timeline; the same entry written again by a retry stays one.
 func (s *Store) AddEntry(ctx context.Context, incidentID string, e incident.Entry) error {
-	doc, err := encode(e)
+	doc, err := json.Marshal(e)
 	if err != nil {
 		return fmt.Errorf("add timeline entry: %w", err)
 	}
-	looked := 0
-	if e.Looked() {
-		looked = 1
-	}
-	sum := sha256.Sum256([]byte(doc))
+	sum := sha256.Sum256(doc)
 	return s.exec(ctx, s.db, "add timeline entry", `INSERT INTO timeline (incident, id, at, looked, doc) VALUES (?, ?, ?, ?, ?) ON CONFLICT (incident, id) DO NOTHING`,
-		incidentID, hex.EncodeToString(sum[:12]), e.At.UnixNano(), looked, doc)
+		incidentID, hex.EncodeToString(sum[:12]), e.At.UnixNano(), flag(e.Looked()), string(doc))
 }
 
 // Timeline returns an incident's timeline in time order.
@@ -209,13 +171,9 @@ func (s *Store) Timeline(ctx context.Context, incidentID string) ([]incident.Ent
 
 // SaveRequest writes an approval request's state.
 func (s *Store) SaveRequest(ctx context.Context, r approval.Request) error {
-	doc, err := encode(r)
-	if err != nil {
-		return fmt.Errorf("save request: %w", err)
-	}
 	return s.exec(ctx, s.db, "save request", `INSERT INTO requests (id, incident, state, deadline, doc) VALUES (?, ?, ?, ?, ?)
 		ON CONFLICT (id) DO UPDATE SET state = excluded.state, deadline = excluded.deadline, doc = excluded.doc`,
-		r.ID, r.Incident, string(r.State), r.Deadline.UnixNano(), doc)
+		r.ID, r.Incident, string(r.State), r.Deadline.UnixNano(), document{r})
 }
 
 // Request returns one approval request.
@@ -244,12 +202,8 @@ func (s *Store) IncidentRequests(ctx context.Context, incidentID string) ([]appr
 
 // AddEvidence writes the custody row of a sealed artefact.
 func (s *Store) AddEvidence(ctx context.Context, incidentID string, item incident.EvidenceItem) error {
-	doc, err := encode(item)
-	if err != nil {
-		return fmt.Errorf("add evidence: %w", err)
-	}
 	return s.exec(ctx, s.db, "add evidence", `INSERT INTO evidence (incident, sha256, name, doc) VALUES (?, ?, ?, ?) ON CONFLICT (incident, sha256, name) DO NOTHING`,
-		incidentID, item.SHA256, item.Name, doc)
+		incidentID, item.SHA256, item.Name, document{item})
 }
 
 // Evidence returns an incident's custody rows by name; of those with one name the newest is last.
@@ -263,12 +217,8 @@ func (s *Store) Evidence(ctx context.Context, incidentID string) ([]incident.Evi
 
 // SaveTrack writes what a track of the investigation found.
 func (s *Store) SaveTrack(ctx context.Context, incidentID string, t incident.Track) error {
-	doc, err := encode(t)
-	if err != nil {
-		return fmt.Errorf("save track: %w", err)
-	}
 	return s.exec(ctx, s.db, "save track", `INSERT INTO tracks (incident, name, doc) VALUES (?, ?, ?) ON CONFLICT (incident, name) DO UPDATE SET doc = excluded.doc`,
-		incidentID, t.Name, doc)
+		incidentID, t.Name, document{t})
 }
 
 // Tracks returns an incident's tracks by name.
@@ -278,17 +228,13 @@ func (s *Store) Tracks(ctx context.Context, incidentID string) ([]incident.Track
 
 // SaveLease writes a lease's state. Containment is durable: the gate loads its leases from here.
 func (s *Store) SaveLease(ctx context.Context, l action.Lease) error {
-	doc, err := encode(l)
-	if err != nil {
-		return fmt.Errorf("save lease: %w", err)
-	}
 	lifted := int64(0)
 	if !l.Lifted.IsZero() {
 		lifted = l.Lifted.UnixNano()
 	}
 	return s.exec(ctx, s.db, "save lease", `INSERT INTO leases (id, incident, ends, lifted, doc) VALUES (?, ?, ?, ?, ?)
 		ON CONFLICT (id) DO UPDATE SET ends = excluded.ends, lifted = excluded.lifted, doc = excluded.doc`,
-		l.ID, l.Incident, l.Ends.UnixNano(), lifted, doc)
+		l.ID, l.Incident, l.Ends.UnixNano(), lifted, document{l})
 }
 
 // Leases returns the leases that were not lifted, ended ones included, by end.

@@ -46,34 +46,24 @@ func (s *Store) SecurityKey(ctx context.Context, id string) (SecurityKey, error)
 
 // AddSecurityKey writes a key of a person who has a number of keys, or returns ErrKeys if they have another number by now.
 func (s *Store) AddSecurityKey(ctx context.Context, k SecurityKey, have int) error {
-	doc, err := encode(k)
-	if err != nil {
-		return fmt.Errorf("add security key: %w", err)
-	}
 	return s.inTx(ctx, "add security key", func(tx *sql.Tx) error {
-		if s.postgres {
-			if _, err := tx.ExecContext(ctx, `LOCK TABLE security_keys IN EXCLUSIVE MODE`); err != nil {
-				return err
-			}
+		if err := s.lock(ctx, tx, "security_keys"); err != nil {
+			return err
 		}
 		var n int
-		if err := tx.QueryRowContext(ctx, s.sql(`SELECT COUNT(*) FROM security_keys WHERE person = ?`), storable([]any{k.Person})...).Scan(&n); err != nil {
+		if err := s.row(ctx, tx, `SELECT COUNT(*) FROM security_keys WHERE person = ?`, k.Person).Scan(&n); err != nil {
 			return err
 		}
 		if n != have {
 			return ErrKeys
 		}
-		return s.exec(ctx, tx, "write key", `INSERT INTO security_keys (id, person, sign_count, doc) VALUES (?, ?, ?, ?)`, k.ID, k.Person, int64(k.SignCount), doc)
+		return s.exec(ctx, tx, "write key", `INSERT INTO security_keys (id, person, sign_count, doc) VALUES (?, ?, ?, ?)`, k.ID, k.Person, int64(k.SignCount), document{k})
 	})
 }
 
 // UseSecurityKey writes a key that has signed, if its count is still the one before, and returns ErrKeys otherwise.
 func (s *Store) UseSecurityKey(ctx context.Context, k SecurityKey, before uint32) error {
-	doc, err := encode(k)
-	if err != nil {
-		return fmt.Errorf("use security key: %w", err)
-	}
-	done, err := s.db.ExecContext(ctx, s.sql(`UPDATE security_keys SET sign_count = ?, doc = ? WHERE id = ? AND sign_count = ?`), int64(k.SignCount), doc, k.ID, int64(before))
+	done, err := s.db.ExecContext(ctx, s.sql(`UPDATE security_keys SET sign_count = ?, doc = ? WHERE id = ? AND sign_count = ?`), int64(k.SignCount), document{k}, k.ID, int64(before))
 	if err != nil {
 		return fmt.Errorf("use security key: %w", err)
 	}
@@ -95,11 +85,7 @@ func (s *Store) ProveSignIn(ctx context.Context, tokenHash string, at time.Time,
 		return err
 	}
 	in.Proved, in.ProvedFor = at, about
-	doc, err := encode(in)
-	if err != nil {
-		return fmt.Errorf("prove sign-in: %w", err)
-	}
-	return s.exec(ctx, s.db, "prove sign-in", `UPDATE sign_ins SET doc = ? WHERE token = ?`, doc, tokenHash)
+	return s.exec(ctx, s.db, "prove sign-in", `UPDATE sign_ins SET doc = ? WHERE token = ?`, document{in}, tokenHash)
 }
 
 // Review is a lead's judgement, afterwards, of a decision that broke the glass.
@@ -112,11 +98,7 @@ type Review struct {
 
 // SaveReview writes the review of a request's decision. The first stands.
 func (s *Store) SaveReview(ctx context.Context, r Review) error {
-	doc, err := encode(r)
-	if err != nil {
-		return fmt.Errorf("save review: %w", err)
-	}
-	return s.exec(ctx, s.db, "save review", `INSERT INTO reviews (request, doc) VALUES (?, ?) ON CONFLICT (request) DO NOTHING`, r.Request, doc)
+	return s.exec(ctx, s.db, "save review", `INSERT INTO reviews (request, doc) VALUES (?, ?) ON CONFLICT (request) DO NOTHING`, r.Request, document{r})
 }
 
 // ReviewOf returns the review of a request's decision, or nil.

@@ -15,19 +15,18 @@ import (
 // AppendLedger seals a record at the end of the chain. A record with a key that is there already is not written again.
 func (s *Store) AppendLedger(ctx context.Context, r ledger.Record) error {
 	return s.inTx(ctx, "append to ledger", func(tx *sql.Tx) error {
-		if s.postgres { // SQLite's transactions are immediate and so one at a time
-			if _, err := tx.ExecContext(ctx, `LOCK TABLE ledger IN EXCLUSIVE MODE`); err != nil {
-				return err
-			}
+		if err := s.lock(ctx, tx, "ledger"); err != nil {
+			return err
 		}
+		var seq int64
+		var key any
 		if r.Key != "" {
-			var seq int64
-			err := tx.QueryRowContext(ctx, s.sql(`SELECT seq FROM ledger WHERE key = ?`), storable([]any{r.Key})...).Scan(&seq)
+			key = r.Key
+			err := s.row(ctx, tx, `SELECT seq FROM ledger WHERE key = ?`, key).Scan(&seq)
 			if !errors.Is(err, sql.ErrNoRows) {
 				return err
 			}
 		}
-		var seq int64
 		var prev string
 		err := tx.QueryRowContext(ctx, `SELECT seq, hash FROM ledger ORDER BY seq DESC LIMIT 1`).Scan(&seq, &prev)
 		if err != nil && !errors.Is(err, sql.ErrNoRows) {
@@ -37,16 +36,8 @@ func (s *Store) AppendLedger(ctx context.Context, r ledger.Record) error {
 		if err != nil {
 			return err
 		}
-		doc, err := encode(sealed)
-		if err != nil {
-			return err
-		}
-		var key any
-		if r.Key != "" {
-			key = r.Key
-		}
 		return s.exec(ctx, tx, "write record", `INSERT INTO ledger (seq, key, kind, subject, hash, doc) VALUES (?, ?, ?, ?, ?, ?)`,
-			sealed.Seq, key, r.Kind, r.Subject, sealed.Hash, doc)
+			sealed.Seq, key, r.Kind, r.Subject, sealed.Hash, document{sealed})
 	})
 }
 
@@ -84,31 +75,18 @@ func (s *Store) LedgerSize(ctx context.Context) (n int64, err error) {
 // EachRecord calls take with each record of the ledger in order. A row whose columns are not those of its record is an error: it would
 // be found under another subject, or not at all.
 func (s *Store) EachRecord(ctx context.Context, take func(ledger.Record) error) error {
-	rows, err := s.db.QueryContext(ctx, `SELECT seq, COALESCE(key, ''), kind, subject, hash, doc FROM ledger ORDER BY seq`)
-	if err != nil {
-		return fmt.Errorf("read ledger: %w", err)
-	}
-	defer rows.Close()
-	for rows.Next() {
-		var text []byte
-		var column, r ledger.Record
-		if err := rows.Scan(&column.Seq, &column.Key, &column.Kind, &column.Subject, &column.Hash, &text); err != nil {
-			return fmt.Errorf("read ledger: %w", err)
-		}
+	var text []byte
+	var column ledger.Record
+	return s.eachRow(ctx, "read ledger", []any{&column.Seq, &column.Key, &column.Kind, &column.Subject, &column.Hash, &text}, func() error {
+		var r ledger.Record
 		if err := json.Unmarshal(text, &r); err != nil {
 			return fmt.Errorf("read ledger: record %d: %w", column.Seq, err)
 		}
 		if column.Seq != r.Seq || column.Hash != r.Hash || !stands(column.Key, r.Key) || !stands(column.Kind, r.Kind) || !stands(column.Subject, r.Subject) {
 			return fmt.Errorf("verify ledger: record %d was changed: the columns of its row are not the record's", column.Seq)
 		}
-		if err := take(r); err != nil {
-			return err
-		}
-	}
-	if err := rows.Err(); err != nil {
-		return fmt.Errorf("read ledger: %w", err)
-	}
-	return nil
+		return take(r)
+	}, `SELECT seq, COALESCE(key, ''), kind, subject, hash, doc FROM ledger ORDER BY seq`)
 }
 
 // stands reports whether a column is that of a record's text. What was not UTF-8 is known by the hash of what it was, which is lost.
@@ -145,14 +123,10 @@ type SignIn struct {
 
 // SaveSignIn writes a session under the hash of its token and drops the expired ones.
 func (s *Store) SaveSignIn(ctx context.Context, tokenHash string, in SignIn) error {
-	doc, err := encode(in)
-	if err != nil {
-		return fmt.Errorf("save sign-in: %w", err)
-	}
 	if err := s.exec(ctx, s.db, "drop expired sign-ins", `DELETE FROM sign_ins WHERE expires < ?`, in.Created.UnixNano()); err != nil {
 		return err
 	}
-	return s.exec(ctx, s.db, "save sign-in", `INSERT INTO sign_ins (token, expires, doc) VALUES (?, ?, ?)`, tokenHash, in.Expires.UnixNano(), doc)
+	return s.exec(ctx, s.db, "save sign-in", `INSERT INTO sign_ins (token, expires, doc) VALUES (?, ?, ?)`, tokenHash, in.Expires.UnixNano(), document{in})
 }
 
 // SignInOf returns the session of a token's hash; it may have expired.

@@ -27,24 +27,13 @@ func (s *Store) PutInbox(ctx context.Context, id string, at time.Time, body []by
 
 // EachInbox calls take with the messages that wait, the oldest first.
 func (s *Store) EachInbox(ctx context.Context, limit int, take func(id string, at time.Time, body []byte)) error {
-	rows, err := s.db.QueryContext(ctx, s.sql(`SELECT id, at, doc FROM inbox WHERE done = 0 ORDER BY at, id LIMIT ?`), limit)
-	if err != nil {
-		return fmt.Errorf("list messages: %w", err)
-	}
-	defer rows.Close()
-	for rows.Next() {
-		var id string
-		var at int64
-		var body []byte
-		if err := rows.Scan(&id, &at, &body); err != nil {
-			return fmt.Errorf("list messages: %w", err)
-		}
+	var id string
+	var at int64
+	var body []byte
+	return s.eachRow(ctx, "list messages", []any{&id, &at, &body}, func() error {
 		take(id, time.Unix(0, at).UTC(), body)
-	}
-	if err := rows.Err(); err != nil {
-		return fmt.Errorf("list messages: %w", err)
-	}
-	return nil
+		return nil
+	}, `SELECT id, at, doc FROM inbox WHERE done = 0 ORDER BY at, id LIMIT ?`, limit)
 }
 
 // CountInbox is the number of messages that wait.
@@ -65,13 +54,9 @@ func (s *Store) DropInbox(ctx context.Context, id string, at time.Time) error {
 
 // SaveCard writes where an incident's card is. Open cards are kept up to date.
 func (s *Store) SaveCard(ctx context.Context, incidentID, channel, ts string, open bool, doc []byte) error {
-	shown := 0
-	if open {
-		shown = 1
-	}
 	return s.exec(ctx, s.db, "save card", `INSERT INTO cards (incident, channel, ts, shown, doc) VALUES (?, ?, ?, ?, ?)
 		ON CONFLICT (incident) DO UPDATE SET channel = excluded.channel, ts = excluded.ts, shown = excluded.shown, doc = excluded.doc`,
-		incidentID, channel, ts, shown, string(doc))
+		incidentID, channel, ts, flag(open), string(doc))
 }
 
 // Card returns an incident's card, if it has one.

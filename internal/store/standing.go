@@ -15,12 +15,8 @@ import (
 // SaveStanding writes a standing decision.
 func (s *Store) SaveStanding(ctx context.Context, d approval.Standing) error {
 	d.Uses = 0
-	doc, err := encode(d)
-	if err != nil {
-		return fmt.Errorf("save standing decision: %w", err)
-	}
 	return s.exec(ctx, s.db, "save standing decision", `INSERT INTO standing (id, until, doc) VALUES (?, ?, ?)
-		ON CONFLICT (id) DO UPDATE SET until = excluded.until, doc = excluded.doc`, d.ID, d.Until.UnixNano(), doc)
+		ON CONFLICT (id) DO UPDATE SET until = excluded.until, doc = excluded.doc`, d.ID, d.Until.UnixNano(), document{d})
 }
 
 // Standings returns the standing decisions, those that end last first, with how often each was used.
@@ -29,22 +25,15 @@ func (s *Store) Standings(ctx context.Context, limit int) ([]approval.Standing, 
 	if err != nil {
 		return nil, err
 	}
-	rows, err := s.db.QueryContext(ctx, `SELECT standing, COUNT(*) FROM standing_uses GROUP BY standing`)
-	if err != nil {
-		return nil, fmt.Errorf("count uses of standing decisions: %w", err)
-	}
-	defer rows.Close()
-	for rows.Next() {
-		var id string
-		var n int
-		if err := rows.Scan(&id, &n); err != nil {
-			return nil, fmt.Errorf("count uses of standing decisions: %w", err)
-		}
+	var id string
+	var n int
+	err = s.eachRow(ctx, "count uses of standing decisions", []any{&id, &n}, func() error {
 		if i := slices.IndexFunc(all, func(d approval.Standing) bool { return d.ID == id }); i >= 0 {
 			all[i].Uses = n
 		}
-	}
-	return all, rows.Err()
+		return nil
+	}, `SELECT standing, COUNT(*) FROM standing_uses GROUP BY standing`)
+	return all, err
 }
 
 // Standing returns a standing decision.
@@ -58,7 +47,7 @@ func (s *Store) Standing(ctx context.Context, id string) (approval.Standing, err
 
 // uses counts the uses of a standing decision after a time in nanoseconds since 1970.
 func (s *Store) uses(ctx context.Context, q querier, id string, since int64) (n int, err error) {
-	err = q.QueryRowContext(ctx, s.sql(`SELECT COUNT(*) FROM standing_uses WHERE standing = ? AND at > ?`), id, since).Scan(&n)
+	err = s.row(ctx, q, `SELECT COUNT(*) FROM standing_uses WHERE standing = ? AND at > ?`, id, since).Scan(&n)
 	if err != nil {
 		return 0, fmt.Errorf("count uses of standing decision: %w", err)
 	}
@@ -69,13 +58,11 @@ func (s *Store) uses(ctx context.Context, q querier, id string, since int64) (n 
 // counts once: asked again, it is answered as the first time, by the decision that was used for it.
 func (s *Store) UseStanding(ctx context.Context, id, request string, perHour int, at time.Time) (used bool, err error) {
 	err = s.inTx(ctx, "use standing decision", func(tx *sql.Tx) error {
-		if s.postgres {
-			if _, err := tx.ExecContext(ctx, `LOCK TABLE standing_uses IN EXCLUSIVE MODE`); err != nil {
-				return err
-			}
+		if err := s.lock(ctx, tx, "standing_uses"); err != nil {
+			return err
 		}
 		var known string
-		err := tx.QueryRowContext(ctx, s.sql(`SELECT standing FROM standing_uses WHERE request = ?`), request).Scan(&known)
+		err := s.row(ctx, tx, `SELECT standing FROM standing_uses WHERE request = ?`, request).Scan(&known)
 		if err == nil {
 			used = known == id
 			return nil
@@ -105,11 +92,7 @@ func (s *Store) SaveHalt(ctx context.Context, h *Halt) error {
 	if h == nil {
 		return s.exec(ctx, s.db, "resume responses", `DELETE FROM halts`)
 	}
-	doc, err := encode(h)
-	if err != nil {
-		return fmt.Errorf("halt responses: %w", err)
-	}
-	return s.exec(ctx, s.db, "halt responses", `INSERT INTO halts (id, doc) VALUES (1, ?) ON CONFLICT (id) DO UPDATE SET doc = excluded.doc`, doc)
+	return s.exec(ctx, s.db, "halt responses", `INSERT INTO halts (id, doc) VALUES (1, ?) ON CONFLICT (id) DO UPDATE SET doc = excluded.doc`, document{h})
 }
 
 // Halted returns who halted Tocsin's responses, or nil.
@@ -121,7 +104,7 @@ func (s *Store) Halted(ctx context.Context) (*Halt, error) {
 	return &h, err
 }
 
-// LeasesSince returns the leases of an action, lifted ones too, that end after a time.
+// LeasesSince returns the leases that end, or were lifted, after a time: at most 10,000, by id.
 func (s *Store) LeasesSince(ctx context.Context, at time.Time) ([]action.Lease, error) {
 	return list[action.Lease](ctx, s, "read leases", `SELECT doc FROM leases WHERE ends > ? OR lifted > ? ORDER BY id LIMIT 10000`, at.UnixNano(), at.UnixNano())
 }

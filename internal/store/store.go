@@ -7,6 +7,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"database/sql"
+	"database/sql/driver"
 	"embed"
 	"encoding/json"
 	"errors"
@@ -34,43 +35,43 @@ type Store struct {
 // ErrNotFound says that there is no such row.
 var ErrNotFound = errors.New("not found")
 
-// Open opens the database at a URL and brings its schema up to date: "postgres://…" or the path of a SQLite file.
-func Open(ctx context.Context, url string) (*Store, error) {
-	s := &Store{postgres: strings.HasPrefix(url, "postgres://") || strings.HasPrefix(url, "postgresql://")}
-	driver, dialect, dsn := "sqlite", goose.DialectSQLite3, "file:"+pathEscapes.Replace(url)+"?_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)&_pragma=busy_timeout(10000)&_txlock=immediate"
-	if s.postgres {
-		driver, dialect, dsn = "pgx", goose.DialectPostgres, url
-	}
-	db, err := sql.Open(driver, dsn)
+// Open opens the database at a place and brings its schema up to date: "postgres://…" or the path of a SQLite file.
+func Open(ctx context.Context, at string) (*Store, error) {
+	s, err := connect(at, "_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)&_pragma=busy_timeout(10000)&_txlock=immediate")
 	if err != nil {
 		return nil, fmt.Errorf("open store: %w", err)
 	}
 	if !s.postgres {
-		db.SetMaxOpenConns(4) // one writes at a time anyway
+		s.db.SetMaxOpenConns(4) // one writes at a time anyway
 	}
-	s.db = db
-	if err := s.migrate(ctx, dialect); err != nil {
-		db.Close()
-		return nil, fmt.Errorf("open store: %w", err)
+	if err := s.migrate(ctx); err != nil {
+		return nil, fmt.Errorf("open store: %w", errors.Join(err, s.Close()))
 	}
 	return s, nil
 }
 
 // OpenToRead opens a database that is there, of a schema that is up to date, and changes nothing in it.
 func OpenToRead(ctx context.Context, at string) (*Store, error) {
-	s := &Store{postgres: strings.HasPrefix(at, "postgres://") || strings.HasPrefix(at, "postgresql://")}
-	driver, dsn := "sqlite", "file:"+pathEscapes.Replace(at)+"?mode=rw&_pragma=query_only(1)&_pragma=busy_timeout(10000)"
-	if s.postgres {
-		driver, dsn = "pgx", at
-	}
-	var err error
-	if s.db, err = sql.Open(driver, dsn); err != nil {
+	s, err := connect(at, "mode=rw&_pragma=query_only(1)&_pragma=busy_timeout(10000)")
+	if err != nil {
 		return nil, fmt.Errorf("open store: %w", err)
 	}
 	if err := s.Ping(ctx); err != nil {
 		return nil, fmt.Errorf("open store %s: %w", redacted(at), errors.Join(err, s.Close()))
 	}
 	return s, nil
+}
+
+// connect returns a store whose schema nobody looked at; options are those of a SQLite file.
+func connect(at, options string) (*Store, error) {
+	s := &Store{postgres: strings.HasPrefix(at, "postgres://") || strings.HasPrefix(at, "postgresql://")}
+	engine, source := "sqlite", "file:"+pathEscapes.Replace(at)+"?"+options
+	if s.postgres {
+		engine, source = "pgx", at
+	}
+	var err error
+	s.db, err = sql.Open(engine, source)
+	return s, err
 }
 
 // redacted is a database's URL without the password.
@@ -88,7 +89,11 @@ const migrateTries = 20
 // pathEscapes keeps a path whole where SQLite expects a URI.
 var pathEscapes = strings.NewReplacer("%", "%25", "?", "%3f", "#", "%23")
 
-func (s *Store) migrate(ctx context.Context, dialect goose.Dialect) error {
+func (s *Store) migrate(ctx context.Context) error {
+	dialect := goose.DialectSQLite3
+	if s.postgres {
+		dialect = goose.DialectPostgres
+	}
 	files, err := fs.Sub(migrations, "migrations")
 	if err != nil {
 		return err
@@ -114,7 +119,6 @@ func (s *Store) Ping(ctx context.Context) error { return s.db.PingContext(ctx) }
 // querier is what *sql.DB and *sql.Tx share.
 type querier interface {
 	ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error)
-	QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
 	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
 }
 
@@ -154,6 +158,32 @@ func storable(args []any) []any {
 	return args
 }
 
+// row reads one row.
+func (s *Store) row(ctx context.Context, q querier, query string, args ...any) *sql.Row {
+	return q.QueryRowContext(ctx, s.sql(query), storable(args)...)
+}
+
+// eachRow scans each row into the same variables and calls take, whose error ends it.
+func (s *Store) eachRow(ctx context.Context, doing string, into []any, take func() error, query string, args ...any) error {
+	rows, err := s.db.QueryContext(ctx, s.sql(query), storable(args)...)
+	if err != nil {
+		return fmt.Errorf("%s: %w", doing, err)
+	}
+	defer rows.Close()
+	for rows.Next() {
+		if err := rows.Scan(into...); err != nil {
+			return fmt.Errorf("%s: %w", doing, err)
+		}
+		if err := take(); err != nil {
+			return err
+		}
+	}
+	if err := rows.Err(); err != nil {
+		return fmt.Errorf("%s: %w", doing, err)
+	}
+	return nil
+}
+
 // list reads a column of JSON documents.
 func list[T any](ctx context.Context, s *Store, doing, query string, args ...any) (out []T, err error) {
 	err = each(ctx, s, doing, func(v T) { out = append(out, v) }, query, args...)
@@ -162,26 +192,15 @@ func list[T any](ctx context.Context, s *Store, doing, query string, args ...any
 
 // each calls take with each JSON document of a column.
 func each[T any](ctx context.Context, s *Store, doing string, take func(T), query string, args ...any) error {
-	rows, err := s.db.QueryContext(ctx, s.sql(query), storable(args)...)
-	if err != nil {
-		return fmt.Errorf("%s: %w", doing, err)
-	}
-	defer rows.Close()
-	for rows.Next() {
-		var text []byte
+	var text []byte
+	return s.eachRow(ctx, doing, []any{&text}, func() error {
 		var v T
-		if err := rows.Scan(&text); err != nil {
-			return fmt.Errorf("%s: %w", doing, err)
-		}
 		if err := json.Unmarshal(text, &v); err != nil {
 			return fmt.Errorf("%s: %w", doing, err)
 		}
 		take(v)
-	}
-	if err := rows.Err(); err != nil {
-		return fmt.Errorf("%s: %w", doing, err)
-	}
-	return nil
+		return nil
+	}, query, args...)
 }
 
 // one reads one JSON document, or returns ErrNotFound.
@@ -200,10 +219,30 @@ func one[T any](ctx context.Context, s *Store, doing, query string, args ...any)
 // named says which row is read. People name it, so that it may be anything.
 func named(doing, id string) string { return fmt.Sprintf("%s %.80q", doing, id) }
 
-// encode turns a value into the text of a document column.
-func encode(v any) (string, error) {
-	text, err := json.Marshal(v)
+// document is a value for a column of JSON documents.
+type document struct{ value any }
+
+// Value implements driver.Valuer.
+func (d document) Value() (driver.Value, error) {
+	text, err := json.Marshal(d.value)
 	return string(text), err
+}
+
+// flag is a truth value for a column of numbers.
+func flag(v bool) int {
+	if v {
+		return 1
+	}
+	return 0
+}
+
+// lock keeps other transactions from writing a table until this one ends. SQLite's are immediate, and so one at a time anyway.
+func (s *Store) lock(ctx context.Context, tx *sql.Tx, table string) error {
+	if !s.postgres {
+		return nil
+	}
+	_, err := tx.ExecContext(ctx, "LOCK TABLE "+table+" IN EXCLUSIVE MODE")
+	return err
 }
 
 // inTx runs fn in a transaction, which is rolled back if fn fails.
