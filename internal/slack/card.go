@@ -194,12 +194,12 @@ func (s *Slack) card(f facts) (message, error) {
 	}
 	blocks := []sdk.Block{
 		sdk.NewHeaderBlock(plain(say("%s · %s", heading(lead), string(f.incident.Severity)), maxHeader)),
-		sdk.NewSectionBlock(plain(say("%s", quote(f.incident.Title, 200)), maxSection), nil, nil),
+		section(say("%s", quote(f.incident.Title, 200))),
 	}
 	for _, q := range f.questions {
 		blocks = append(blocks, sdk.NewDividerBlock(), sdk.NewSectionBlock(plain(say("%s", quote(q.Question, 300)), maxSection), fields(f, q), nil))
 	}
-	blocks = append(blocks, sdk.NewSectionBlock(plain(why(f.findings), maxSection), nil, nil))
+	blocks = append(blocks, section(why(f.findings)))
 	if len(f.quotes) > 0 {
 		blocks = append(blocks, quotation(f.quotes)...)
 	}
@@ -215,8 +215,8 @@ func (s *Slack) loosening(f facts) message {
 	q := f.questions[0]
 	p := q.Plan
 	about := []*sdk.TextBlockObject{
-		field("Agent", quote(p.Target.Agent, 120)), field("Change", quote(p.Action, 120)), field("If it is made", quote(cmpEmpty(q.Effect, "nothing is known"), 300)),
-		field("How it ends", quote(cmpEmpty(q.Undo, "nothing is known"), 300)),
+		field("Agent", quote(p.Target.Agent, 120)), field("Change", quote(p.Action, 120)), field("If it is made", quote(cmp.Or(q.Effect, "nothing is known"), 300)),
+		field("How it ends", quote(cmp.Or(q.Undo, "nothing is known"), 300)),
 	}
 	if q.Incident != "" {
 		about = append(about, field("Incident", quote(q.Incident, 120)))
@@ -227,7 +227,7 @@ func (s *Slack) loosening(f facts) message {
 	blocks := []sdk.Block{
 		sdk.NewHeaderBlock(plain(quoted(heading(q)), maxHeader)),
 		sdk.NewSectionBlock(plain(say("%s", quote(q.Question, 300)), maxSection), about, nil),
-		sdk.NewSectionBlock(plain(signatures(q.Request), maxSection), nil, nil),
+		section(signatures(q.Request)),
 	}
 	return message{blocks: append(blocks, s.foot(f, q)...), fallback: announceAlone(q)}
 }
@@ -270,7 +270,7 @@ func (s *Slack) bulletin(f facts) message {
 	blocks := []sdk.Block{
 		sdk.NewHeaderBlock(plain(say("%s · %s", title, string(i.Severity)), maxHeader)),
 		sdk.NewSectionBlock(plain(say("%s", quote(i.Title, 200)), maxSection), about, nil),
-		sdk.NewSectionBlock(plain(why(f.findings), maxSection), nil, nil),
+		section(why(f.findings)),
 	}
 	if len(f.quotes) > 0 {
 		blocks = append(blocks, quotation(f.quotes)...)

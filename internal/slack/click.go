@@ -21,7 +21,7 @@ func (s *Slack) deal(ctx context.Context, l letter, c claim) error {
 		return errUnknownSelf
 	}
 	if c.app != who.app || c.team != s.o.Team || c.enterprise != "" && who.enterprise != "" && c.enterprise != who.enterprise {
-		return s.refuse(ctx, l, c, approval.Request{}, stranger(c), &approval.Refusal{Kind: approval.RefusedIdentity, Text: "it comes from another workspace or app"})
+		return s.refuse(ctx, l, c, approval.Request{}, stranger(c), approval.Refuse(approval.RefusedIdentity, "it comes from another workspace or app"))
 	}
 	switch c.kind {
 	case sdk.InteractionTypeBlockActions:
@@ -62,14 +62,14 @@ func (s *Slack) refuse(ctx context.Context, l letter, c claim, r approval.Reques
 func (s *Slack) pressed(ctx context.Context, c claim) (approval.Request, error) {
 	id, revision, err := s.seal.openButton(c.value)
 	if err != nil {
-		return approval.Request{}, &approval.Refusal{Kind: approval.RefusedForged, Text: "the button was not made by Tocsin"}
+		return approval.Request{}, approval.Refuse(approval.RefusedForged, "the button was not made by Tocsin")
 	}
 	if revision == 0 { // of an incident that asks nothing
 		return approval.Request{Incident: id}, s.kept(ctx, id, c.channel, c.ts)
 	}
 	r, err := s.asked(ctx, id, c.channel, c.ts)
 	if err == nil && r.Revision != revision {
-		err = &approval.Refusal{Kind: approval.RefusedDigest, Text: "the button is of another revision of the question"}
+		err = approval.Refuse(approval.RefusedDigest, "the button is of another revision of the question")
 	}
 	return r, err
 }
@@ -81,7 +81,7 @@ func (s *Slack) asked(ctx context.Context, id, channel, ts string) (approval.Req
 		return r, err
 	}
 	if !found {
-		return approval.Request{}, &approval.Refusal{Kind: approval.RefusedUnknown, Text: "there is no such question"}
+		return approval.Request{}, approval.Refuse(approval.RefusedUnknown, "there is no such question")
 	}
 	return r, s.kept(ctx, cardOf(r), channel, ts)
 }
@@ -90,7 +90,7 @@ func (s *Slack) asked(ctx context.Context, id, channel, ts string) (approval.Req
 func (s *Slack) kept(ctx context.Context, incidentID, channel, ts string) error {
 	card, found, err := s.stored(ctx, incidentID)
 	if err == nil && (!found || card.TS == "" || card.Channel != channel || card.TS != ts) {
-		err = &approval.Refusal{Kind: approval.RefusedForged, Text: "this is not the card that Tocsin keeps for the incident: use the newest one in the channel"}
+		err = approval.Refuse(approval.RefusedForged, "this is not the card that Tocsin keeps for the incident: use the newest one in the channel")
 	}
 	return err
 }
@@ -103,7 +103,7 @@ func (s *Slack) clicked(ctx context.Context, l letter, c claim) error {
 	switch c.action {
 	case actLooking:
 		if cardOf(r) != r.Incident {
-			return s.refuse(ctx, l, c, r, stranger(c), &approval.Refusal{Kind: approval.RefusedForged, Text: "there is no such button on this card"})
+			return s.refuse(ctx, l, c, r, stranger(c), approval.Refuse(approval.RefusedForged, "there is no such button on this card"))
 		}
 		by, err := s.person(ctx, c, r)
 		if err != nil {
@@ -112,7 +112,7 @@ func (s *Slack) clicked(ctx context.Context, l letter, c claim) error {
 		return s.looking(ctx, l, c, r, by)
 	case actReview, actDeny:
 		if r.ID == "" {
-			return s.refuse(ctx, l, c, r, stranger(c), &approval.Refusal{Kind: approval.RefusedForged, Text: "nothing is asked here"})
+			return s.refuse(ctx, l, c, r, stranger(c), approval.Refuse(approval.RefusedForged, "nothing is asked here"))
 		}
 		return s.open(ctx, l, c, r)
 	}
@@ -190,12 +190,12 @@ func (s *Slack) show(ctx context.Context, view, hash string, v sdk.ModalViewRequ
 func (s *Slack) submitted(ctx context.Context, l letter, c claim) error {
 	w, err := s.seal.openPrivate(c.private)
 	if err != nil {
-		return s.refuse(ctx, l, c, approval.Request{}, stranger(c), &approval.Refusal{Kind: approval.RefusedForged, Text: "the window was not made by Tocsin"})
+		return s.refuse(ctx, l, c, approval.Request{}, stranger(c), approval.Refuse(approval.RefusedForged, "the window was not made by Tocsin"))
 	}
 	c.channel, c.ts = w.Channel, w.TS
 	r, err := s.asked(ctx, w.Request, w.Channel, w.TS)
 	if err == nil && w.User != c.user {
-		err = &approval.Refusal{Kind: approval.RefusedForged, Text: "the window was opened for somebody else"}
+		err = approval.Refuse(approval.RefusedForged, "the window was opened for somebody else")
 	}
 	if err != nil {
 		return s.refuse(ctx, l, c, r, stranger(c), err)
@@ -313,7 +313,7 @@ func (s *Slack) reply(ctx context.Context, l letter, c claim, text quoted) {
 	}
 	err := s.call(ctx, "chat.postEphemeral", func(ctx context.Context) error {
 		_, err := s.api.PostEphemeralContext(ctx, c.channel, c.user, sdk.MsgOptionText("Tocsin: about your click.", true),
-			sdk.MsgOptionBlocks(sdk.NewSectionBlock(plain(text, maxSection), nil, nil)))
+			sdk.MsgOptionBlocks(section(text)))
 		return err
 	})
 	if err != nil {

@@ -277,7 +277,7 @@ func (s *Slack) tellNotes(ctx context.Context, p *posted, f facts, quiet bool) e
 }
 
 func (s *Slack) tell(ctx context.Context, p *posted, f facts, n note) error {
-	blocks := []sdk.Block{sdk.NewSectionBlock(plain(n.text, maxSection), nil, nil)}
+	blocks := []sdk.Block{section(n.text)}
 	if who := s.mentions(n.tell); len(who) > 0 {
 		blocks = append(blocks, sdk.NewSectionBlock(mrkdwn(append(who, "please look.")...), nil, nil))
 	}

@@ -148,6 +148,32 @@ func TestNotStored(t *testing.T) {
 	}
 }
 
+// Whoever tells of a change, or brings an answer, must not wait for the store to be read.
+func TestReadingHoldsNobody(t *testing.T) {
+	h := open(t, func(h *house) {
+		h.o.Box = readBox{h.o.Box, func() {
+			if !h.slack.mu.TryLock() {
+				t.Error("the door is locked while the inbox is read")
+				return
+			}
+			h.slack.mu.Unlock()
+		}}
+	})
+	if _, _, err := h.slack.next(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
+type readBox struct {
+	Box
+	reading func()
+}
+
+func (b readBox) EachInbox(ctx context.Context, limit int, take func(id string, at time.Time, body []byte)) error {
+	b.reading()
+	return b.Box.EachInbox(ctx, limit, take)
+}
+
 type fullBox struct{ Box }
 
 func (fullBox) CountInbox(ctx context.Context) (int, error) { return maxWaiting, nil }

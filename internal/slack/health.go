@@ -230,7 +230,7 @@ func (s *Slack) recover(ctx context.Context, out time.Time) error {
 		return err
 	}
 	text := say("Tocsin could not reach Slack from %s to %s. All cards above show how things stand now. %d questions wait for an answer.", clock(out), clock(s.o.Now()), len(pending))
-	if _, err := s.send(ctx, facts{}, "Tocsin is back in Slack.", []sdk.Block{sdk.NewSectionBlock(plain(text, maxSection), nil, nil)}); err != nil {
+	if _, err := s.send(ctx, facts{}, "Tocsin is back in Slack.", []sdk.Block{section(text)}); err != nil {
 		return err
 	}
 	s.o.Meter.SlackDelivered("summary")

@@ -126,7 +126,7 @@ func (d *desk) Notice(ctx context.Context, by approval.Principal, id string) err
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if !by.Role.AtLeast(approval.Responder) {
-		return &approval.Refusal{Kind: approval.RefusedRole, Text: "viewers see"}
+		return approval.Refuse(approval.RefusedRole, "viewers see")
 	}
 	d.noticed = append(d.noticed, by.ID)
 	i, err := d.store.Incident(ctx, id)
@@ -357,8 +357,8 @@ func (h *house) settled() {
 	h.until("the inbox to be empty", func() bool {
 		n, err := h.store.CountInbox(h.Context())
 		h.must(err)
-		h.slack.mu.Lock()
-		defer h.slack.mu.Unlock()
+		h.slack.taking.Lock()
+		defer h.slack.taking.Unlock()
 		return n == 0 && len(h.slack.busy) == 0
 	})
 }
@@ -367,8 +367,8 @@ func (h *house) settled() {
 func (h *house) putOff() {
 	h.Helper()
 	h.until("a message to be put off", func() bool {
-		h.slack.mu.Lock()
-		defer h.slack.mu.Unlock()
+		h.slack.taking.Lock()
+		defer h.slack.taking.Unlock()
 		for _, again := range h.slack.busy {
 			if !again.IsZero() {
 				return true

@@ -196,8 +196,8 @@ func (s *Slack) idle(ctx context.Context) {
 
 // next takes the oldest message that nobody deals with and that is not put off.
 func (s *Slack) next(ctx context.Context) (l letter, ok bool, err error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.taking.Lock()
+	defer s.taking.Unlock()
 	now := s.o.Now()
 	err = s.o.Box.EachInbox(ctx, 2*workers+len(s.busy), func(id string, at time.Time, body []byte) {
 		again, known := s.busy[id]
@@ -238,14 +238,14 @@ func (s *Slack) handle(ctx context.Context, l letter) {
 		s.release(l.id, now.Add(retryEvery))
 		return
 	}
-	s.mu.Lock()
+	s.taking.Lock()
 	delete(s.busy, l.id)
-	s.mu.Unlock()
+	s.taking.Unlock()
 }
 
 // release puts a message off. What is put off until now is free at once.
 func (s *Slack) release(id string, until time.Time) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.taking.Lock()
+	defer s.taking.Unlock()
 	s.busy[id] = until
 }

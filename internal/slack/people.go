@@ -2,7 +2,6 @@ package slack
 
 import (
 	"context"
-	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -35,7 +34,7 @@ type members struct {
 func (s *Slack) person(ctx context.Context, c claim, r approval.Request) (approval.Principal, error) {
 	nobody := approval.Principal{ID: stranger(c), Via: "slack"}
 	refuse := func(format string, args ...any) (approval.Principal, error) {
-		return nobody, &approval.Refusal{Kind: approval.RefusedIdentity, Text: fmt.Sprintf(format, args...)}
+		return nobody, approval.Refuse(approval.RefusedIdentity, format, args...)
 	}
 	if !slackID.MatchString(c.user) {
 		return refuse("the click names no Slack user")
@@ -57,9 +56,7 @@ func (s *Slack) person(ctx context.Context, c claim, r approval.Request) (approv
 		return refuse("bots and apps may not decide")
 	case u.IsUltraRestricted, u.IsRestricted:
 		return refuse("guests may not decide")
-	case u.IsStranger:
-		return refuse("people of other workspaces may not decide")
-	case u.TeamID != s.o.Team && !slices.Contains(u.Enterprise.Teams, s.o.Team):
+	case u.IsStranger, u.TeamID != s.o.Team && !slices.Contains(u.Enterprise.Teams, s.o.Team):
 		return refuse("people of other workspaces may not decide")
 	}
 	name, linked := s.o.People[c.user]

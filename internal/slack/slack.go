@@ -136,13 +136,15 @@ type Slack struct {
 	began time.Time
 
 	mu    sync.Mutex
-	who   *identity            // who Tocsin is in Slack; nil until Slack said so
-	hopes map[string]*hope     // senders who wait for an outcome, by the id of their message
-	busy  map[string]time.Time // messages that a worker has, or that are put off until then
-	dirty map[string]bool      // incidents that changed; nil for all
-	paged map[string]bool      // requests that the pager was told of in this outage
+	who   *identity        // who Tocsin is in Slack; nil until Slack said so
+	hopes map[string]*hope // senders who wait for an outcome, by the id of their message
+	dirty map[string]bool  // incidents that changed; nil for all
+	paged map[string]bool  // requests that the pager was told of in this outage
 
 	delivering sync.Mutex // one delivers at a time, so that a card is posted once
+
+	taking sync.Mutex           // one takes from the inbox at a time, so that a message has one worker
+	busy   map[string]time.Time // messages that a worker has, or that are put off until then
 }
 
 // identity is who Tocsin is in Slack.
@@ -187,10 +189,7 @@ func (s *Slack) Run(ctx context.Context) error {
 	group.Go(func() error { return s.work(ctx) })
 	group.Go(func() error { return s.deliver(ctx) })
 	group.Go(func() error { return s.watch(ctx) })
-	if err := group.Wait(); ctx.Err() == nil {
-		return err
-	}
-	return nil
+	return group.Wait()
 }
 
 // Changed says that an incident, or a request or lease of one, changed. It never blocks.

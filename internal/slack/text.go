@@ -23,14 +23,13 @@ type ours string
 
 // Slack's limits, in characters. Those of blocks are documented; those of rich text are not, and ours are well below what it takes.
 const (
-	maxHeader   = 150
-	maxField    = 2000
-	maxSection  = 3000
-	maxContext  = 2000
-	maxQuote    = 300
-	maxRich     = 2500
-	maxFallback = 300
-	maxReason   = 1000
+	maxHeader  = 150
+	maxField   = 2000
+	maxSection = 3000
+	maxContext = 2000
+	maxQuote   = 300
+	maxRich    = 2500
+	maxReason  = 1000
 )
 
 // quote neutralises a text and shortens it to its head and tail.
@@ -64,6 +63,9 @@ func plain(q quoted, limit int) *sdk.TextBlockObject {
 	}
 	return sdk.NewTextBlockObject(sdk.PlainTextType, text, false, false)
 }
+
+// section is a block of text.
+func section(text quoted) sdk.Block { return sdk.NewSectionBlock(plain(text, maxSection), nil, nil) }
 
 // rich shows text in a block that has no syntax, each in a quote of its own.
 func rich(block string, texts ...quoted) *sdk.RichTextBlock {

@@ -1,6 +1,7 @@
 package slack
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -31,17 +32,17 @@ func modal(title quoted, blocks ...sdk.Block) sdk.ModalViewRequest {
 
 // loading stands in a window until the facts are read: a click's ticket lasts three seconds.
 func loading() sdk.ModalViewRequest {
-	return modal("Review", sdk.NewSectionBlock(plain("Reading the facts as they are now…", maxSection), nil, nil))
+	return modal("Review", section("Reading the facts as they are now…"))
 }
 
 // recording stands in a window until it is known whether an answer counted.
 func recording() sdk.ModalViewRequest {
-	return modal("Review", sdk.NewSectionBlock(plain("Not recorded yet. Tocsin is still asking. You may close this window; the card shows what counts.", maxSection), nil, nil))
+	return modal("Review", section("Not recorded yet. Tocsin is still asking. You may close this window; the card shows what counts."))
 }
 
 // outcome is a window that tells what became of an answer.
 func (s *Slack) outcome(text quoted, request string) sdk.ModalViewRequest {
-	blocks := []sdk.Block{sdk.NewSectionBlock(plain(text, maxSection), nil, nil)}
+	blocks := []sdk.Block{section(text)}
 	if request != "" {
 		blocks = append(blocks, sdk.NewActionBlock("console", s.link("Open in the console", "", request)))
 	}
@@ -64,7 +65,11 @@ func (s *Slack) review(ctx context.Context, c claim, r approval.Request, by appr
 		verbs = slices.DeleteFunc(verbs, func(v approval.Verb) bool { return v != approval.Deny })
 	}
 	if !q.stage.open() || len(verbs) == 0 {
-		return s.outcome(say("You can't answer this: %s. %s", cmpText(closed, "it is closed"), status(q, f.incident.NoticedBy)), r.ID), nil
+		reason := "it is closed"
+		if closed != nil {
+			reason = closed.Error()
+		}
+		return s.outcome(say("You can't answer this: %s. %s", reason, status(q, f.incident.NoticedBy)), r.ID), nil
 	}
 	private, err := s.seal.private(window{Request: r.ID, Revision: q.Revision, Digest: q.Digest, Channel: c.channel, TS: c.ts, User: c.user, Opened: s.o.Now().UTC()})
 	if err != nil {
@@ -74,7 +79,7 @@ func (s *Slack) review(ctx context.Context, c claim, r approval.Request, by appr
 	v.Submit, v.PrivateMetadata, v.NotifyOnClose, v.CallbackID = plain("Send", maxTitle), private, true, callDecide
 	if c.action == actDeny {
 		v.Title, v.CallbackID = plain("Deny", maxTitle), callDeny
-		v.Blocks.BlockSet = []sdk.Block{sdk.NewSectionBlock(plain(quote(q.Question, 300), maxSection), nil, nil), s.under(q), reasonInput()}
+		v.Blocks.BlockSet = []sdk.Block{section(quote(q.Question, 300)), s.under(q), reasonInput()}
 		return v, nil
 	}
 	if alone(f.incident.ID) {
@@ -93,20 +98,13 @@ func (s *Slack) review(ctx context.Context, c claim, r approval.Request, by appr
 	return v, nil
 }
 
-func cmpText(err error, otherwise string) string {
-	if err != nil {
-		return err.Error()
-	}
-	return otherwise
-}
-
 // answers are those that would count if the person gave them now, by the very check that judges them; closed is why approving would not.
 func (s *Slack) answers(r approval.Request, by approval.Principal) (verbs []approval.Verb, closed error) {
 	for _, verb := range []approval.Verb{approval.Approve, approval.Deny} {
 		try := approval.Decision{Request: r.ID, Verb: verb, Digest: r.Digest, By: by, Reason: strings.Repeat("x", approval.MinReason)}
 		err := approval.Check(&r, try, s.o.Now())
 		if r.Terms.StepUp && err == nil {
-			err = &approval.Refusal{Kind: approval.RefusedStepUp, Text: "it needs a second factor: decide in the console"}
+			err = approval.Refuse(approval.RefusedStepUp, "it needs a second factor: decide in the console")
 		}
 		if err != nil && closed == nil {
 			closed = err
@@ -129,12 +127,11 @@ const (
 
 // about is everything that a person should know before they answer.
 func (s *Slack) about(f facts, q question, tracks []incident.Track, evidence []incident.EvidenceItem) []sdk.Block {
-	section := func(text quoted) sdk.Block { return sdk.NewSectionBlock(plain(text, maxSection), nil, nil) }
 	blocks := []sdk.Block{
 		section(quote(q.Question, 300)),
-		section(say("If you approve: %s", quote(cmpEmpty(q.Effect, "the action below is carried out"), 600))),
-		section(say("How it ends: %s", quote(cmpEmpty(q.Undo, string(ends(q.Plan))), 600))),
-		section(say("What this does not stop: %s", quote(cmpEmpty(q.DoesNotStop, "nothing is known"), 600))),
+		section(say("If you approve: %s", quote(cmp.Or(q.Effect, "the action below is carried out"), 600))),
+		section(say("How it ends: %s", quote(cmp.Or(q.Undo, string(ends(q.Plan))), 600))),
+		section(say("What this does not stop: %s", quote(cmp.Or(q.DoesNotStop, "nothing is known"), 600))),
 		section(why(f.findings)),
 		section(investigation(tracks)),
 		section(sealed(evidence)),
@@ -149,12 +146,11 @@ func (s *Slack) about(f facts, q question, tracks []incident.Track, evidence []i
 
 // aboutAlone is what a person should know before they sign the change of a baseline.
 func (s *Slack) aboutAlone(q question) []sdk.Block {
-	section := func(text quoted) sdk.Block { return sdk.NewSectionBlock(plain(text, maxSection), nil, nil) }
 	return []sdk.Block{
 		section(quote(q.Question, 300)),
-		section(say("If you approve and are the last who is needed: %s", quote(cmpEmpty(q.Effect, "the change below is made"), 600))),
-		section(say("How it ends: %s", quote(cmpEmpty(q.Undo, "nothing is known"), 600))),
-		section(say("What this does not stop: %s", quote(cmpEmpty(q.DoesNotStop, "nothing is known"), 600))),
+		section(say("If you approve and are the last who is needed: %s", quote(cmp.Or(q.Effect, "the change below is made"), 600))),
+		section(say("How it ends: %s", quote(cmp.Or(q.Undo, "nothing is known"), 600))),
+		section(say("What this does not stop: %s", quote(cmp.Or(q.DoesNotStop, "nothing is known"), 600))),
 		section(signatures(q.Request)),
 		aside(plain("The plan, exactly as it would be carried out:", maxContext)),
 		rich("plan", exact(q.Plan)),
@@ -166,13 +162,6 @@ func (s *Slack) aboutAlone(q question) []sdk.Block {
 // under is the line that ties a window to its card and to the console.
 func (s *Slack) under(q question) sdk.Block {
 	return aside(mrkdwn(ident(cardOf(q.Request)), " · revision ", number(q.Revision), " · code ", code(q.Digest), " · expires ", dated(q.Deadline)))
-}
-
-func cmpEmpty(text, otherwise string) string {
-	if text == "" {
-		return otherwise
-	}
-	return text
 }
 
 // exact is the plan that a decision is bound to, as it is hashed but with line breaks, and what it would change.

@@ -42,7 +42,6 @@ type Message struct {
 	Text                string
 	Blocks              json.RawMessage
 	Metadata            json.RawMessage
-	Edits               int
 }
 
 // View is a window as its user sees it.
@@ -352,16 +351,6 @@ func (f *Fake) do(method string, in map[string]json.RawMessage, token string) an
 			return no("no_such_subteam")
 		}
 		return answer{"ok": true, "users": users}
-	case "usergroups.list":
-		var all []sdk.UserGroup
-		for _, id := range slices.Sorted(maps.Keys(f.groups)) {
-			all = append(all, sdk.UserGroup{ID: id, TeamID: Team, IsUserGroup: true, Users: f.groups[id]})
-		}
-		return answer{"ok": true, "usergroups": all}
-	case "conversations.open":
-		return answer{"ok": true, "channel": map[string]string{"id": "D" + text(in, "users")}}
-	case "chat.getPermalink":
-		return answer{"ok": true, "permalink": "https://fake.slack.com/archives/" + text(in, "channel") + "/p" + strings.ReplaceAll(text(in, "message_ts"), ".", "")}
 	case "chat.postMessage", "chat.postEphemeral", "chat.update":
 		return f.post(method, in)
 	case "views.open", "views.update":
@@ -378,7 +367,7 @@ func (f *Fake) stamp() string {
 
 func (f *Fake) post(method string, in map[string]json.RawMessage) answer {
 	channel := text(in, "channel")
-	if channel != Channel && !strings.HasPrefix(channel, "D") {
+	if channel != Channel {
 		return no("channel_not_found")
 	}
 	blocks := json.RawMessage(text(in, "blocks"))
@@ -398,7 +387,7 @@ func (f *Fake) post(method string, in map[string]json.RawMessage) answer {
 			return no("message_not_found")
 		}
 		m := f.messages[at]
-		m.Text, m.Blocks, m.Edits = text(in, "text"), blocks, m.Edits+1
+		m.Text, m.Blocks = text(in, "text"), blocks
 		return answer{"ok": true, "channel": channel, "ts": m.TS, "text": m.Text}
 	}
 	m := &Message{Channel: channel, TS: f.stamp(), Thread: text(in, "thread_ts"), Text: text(in, "text"), Blocks: blocks, Metadata: json.RawMessage(text(in, "metadata"))}
@@ -454,8 +443,7 @@ func (f *Fake) fill(v *View, body json.RawMessage) answer {
 	return answer{"ok": true, "view": map[string]any{"id": v.ID, "hash": v.Hash, "type": "modal"}}
 }
 
-// links of sockets
-
+// socket is one connection over which interactions go.
 type socket struct {
 	conn  *websocket.Conn
 	write sync.Mutex
