@@ -19,6 +19,9 @@ const (
 	Unclear       Verdict = "unclear"
 )
 
+// Verdicts lists the verdicts in order.
+func Verdicts() []Verdict { return []Verdict{TruePositive, FalsePositive, Expected, Unclear} }
+
 // Disposition is the outcome of triage of one finding or of a whole incident.
 type Disposition struct {
 	Verdict    Verdict           `json:"verdict"`
@@ -39,13 +42,13 @@ const (
 // FirstPass triages a finding by what rules, baselines and the investigation's tracks say, without a model. It is a proposal:
 // only a human's disposition closes an incident.
 func FirstPass(f detect.Finding, tracks []Track, at time.Time) Disposition {
-	for_, against := 0, 0
+	pro, contra := 0, 0
 	var reasons, refs []string
 	add := func(weight int, why string) {
 		if weight > 0 {
-			for_ += weight
+			pro += weight
 		} else {
-			against -= weight
+			contra -= weight
 		}
 		reasons = append(reasons, why)
 	}
@@ -81,11 +84,11 @@ func FirstPass(f detect.Finding, tracks []Track, at time.Time) Disposition {
 	}
 	d := Disposition{Verdict: Unclear, Confidence: detect.LowConfidence, By: "tocsin", At: at, Refs: append(refs[:min(len(refs), maxRefs)], f.ID)}
 	switch {
-	case for_ >= against+4:
+	case pro >= contra+4:
 		d.Verdict, d.Confidence = TruePositive, detect.HighConfidence
-	case for_ >= against+2:
+	case pro >= contra+2:
 		d.Verdict, d.Confidence = TruePositive, detect.MediumConfidence
-	case against > for_:
+	case contra > pro:
 		d.Verdict = FalsePositive
 	}
 	d.Reasoning = sentence(strings.Join(reasons, "; "))

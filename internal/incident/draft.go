@@ -50,12 +50,18 @@ func Drafts(f CaseFile) []Document {
 	return []Document{{"post-mortem", postMortem(f)}, {"timeline", timeline(f)}, {"internal-notice", internalNotice(f)}, {"customer-notice", customerNotice(f)}}
 }
 
-// cited collects the references of a document and numbers them.
+// cited is a document under way, which collects its references and numbers them.
 type cited struct {
 	f       CaseFile
 	b       strings.Builder
 	refs    []string
 	records map[int64]bool
+}
+
+func newCited(title string, f CaseFile) *cited {
+	c := &cited{f: f, records: make(map[int64]bool)}
+	fmt.Fprintf(&c.b, "# %s: %s\n\n> Draft, machine-written from the record of incident %s. A human must check and complete it.\n\n", title, markdown(f.Incident.Title), f.Incident.ID)
+	return c
 }
 
 // say writes one statement with its references. A statement without one is marked as resting on none.
@@ -113,30 +119,22 @@ func (c *cited) record(kind string, at time.Time, ref string) int64 {
 	return 0
 }
 
-func newCited(f CaseFile) *cited { return &cited{f: f, records: make(map[int64]bool)} }
-
 func (c *cited) number(ref string) int {
-	for i, known := range c.refs {
-		if known == ref {
-			return i + 1
-		}
+	if i := slices.Index(c.refs, ref); i >= 0 {
+		return i + 1
 	}
 	c.refs = append(c.refs, ref)
 	return len(c.refs)
 }
 
-func (c *cited) head(title string, f CaseFile) {
-	fmt.Fprintf(&c.b, "# %s: %s\n\n> Draft, machine-written from the record of incident %s. A human must check and complete it.\n\n", title, markdown(f.Incident.Title), f.Incident.ID)
-}
-
 // end lists what the statements rest on.
-func (c *cited) end(f CaseFile) string {
+func (c *cited) end() string {
 	c.b.WriteString("\n## Evidence\n\n")
 	for i, r := range c.refs {
-		fmt.Fprintf(&c.b, "%d. %s\n", i+1, describeRef(r, f))
+		fmt.Fprintf(&c.b, "%d. %s\n", i+1, describeRef(r, c.f))
 	}
 	c.b.WriteString("\n## Ledger\n\n")
-	for _, r := range f.Records {
+	for _, r := range c.f.Records {
 		if c.records[r.Seq] {
 			fmt.Fprintf(&c.b, "- Record %d: %s by %s, %s, sha256 %s\n", r.Seq, markdown(r.Kind), markdown(r.Actor), stamp(r.At), code(r.Hash))
 		}
@@ -164,8 +162,7 @@ func describeRef(ref string, f CaseFile) string {
 }
 
 func postMortem(f CaseFile) string {
-	c := newCited(f)
-	c.head("Post-mortem", f)
+	c := newCited("Post-mortem", f)
 	i := f.Incident
 	c.b.WriteString("## What happened\n\n")
 	for _, t := range f.Findings {
@@ -202,7 +199,7 @@ func postMortem(f CaseFile) string {
 	}
 	c.rest()
 	c.b.WriteString("\n## For a human to write\n\n- Root cause: ____\n- What will change so that it can't happen again: ____\n- Was the first-pass disposition right? ____\n")
-	return c.end(f)
+	return c.end()
 }
 
 // rest names the records that no statement above rests on, so that none is left out. What was sealed stands with the findings, and
@@ -221,12 +218,11 @@ func (c *cited) rest() {
 
 // timeline tells all that is on the incident's timeline, without what agents said.
 func timeline(f CaseFile) string {
-	c := newCited(f)
-	c.head("Timeline", f)
+	c := newCited("Timeline", f)
 	for _, e := range f.Timeline {
 		c.entry(e)
 	}
-	return c.end(f)
+	return c.end()
 }
 
 func (c *cited) entry(e Entry) {
@@ -234,8 +230,7 @@ func (c *cited) entry(e Entry) {
 }
 
 func internalNotice(f CaseFile) string {
-	c := newCited(f)
-	c.head("Internal notice", f)
+	c := newCited("Internal notice", f)
 	i := f.Incident
 	c.say(fmt.Sprintf("The agent %s raised %d findings of up to %s severity, the first at %s.", markdown(Visible(i.Agent.ID, 80)), len(f.Findings), i.Severity, stamp(i.Times.FirstBad)), firstFinding(f))
 	c.say(fmt.Sprintf("Its status is %s.", i.Status), lastRef(f))
@@ -243,19 +238,18 @@ func internalNotice(f CaseFile) string {
 		c.sayOf("containment", i.Times.Contained, "It was contained, and a probe at the gate proved it.", ref)
 	}
 	c.b.WriteString("\nWhat you need to do: ____\n")
-	return c.end(f)
+	return c.end()
 }
 
 func customerNotice(f CaseFile) string {
-	c := newCited(f)
-	c.head("Customer notice", f)
+	c := newCited("Customer notice", f)
 	i := f.Incident
 	c.say(fmt.Sprintf("On %s one of our automated agents acted in a way that was not intended.", i.Times.FirstBad.UTC().Format("2 January 2006")), firstRef(f))
 	if ref := refOf(f, "containment"); ref != "" {
 		c.sayOf("containment", i.Times.Contained, "We stopped it, and verified that it was stopped.", ref)
 	}
 	c.b.WriteString("\nWhich of your data or money was concerned: ____\n\nWhat we do for you: ____\n\nWhom to ask: ____\n")
-	return c.end(f)
+	return c.end()
 }
 
 func clock(c *cited, format string, at time.Time, ref string) {

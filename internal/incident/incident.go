@@ -3,9 +3,11 @@
 package incident
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/tocsin-dr/tocsin/detect"
@@ -23,6 +25,9 @@ const (
 	Resolved  Status = "resolved"  // no containment is in force or asked for; a human may close it
 	Closed    Status = "closed"    // a human closed it with a disposition
 )
+
+// Statuses lists the statuses in order.
+func Statuses() []Status { return []Status{Open, Waiting, Contained, Resolved, Closed} }
 
 // Incident is the state that people see. It is derived from the incident workflow, which is the truth.
 type Incident struct {
@@ -74,10 +79,7 @@ func NewID(f detect.Finding) string {
 
 // Title makes a sentence from facts of our own and neutralised names; an agent's free text never enters it.
 func Title(f detect.Finding) string {
-	agent := f.Agent.Name
-	if agent == "" {
-		agent = f.Agent.ID
-	}
+	agent := cmp.Or(f.Agent.Name, f.Agent.ID)
 	if f.Tool == "" {
 		return fmt.Sprintf("%s: %s", Visible(agent, 60), f.Title)
 	}
@@ -92,13 +94,8 @@ func Move(from, to Status) (Status, error) {
 		Contained: {Resolved, Waiting, Closed},
 		Resolved:  {Waiting, Open, Closed},
 	}
-	if from == to && from != Closed {
+	if from == to && from != Closed || slices.Contains(allowed[from], to) {
 		return to, nil
-	}
-	for _, s := range allowed[from] {
-		if s == to {
-			return to, nil
-		}
 	}
 	return from, fmt.Errorf("move incident: %s can't become %s", from, to)
 }

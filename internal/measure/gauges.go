@@ -37,13 +37,17 @@ type gauges struct {
 	dwell, coverageRatio, coverageAlerts, incidents                      *prometheus.Desc
 	unnoticed, oldest, pending, deadline, leases, skewed, cohort, window *prometheus.Desc
 	settled, approveRatio, look, quickRatio, personDay, reviews          *prometheus.Desc
+
+	all []*prometheus.Desc
 }
 
 func newGauges() gauges {
+	var all []*prometheus.Desc
 	desc := func(name, help string, labels ...string) *prometheus.Desc {
-		return prometheus.NewDesc(name, help, labels, nil)
+		all = append(all, prometheus.NewDesc(name, help, labels, nil))
+		return all[len(all)-1]
 	}
-	return gauges{
+	g := gauges{
 		dwell:          desc("tocsin_dwell_seconds", "Dwell time by quantile q, unnoticed incidents counted; absent while a quantile is not reached.", "q"),
 		coverageRatio:  desc("tocsin_coverage_ratio", "Share of alerts that humans investigated: strict, or with duplicates; absent without alerts.", "kind"),
 		coverageAlerts: desc("tocsin_coverage_alerts", "Alerts of the window by what became of them.", "band"),
@@ -63,12 +67,13 @@ func newGauges() gauges {
 		reviews:        desc("tocsin_reviews_due", "Decisions of the window that broke the glass and wait for another lead's review."),
 		window:         desc("tocsin_summary_window_seconds", "The window of dwell time and coverage."),
 	}
+	g.all = all
+	return g
 }
 
 // Describe implements prometheus.Collector.
 func (w *watcher) Describe(ch chan<- *prometheus.Desc) {
-	g := w.gauges
-	for _, d := range []*prometheus.Desc{g.dwell, g.coverageRatio, g.coverageAlerts, g.incidents, g.unnoticed, g.oldest, g.pending, g.deadline, g.leases, g.skewed, g.cohort, g.window, g.settled, g.approveRatio, g.look, g.quickRatio, g.personDay, g.reviews} {
+	for _, d := range w.gauges.all {
 		ch <- d
 	}
 }
@@ -100,7 +105,7 @@ func (w *watcher) Collect(ch chan<- prometheus.Metric) {
 	for _, b := range Bands() {
 		set(g.coverageAlerts, float64(s.Coverage.Counts[b]), string(b))
 	}
-	for _, status := range statuses() {
+	for _, status := range incident.Statuses() {
 		set(g.incidents, float64(s.Incidents[status]), string(status))
 	}
 	set(g.unnoticed, float64(s.Unnoticed))
@@ -122,10 +127,6 @@ func (w *watcher) Collect(ch chan<- prometheus.Metric) {
 		set(g.quickRatio, d.QuickShare)
 	}
 	set(g.reviews, float64(s.ReviewsDue))
-}
-
-func statuses() []incident.Status {
-	return []incident.Status{incident.Open, incident.Waiting, incident.Contained, incident.Resolved, incident.Closed}
 }
 
 // current returns the summary, at most summaryAge old. Scrapes wait for one another rather than compute it twice.

@@ -166,7 +166,7 @@ func TestIndexCompared(t *testing.T) {
 
 // TestListsMatch keeps the closed lists here in step with the words elsewhere.
 func TestListsMatch(t *testing.T) {
-	for _, s := range statuses() {
+	for _, s := range incident.Statuses() {
 		if _, err := incident.Move(s, incident.Closed); s != incident.Closed && err != nil {
 			t.Errorf("%q is no status: %v", s, err)
 		}
