@@ -47,6 +47,7 @@ type Options struct {
 type Console struct {
 	o         Options
 	mux       *http.ServeMux
+	guarded   http.Handler // mux, closed to other sites' forms
 	pages     map[string]*template.Template
 	assets    map[string]asset // by name in the URL
 	heartbeat time.Duration
@@ -67,35 +68,31 @@ func New(o Options) *Console {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	c := &Console{o: o, mux: http.NewServeMux(), pages: make(map[string]*template.Template), assets: make(map[string]asset), heartbeat: 15 * time.Second}
-	urls := c.loadAssets()
-	c.loadPages(urls)
+	c.guarded = http.NewCrossOriginProtection().Handler(c.mux)
+	c.loadPages(c.loadAssets())
 	c.mux.HandleFunc("GET /static/{name}", c.static)
 	c.mux.HandleFunc("GET /sign-in", c.signIn)
 	c.mux.HandleFunc("POST /theme", c.theme)
-	for pattern, h := range map[string]handler{
-		"GET /{$}": c.overview, "GET /approvals": c.approvals, "GET /approvals/{id}": c.approval,
-		"GET /incidents": c.incidents, "GET /incidents/{id}": c.incident, "GET /incidents/{id}/evidence/{sha256}": c.evidence,
-		"GET /agents": c.agents, "GET /rules": c.rules, "GET /audit": c.audit, "GET /health": c.health, "GET /live": c.live, "GET /": c.missing,
+	for role, handlers := range map[approval.Role]map[string]handler{
+		approval.Viewer: {
+			"GET /{$}": c.overview, "GET /approvals": c.approvals, "GET /approvals/{id}": c.approval,
+			"GET /incidents": c.incidents, "GET /incidents/{id}": c.incident, "GET /incidents/{id}/evidence/{sha256}": c.evidence,
+			"GET /agents": c.agents, "GET /rules": c.rules, "GET /audit": c.audit, "GET /health": c.health, "GET /live": c.live, "GET /": c.missing,
+		},
+		approval.Responder: {
+			"POST /approvals/{id}/decide": c.decide, "POST /incidents/{id}/notice": c.notice, "POST /incidents/{id}/notes": c.note,
+			"POST /incidents/{id}/drafts/{name}": c.editDraft, "POST /incidents/{id}/run": c.run, "POST /agents/ask": c.askFor,
+			"POST /standing": c.propose, "POST /standing/{id}/revoke": c.revoke, "POST /halt": c.halt, "GET /keys": c.keys,
+		},
+		approval.Lead: {
+			"POST /approvals/{id}/review": c.review, "POST /standing/{id}/sign": c.sign, "POST /resume": c.resume, "POST /rules/reload": c.reload,
+			"POST /agents/baseline": c.changeBaseline, "POST /incidents/{id}/close": c.close, "POST /incidents/{id}/leases/{lease}/lift": c.lift,
+		},
 	} {
-		c.mux.Handle(pattern, c.require(approval.Viewer, h))
+		for pattern, h := range handlers {
+			c.mux.Handle(pattern, c.require(role, h))
+		}
 	}
-	for pattern, h := range map[string]handler{
-		"POST /approvals/{id}/decide": c.decide, "POST /incidents/{id}/notice": c.notice, "POST /incidents/{id}/notes": c.note, "POST /incidents/{id}/drafts/{name}": c.editDraft,
-		"POST /incidents/{id}/run": c.run, "POST /agents/ask": c.askFor,
-	} {
-		c.mux.Handle(pattern, c.require(approval.Responder, h))
-	}
-	for pattern, h := range map[string]handler{"POST /standing": c.propose, "POST /standing/{id}/revoke": c.revoke, "POST /halt": c.halt} {
-		c.mux.Handle(pattern, c.require(approval.Responder, h))
-	}
-	c.mux.Handle("GET /keys", c.require(approval.Responder, c.keys))
-	c.mux.Handle("POST /approvals/{id}/review", c.require(approval.Lead, c.review))
-	c.mux.Handle("POST /standing/{id}/sign", c.require(approval.Lead, c.sign))
-	c.mux.Handle("POST /resume", c.require(approval.Lead, c.resume))
-	c.mux.Handle("POST /rules/reload", c.require(approval.Lead, c.reload))
-	c.mux.Handle("POST /agents/baseline", c.require(approval.Lead, c.changeBaseline))
-	c.mux.Handle("POST /incidents/{id}/close", c.require(approval.Lead, c.close))
-	c.mux.Handle("POST /incidents/{id}/leases/{lease}/lift", c.require(approval.Lead, c.lift))
 	return c
 }
 
@@ -107,7 +104,7 @@ func (c *Console) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.Set("Referrer-Policy", "no-referrer")
 	h.Set("Cross-Origin-Opener-Policy", "same-origin")
 	h.Set("Cache-Control", "no-store")
-	http.NewCrossOriginProtection().Handler(c.mux).ServeHTTP(w, r)
+	c.guarded.ServeHTTP(w, r)
 }
 
 // handler serves one page or form for a person who was authenticated.
@@ -212,8 +209,7 @@ func (c *Console) show(w http.ResponseWriter, r *http.Request, status int, name 
 	}
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
 	w.WriteHeader(status)
-	_, err := out.WriteTo(w)
-	if err != nil {
+	if _, err := out.WriteTo(w); err != nil {
 		c.o.Log.DebugContext(r.Context(), "console: the browser is gone", "error", err)
 	}
 	return nil

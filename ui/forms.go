@@ -15,7 +15,8 @@ import (
 	"github.com/tocsin-dr/tocsin/internal/store"
 )
 
-func agentPath(id string) string { return "/agents?id=" + url.QueryEscape(id) }
+func agentPath(id string) string    { return "/agents?id=" + url.QueryEscape(id) }
+func incidentPath(id string) string { return "/incidents/" + url.PathEscape(id) }
 
 // decide passes on a person's answer. A refusal is shown beside the question, with the reason as they typed it.
 func (c *Console) decide(w http.ResponseWriter, r *http.Request, by approval.Principal) error {
@@ -28,34 +29,39 @@ func (c *Console) decide(w http.ResponseWriter, r *http.Request, by approval.Pri
 		answer = c.o.Actor.BreakGlass
 	}
 	err = answer(r.Context(), by, request.ID, r.PostFormValue("digest"), approval.Verb(r.PostFormValue("verb")), strings.TrimSpace(r.PostFormValue("reason")))
-	switch {
-	case err == nil:
-		http.Redirect(w, r, "/incidents/"+url.PathEscape(request.Incident), http.StatusSeeOther)
-		return nil
-	case approval.Kind(err) != "":
-		return c.showRequest(w, r, by, statusOf(err), capital(err.Error())+".")
+	if err == nil || approval.Kind(err) != "" {
+		return settle(w, r, err, incidentPath(request.Incident), func(status int, alert string) error {
+			return c.showRequest(w, r, by, status, alert)
+		})
 	}
 	c.o.Log.ErrorContext(r.Context(), "console: decide", "request", request.ID, "error", err)
 	return c.showRequest(w, r, by, http.StatusInternalServerError, "Whether the decision counts is unknown: look at the request's state below before you try again.")
 }
 
-// back leads to the incident, or shows it with what was refused.
-func (c *Console) back(w http.ResponseWriter, r *http.Request, by approval.Principal, err error) error {
+// settle leads to a page after what a person did, or shows what was refused. Any other error is returned.
+func settle(w http.ResponseWriter, r *http.Request, err error, to string, show func(status int, alert string) error) error {
 	if err == nil {
-		http.Redirect(w, r, "/incidents/"+url.PathEscape(r.PathValue("id")), http.StatusSeeOther)
+		http.Redirect(w, r, to, http.StatusSeeOther)
 		return nil
 	}
 	if approval.Kind(err) == "" {
 		return err
 	}
-	return c.showIncident(w, r, by, statusOf(err), capital(err.Error())+".")
+	return show(statusOf(err), capital(err.Error())+".")
+}
+
+// back leads to the incident, or shows it with what was refused.
+func (c *Console) back(w http.ResponseWriter, r *http.Request, by approval.Principal, err error) error {
+	return settle(w, r, err, incidentPath(r.PathValue("id")), func(status int, alert string) error {
+		return c.showIncident(w, r, by, status, alert)
+	})
 }
 
 // given returns a form's reason, or the refusal of one that says nothing.
 func given(r *http.Request, field string) (string, error) {
 	text := strings.TrimSpace(r.PostFormValue(field))
 	if len([]rune(text)) < approval.MinReason {
-		return "", &approval.Refusal{Kind: approval.RefusedReason, Text: "a " + field + " of at least three characters is needed"}
+		return "", approval.Refuse(approval.RefusedReason, "a %s of at least three characters is needed", field)
 	}
 	return text, nil
 }
@@ -77,7 +83,7 @@ func (c *Console) run(w http.ResponseWriter, r *http.Request, by approval.Princi
 	why, err := given(r, "reason")
 	name := r.PostFormValue("playbook")
 	if _, known := c.o.Playbooks[name]; err == nil && !known {
-		err = &approval.Refusal{Kind: approval.RefusedReason, Text: "choose a playbook"}
+		err = approval.Refuse(approval.RefusedReason, "choose a playbook")
 	}
 	if err == nil {
 		err = c.o.Actor.RunPlaybook(r.Context(), by, r.PathValue("id"), name, why)
@@ -98,8 +104,8 @@ func (c *Console) close(w http.ResponseWriter, r *http.Request, by approval.Prin
 	verdict := incident.Verdict(r.PostFormValue("verdict"))
 	switch {
 	case err != nil:
-	case !slices.Contains([]incident.Verdict{incident.TruePositive, incident.FalsePositive, incident.Expected, incident.Unclear}, verdict):
-		err = &approval.Refusal{Kind: approval.RefusedReason, Text: "choose a verdict"}
+	case !slices.Contains(incident.Verdicts(), verdict):
+		err = approval.Refuse(approval.RefusedReason, "choose a verdict")
 	default:
 		_, err = c.o.Actor.Close(r.Context(), by, r.PathValue("id"), verdict, why)
 	}
@@ -116,10 +122,7 @@ func (c *Console) lift(w http.ResponseWriter, r *http.Request, by approval.Princ
 
 // changeBaseline changes the baseline of the agent that the form names.
 func (c *Console) changeBaseline(w http.ResponseWriter, r *http.Request, by approval.Principal) error {
-	agent, err := url.PathUnescape(r.PostFormValue("id")) // an agent's id may hold what no page should
-	if err != nil {
-		agent = r.PostFormValue("id")
-	}
+	agent := unescaped(r, "id")
 	why, err := given(r, "reason")
 	change := r.PostFormValue("change")
 	switch {
@@ -129,21 +132,25 @@ func (c *Console) changeBaseline(w http.ResponseWriter, r *http.Request, by appr
 	default:
 		_, err = c.o.Actor.ChangeBaseline(r.Context(), by, agent, change, why)
 	}
-	if kind := approval.Kind(err); kind != "" {
-		return c.showAgent(w, r, by, agent, statusOf(err), capital(err.Error())+".")
+	return settle(w, r, err, agentPath(agent), func(status int, alert string) error {
+		return c.showAgent(w, r, by, agent, status, alert)
+	})
+}
+
+// unescaped is a field of a form that pages escape, because it may hold what no page should: an agent's id, a tool's name.
+func unescaped(r *http.Request, field string) string {
+	text := r.PostFormValue(field)
+	if plain, err := url.PathUnescape(text); err == nil {
+		return plain
 	}
-	if err != nil {
-		return err
-	}
-	http.Redirect(w, r, agentPath(agent), http.StatusSeeOther)
-	return nil
+	return text
 }
 
 // expected closes an incident of the agent as expected, which lets what was held back teach.
 func (c *Console) expected(r *http.Request, by approval.Principal, agent, why string) error {
 	inc, err := c.o.Reader.Incident(r.Context(), r.PostFormValue("incident"))
 	if errors.Is(err, store.ErrNotFound) || err == nil && inc.Agent.ID != agent {
-		return &approval.Refusal{Kind: approval.RefusedUnknown, Text: "choose an incident of this agent"}
+		return approval.Refuse(approval.RefusedUnknown, "choose an incident of this agent")
 	}
 	if err != nil {
 		return err
@@ -158,33 +165,22 @@ func (c *Console) askFor(w http.ResponseWriter, r *http.Request, by approval.Pri
 	if err != nil {
 		return err
 	}
-	tool, err := url.PathUnescape(r.PostFormValue("tool")) // a tool's name may hold what no page should
-	if err != nil {
-		tool = r.PostFormValue("tool")
-	}
-	target := approval.Target{Agent: inc.Agent.ID, Tool: tool}
+	target := approval.Target{Agent: inc.Agent.ID, Tool: unescaped(r, "tool")}
 	if r.PostFormValue("scope") == "session" {
 		target.Session = inc.Session
 	}
-	lease, err := time.ParseDuration(r.PostFormValue("lease"))
-	if err != nil || !slices.Contains(leaseTimes(), lease) {
-		err = &approval.Refusal{Kind: approval.RefusedReason, Text: "choose how long"}
-	}
-	var why string
-	if err == nil {
-		why, err = given(r, "reason")
-	}
-	if err == nil && inc.Status == incident.Closed {
-		err = &approval.Refusal{Kind: approval.RefusedLate, Text: "the incident is closed"}
-	}
-	if err == nil {
+	why, err := given(r, "reason")
+	lease, unread := time.ParseDuration(r.PostFormValue("lease"))
+	switch {
+	case unread != nil || !slices.Contains(leaseTimes(), lease):
+		err = approval.Refuse(approval.RefusedReason, "choose how long")
+	case err != nil:
+	case inc.Status == incident.Closed:
+		err = approval.Refuse(approval.RefusedLate, "the incident is closed")
+	default:
 		err = c.o.Actor.Ask(r.Context(), by, inc.ID, target, lease, why)
 	}
-	if approval.Kind(err) != "" {
-		return c.showAgent(w, r, by, inc.Agent.ID, statusOf(err), capital(err.Error())+".")
-	}
-	if err == nil {
-		http.Redirect(w, r, "/incidents/"+url.PathEscape(inc.ID), http.StatusSeeOther)
-	}
-	return err
+	return settle(w, r, err, incidentPath(inc.ID), func(status int, alert string) error {
+		return c.showAgent(w, r, by, inc.Agent.ID, status, alert)
+	})
 }

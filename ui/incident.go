@@ -87,7 +87,7 @@ func (c *Console) showIncident(w http.ResponseWriter, r *http.Request, by approv
 // gather reads everything about an incident.
 func (c *Console) gather(r *http.Request, by approval.Principal, now time.Time) (*incidentData, error) {
 	ctx, id, read := r.Context(), r.PathValue("id"), c.o.Reader
-	d := &incidentData{Verdicts: []incident.Verdict{incident.TruePositive, incident.FalsePositive, incident.Expected, incident.Unclear}}
+	d := &incidentData{Verdicts: incident.Verdicts()}
 	for _, name := range slices.Sorted(maps.Keys(c.o.Playbooks)) {
 		d.Playbooks = append(d.Playbooks, c.o.Playbooks[name])
 	}

@@ -254,7 +254,7 @@ func (c *Console) incidents(w http.ResponseWriter, r *http.Request, by approval.
 		Severities       []detect.Severity
 	}{
 		All: len(all), Full: len(all) == maxRows, Status: q.Get("status"), Severity: q.Get("severity"), Unnoticed: q.Get("unnoticed") != "",
-		Statuses:   []incident.Status{incident.Open, incident.Waiting, incident.Contained, incident.Resolved, incident.Closed},
+		Statuses:   incident.Statuses(),
 		Severities: []detect.Severity{detect.Critical, detect.High, detect.Medium, detect.Low},
 	}
 	for _, i := range all {

@@ -31,16 +31,11 @@ func standingTerms() []time.Duration {
 	return []time.Duration{24 * time.Hour, 7 * 24 * time.Hour, 30 * 24 * time.Hour, 90 * 24 * time.Hour}
 }
 
-// backTo leads to a page, or shows the approvals with what was refused.
-func (c *Console) backTo(w http.ResponseWriter, r *http.Request, by approval.Principal, err error) error {
-	switch {
-	case err == nil:
-		http.Redirect(w, r, "/approvals#standing", http.StatusSeeOther)
-		return nil
-	case approval.Kind(err) == "":
-		return err
-	}
-	return c.showApprovals(w, r, by, statusOf(err), capital(err.Error())+".")
+// backToStanding leads to the decisions in advance, or shows the approvals with what was refused.
+func (c *Console) backToStanding(w http.ResponseWriter, r *http.Request, by approval.Principal, err error) error {
+	return settle(w, r, err, "/approvals#standing", func(status int, alert string) error {
+		return c.showApprovals(w, r, by, status, alert)
+	})
 }
 
 // propose takes a decision in advance from its form. What is wrong with it, the decision itself says.
@@ -52,12 +47,12 @@ func (c *Console) propose(w http.ResponseWriter, r *http.Request, by approval.Pr
 		Action: r.PostFormValue("action"), Rules: strings.Fields(r.PostFormValue("rules")), Agents: strings.Fields(r.PostFormValue("agents")),
 		Lease: lease, PerHour: perHour, Until: c.o.Now().Add(stands), Reason: strings.TrimSpace(r.PostFormValue("reason")),
 	})
-	return c.backTo(w, r, by, err)
+	return c.backToStanding(w, r, by, err)
 }
 
 func (c *Console) sign(w http.ResponseWriter, r *http.Request, by approval.Principal) error {
 	_, err := c.o.Actor.SignStanding(r.Context(), by, r.PathValue("id"))
-	return c.backTo(w, r, by, err)
+	return c.backToStanding(w, r, by, err)
 }
 
 func (c *Console) revoke(w http.ResponseWriter, r *http.Request, by approval.Principal) error {
@@ -65,7 +60,7 @@ func (c *Console) revoke(w http.ResponseWriter, r *http.Request, by approval.Pri
 	if err == nil {
 		_, err = c.o.Actor.RevokeStanding(r.Context(), by, r.PathValue("id"), why)
 	}
-	return c.backTo(w, r, by, err)
+	return c.backToStanding(w, r, by, err)
 }
 
 func (c *Console) halt(w http.ResponseWriter, r *http.Request, by approval.Principal) error {
@@ -90,13 +85,9 @@ func (c *Console) review(w http.ResponseWriter, r *http.Request, by approval.Pri
 	if err == nil {
 		err = c.o.Actor.Review(r.Context(), by, r.PathValue("id"), why)
 	}
-	if approval.Kind(err) != "" {
-		return c.showRequest(w, r, by, statusOf(err), capital(err.Error())+".")
-	}
-	if err == nil {
-		http.Redirect(w, r, "/approvals/"+url.PathEscape(r.PathValue("id")), http.StatusSeeOther)
-	}
-	return err
+	return settle(w, r, err, "/approvals/"+url.PathEscape(r.PathValue("id")), func(status int, alert string) error {
+		return c.showRequest(w, r, by, status, alert)
+	})
 }
 
 // keyRow is a security key in the list.
