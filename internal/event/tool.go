@@ -185,7 +185,7 @@ func (t *Tool) destinations() []Destination {
 		if value == "" {
 			value = "hashed:" + strconv.FormatUint(uint64(a.Tokens[0]), 16)
 		} else if kind == "host" {
-			value = hostOf(value)
+			value = HostOf(value)
 		} else if strings.Contains(value, "@") {
 			kind, value = "email", strings.ToLower(value)
 		}
@@ -219,8 +219,8 @@ func isPosition(part string) bool {
 	return err == nil
 }
 
-// hostOf returns the host of a URL, or the text itself where it is not one.
-func hostOf(text string) string {
+// HostOf returns the host of a URL, or the text itself where it is not one, in lower case.
+func HostOf(text string) string {
 	u, err := url.Parse(text)
 	if err != nil || u.Hostname() == "" {
 		return strings.ToLower(text)

@@ -99,9 +99,9 @@ func capturePath(path, signal string, body []byte) (string, error) {
 	if err := json.Unmarshal(body, &keys); err != nil {
 		return "", fmt.Errorf("decode otlp: %w", err)
 	}
-	for key, p := range map[string]string{"resourceSpans": pathTraces, "resourceLogs": pathLogs, "resourceMetrics": pathMetrics} {
-		if _, ok := keys[key]; ok {
-			return p, nil
+	for _, signal := range [][2]string{{"resourceSpans", pathTraces}, {"resourceLogs", pathLogs}, {"resourceMetrics", pathMetrics}} {
+		if _, ok := keys[signal[0]]; ok {
+			return signal[1], nil
 		}
 	}
 	return "", fmt.Errorf("path %.80q is not one of OTLP", path)

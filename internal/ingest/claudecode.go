@@ -1,6 +1,7 @@
 package ingest
 
 import (
+	"cmp"
 	"math"
 	"slices"
 	"strconv"
@@ -16,10 +17,11 @@ func claudeCode() dialect {
 	is := func(d *draft) bool {
 		return strings.HasPrefix(d.scope, "com.anthropic.claude_code") || d.Agent.Service == "claude-code"
 	}
+	events := claudeEvents()
 	return dialect{
 		name: "claude_code", isSpan: is, isLog: is,
 		fields: claudeFields(),
-		log:    claudeLog,
+		log:    func(d *draft, rec *otlpRecord) { claudeLog(d, rec, events) },
 		meta: []string{
 			"event.name", "anthropic.provider", "terminal.type", "app.", "message.uuid", "request_id", "query_source", "speed", "effort",
 			"tool_source", "mcp_server_scope", "error_type", "error_category", "auth_method", "action", "status", "transport_type",
@@ -49,16 +51,14 @@ func claudeFields() []field {
 	}
 }
 
-// claudeEvents maps an event's name to its kind and to the fields that only such an event has.
-func claudeEvents() map[string]struct {
+// claudeEvent is what an event's name says: its kind, and the fields that only such an event has.
+type claudeEvent struct {
 	kind   event.Kind
 	fields []field
-} {
-	type entry = struct {
-		kind   event.Kind
-		fields []field
-	}
-	return map[string]entry{
+}
+
+func claudeEvents() map[string]claudeEvent {
+	return map[string]claudeEvent{
 		"user_prompt":               {event.KindPrompt, []field{{"prompt", text(event.RolePrompt)}, {"prompt_text", text(event.RolePrompt)}}},
 		"assistant_response":        {event.KindResponse, append(claudeModel(), field{"response", text(event.RoleResponse)})},
 		"api_request":               {event.KindModelCall, claudeModel()},
@@ -97,7 +97,7 @@ func claudeModel() []field {
 	}
 }
 
-func claudeLog(d *draft, rec *otlpRecord) {
+func claudeLog(d *draft, rec *otlpRecord, events map[string]claudeEvent) {
 	d.Source.Product, d.Source.ProductVersion = "claude-code", d.Agent.Version
 	if v := d.attr("app.version"); v != "" {
 		d.Source.ProductVersion = v
@@ -105,18 +105,10 @@ func claudeLog(d *draft, rec *otlpRecord) {
 	sequenced := d.has("event.sequence")
 	d.apply(d.dialect.fields)
 	// The name is an attribute; the body repeats it with a prefix, and other SDKs may use OTLP's own field.
-	if d.op == "" {
-		d.op = rec.name
-	}
-	if d.op == "" {
-		d.op = rec.body.str()
-	}
-	d.op = strings.TrimPrefix(d.op, "claude_code.")
-	entry, ok := claudeEvents()[d.op]
-	if d.Kind = entry.kind; !ok {
-		d.Kind = event.KindOther
-	}
-	d.apply(entry.fields)
+	d.op = strings.TrimPrefix(cmp.Or(d.op, rec.name, rec.body.str()), "claude_code.")
+	known := events[d.op]
+	d.Kind = cmp.Or(known.kind, event.KindOther)
+	d.apply(known.fields)
 	d.Trace.Name = d.op
 	if d.Model != nil {
 		d.Model.InputTokens += d.Model.CachedTokens

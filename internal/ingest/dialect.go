@@ -425,7 +425,7 @@ func millis(d *draft, v *value) bool {
 
 func host(d *draft, v *value) bool {
 	if len(d.Destinations) == 0 {
-		d.Destinations = []event.Destination{{Kind: "host", Value: hostOf(v.asText())}}
+		d.Destinations = []event.Destination{{Kind: "host", Value: event.HostOf(v.asText())}}
 	}
 	return false
 }

@@ -53,8 +53,8 @@ func spanSeeds(f *testing.F) []ptraceotlp.ExportRequest {
 			if req.Path != pathTraces {
 				continue
 			}
-			in, _, err := decodeTraces(req.Body, req.ContentType)
-			if err != nil {
+			in := ptraceotlp.NewExportRequest()
+			if err := in.UnmarshalJSON(req.Body); err != nil {
 				f.Fatal(err)
 			}
 			rs := in.Traces().ResourceSpans().At(0)
@@ -79,8 +79,8 @@ func logSeeds(f *testing.F) []plogotlp.ExportRequest {
 		if req.Path != pathLogs {
 			continue
 		}
-		in, _, err := decodeLogs(req.Body, req.ContentType)
-		if err != nil {
+		in := plogotlp.NewExportRequest()
+		if err := in.UnmarshalJSON(req.Body); err != nil {
 			f.Fatal(err)
 		}
 		for _, rec := range in.Logs().ResourceLogs().At(0).ScopeLogs().At(0).LogRecords().All() {

@@ -105,7 +105,7 @@ func genAISpan(d *draft) {
 		}
 		d.tool()
 	case address != "":
-		d.Destinations = []event.Destination{{Kind: "host", Value: hostOf(address)}}
+		d.Destinations = []event.Destination{{Kind: "host", Value: event.HostOf(address)}}
 	}
 }
 

@@ -2,7 +2,6 @@ package ingest
 
 import (
 	"cmp"
-	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -289,12 +288,4 @@ func isNumber(key string) bool {
 	}
 	_, err := strconv.Atoi(key)
 	return err == nil
-}
-
-// hostOf returns the host of a URL, or the text itself where it is not one.
-func hostOf(text string) string {
-	if u, err := url.Parse(text); err == nil && u.Hostname() != "" {
-		text = u.Hostname()
-	}
-	return strings.ToLower(text)
 }

@@ -56,9 +56,7 @@ func (t *telemetry) jsonResource(r *jsonReader, signal jsonSignal) error {
 				if key != "attributes" {
 					return r.skip()
 				}
-				attrs, err := t.jsonAttributes(r)
-				out.attrs = append(out.attrs, attrs...)
-				return err
+				return t.jsonAttributes(r, &out.attrs)
 			})
 		case signal.scopes, signal.scopesOld:
 			return r.array(func() error { return t.jsonScope(r, signal) })
@@ -109,9 +107,7 @@ func (t *telemetry) jsonSpan(r *jsonReader) error {
 		case "endTimeUnixNano", "end_time_unix_nano":
 			s.end, err = r.uint64()
 		case "attributes":
-			var attrs []attribute
-			attrs, err = t.jsonAttributes(r)
-			s.attrs = append(s.attrs, attrs...)
+			err = t.jsonAttributes(r, &s.attrs)
 		case "events":
 			err = r.array(func() error { return t.jsonEvent(r, &s) })
 		case "status":
@@ -143,9 +139,7 @@ func (t *telemetry) jsonEvent(r *jsonReader, s *otlpSpan) error {
 		case "name":
 			name, err = r.string()
 		case "attributes":
-			var more []attribute
-			more, err = t.jsonAttributes(r)
-			attrs = append(attrs, more...)
+			err = t.jsonAttributes(r, &attrs)
 		default:
 			err = r.skip()
 		}
@@ -174,9 +168,7 @@ func (t *telemetry) jsonRecord(r *jsonReader) error {
 		case "body":
 			err = t.jsonValue(r, &out.body)
 		case "attributes":
-			var attrs []attribute
-			attrs, err = t.jsonAttributes(r)
-			out.attrs = append(out.attrs, attrs...)
+			err = t.jsonAttributes(r, &out.attrs)
 		default:
 			err = r.skip()
 		}
@@ -186,10 +178,12 @@ func (t *telemetry) jsonRecord(r *jsonReader) error {
 	return err
 }
 
-func (t *telemetry) jsonAttributes(r *jsonReader) ([]attribute, error) {
+// jsonAttributes appends to a list, which several keys of one object may make together.
+func (t *telemetry) jsonAttributes(r *jsonReader, list *[]attribute) error {
 	height := len(t.stack)
 	err := r.array(func() error { return t.jsonAttribute(r) })
-	return t.pop(height), err
+	*list = append(*list, t.pop(height)...)
+	return err
 }
 
 func (t *telemetry) jsonAttribute(r *jsonReader) error {

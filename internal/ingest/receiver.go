@@ -32,10 +32,10 @@ type Appender interface {
 	Append(ctx context.Context, events []event.Event) error
 }
 
-// Default limits on one HTTP body, as it comes and decompressed.
+// Limits on one HTTP body in bytes, as it comes and decompressed.
 const (
-	DefaultMaxWire     = 16 << 20
-	DefaultMaxInflated = 64 << 20
+	maxWire     = 16 << 20
+	maxInflated = 64 << 20
 )
 
 // Decoding takes several times the size of a body, and a few KiB inflate to the limit. Therefore at most maxLarge bodies of more than
@@ -53,8 +53,6 @@ const (
 
 // ReceiverOptions are the settings of a Receiver.
 type ReceiverOptions struct {
-	MaxWire     int64 // bytes of a body as it comes; 0 is DefaultMaxWire
-	MaxInflated int64 // bytes of a body decompressed; 0 is DefaultMaxInflated
 	// Authenticate returns the name of the sender that a bearer token belongs to. Without it no token is asked for.
 	Authenticate func(token string) (name string, ok bool)
 	// Observe is told of each request: events accepted, items rejected, and items that concern no agent. Signal is traces, logs,
@@ -73,17 +71,13 @@ type Receiver struct {
 	opts   ReceiverOptions
 	large  chan struct{} // the places of large bodies
 
+	maxWire, maxInflated int64
+
 	buffers sync.Pool // of *bytes.Buffer
 }
 
 // NewReceiver returns a Receiver that appends to log what m makes of the requests.
 func NewReceiver(m *Mapper, log Appender, opts ReceiverOptions) *Receiver {
-	if opts.MaxWire <= 0 {
-		opts.MaxWire = DefaultMaxWire
-	}
-	if opts.MaxInflated <= 0 {
-		opts.MaxInflated = DefaultMaxInflated
-	}
 	if opts.Observe == nil {
 		opts.Observe = func(string, int, int, int) {}
 	}
@@ -93,7 +87,7 @@ func NewReceiver(m *Mapper, log Appender, opts ReceiverOptions) *Receiver {
 	if opts.Now == nil {
 		opts.Now = time.Now
 	}
-	return &Receiver{mapper: m, log: log, opts: opts, large: make(chan struct{}, maxLarge)}
+	return &Receiver{mapper: m, log: log, opts: opts, large: make(chan struct{}, maxLarge), maxWire: maxWire, maxInflated: maxInflated}
 }
 
 // Routes adds the HTTP endpoints: OTLP's three, and POST /v1/events for JSON events.
@@ -219,7 +213,7 @@ func (r *Receiver) read(w http.ResponseWriter, req *http.Request) (body []byte, 
 	}
 	wire := r.buffer()
 	wire.Grow(int(min(max(req.ContentLength, 0), smallBody)) + bytes.MinRead) // what was announced need not come
-	if _, err := wire.ReadFrom(http.MaxBytesReader(w, req.Body, r.opts.MaxWire)); err != nil {
+	if _, err := wire.ReadFrom(http.MaxBytesReader(w, req.Body, r.maxWire)); err != nil {
 		return nil, nil, readStatus(err), fmt.Errorf("read body: %w", err)
 	}
 	switch encoding := strings.ToLower(req.Header.Get("Content-Encoding")); encoding {
@@ -260,7 +254,7 @@ func (r *Receiver) inflate(ctx context.Context, wire io.Reader) (body []byte, do
 		return nil, nil, http.StatusBadRequest, fmt.Errorf("read gzip: %w", err)
 	}
 	defer func() { _ = z.Close() }() // frees nothing that is needed
-	out, limit := r.buffer(), r.opts.MaxInflated
+	out, limit := r.buffer(), r.maxInflated
 	done = func(bool) {}
 	if _, err = out.ReadFrom(io.LimitReader(z, min(limit, smallBody)+1)); err == nil {
 		if done, err = r.place(ctx, out); err != nil {

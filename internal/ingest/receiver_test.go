@@ -133,11 +133,11 @@ func TestHTTP(t *testing.T) {
 			var counted []string
 			count := func(signal string, code int) { counted = append(counted, fmt.Sprintf("/v1/%s %d", signal, code)) }
 			mux := http.NewServeMux()
-			NewReceiver(NewMapper(Options{}), log, ReceiverOptions{MaxWire: 128 << 10, MaxInflated: 512 << 10, Authenticate: authenticate, Answered: count}).Routes(mux)
-			if tt.name == "too deep" { // larger than the other limits here
-				mux = http.NewServeMux()
-				NewReceiver(NewMapper(Options{}), log, ReceiverOptions{Authenticate: authenticate, Answered: count}).Routes(mux)
+			r := NewReceiver(NewMapper(Options{}), log, ReceiverOptions{Authenticate: authenticate, Answered: count})
+			if tt.name != "too deep" { // which is larger than the limits of the others
+				r.maxWire, r.maxInflated = 128<<10, 512<<10
 			}
+			r.Routes(mux)
 			req := httptest.NewRequest(http.MethodPost, tt.path, bytes.NewReader(tt.body))
 			req.Header.Set("Content-Type", tt.contentType)
 			req.Header.Set("Content-Encoding", tt.encoding)
@@ -258,7 +258,8 @@ func TestProtoDepth(t *testing.T) {
 	attr := wrap(0x0a, append([]byte{0x0a, 1, 'a'}, wrap(0x12, value)...))
 	body := wrap(0x0a, wrap(0x0a, attr))
 	asSent := bytes.Clone(body)
-	if _, cut, err := decodeTraces(body, typeProto); err != nil || !cut.cut || len(body) != len(asSent) {
+	in := ptraceotlp.NewExportRequest()
+	if cut, err := decode(body, typeProto, in.UnmarshalProto, in.UnmarshalJSON); err != nil || !cut || len(body) != len(asSent) {
 		t.Errorf("error %v, cut %v", err, cut)
 	}
 	if b, err := NewMapper(Options{}).mapped(tracesSignal(), asSent, typeProto, Receipt{}); err != nil || !b.cut {

@@ -11,12 +11,6 @@ import (
 // A request is decoded as a whole or not at all: one span whose id has the wrong length would cost all the others. A request that can't be
 // decoded is therefore taken apart into requests of one item each, which are decoded by themselves.
 
-// lost is what of a request could not be read.
-type lost struct {
-	cut    bool        // values nested too deep were cut out
-	unread []Rejection // items that could not be decoded
-}
-
 // Bounds on what one request is taken apart into: each item carries a copy of what was around it.
 const (
 	maxSingles     = 10_000
@@ -34,7 +28,7 @@ func logParts() []string  { return []string{"resourceLogs", "scopeLogs", "logRec
 // salvage decodes the items of a request one by one and returns those that can't be decoded. Where none can, or the request can't be
 // taken apart, the cause is why the whole could not be decoded.
 func salvage(cause error, body []byte, contentType string, parts []string, take func([]byte) error) ([]Rejection, error) {
-	singles, err := singlesProto(body, len(parts))
+	singles, err := singlesProto(body, firstPart, len(parts))
 	if contentType == typeJSON {
 		singles, err = singlesJSON(body, parts)
 	}
@@ -99,18 +93,14 @@ func singlesJSON(body []byte, parts []string) (out [][]byte, err error) {
 	return out, nil
 }
 
-// firstPart is the field number of the parts within a request; within a part it is secondPart.
+// The field numbers of a request's parts, and of the parts within a part.
 const (
 	firstPart  = 1
 	secondPart = 2
 )
 
-// singlesProto does the same with a protobuf message, depth parts deep.
-func singlesProto(body []byte, depth int) ([][]byte, error) {
-	return splitProto(body, firstPart, depth)
-}
-
-func splitProto(body []byte, number protowire.Number, depth int) (out [][]byte, err error) {
+// singlesProto does the same with a protobuf message whose parts have a number, depth parts deep.
+func singlesProto(body []byte, number protowire.Number, depth int) (out [][]byte, err error) {
 	if depth == 0 {
 		return [][]byte{body}, nil
 	}
@@ -134,7 +124,7 @@ func splitProto(body []byte, number protowire.Number, depth int) (out [][]byte, 
 		body = body[n+size:]
 	}
 	for _, item := range list {
-		inner, err := splitProto(item, secondPart, depth-1)
+		inner, err := singlesProto(item, secondPart, depth-1)
 		switch {
 		case errors.Is(err, errSingles):
 			return nil, err

@@ -75,7 +75,7 @@ func TestSalvageProto(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	singles, err := singlesProto(body, 3)
+	singles, err := singlesProto(body, firstPart, 3)
 	if err != nil || len(singles) != 3 {
 		t.Fatalf("%d items, %v", len(singles), err)
 	}

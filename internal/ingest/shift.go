@@ -40,7 +40,9 @@ type shifter struct {
 }
 
 func (s *shifter) traces(req Request) ([]byte, error) {
-	in, _, err := decodeTraces(req.Body, req.ContentType)
+	in, err := decodeWhole(req, spanParts(), ptraceotlp.NewExportRequest, func(in, single ptraceotlp.ExportRequest) {
+		single.Traces().ResourceSpans().MoveAndAppendTo(in.Traces().ResourceSpans())
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -59,7 +61,9 @@ func (s *shifter) traces(req Request) ([]byte, error) {
 }
 
 func (s *shifter) logs(req Request) ([]byte, error) {
-	in, _, err := decodeLogs(req.Body, req.ContentType)
+	in, err := decodeWhole(req, logParts(), plogotlp.NewExportRequest, func(in, single plogotlp.ExportRequest) {
+		single.Logs().ResourceLogs().MoveAndAppendTo(in.Logs().ResourceLogs())
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -115,40 +119,30 @@ func (s *shifter) moveText(text string) string {
 	return out
 }
 
-// decodeTraces decodes a request that is to be encoded again: nothing of it may get lost, so it is pdata that decodes it. Items that can't
-// be decoded are left out.
-func decodeTraces(body []byte, contentType string) (in ptraceotlp.ExportRequest, without lost, err error) {
-	in = ptraceotlp.NewExportRequest()
-	if without.cut, err = decode(body, contentType, in.UnmarshalProto, in.UnmarshalJSON); err == nil {
-		return in, without, nil
-	}
-	in = ptraceotlp.NewExportRequest()
-	without.unread, err = salvage(err, body, contentType, spanParts(), func(one []byte) error {
-		single := ptraceotlp.NewExportRequest()
-		if _, err := decode(one, contentType, single.UnmarshalProto, single.UnmarshalJSON); err != nil {
-			return err
-		}
-		single.Traces().ResourceSpans().MoveAndAppendTo(in.Traces().ResourceSpans())
-		return nil
-	})
-	return in, without, err
+// pdataRequest is a request as pdata decodes it.
+type pdataRequest interface {
+	UnmarshalProto(body []byte) error
+	UnmarshalJSON(body []byte) error
 }
 
-func decodeLogs(body []byte, contentType string) (in plogotlp.ExportRequest, without lost, err error) {
-	in = plogotlp.NewExportRequest()
-	if without.cut, err = decode(body, contentType, in.UnmarshalProto, in.UnmarshalJSON); err == nil {
-		return in, without, nil
+// decodeWhole decodes a request that is to be encoded again: nothing of it may get lost, so it is pdata that decodes it. Items that can't
+// be decoded are left out; join adds the others.
+func decodeWhole[R pdataRequest](req Request, parts []string, fresh func() R, join func(in, single R)) (R, error) {
+	in := fresh()
+	_, err := decode(req.Body, req.ContentType, in.UnmarshalProto, in.UnmarshalJSON)
+	if err == nil {
+		return in, nil
 	}
-	in = plogotlp.NewExportRequest()
-	without.unread, err = salvage(err, body, contentType, logParts(), func(one []byte) error {
-		single := plogotlp.NewExportRequest()
-		if _, err := decode(one, contentType, single.UnmarshalProto, single.UnmarshalJSON); err != nil {
+	in = fresh()
+	_, err = salvage(err, req.Body, req.ContentType, parts, func(one []byte) error {
+		single := fresh()
+		if _, err := decode(one, req.ContentType, single.UnmarshalProto, single.UnmarshalJSON); err != nil {
 			return err
 		}
-		single.Logs().ResourceLogs().MoveAndAppendTo(in.Logs().ResourceLogs())
+		join(in, single)
 		return nil
 	})
-	return in, without, err
+	return in, err
 }
 
 // decode decodes a body, without what is nested so deep that it does harm; the body is changed where there is such a thing.
