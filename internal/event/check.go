@@ -37,7 +37,7 @@ func (e *Event) Check() error {
 		return errors.New("id: is empty")
 	case e.Kind == "":
 		return errors.New("kind: is empty")
-	case !known(e.Kind):
+	case !slices.Contains(Kinds(), e.Kind):
 		return fmt.Errorf("kind: %q is not known, want one of %s", clip(string(e.Kind), 40), kindList())
 	case e.Time.IsZero():
 		return errors.New("time: is empty, want RFC 3339")
@@ -125,8 +125,6 @@ func (a *Agent) check() error {
 	}
 	return nil
 }
-
-func known(k Kind) bool { return slices.Contains(Kinds(), k) }
 
 func kindList() string {
 	names := make([]string, 0, len(Kinds()))

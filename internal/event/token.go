@@ -143,7 +143,7 @@ func (t *tokenizer) plain() (word []byte, identifies, ok bool) {
 func nextWord(text string) (start, end int) {
 	for start < len(text) {
 		if c := text[start]; c < utf8.RuneSelf {
-			if classes[c] == wordByte {
+			if traits[c]&traitWord != 0 {
 				break
 			}
 			start++
@@ -157,7 +157,7 @@ func nextWord(text string) (start, end int) {
 	}
 	for end = start; end < len(text); {
 		if c := text[end]; c < utf8.RuneSelf {
-			if classes[c] == otherByte {
+			if traits[c]&(traitWord|traitJoiner) == 0 {
 				break
 			}
 			end++
@@ -187,13 +187,6 @@ func appendLower(out []byte, word string) []byte {
 	return out
 }
 
-// What an ASCII character is in a text.
-const (
-	otherByte = iota
-	wordByte
-	joinerByte
-)
-
 // traitBits are what a byte is in a text, over what it is in lower case.
 type traitBits uint16
 
@@ -207,10 +200,10 @@ const (
 var traits = func() (out [256]traitBits) {
 	for c := range utf8.RuneSelf {
 		out[c] = traitBits(unicode.ToLower(rune(c)))
-		switch classes[c] {
-		case wordByte:
+		switch r := rune(c); {
+		case isWord(r):
 			out[c] |= traitWord
-		case joinerByte:
+		case isJoiner(r):
 			out[c] |= traitJoiner
 		}
 		if isDigit(byte(c)) || c == '@' || c == '.' {
@@ -223,28 +216,12 @@ var traits = func() (out [256]traitBits) {
 	return out
 }()
 
-// classes are the ASCII characters' classes.
-var classes = func() (out [utf8.RuneSelf]uint8) {
-	for c := range out {
-		switch {
-		case isWord(rune(c)):
-			out[c] = wordByte
-		case isJoiner(rune(c)):
-			out[c] = joinerByte
-		}
-	}
-	return out
-}()
-
 func isWord(r rune) bool   { return unicode.IsLetter(r) || unicode.IsDigit(r) }
 func isJoiner(r rune) bool { return strings.ContainsRune("@._-+", r) }
 
 // identifying tells tokens that name one thing from ordinary words. Lengths are in bytes.
 func identifying(word []byte) bool {
-	if len(word) < 3 {
-		return false
-	}
-	return len(word) >= 16 || bytes.ContainsAny(word, "0123456789@.")
+	return len(word) >= 16 || len(word) >= 3 && bytes.ContainsAny(word, "0123456789@.")
 }
 
 // Hash is the salted hash of one token. Its lowest bit says whether the token was identifying, because that is lost with the text.
@@ -306,7 +283,7 @@ func (h *Hasher) Hash(text string) Hashes {
 	return out
 }
 
-// Append appends them.
+// Append appends what Hash returns to out.
 func (h *Hasher) Append(out Hashes, text string) Hashes {
 	t := newTokenizer(text) // outside of the loop, whose variables are copied each time round
 	for {
