@@ -79,51 +79,9 @@ func sift(text []byte) ([]byte, error) {
 	if len(text) > maxFeed {
 		return nil, fmt.Errorf("the feed has more than %d bytes", maxFeed)
 	}
-	var out bytes.Buffer
-	var stack []string
-	events, ended, number := 0, false, 0
-	take := func(line string) error {
-		name, value := split(line)
-		switch {
-		case line == "":
-			return nil
-		case ended:
-			return errors.New("there is text after END:VCALENDAR")
-		case name == "BEGIN":
-			stack = append(stack, strings.ToUpper(value))
-			if stack[0] != "VCALENDAR" || len(stack) > 4 {
-				return errors.New("it is no calendar, or nests too deep")
-			}
-		case len(stack) == 0:
-			return errors.New("it does not begin with BEGIN:VCALENDAR")
-		case name == "END" && strings.ToUpper(value) != stack[len(stack)-1]:
-			return fmt.Errorf("it ends %s, want %s", clean(value), clean(stack[len(stack)-1]))
-		}
-		event := len(stack) == 2 && stack[1] == "VEVENT"
-		switch {
-		case name == "BEGIN" || name == "END":
-			if name == "BEGIN" && event {
-				events++
-			}
-			if event || len(stack) == 1 {
-				out.WriteString(name + ":" + stack[len(stack)-1] + "\r\n")
-			}
-			if name == "END" {
-				stack = stack[:len(stack)-1]
-				ended = len(stack) == 0
-			}
-		case event && slices.Contains(used(), name), len(stack) == 1 && name == "X-WR-TIMEZONE":
-			if len(line) > maxLine || strings.Count(line, ";")+strings.Count(line, ",") > maxSeparators {
-				return fmt.Errorf("%s has more than %d bytes or %d parts", name, maxLine, maxSeparators)
-			}
-			out.WriteString(name + line[len(name):] + "\r\n")
-		}
-		if events > maxEvents {
-			return fmt.Errorf("it has more than %d events", maxEvents)
-		}
-		return nil
-	}
+	var s sieve
 	var line []byte
+	number := 0
 	for raw := range bytes.Lines(bytes.TrimPrefix(text, []byte("\ufeff"))) {
 		number++
 		raw = bytes.TrimRight(raw, "\r\n")
@@ -131,18 +89,84 @@ func sift(text []byte) ([]byte, error) {
 			line = append(line, raw[1:]...)
 			continue
 		}
-		if err := take(string(line)); err != nil {
+		if err := s.take(string(line)); err != nil {
 			return nil, fmt.Errorf("before line %d: %w", number, err)
 		}
 		line = append(line[:0], raw...)
 	}
-	if err := take(string(line)); err != nil {
+	if err := s.take(string(line)); err != nil {
 		return nil, fmt.Errorf("at line %d: %w", number, err)
 	}
-	if !ended {
+	if !s.ended {
 		return nil, errors.New("it ends before END:VCALENDAR: it is no calendar, or not whole")
 	}
-	return out.Bytes(), nil
+	return s.kept.Bytes(), nil
+}
+
+// sieve keeps the lines of a calendar that are read.
+type sieve struct {
+	kept   bytes.Buffer
+	open   []string // components, the outermost first
+	events int
+	ended  bool
+}
+
+// take takes the next line, unfolded.
+func (s *sieve) take(line string) error {
+	name, value := split(line)
+	switch {
+	case line == "":
+		return nil
+	case s.ended:
+		return errors.New("there is text after END:VCALENDAR")
+	case name == "BEGIN":
+		return s.begin(strings.ToUpper(value))
+	case len(s.open) == 0:
+		return errors.New("it does not begin with BEGIN:VCALENDAR")
+	case name == "END":
+		return s.end(strings.ToUpper(value))
+	case s.inEvent() && slices.Contains(used, name), len(s.open) == 1 && name == "X-WR-TIMEZONE":
+		if len(line) > maxLine || strings.Count(line, ";")+strings.Count(line, ",") > maxSeparators {
+			return fmt.Errorf("%s has more than %d bytes or %d parts", name, maxLine, maxSeparators)
+		}
+		s.kept.WriteString(name + line[len(name):] + "\r\n")
+	}
+	return nil
+}
+
+// inEvent reports whether the innermost component that is open is an event of the calendar.
+func (s *sieve) inEvent() bool { return len(s.open) == 2 && s.open[1] == "VEVENT" }
+
+func (s *sieve) begin(component string) error {
+	s.open = append(s.open, component)
+	if s.open[0] != "VCALENDAR" || len(s.open) > 4 {
+		return errors.New("it is no calendar, or nests too deep")
+	}
+	if s.inEvent() {
+		if s.events++; s.events > maxEvents {
+			return fmt.Errorf("it has more than %d events", maxEvents)
+		}
+	}
+	s.mark("BEGIN")
+	return nil
+}
+
+func (s *sieve) end(component string) error {
+	last := len(s.open) - 1
+	if component != s.open[last] {
+		return fmt.Errorf("it ends %s, want %s", clean(component), clean(s.open[last]))
+	}
+	s.mark("END")
+	s.open = s.open[:last]
+	s.ended = last == 0
+	return nil
+}
+
+// mark writes where the calendar or an event of it begins or ends.
+func (s *sieve) mark(name string) {
+	if s.inEvent() || len(s.open) == 1 {
+		s.kept.WriteString(name + ":" + s.open[len(s.open)-1] + "\r\n")
+	}
 }
 
 // split returns a line's name in upper case and what follows the first colon.
@@ -156,10 +180,8 @@ func split(line string) (name, value string) {
 }
 
 // used are the properties of an event that say when and who.
-func used() []string {
-	return []string{
-		"UID", "SEQUENCE", "STATUS", "DTSTART", "DTEND", "DURATION", "RRULE", "EXRULE", "RDATE", "EXDATE", "RECURRENCE-ID", "SUMMARY", "ATTENDEE", "ORGANIZER",
-	}
+var used = []string{
+	"UID", "SEQUENCE", "STATUS", "DTSTART", "DTEND", "DURATION", "RRULE", "EXRULE", "RDATE", "EXDATE", "RECURRENCE-ID", "SUMMARY", "ATTENDEE", "ORGANIZER",
 }
 
 // feed is a calendar while its shifts are worked out.
@@ -265,51 +287,50 @@ func (f *feed) dates(e *ical.VEvent, name ical.ComponentProperty, dated bool) (o
 }
 
 // version is which event, or occurrence of one, an event of the feed says something of, and how new that is (RFC 5545, 3.8.7.4).
-func (f *feed) version(e *ical.VEvent) (key string, sequence int, err error) {
-	id, _, moved, err := f.when(e, ical.ComponentPropertyRecurrenceId)
-	if err != nil {
-		return "", 0, err
+type version struct {
+	key      string
+	sequence int
+	single   bool      // it is one occurrence of a recurring event
+	at       time.Time // when that would have begun
+}
+
+func (f *feed) version(e *ical.VEvent) (v version, err error) {
+	if v.at, _, v.single, err = f.when(e, ical.ComponentPropertyRecurrenceId); err != nil {
+		return v, err
 	}
 	if p, ok, err := single(e, ical.ComponentPropertySequence); err != nil {
-		return "", 0, err
+		return v, err
 	} else if ok {
-		if sequence, err = strconv.Atoi(p.Value); err != nil {
-			return "", 0, fmt.Errorf("SEQUENCE: %q is no number", clean(p.Value))
+		if v.sequence, err = strconv.Atoi(p.Value); err != nil {
+			return v, fmt.Errorf("SEQUENCE: %q is no number", clean(p.Value))
 		}
 	}
-	if moved {
-		return e.Id() + "\n" + id.UTC().String(), sequence, nil
+	v.key = e.Id() + "\n"
+	if v.single {
+		v.key += v.at.UTC().String()
 	}
-	return e.Id() + "\n", sequence, nil
+	return v, nil
 }
 
 // note takes in what an event says of others: which occurrences of a recurring one stand by themselves, and how new it is.
 func (f *feed) note(_ context.Context, e *ical.VEvent) error {
-	p, moved, err := single(e, ical.ComponentPropertyRecurrenceId)
+	v, err := f.version(e)
 	if err != nil {
 		return err
 	}
-	if moved && len(p.ICalParameters["RANGE"]) > 0 {
-		return errors.New("RECURRENCE-ID with RANGE is not supported")
-	}
-	key, sequence, err := f.version(e)
-	if err != nil {
-		return err
-	}
-	f.latest[key] = max(f.latest[key], sequence)
-	if moved {
-		t, _, _, err := f.when(e, ical.ComponentPropertyRecurrenceId)
-		if err != nil {
-			return err
+	if v.single {
+		if p := e.GetProperty(ical.ComponentPropertyRecurrenceId); len(p.ICalParameters["RANGE"]) > 0 {
+			return errors.New("RECURRENCE-ID with RANGE is not supported")
 		}
-		f.moved[e.Id()] = append(f.moved[e.Id()], t)
+		f.moved[e.Id()] = append(f.moved[e.Id()], v.at)
 	}
+	f.latest[v.key] = max(f.latest[v.key], v.sequence)
 	return nil
 }
 
 // add takes in the shifts of an event.
 func (f *feed) add(ctx context.Context, e *ical.VEvent) error {
-	key, sequence, err := f.version(e)
+	v, err := f.version(e)
 	if err != nil {
 		return err
 	}
@@ -317,7 +338,7 @@ func (f *feed) add(ctx context.Context, e *ical.VEvent) error {
 	if err != nil {
 		return err
 	}
-	if status != nil && strings.EqualFold(status.Value, "CANCELLED") || e.Id() != "" && sequence < f.latest[key] {
+	if status != nil && strings.EqualFold(status.Value, "CANCELLED") || e.Id() != "" && v.sequence < f.latest[v.key] {
 		return nil
 	}
 	start, dated, ok, err := f.when(e, ical.ComponentPropertyDtStart)
@@ -342,7 +363,7 @@ func (f *feed) add(ctx context.Context, e *ical.VEvent) error {
 	if !recurs && !e.HasProperty(ical.ComponentPropertyRdate) {
 		return f.keep(made, start, end(start))
 	}
-	if _, single, _, _ := f.when(e, ical.ComponentPropertyRecurrenceId); single {
+	if v.single {
 		return errors.New("one occurrence of an event can't recur")
 	}
 	return f.expand(ctx, e, made, rule, start, dated, end)
