@@ -6,6 +6,7 @@ import (
 	"hash/fnv"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -224,17 +225,8 @@ func (w *walker) succeeded(id, suffix string) bool {
 		if suffix == "" {
 			return false
 		}
-		suffix = suffix[:max(0, lastItem(suffix))]
+		suffix = suffix[:max(0, strings.LastIndexByte(suffix, '#'))]
 	}
-}
-
-func lastItem(suffix string) int {
-	for i := len(suffix) - 1; i >= 0; i-- {
-		if suffix[i] == '#' {
-			return i
-		}
-	}
-	return 0
 }
 
 // inside goes on with a step that is open and reports whether it is settled now.

@@ -169,10 +169,10 @@ func (c *checker) foreach(s Step, depth int) {
 		c.add(s.ID, "foreach: want in and steps")
 	}
 	c.expression(s.ID, "foreach.in", f.In, Env{Inputs: s.Inputs}, nil)
-	inner := maps.Clone(c.before)
-	c.before, inner = inner, c.before
+	before := c.before
+	c.before = maps.Clone(before)
 	c.sequence(f.Steps, depth+1)
-	c.before = inner // what ran for each item is nobody's one step before
+	c.before = before // what ran for each item is nobody's one step before
 }
 
 // plain checks a step that does something.

@@ -192,18 +192,21 @@ func (c Command) describe() string {
 func (p Playbook) knows(script Script) error {
 	ids := make(map[string]bool)
 	each(p.Steps, func(s Step) { ids[s.ID] = true })
-	for what, words := range map[string]map[string]string{"answer": script.Answers, "result": script.Results} {
-		for _, path := range slices.Sorted(maps.Keys(words)) {
+	for _, said := range []struct {
+		what    string
+		words   map[string]string
+		allowed []string
+	}{
+		{"answer", script.Answers, []string{Approves, Denies, Silence}},
+		{"result", script.Results, []string{Fails, Hangs}},
+	} {
+		for _, path := range slices.Sorted(maps.Keys(said.words)) {
 			id, _, _ := strings.Cut(path, "#")
-			allowed := []string{Approves, Denies, Silence}
-			if what == "result" {
-				allowed = []string{Fails, Hangs}
-			}
 			if !ids[id] {
-				return fmt.Errorf("rehearse %s: %s: there is no step %q", p.Name, what, id)
+				return fmt.Errorf("rehearse %s: %s: there is no step %q", p.Name, said.what, id)
 			}
-			if !slices.Contains(allowed, words[path]) {
-				return fmt.Errorf("rehearse %s: %s of %s: %q is not one of %s", p.Name, what, path, words[path], strings.Join(allowed, ", "))
+			if !slices.Contains(said.allowed, said.words[path]) {
+				return fmt.Errorf("rehearse %s: %s of %s: %q is not one of %s", p.Name, said.what, path, said.words[path], strings.Join(said.allowed, ", "))
 			}
 		}
 	}
