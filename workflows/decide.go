@@ -571,7 +571,7 @@ func (r *run) act(ctx workflow.Context, request *approval.Request) (playbooks.Re
 // holdUnknown sees to it that an effect that may have been made ends: what was stored before it is undone at its time.
 func (r *run) holdUnknown(ctx workflow.Context, id string) error {
 	var leases []action.Lease
-	if err := workflow.ExecuteActivity(ctx, r.acts.Held, id).Get(ctx, &leases); err != nil {
+	if err := book(ctx, r.acts.Held, id).Get(ctx, &leases); err != nil {
 		return fmt.Errorf("look for lease: %w", err)
 	}
 	for _, lease := range leases {

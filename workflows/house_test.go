@@ -117,11 +117,13 @@ func newHouse(t *testing.T) *house {
 	h.env.RegisterActivity(h.acts)
 	h.env.RegisterWorkflow(Incident)
 	h.env.RegisterWorkflow(ContainmentLease)
-	h.env.SetOnActivityStartedListener(func(info *activity.Info, _ context.Context, _ converter.EncodedValues) {
+	called := func(info *activity.Info) {
 		h.mu.Lock()
 		defer h.mu.Unlock()
 		h.calls = append(h.calls, info.ActivityType.Name)
-	})
+	}
+	h.env.SetOnActivityStartedListener(func(info *activity.Info, _ context.Context, _ converter.EncodedValues) { called(info) })
+	h.env.SetOnLocalActivityStartedListener(func(info *activity.Info, _ context.Context, _ []any) { called(info) })
 	return h
 }
 
