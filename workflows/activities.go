@@ -6,9 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"net"
-	"slices"
 	"strings"
 	"time"
 
@@ -23,14 +20,15 @@ import (
 	"github.com/tocsin-dr/tocsin/internal/store"
 )
 
-// Activities do the I/O of workflows. Each is idempotent: a retry after an unknown outcome changes nothing more. All fields are
-// required.
+// Activities observe and record: the I/O of workflows that needs no action's credentials and can't contain. What can is Effects. Each is
+// idempotent: a retry after an unknown outcome changes nothing more. All fields are required.
 type Activities struct {
 	Store   *store.Store
 	Vault   Vault
 	Session SessionReader
 	Memory  MemoryReader
-	Actions *action.Catalogue
+	// Offered are the actions that this deployment has, here or elsewhere, by name.
+	Offered map[string]action.Description
 	// Policies say who is asked. Decided are the standing decisions.
 	Policies approval.Policies
 	Decided  Decided
@@ -82,6 +80,8 @@ type Teller interface {
 	Changed(topic, id string)
 	Decided(r approval.Request)
 	Contained(l action.Lease, decided time.Time)
+	// Unattended: no worker of an action took its work in time.
+	Unattended(action string)
 }
 
 // RecordInput is a finding with its disposition so far.
@@ -237,8 +237,7 @@ func (a *Activities) SaveTracks(ctx context.Context, in TracksInput) error {
 // Publish writes a request as it stands: the row that people see, the audit row and the timeline entry.
 func (a *Activities) Publish(ctx context.Context, in RequestInput) error {
 	r := in.Request
-	if act, err := a.Actions.Find(r.Plan.Action); err == nil {
-		d := act.Describe()
+	if d, known := a.Offered[r.Plan.Action]; known {
 		if r.Effect, r.Undo, r.DoesNotStop = d.Effect, d.Undo, d.DoesNotStop; d.Unverified {
 			r.Effect += " Nothing can prove that it happened."
 		}
@@ -315,28 +314,6 @@ type StandingInput struct {
 	Rules   []string // that fired on its agent
 }
 
-// Plan computes what an action would do and who must approve it, for people to see before they do.
-func (a *Activities) Plan(ctx context.Context, in PlanInput) (out PlanOutput, err error) {
-	if _, err := a.Actions.Find(in.Plan.Action); err != nil { // none of its kind is configured, and no retry configures one
-		return out, temporal.NewNonRetryableApplicationError(err.Error(), "plan", err)
-	}
-	out.Terms, out.Deadline, out.OnExpiry = a.Policies.Ask(in.Plan, in.Asked)
-	in.Plan.Need = out.Terms.Need
-	if out.Plan, err = a.Actions.Plan(ctx, action.Input{Incident: in.Incident, Plan: in.Plan}); err != nil && passes(err) {
-		err = temporal.NewApplicationErrorWithCause(err.Error(), passing, err)
-	}
-	return out, err
-}
-
-// passing is the type of a failure that looks as if it passes by itself.
-const passing = "passing"
-
-// passes reports whether an error is about the way to another system, or its being slow, and not about what was asked of it.
-func passes(err error) bool {
-	var network net.Error
-	return errors.As(err, &network) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF)
-}
-
 // Note writes a line of an incident's timeline.
 func (a *Activities) Note(ctx context.Context, in NoteInput) error {
 	if err := a.Store.AddEntry(ctx, in.Incident, in.Entry); err != nil {
@@ -346,143 +323,72 @@ func (a *Activities) Note(ctx context.Context, in NoteInput) error {
 	return nil
 }
 
+// Terms says who is asked about a plan, and under which terms. The control plane alone says so, and not who carries the plan out.
+func (a *Activities) Terms(_ context.Context, in PlanInput) (out PlanOutput, err error) {
+	if _, offered := a.Offered[in.Plan.Action]; !offered { // none of its kind is configured, and no retry configures one
+		return out, temporal.NewNonRetryableApplicationError(fmt.Sprintf("find action: there is no action %q", in.Plan.Action), "plan", nil)
+	}
+	out.Plan = in.Plan
+	out.Terms, out.Deadline, out.OnExpiry = a.Policies.Ask(in.Plan, in.Asked)
+	out.Plan.Need = out.Terms.Need
+	return out, nil
+}
+
+// UnattendedInput is work that no worker of an action took in time, and the line of the timeline that says so.
+type UnattendedInput struct {
+	NoteInput
+	Action string
+}
+
+// Unattended tells people that the work of an action waits for a worker.
+func (a *Activities) Unattended(ctx context.Context, in UnattendedInput) error {
+	if err := a.Note(ctx, in.NoteInput); err != nil {
+		return err
+	}
+	a.Tell.Unattended(in.Action)
+	return nil
+}
+
+// ActedInput is an effect that was proved, or undone.
+type ActedInput struct {
+	Lease  action.Lease
+	Undone bool
+}
+
+// Acted brings what people see up to date after an effect was proved or undone.
+func (a *Activities) Acted(ctx context.Context, in ActedInput) error {
+	a.redraft(ctx, in.Lease.Incident)
+	a.Tell.Changed("lease", in.Lease.ID)
+	if !in.Undone && !in.Lease.Verified.IsZero() {
+		a.Tell.Contained(in.Lease, in.Lease.Decided())
+	}
+	return nil
+}
+
 // Standing returns the decision of a standing decision that fits a request, with its grant, or nil. It is counted once however often it
 // is asked for.
 func (a *Activities) Standing(ctx context.Context, in StandingInput) (*approval.Decision, error) {
 	return a.Decided.Use(ctx, in.Request, in.Rules)
 }
 
-// notBegun is the type of the failure of an effect that was refused before it began.
-const notBegun = "not begun"
-
-// Contain applies an approved action. An error means that the effect is unknown, so it is tried again while the grant lasts; no
-// retry brings a grant.
-func (a *Activities) Contain(ctx context.Context, in action.Input) (action.Lease, error) {
-	lease, err := a.Actions.Apply(ctx, in)
-	for _, refused := range []error{action.ErrGrants, action.ErrLifted, action.ErrChanged, action.ErrHalted, action.ErrLimit} {
-		if errors.Is(err, refused) {
-			return action.Lease{}, temporal.NewNonRetryableApplicationError(err.Error(), notBegun, err)
-		}
-	}
-	if errors.Is(err, action.ErrUnknown) {
-		return action.Lease{}, temporal.NewNonRetryableApplicationError(err.Error(), "unknown", err)
-	}
-	if err != nil {
-		return action.Lease{}, err
-	}
-	return lease, a.append(ctx, ledger.KindContainment, lease.Approver, in.Request, "applied/"+lease.ID, lease)
-}
-
 // Held returns the lease of a request that was stored and not lifted, if there is one.
 func (a *Activities) Held(ctx context.Context, id string) ([]action.Lease, error) {
 	lease, found, err := a.Store.Lease(ctx, id)
-	if err != nil || !found || !lease.Lifted.IsZero() || lease.Plan.Lease == 0 { // what can't be undone has no end
+	if err != nil || !found || !lease.Lifted.IsZero() {
 		return nil, err
 	}
 	return []action.Lease{lease}, nil
 }
 
-// Verify proves a containment by a probe and records how long it took from the decision.
-func (a *Activities) Verify(ctx context.Context, l action.Lease) (action.Lease, error) {
-	l, err := a.stored(ctx, l) // a retry keeps the time of the first proof
-	if err != nil {
-		return l, err
-	}
-	if l.Lifted.IsZero() || l.Plan.Lease == 0 { // what can't be undone is lifted at once, and is proved all the same
-		l, err = a.Actions.Verify(ctx, l)
-	} else {
-		err = action.ErrLifted
-	}
-	if errors.Is(err, action.ErrLifted) {
-		return l, temporal.NewNonRetryableApplicationError(err.Error(), "verify", err)
-	}
-	if err != nil {
-		return l, err
-	}
-	if d := action.Descriptions()[l.Plan.Action]; l.Verified.IsZero() && !d.Unverified {
-		return l, errors.New("the probe was not denied")
-	}
-	if err := a.append(ctx, ledger.KindContainment, "tocsin", l.ID, "verified/"+l.ID, map[string]any{"lease": l.ID, "verified": l.Verified}); err != nil {
-		return l, err
-	}
-	text := effect(l)
-	at := l.Verified
-	if at.IsZero() {
-		at = l.Applied
-	}
-	entry := incident.Entry{At: at, Actor: "tocsin", Source: "gate", Kind: "containment", Text: text, Ref: l.ID}
-	if err := a.Store.AddEntry(ctx, l.Incident, entry); err != nil {
-		return l, err
-	}
-	a.redraft(ctx, l.Incident)
-	a.Tell.Changed("lease", l.ID)
-	if !l.Verified.IsZero() {
-		a.Tell.Contained(l, l.Decided())
-	}
-	return l, nil
-}
-
-// effect says of a lease what was proved of it, and what was not.
-func effect(l action.Lease) string {
-	target := incident.Visible(l.Plan.Target.String(), 160)
-	text := fmt.Sprintf("Contained: %s, until %s; a probe at the gate was denied", target, l.Ends.UTC().Format(time.RFC3339))
-	if !action.AtGate(l.Plan.Action) {
-		text = fmt.Sprintf("Done: %s of %s; its probe saw the effect", l.Plan.Action, target)
-		if l.Verified.IsZero() {
-			text = fmt.Sprintf("Done: %s of %s; nothing can prove its effect", l.Plan.Action, target)
-		}
-	}
-	if !l.Effective.IsZero() {
-		text += fmt.Sprintf("; still effective until %s: %s", l.Effective.UTC().Format(time.RFC3339), l.Lag)
-	}
-	return text
-}
-
-// stored returns a lease as the gate left it.
-func (a *Activities) stored(ctx context.Context, l action.Lease) (action.Lease, error) {
-	leases, err := a.Store.IncidentLeases(ctx, l.Incident)
-	if i := slices.IndexFunc(leases, func(k action.Lease) bool { return k.ID == l.ID }); i >= 0 {
-		l = leases[i]
-	}
-	return l, err
-}
-
-// Revert undoes a containment.
-func (a *Activities) Revert(ctx context.Context, in RevertInput) error {
-	lease, err := a.stored(ctx, in.Lease)
-	if err != nil {
-		return err
-	}
-	if lease.Lifted.IsZero() {
-		err := a.Actions.Undo(ctx, lease, in.Lift.By)
-		if errors.Is(err, action.ErrKept) {
-			in.Lift.Reason, err = in.Lift.Reason+"; "+err.Error(), nil
-		}
-		if err != nil {
-			return err
-		}
-		if lease, err = a.stored(ctx, lease); err != nil {
-			return err
-		}
-	}
-	if err := a.append(ctx, ledger.KindContainment, in.Lift.By, in.Lease.ID, "reverted/"+in.Lease.ID, in.Lift); err != nil {
-		return err
-	}
-	text := fmt.Sprintf("Lifted: %s (%s)", incident.Visible(in.Lease.Plan.Target.String(), 160), in.Lift.Reason)
-	entry := incident.Entry{At: lease.Lifted, Actor: in.Lift.By, Source: "gate", Kind: "containment", Text: text, Ref: in.Lease.ID}
-	if err := a.Store.AddEntry(ctx, in.Lease.Incident, entry); err != nil {
-		return err
-	}
-	a.redraft(ctx, in.Lease.Incident)
-	a.Tell.Changed("lease", in.Lease.ID)
-	return nil
-}
-
-// append writes a row of the ledger.
 func (a *Activities) append(ctx context.Context, kind, actor, subject, key string, body any) error {
+	return appendLedger(ctx, a.Store, a.Now(), kind, actor, subject, key, body)
+}
+
+// appendLedger writes a row of the ledger.
+func appendLedger(ctx context.Context, to *store.Store, at time.Time, kind, actor, subject, key string, body any) error {
 	text, err := json.Marshal(body)
 	if err != nil {
 		return fmt.Errorf("encode ledger body: %w", err)
 	}
-	return a.Store.AppendLedger(ctx, ledger.Record{At: a.Now(), Kind: kind, Actor: actor, Subject: subject, Body: text, Key: key})
+	return to.AppendLedger(ctx, ledger.Record{At: at, Kind: kind, Actor: actor, Subject: subject, Body: text, Key: key})
 }

@@ -376,15 +376,52 @@ const planTries = 5
 // plan computes what is to be put to people, or why it can't be. They hear of a failure at once, unless it looks as if it passes by
 // itself; then after the second one. It is tried on meanwhile.
 func (r *run) plan(ctx workflow.Context, in PlanInput) (out PlanOutput, why string, err error) {
-	each := workflow.ActivityOptions{StartToCloseTimeout: time.Minute, RetryPolicy: &temporal.RetryPolicy{MaximumAttempts: 1}}
+	// Histories of older releases have one activity for both the terms and the change.
+	first := workflow.GetVersion(ctx, "terms-first", workflow.DefaultVersion, 1) == 1
+	if first {
+		if why, err := r.terms(ctx, in, &out); err != nil || why != "" {
+			return out, why, err
+		}
+		in.Plan = out.Plan
+	}
+	planned, why, err := r.change(ctx, in)
+	if err != nil || why != "" || planned.Deadline > 0 {
+		return planned, why, err
+	}
+	if !first {
+		why, err = r.terms(ctx, in, &out)
+		planned.Plan.Need = out.Terms.Need
+	}
+	out.Plan = planned.Plan
+	return out, why, err
+}
+
+// terms asks who must approve, or says why nobody can.
+func (r *run) terms(ctx workflow.Context, in PlanInput, out *PlanOutput) (why string, err error) {
+	err = book(ctx, r.acts.Terms, in).Get(ctx, out)
+	if failed := (*temporal.ApplicationError)(nil); errors.As(err, &failed) {
+		return failed.Message(), nil
+	}
+	if err != nil {
+		return "", fmt.Errorf("ask for the terms of %s: %w", in.Plan.Action, err)
+	}
+	return "", nil
+}
+
+// change computes what an action would do.
+func (r *run) change(ctx workflow.Context, in PlanInput) (out PlanOutput, why string, err error) {
+	each := work{
+		action: in.Plan.Action, incident: in.Incident, ref: in.Incident, doing: "the plan", bound: effectTime,
+		options: workflow.ActivityOptions{StartToCloseTimeout: time.Minute, RetryPolicy: &temporal.RetryPolicy{MaximumAttempts: 1}},
+	}
 	tries := planTries
 	if workflow.GetVersion(ctx, "plan-tries", workflow.DefaultVersion, 1) == workflow.DefaultVersion { // the server tried, and nobody heard
-		each.RetryPolicy = &temporal.RetryPolicy{InitialInterval: time.Second, MaximumAttempts: planTries}
+		each.options.RetryPolicy = &temporal.RetryPolicy{InitialInterval: time.Second, MaximumAttempts: planTries}
 		tries = 1
 	}
 	told, pause := false, time.Second
 	for try := 1; ; try++ {
-		err := workflow.ExecuteActivity(workflow.WithActivityOptions(ctx, each), r.acts.Plan, in).Get(ctx, &out)
+		err := each.carry(ctx, r.does.Plan, in, &out)
 		if err == nil {
 			return out, "", nil
 		}
@@ -532,33 +569,34 @@ func (r *run) nextRung(ctx workflow.Context, id string) workflow.Future {
 	return workflow.NewTimer(ctx, max(0, q.Asked.Add(q.Terms.Ladder[q.Rung].After).Sub(workflow.Now(ctx))))
 }
 
+// effectTime is how long an effect may take to begin after it was approved, which is how long grants last.
+const effectTime = 15 * time.Minute
+
 // act applies what was approved, proves it, and leaves a lease behind that ends it.
 func (r *run) act(ctx workflow.Context, request *approval.Request) (playbooks.Result, string, error) {
 	in := action.Input{Request: request.ID, Incident: r.state.Incident.ID, Plan: request.Plan, Grants: request.Grants()}
-	effects := workflow.WithActivityOptions(ctx, workflow.ActivityOptions{
-		// The catalogue sees to it that an effect is made once, so that an unknown outcome may be tried again while the grants last.
-		StartToCloseTimeout: 30 * time.Second, ScheduleToCloseTimeout: 15 * time.Minute,
-		RetryPolicy: &temporal.RetryPolicy{InitialInterval: 100 * time.Millisecond, BackoffCoefficient: 2, MaximumInterval: 10 * time.Second, MaximumAttempts: 50},
-	})
+	effect := work{
+		action: request.Plan.Action, incident: r.state.Incident.ID, ref: request.ID, doing: "what was approved", bound: effectTime,
+		options: workflow.ActivityOptions{
+			// The catalogue sees to it that an effect is made once, so that an unknown outcome may be tried again while the grants last. The
+			// heartbeat tells a slow effect from a process that was killed.
+			StartToCloseTimeout: 30 * time.Second, ScheduleToCloseTimeout: effectTime, HeartbeatTimeout: 10 * time.Second,
+			RetryPolicy: &temporal.RetryPolicy{InitialInterval: 100 * time.Millisecond, BackoffCoefficient: 2, MaximumInterval: 10 * time.Second, MaximumAttempts: 50},
+		},
+	}
 	var lease action.Lease
-	if err := workflow.ExecuteActivity(effects, r.acts.Contain, in).Get(ctx, &lease); err != nil {
-		text := "Nothing was done: "
-		if failed := (*temporal.ApplicationError)(nil); !errors.As(err, &failed) || failed.Type() != notBegun {
-			text = "The containment failed; its effect is unknown, and is undone when its lease ends: "
-			if request.Plan.Lease == 0 {
-				text = "It failed; its effect is unknown, and can't be undone: look: "
-			}
-			if err := r.holdUnknown(ctx, request.ID); err != nil {
-				return playbooks.Failed, "", err
-			}
-		}
-		return playbooks.Failed, rootCause(err), r.uncontained(ctx, text+rootCause(err), request.ID)
+	if err := effect.carry(ctx, r.does.Contain, in, &lease); err != nil {
+		return r.failedToAct(ctx, request, err)
 	}
 	if err := r.hold(ctx, lease); err != nil {
 		return playbooks.Failed, "", err
 	}
-	if err := workflow.ExecuteActivity(effects, r.acts.Verify, lease).Get(ctx, &lease); err != nil {
+	effect.doing = "the proof of the effect"
+	if err := effect.carry(ctx, r.does.Verify, lease, &lease); err != nil {
 		return playbooks.Failed, rootCause(err), r.uncontained(ctx, "The containment was applied but not verified: "+rootCause(err), request.ID)
+	}
+	if err := acted(ctx, lease, false); err != nil {
+		return playbooks.Failed, "", err
 	}
 	if lease.Lifted.IsZero() {
 		r.state.Leases = append(r.state.Leases, lease.ID)
@@ -568,24 +606,54 @@ func (r *run) act(ctx workflow.Context, request *approval.Request) (playbooks.Re
 	return playbooks.Done, "", r.save(ctx)
 }
 
+// acted brings what people see up to date after an effect. In older releases the effect's own activity did.
+func acted(ctx workflow.Context, lease action.Lease, undone bool) error {
+	if workflow.GetVersion(ctx, "acted", workflow.DefaultVersion, 1) == workflow.DefaultVersion {
+		return nil
+	}
+	var acts *Activities
+	if err := book(ctx, acts.Acted, ActedInput{lease, undone}).Get(ctx, nil); err != nil {
+		return fmt.Errorf("tell what was done: %w", err)
+	}
+	return nil
+}
+
+// failedToAct tells why nothing is known to be in force, and sees to it that what may be in force ends.
+func (r *run) failedToAct(ctx workflow.Context, request *approval.Request, err error) (playbooks.Result, string, error) {
+	text := "Nothing was done: "
+	if failed := (*temporal.ApplicationError)(nil); !errors.As(err, &failed) || failed.Type() != notBegun {
+		stored, failed := r.holdUnknown(ctx, request.ID)
+		switch {
+		case failed != nil:
+			return playbooks.Failed, "", failed
+		case !stored && unattended(err): // a lease is stored before anything happens
+		case request.Plan.Lease == 0:
+			text = "It failed; its effect is unknown, and can't be undone: look: "
+		default:
+			text = "The containment failed; its effect is unknown, and is undone when its lease ends: "
+		}
+	}
+	return playbooks.Failed, rootCause(err), r.uncontained(ctx, text+rootCause(err), request.ID)
+}
+
 // holdUnknown sees to it that an effect that may have been made ends: what was stored before it is undone at its time.
-func (r *run) holdUnknown(ctx workflow.Context, id string) error {
+func (r *run) holdUnknown(ctx workflow.Context, id string) (stored bool, err error) {
 	var leases []action.Lease
 	if err := book(ctx, r.acts.Held, id).Get(ctx, &leases); err != nil {
-		return fmt.Errorf("look for lease: %w", err)
+		return false, fmt.Errorf("look for lease: %w", err)
 	}
 	for _, lease := range leases {
 		if err := r.hold(ctx, lease); err != nil {
-			return err
+			return true, err
 		}
 	}
-	return nil
+	return len(leases) > 0, nil
 }
 
 // hold starts the workflow that ends the lease. It outlives the incident: the lease must end even if somebody terminates the
 // incident's workflow.
 func (r *run) hold(ctx workflow.Context, lease action.Lease) error {
-	if !lease.Lifted.IsZero() {
+	if !lease.Lifted.IsZero() || lease.Plan.Lease == 0 {
 		return nil // it can't be undone
 	}
 	child := workflow.WithChildOptions(ctx, workflow.ChildWorkflowOptions{

@@ -80,7 +80,7 @@ func (h *house) faults(t *rapid.T) {
 		if of(in.Request) == "not begun" {
 			return action.Lease{}, temporal.NewNonRetryableApplicationError("a limit is reached", notBegun, nil)
 		}
-		l, err := h.acts.Contain(ctx, in)
+		l, err := h.does.Contain(ctx, in)
 		if of(in.Request) == "lost" && err == nil {
 			return action.Lease{}, temporal.NewNonRetryableApplicationError("the answer was lost", "unknown", nil)
 		}
@@ -90,7 +90,7 @@ func (h *house) faults(t *rapid.T) {
 		if of(l.ID) == "not proved" {
 			return l, temporal.NewNonRetryableApplicationError("the probe was not denied", "verify", nil)
 		}
-		return h.acts.Verify(ctx, l)
+		return h.does.Verify(ctx, l)
 	})
 }
 

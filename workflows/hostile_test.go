@@ -218,10 +218,11 @@ func (h *house) continued(after time.Duration) (*house, IncidentInput) {
 		h.Errorf("the next run starts with %d bytes: %v", len(text), err)
 	}
 	next := newHouse(h.T)
-	next.store, next.gate, next.acts = h.store, h.gate, h.acts
+	next.store, next.gate, next.acts, next.does = h.store, h.gate, h.acts, h.does
 	next.env.RegisterActivity(h.acts)
+	next.env.RegisterActivity(h.does)
 	next.env.SetStartTime(h.env.Now())
-	h.acts.Now = next.env.Now
+	h.acts.Now, h.does.Now = next.env.Now, next.env.Now
 	return next, in
 }
 

@@ -46,6 +46,7 @@ type house struct {
 	*testing.T
 	env    *testsuite.TestWorkflowEnvironment
 	acts   *Activities
+	does   *Effects
 	store  *store.Store
 	gate   *gate.Gate
 	signer *approval.Signer
@@ -61,7 +62,9 @@ type told struct{}
 // boundless lets everything begin.
 type boundless struct{}
 
-func (boundless) Admit(context.Context, action.Input, action.Description) error { return nil }
+func (boundless) Halted(context.Context) error { return nil }
+
+func (boundless) Admit(action.Lease, action.Description, []action.Lease) error { return nil }
 
 // nobody decided anything in advance.
 type nobody struct{}
@@ -73,6 +76,7 @@ func (nobody) Use(context.Context, approval.Request, []string) (*approval.Decisi
 func (told) Changed(string, string)            {}
 func (told) Decided(approval.Request)          {}
 func (told) Contained(action.Lease, time.Time) {}
+func (told) Unattended(string)                 {}
 
 // session is what the log holds of the incident's session.
 type session []event.Event
@@ -113,8 +117,10 @@ func newHouse(t *testing.T) *house {
 		t.Fatal(err)
 	}
 	actions := action.NewCatalogue(h.signer.Public(), h.gate, boundless{}, h.env.Now, action.NewQuarantine(h.gate))
-	h.acts = &Activities{Store: h.store, Vault: vault, Session: h.events(), Memory: diary{}, Actions: actions, Decided: nobody{}, Tell: told{}, Now: h.env.Now}
+	h.acts = &Activities{Store: h.store, Vault: vault, Session: h.events(), Memory: diary{}, Offered: action.Descriptions(), Decided: nobody{}, Tell: told{}, Now: h.env.Now}
+	h.does = &Effects{Actions: actions, Store: h.store, Count: func(string, string, error) {}, Now: h.env.Now}
 	h.env.RegisterActivity(h.acts)
+	h.env.RegisterActivity(h.does)
 	h.env.RegisterWorkflow(Incident)
 	h.env.RegisterWorkflow(ContainmentLease)
 	called := func(info *activity.Info) {

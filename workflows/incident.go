@@ -24,7 +24,7 @@ import (
 	"github.com/tocsin-dr/tocsin/playbooks"
 )
 
-// Names of the task queue and of the messages that workflows take.
+// Names of the messages that workflows take, and of the queue of what observes and records.
 const (
 	TaskQueue    = "tocsin"
 	SignalFound  = "finding" // pipeline.Raised
@@ -145,6 +145,7 @@ type run struct {
 	in    IncidentInput
 	state *State
 	acts  *Activities
+	does  *Effects
 	// tasks are what is under way, by key: steps of playbooks, and people's questions. writes lets one of them at a time write the
 	// incident, so that an older state never lands after a newer one.
 	tasks  map[string]*task
@@ -613,6 +614,9 @@ func book(ctx workflow.Context, activity any, in any) workflow.Future {
 func rootCause(err error) string {
 	if failed := (*temporal.ApplicationError)(nil); errors.As(err, &failed) {
 		return failed.Message()
+	}
+	if unattended(err) {
+		return "no worker took it in time"
 	}
 	for {
 		inner := errors.Unwrap(err)

@@ -61,7 +61,7 @@ func TestEvidenceComesFirst(t *testing.T) {
 	h := newHouse(t)
 	h.decide(time.Minute, approval.Approve, nil)
 	h.run()
-	want := []string{"Record", "Seal", "Track", "Track", "Track", "SaveTracks", "Record", "Plan", "Standing", "Publish", "Save", "Publish", "Contain", "Verify", "Save", "Draft", "Save", "Revert", "Save", "Close"}
+	want := []string{"Record", "Seal", "Track", "Track", "Track", "SaveTracks", "Record", "Terms", "Plan", "Standing", "Publish", "Save", "Publish", "Contain", "Verify", "Acted", "Save", "Draft", "Save", "Revert", "Acted", "Save", "Close"}
 	if diff := cmp.Diff(want, h.calls); diff != "" {
 		t.Errorf("activities (-want +got):\n%s", diff)
 	}
@@ -166,16 +166,16 @@ func (h *house) twice(name string) {
 		on.Return(func(ctx context.Context, in RequestInput) error { return fail(h.acts.Publish(ctx, in)) })
 	case "Contain":
 		on.Return(func(ctx context.Context, in action.Input) (action.Lease, error) {
-			l, err := h.acts.Contain(ctx, in)
+			l, err := h.does.Contain(ctx, in)
 			return l, fail(err)
 		})
 	case "Verify":
 		on.Return(func(ctx context.Context, in action.Lease) (action.Lease, error) {
-			l, err := h.acts.Verify(ctx, in)
+			l, err := h.does.Verify(ctx, in)
 			return l, fail(err)
 		})
 	case "Revert":
-		on.Return(func(ctx context.Context, in RevertInput) error { return fail(h.acts.Revert(ctx, in)) })
+		on.Return(func(ctx context.Context, in RevertInput) error { return fail(h.does.Revert(ctx, in)) })
 	}
 }
 
@@ -616,7 +616,7 @@ func (kept) Undo(context.Context, action.Lease) error {
 // TestKept: what is not put back because somebody changed it ends the lease all the same, and the timeline says so.
 func TestKept(t *testing.T) {
 	h := newHouse(t)
-	h.acts.Actions = action.NewCatalogue(h.signer.Public(), h.gate, boundless{}, h.env.Now, kept{action.NewQuarantine(h.gate)})
+	h.does.Actions = action.NewCatalogue(h.signer.Public(), h.gate, boundless{}, h.env.Now, kept{action.NewQuarantine(h.gate)})
 	h.decide(time.Minute, approval.Approve, nil)
 	h.run()
 	const want = "(the lease ended; undo quarantine: the pod: it was changed since and is left as it is)"
@@ -633,10 +633,10 @@ func TestLiftedBeforeProof(t *testing.T) {
 	h := newHouse(t)
 	h.decide(time.Minute, approval.Approve, nil)
 	h.env.OnActivity("Verify", anything, anything).Return(func(ctx context.Context, l action.Lease) (action.Lease, error) {
-		if err := h.acts.Actions.Undo(ctx, l, "lea"); err != nil {
+		if err := h.does.Actions.Undo(ctx, l, "lea"); err != nil {
 			return l, err
 		}
-		return h.acts.Verify(ctx, l)
+		return h.does.Verify(ctx, l)
 	})
 	h.denied(2*time.Minute, false)
 	h.status(2*time.Minute, incident.Open)
@@ -669,8 +669,9 @@ func TestContinueAsNew(t *testing.T) {
 	carried := h.next()
 
 	after := newHouse(t)
-	after.store, after.gate, after.acts = h.store, h.gate, h.acts
+	after.store, after.gate, after.acts, after.does = h.store, h.gate, h.acts, h.does
 	after.env.RegisterActivity(h.acts)
+	after.env.RegisterActivity(h.does)
 	after.env.SetStartTime(h.env.Now())
 	after.signal(time.Minute, SignalFound, h.finding("f1"))
 	late := after.decide(2*time.Minute, approval.Deny, nil)
@@ -730,7 +731,7 @@ func TestLease(t *testing.T) {
 	lease := func(h *house) LeaseInput {
 		now := h.env.Now()
 		l := action.Lease{ID: "R1", Incident: "INC-1", Plan: approval.Plan{Action: "quarantine", Target: approval.Target{Agent: bot.ID}}, Applied: now, Ends: now.Add(hour)}
-		if _, err := h.gate.Apply(t.Context(), l); err != nil {
+		if _, err := h.gate.Apply(t.Context(), l, func([]action.Lease) error { return nil }); err != nil {
 			t.Fatal(err)
 		}
 		return LeaseInput{Lease: l, Incident: "incident/1"}

@@ -1,6 +1,7 @@
 package workflows
 
 import (
+	"errors"
 	"fmt"
 	"time"
 
@@ -16,6 +17,9 @@ type LeaseInput struct {
 	// Incident is the id of the incident's workflow, which is told when the lease was undone.
 	Incident string `json:"incident"`
 }
+
+// undoTime is how long an undo waits for a worker: longer than anybody runs without one.
+const undoTime = 10 * 365 * 24 * time.Hour
 
 // ContainmentLease holds one containment until its end, or until a lead lifts it, and then undoes it. It outlives
 // the incident that started it, and it never gives up undoing.
@@ -36,9 +40,15 @@ func ContainmentLease(ctx workflow.Context, in LeaseInput) error {
 	// The undo must run even if somebody cancels this workflow.
 	detached, cancel := workflow.NewDisconnectedContext(ctx)
 	defer cancel()
-	var acts *Activities
-	if err := workflow.ExecuteActivity(detached, acts.Revert, RevertInput{Lease: in.Lease, Lift: lift}).Get(detached, nil); err != nil {
-		return fmt.Errorf("revert containment: %w", err)
+	var does *Effects
+	undo := work{
+		action: in.Lease.Plan.Action, incident: in.Lease.Incident, ref: in.Lease.ID, doing: "the undo", options: workflow.GetActivityOptions(detached), bound: undoTime,
+	}
+	if err := undo.carry(detached, does.Revert, RevertInput{Lease: in.Lease, Lift: lift}, nil); err != nil {
+		return errors.Join(fmt.Errorf("revert containment: %w", err), undo.gaveUp(detached, err))
+	}
+	if err := acted(detached, in.Lease, true); err != nil {
+		return err
 	}
 	// An incident that is closed by now needs no word; that it can't be told is no failure of the lease.
 	_ = workflow.SignalExternalWorkflow(detached, in.Incident, "", SignalEnded, in.Lease.ID).Get(detached, nil)

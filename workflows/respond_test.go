@@ -317,7 +317,7 @@ func TestUnprovable(t *testing.T) {
 	for _, unverified := range []bool{true, false} {
 		h := newHouse(t)
 		if unverified {
-			h.acts.Actions = action.NewCatalogue(h.signer.Public(), h.gate, boundless{}, h.env.Now, blind{action.NewQuarantine(h.gate)})
+			h.acts.Offered = map[string]action.Description{action.NameQuarantine: blind{action.NewQuarantine(h.gate)}.Describe()}
 		}
 		h.run()
 		if r := h.requests("")[0]; strings.Contains(r.Effect, says) != unverified {
@@ -330,7 +330,7 @@ func TestUnprovable(t *testing.T) {
 func TestUnknownIsUndone(t *testing.T) {
 	h := newHouse(t)
 	h.env.OnActivity("Contain", anything, anything).Return(func(ctx context.Context, in action.Input) (action.Lease, error) {
-		if _, err := h.acts.Contain(ctx, in); err != nil {
+		if _, err := h.does.Contain(ctx, in); err != nil {
 			return action.Lease{}, err
 		}
 		return action.Lease{}, temporal.NewNonRetryableApplicationError("the answer was lost", "unknown", nil)
@@ -432,7 +432,7 @@ func TestPlanFails(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			h := newHouse(t)
-			h.acts.Actions = action.NewCatalogue(h.signer.Public(), h.gate, boundless{}, h.env.Now, &flaky{action.NewQuarantine(h.gate), tt.errs})
+			h.does.Actions = action.NewCatalogue(h.signer.Public(), h.gate, boundless{}, h.env.Now, &flaky{action.NewQuarantine(h.gate), tt.errs})
 			began := h.env.Now()
 			h.run()
 			var got []incident.Entry

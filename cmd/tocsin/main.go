@@ -25,6 +25,7 @@ func main() {
 // commands is the command line.
 type commands struct {
 	Run       runCmd       `cmd:"" help:"Run Tocsin: ingest, detectors, responses, console. Everything is embedded unless the configuration says otherwise."`
+	Worker    workerCmd    `cmd:"" help:"Run only the actions that the configuration has credentials of, for a Tocsin that has none."`
 	Demo      demoCmd      `cmd:"" help:"Show the main job on recorded telemetry of real agents: learn, detect, ask, contain."`
 	Replay    replayCmd    `cmd:"" help:"Run captures or events through the detectors, offline."`
 	Rules     rulesCmd     `cmd:"" help:"Check, test and list rules."`

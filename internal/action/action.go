@@ -11,7 +11,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/tocsin-dr/tocsin/internal/approval"
@@ -147,16 +146,22 @@ func (in Input) lease(now time.Time) Lease {
 type Book interface {
 	// Find returns a lease, lifted or not, if there is one.
 	Find(ctx context.Context, id string) (l Lease, found bool, err error)
-	// Apply stores a lease, or returns the one of that id that is stored already. ErrLifted says that it was undone.
-	Apply(ctx context.Context, l Lease) (Lease, error)
+	// Apply stores a lease unless admit refuses it beside those that began within LimitWindow, or returns the one of that id that is
+	// stored already. Leases are admitted and stored one at a time, over all processes. ErrLifted says that it was undone.
+	Apply(ctx context.Context, l Lease, admit func(begun []Lease) error) (Lease, error)
 	// Update writes a changed lease. A lease that was lifted stays so.
 	Update(ctx context.Context, l Lease) error
 }
 
+// LimitWindow is how far back a governor sees the leases that began.
+const LimitWindow = time.Hour
+
 // Governor bounds what all incidents together may do.
 type Governor interface {
-	// Admit returns ErrHalted or ErrLimit, with why, for an effect that must not begin now.
-	Admit(ctx context.Context, in Input, d Description) error
+	// Halted returns ErrHalted, with why, while no effect may begin.
+	Halted(ctx context.Context) error
+	// Admit returns ErrLimit, with why, for a lease that must not begin beside those that began before.
+	Admit(l Lease, d Description, begun []Lease) error
 }
 
 // Catalogue holds the actions and the key by which their grants verify. Safe for concurrent use.
@@ -166,8 +171,6 @@ type Catalogue struct {
 	limits  Governor
 	key     ed25519.PublicKey
 	now     func() time.Time
-	// admitting lets one effect at a time be admitted and stored, so that two that begin together count as two.
-	admitting sync.Mutex
 }
 
 // NewCatalogue returns the catalogue of the given actions.
@@ -265,12 +268,10 @@ func (c *Catalogue) begin(ctx context.Context, a Action, in Input) (Lease, error
 	if l.Snapshot, err = a.Snapshot(ctx, in); err != nil {
 		return Lease{}, fmt.Errorf("take snapshot: %w", err)
 	}
-	c.admitting.Lock()
-	defer c.admitting.Unlock()
-	if err := c.limits.Admit(ctx, in, a.Describe()); err != nil {
+	if err := c.limits.Halted(ctx); err != nil {
 		return Lease{}, err
 	}
-	return c.book.Apply(ctx, l)
+	return c.book.Apply(ctx, l, func(begun []Lease) error { return c.limits.Admit(l, a.Describe(), begun) })
 }
 
 // applied writes that the action acted. What can't be undone is no lease any more.

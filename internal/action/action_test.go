@@ -26,9 +26,12 @@ func (d *door) Find(_ context.Context, id string) (Lease, bool, error) {
 	return l, ok, nil
 }
 
-func (d *door) Apply(_ context.Context, l Lease) (Lease, error) {
+func (d *door) Apply(_ context.Context, l Lease, admit func([]Lease) error) (Lease, error) {
 	if known, ok := d.leases[l.ID]; ok {
 		return known, nil
+	}
+	if err := admit(nil); err != nil {
+		return Lease{}, err
 	}
 	d.leases[l.ID] = l
 	return l, d.err
@@ -36,7 +39,9 @@ func (d *door) Apply(_ context.Context, l Lease) (Lease, error) {
 
 func (d *door) Update(_ context.Context, l Lease) error { d.leases[l.ID] = l; return d.err }
 
-func (d *door) Admit(context.Context, Input, Description) error { return d.halted }
+func (d *door) Halted(context.Context) error { return d.halted }
+
+func (d *door) Admit(Lease, Description, []Lease) error { return nil }
 
 func (d *door) Probe(lease, _ string, _ int) Word {
 	if l := d.leases[lease]; d.broken || !l.InForce(noon) {

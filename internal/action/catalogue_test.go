@@ -5,10 +5,6 @@ import (
 	"crypto/ed25519"
 	"encoding/json"
 	"errors"
-	"fmt"
-	"runtime"
-	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -136,67 +132,5 @@ func TestPlanRefusesUnknownParameters(t *testing.T) {
 	in.Plan.Params = map[string]string{"hwo": "x"}
 	if _, err := c.Plan(t.Context(), in); err == nil || !cmp.Equal(err.Error(), `plan pull: it takes no parameter "hwo"`) {
 		t.Errorf("Plan = %v", err)
-	}
-}
-
-// one admits a single effect: the first that is stored.
-type one struct {
-	*door
-	mu sync.Mutex
-}
-
-func (o *one) Find(ctx context.Context, id string) (Lease, bool, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.door.Find(ctx, id)
-}
-
-func (o *one) Apply(ctx context.Context, l Lease) (Lease, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.door.Apply(ctx, l)
-}
-
-func (o *one) Update(ctx context.Context, l Lease) error {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.door.Update(ctx, l)
-}
-
-func (o *one) Admit(context.Context, Input, Description) error {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	runtime.Gosched()
-	if len(o.leases) > 0 {
-		return ErrLimit
-	}
-	return nil
-}
-
-// TestAdmittedTogether: of effects that begin at the same moment, no more begin than the limit lets.
-func TestAdmittedTogether(t *testing.T) {
-	signer := approval.NewSigner(ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize)))
-	for range 50 {
-		book := &one{door: &door{leases: make(map[string]Lease)}}
-		c := NewCatalogue(signer.Public(), book, book, func() time.Time { return noon }, NewQuarantine(book))
-		plan, err := c.Plan(t.Context(), Input{Plan: approval.Plan{Action: NameQuarantine, Class: approval.Contain, Target: approval.Target{Agent: "a"}, Lease: time.Hour}})
-		if err != nil {
-			t.Fatal(err)
-		}
-		var begun atomic.Int32
-		var together sync.WaitGroup
-		for n := range 4 {
-			request := fmt.Sprint("r", n)
-			grants := sign(t, signer, request, plan, noon)
-			together.Go(func() {
-				if _, err := c.Apply(t.Context(), Input{Request: request, Plan: plan, Grants: grants}); err == nil {
-					begun.Add(1)
-				}
-			})
-		}
-		together.Wait()
-		if begun.Load() != 1 {
-			t.Fatalf("%d effects began, want 1", begun.Load())
-		}
 	}
 }

@@ -20,6 +20,10 @@ type leases []action.Lease
 func (leases) SaveLease(context.Context, action.Lease) error    { return nil }
 func (l leases) Leases(context.Context) ([]action.Lease, error) { return l, nil }
 
+func (leases) BeginLease(_ context.Context, l action.Lease, _ time.Time, _ func([]action.Lease) error) (action.Lease, error) {
+	return l, nil
+}
+
 func (leases) Lease(context.Context, string) (action.Lease, bool, error) {
 	return action.Lease{}, false, nil
 }

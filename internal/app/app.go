@@ -6,7 +6,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"crypto/subtle"
-	"crypto/tls"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -16,6 +15,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"time"
 
@@ -54,7 +54,7 @@ type App struct {
 	cfg     Config
 	logger  *slog.Logger
 	now     func() time.Time
-	closers []func() error
+	closers closers
 
 	metrics   *measure.Metrics
 	store     *store.Store
@@ -68,13 +68,14 @@ type App struct {
 	rules     *rulebook
 	library   map[string]playbooks.Playbook
 	gate      *gate.Gate
-	actions   *action.Catalogue
+	actions   *action.Catalogue // those that this process carries out
 	governor  *governor
 	policies  approval.Policies
 	roster    *oncall.Roster // nil without schedules
 	signer    *approval.Signer
 	workflows client.Client
-	worker    worker.Worker
+	workers   []worker.Worker
+	elsewhere *elsewhere // nil where this process carries out all actions
 	hub       *hub
 	auth      *auth.Auth
 	detectors []*detector
@@ -115,16 +116,31 @@ func New(ctx context.Context, cfg Config, logger *slog.Logger) (a *App, err erro
 }
 
 // Close stops every part in the reverse of the order in which it was started.
-func (a *App) Close() error {
+func (a *App) Close() error { return a.closers.close() }
+
+func (a *App) onClose(fn func() error) { a.closers.add(fn) }
+
+// closers stop the parts of a process.
+type closers []func() error
+
+func (c *closers) add(fn func() error) { *c = append(*c, fn) }
+
+func (c *closers) close() error {
 	var errs []error
-	for i := len(a.closers) - 1; i >= 0; i-- {
-		errs = append(errs, a.closers[i]())
+	for _, fn := range slices.Backward(*c) {
+		errs = append(errs, fn())
 	}
-	a.closers = nil
+	*c = nil
 	return errors.Join(errs...)
 }
 
-func (a *App) onClose(fn func() error) { a.closers = append(a.closers, fn) }
+// closed closes a listener that its server may have closed.
+func closed(l net.Listener) error {
+	if err := l.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
+		return err
+	}
+	return nil
+}
 
 // lock keeps a second process off the same data directory, where it would break the embedded servers' files.
 func (a *App) lock(context.Context) error {
@@ -156,12 +172,7 @@ func (a *App) listen(context.Context) error {
 			return fmt.Errorf("listen: %w (is another Tocsin or collector running? set listen in the configuration)", err)
 		}
 		*l.into, *l.bound = listener, listener.Addr().String()
-		a.onClose(func() error {
-			if err := listener.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
-				return err
-			}
-			return nil
-		})
+		a.onClose(func() error { return closed(listener) })
 	}
 	return nil
 }
@@ -273,23 +284,50 @@ func (a *App) openGate(ctx context.Context) (err error) {
 		return err
 	}
 	a.signer = approval.NewSigner(key)
+	if err := writeGrantKey(a.cfg.Data, a.signer.Public()); err != nil {
+		return err
+	}
 	a.governor = &governor{store: a.store, file: filepath.Join(a.cfg.Data, "halt"), perHour: a.cfg.Limits.PerHour, now: a.now}
-	a.actions = action.NewCatalogue(a.signer.Public(), a.gate, a.governor, a.now, a.cfg.Actions.ship(a.gate, a.store, a.now)...)
+	a.actions = action.NewCatalogue(a.signer.Public(), a.gate, a.governor, a.now, a.shipped()...)
 	return nil
+}
+
+// shipped are the actions that this process carries out.
+func (a *App) shipped() []action.Action {
+	return append(atGate(a.gate), a.cfg.Actions.ship(a.store, a.now)...)
+}
+
+// offered are the actions that this deployment has, here or elsewhere.
+func (a *App) offered() map[string]action.Description {
+	out := make(map[string]action.Description)
+	for _, s := range a.shipped() {
+		out[s.Describe().Name] = s.Describe()
+	}
+	for _, name := range a.cfg.Actions.Elsewhere {
+		out[name] = action.Descriptions()[name]
+	}
+	return out
 }
 
 func (a *App) openWorkflows(ctx context.Context) (err error) {
 	address := a.cfg.Temporal.Address
-	var secure *tls.Config // an external server is reached as its network protects it
+	secure, err := a.cfg.Temporal.TLS.config()
+	if err != nil {
+		return fmt.Errorf("read temporal.tls: %w", err)
+	}
 	if address == "" {
-		server, err := temporal.Start(ctx, a.cfg.Data, a.cfg.Temporal.Namespace)
+		exposed, err := a.cfg.Temporal.exposed(a.cfg.Data)
+		if err != nil {
+			return fmt.Errorf("make keys of workers: %w", err)
+		}
+		server, err := temporal.Start(ctx, a.cfg.Data, a.cfg.Temporal.Namespace, exposed)
 		if err != nil {
 			return err
 		}
 		a.onClose(server.Stop)
 		address, secure = server.Address(), server.TLS()
 	}
-	if a.workflows, err = temporal.Dial(ctx, address, a.cfg.Temporal.Namespace, secure, quietLogger(a.logger)); err != nil {
+	if a.workflows, err = a.cfg.Temporal.dial(ctx, address, secure, a.logger); err != nil {
 		return err
 	}
 	a.onClose(func() error { a.workflows.Close(); return nil })
@@ -297,12 +335,18 @@ func (a *App) openWorkflows(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	a.worker = worker.New(a.workflows, workflows.TaskQueue, worker.Options{WorkerStopTimeout: 5 * time.Second})
-	a.worker.RegisterWorkflow(workflows.Incident)
-	a.worker.RegisterWorkflow(workflows.ContainmentLease)
-	a.worker.RegisterActivity(&workflows.Activities{
-		Store: a.store, Vault: a.vault, Session: &sessionReader{a.log, a.codec}, Memory: memories, Actions: a.actions, Policies: a.policies, Decided: &standing{a.store, a.signer, a.atWork, a.now}, Tell: a.hub, Now: a.now,
+	records := worker.New(a.workflows, workflows.TaskQueue, worker.Options{WorkerStopTimeout: stopTime})
+	records.RegisterWorkflow(workflows.Incident)
+	records.RegisterWorkflow(workflows.ContainmentLease)
+	records.RegisterWorkflow(workflows.PlanNow)
+	records.RegisterActivity(&workflows.Activities{
+		Store: a.store, Vault: a.vault, Session: &sessionReader{a.log, a.codec}, Memory: memories, Offered: a.offered(), Policies: a.policies, Decided: &standing{a.store, a.signer, a.atWork, a.now}, Tell: a.hub, Now: a.now,
 	})
+	effects := acting{client: a.workflows, store: a.store, book: a.gate, limits: a.governor, key: a.signer.Public(), count: a.metrics.Effect, now: a.now}
+	a.workers = append(effects.workers(a.shipped()), records)
+	if away := a.cfg.Actions.Elsewhere; len(away) > 0 {
+		a.elsewhere = &elsewhere{client: a.workflows, actions: away, key: a.signer.Public(), now: a.now}
+	}
 	return nil
 }
 
@@ -336,8 +380,8 @@ func (a *App) openDetectors(context.Context) error {
 	}
 	a.rules.detectors = a.detectors
 	a.events = &logReader{log: a.log, codec: a.codec, store: a.store, partitions: a.cfg.NATS.Partitions, now: a.now, busy: make(chan struct{}, 1)}
-	a.facts = &facts{rules: a.rules, store: a.store, anchor: a.anchor, log: a.log, workflows: a.workflows, vault: a.vault, gate: a.gate, governor: a.governor, detectors: a.detectors, hub: a.hub, roster: a.roster, sla: a.cfg.SLA, now: a.now}
-	a.control = &control{rules: a.rules, vault: a.vault, workflows: a.workflows, store: a.store, signer: a.signer, policies: a.policies, roster: a.roster, governor: a.governor, gate: a.gate, metrics: a.metrics, hub: a.hub, events: a.writer, logger: a.logger, now: a.now}
+	a.facts = &facts{rules: a.rules, store: a.store, anchor: a.anchor, log: a.log, workflows: a.workflows, vault: a.vault, governor: a.governor, detectors: a.detectors, elsewhere: a.elsewhere, hub: a.hub, roster: a.roster, sla: a.cfg.SLA, now: a.now}
+	a.control = &control{rules: a.rules, vault: a.vault, workflows: a.workflows, store: a.store, signer: a.signer, policies: a.policies, roster: a.roster, governor: a.governor, metrics: a.metrics, hub: a.hub, events: a.writer, logger: a.logger, now: a.now}
 	return nil
 }
 
@@ -350,10 +394,11 @@ func (a *App) ReloadRules(ctx context.Context) {
 
 // Run serves until the context ends, then stops taking requests, and returns when everything under way is finished.
 func (a *App) Run(ctx context.Context) error {
-	if err := a.worker.Start(); err != nil {
-		return fmt.Errorf("start worker: %w", err)
+	stop, err := startAll(a.workers)
+	if err != nil {
+		return err
 	}
-	defer a.worker.Stop()
+	defer stop()
 	group, ctx := errgroup.WithContext(ctx)
 	for _, d := range a.detectors {
 		group.Go(func() error { return d.run(ctx) })
@@ -366,6 +411,9 @@ func (a *App) Run(ctx context.Context) error {
 		return nil
 	})
 	group.Go(func() error { return a.sweepLeases(ctx) })
+	if a.elsewhere != nil {
+		group.Go(func() error { return a.watchElsewhere(ctx) })
+	}
 	group.Go(func() error { // the detectors come to know their agents meanwhile; after that the sweep does it
 		ctx, cancel := context.WithTimeout(ctx, sweepEvery)
 		defer cancel()

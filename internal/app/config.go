@@ -51,11 +51,8 @@ type Config struct {
 		MaxAge      time.Duration `yaml:"max_age"`
 		MaxBytes    int64         `yaml:"max_bytes"`
 	} `yaml:"nats"`
-	Temporal struct {
-		Address   string `yaml:"address"` // empty: embedded
-		Namespace string `yaml:"namespace"`
-	} `yaml:"temporal"`
-	Store struct {
+	Temporal TemporalConfig `yaml:"temporal"`
+	Store    struct {
 		URL string `yaml:"url"` // empty: SQLite in the data directory
 	} `yaml:"store"`
 	Evidence struct {
@@ -73,11 +70,8 @@ type Config struct {
 	Policies struct {
 		File string `yaml:"file"` // who is asked; without one, responders contain and two leads do the rest
 	} `yaml:"policies"`
-	Actions ActionOptions `yaml:"actions"`
-	Limits  struct {
-		// PerHour is how many effects of one action may begin within an hour, over all incidents.
-		PerHour int `yaml:"per_hour"`
-	} `yaml:"limits"`
+	Actions   ActionOptions `yaml:"actions"`
+	Limits    Limits        `yaml:"limits"`
 	Baselines struct {
 		// Alpha is the p-value at or below which a baseline raises a finding.
 		Alpha float64 `yaml:"alpha"`
@@ -114,6 +108,21 @@ type Config struct {
 	SLA time.Duration `yaml:"sla"`
 }
 
+// Limits bound what all incidents together may do.
+type Limits struct {
+	// PerHour is how many effects of one action may begin within an hour, over all incidents.
+	PerHour int `yaml:"per_hour"`
+}
+
+const defaultPerHour = 30
+
+func (l Limits) check() error {
+	if l.PerHour < 1 {
+		return bad("limits.per_hour", "%d, want at least 1", l.PerHour)
+	}
+	return nil
+}
+
 // Token is a sender's credential, by the SHA-256 of its text in hex. Tokens of one name are one sender.
 type Token struct {
 	Name   string `yaml:"name"`
@@ -143,30 +152,37 @@ type OIDCConfig struct {
 
 // ReadConfig reads a YAML file over the defaults; an empty name gives the defaults, and data, unless it is empty, takes the place of
 // the file's data directory. Unknown keys are errors that name the line.
-func ReadConfig(file, data string) (Config, error) {
-	var c Config
+func ReadConfig(file, data string) (c Config, err error) {
+	err = readYAML(file, &c, func() error {
+		if data != "" {
+			c.Data = data
+		}
+		c.defaults()
+		return c.check()
+	})
+	return c, err
+}
+
+// readYAML reads a YAML file, and says where in it is what the check finds.
+func readYAML(file string, into any, check func() error) error {
 	var text []byte
 	if file != "" {
 		var err error
 		if text, err = os.ReadFile(file); err != nil {
-			return Config{}, fmt.Errorf("read configuration: %w", err)
+			return fmt.Errorf("read configuration: %w", err)
 		}
-		if err := strict.YAML(file, text, &c); err != nil && !errors.Is(err, strict.ErrEmpty) {
-			return Config{}, fmt.Errorf("read configuration: %w", err)
+		if err := strict.YAML(file, text, into); err != nil && !errors.Is(err, strict.ErrEmpty) {
+			return fmt.Errorf("read configuration: %w", err)
 		}
 	}
-	if data != "" {
-		c.Data = data
-	}
-	c.defaults()
-	if err := c.check(); err != nil {
+	if err := check(); err != nil {
 		var value *badValue
 		if file != "" && errors.As(err, &value) {
 			err = fmt.Errorf("%s: %w", strict.Place(file, text, value.field), err)
 		}
-		return Config{}, fmt.Errorf("check configuration: %w", err)
+		return fmt.Errorf("check configuration: %w", err)
 	}
-	return c, nil
+	return nil
 }
 
 // badValue is a value that can't be right, by the path of its key.
@@ -195,7 +211,7 @@ func (c *Config) defaults() {
 	set(&c.Content, ingest.ContentFull)
 	set(&c.Gate.OnError, "open")
 	set(&c.SLA, 24*time.Hour)
-	set(&c.Limits.PerHour, 30)
+	set(&c.Limits.PerHour, defaultPerHour)
 }
 
 func set[T comparable](field *T, value T) {
@@ -245,8 +261,11 @@ func (c *Config) check() error {
 	if _, err := evidence.NewMemories(c.Evidence.Memories); err != nil {
 		return bad("evidence.memories", "%s", err)
 	}
-	if c.Limits.PerHour < 1 {
-		return bad("limits.per_hour", "%d, want at least 1", c.Limits.PerHour)
+	if err := c.Limits.check(); err != nil {
+		return err
+	}
+	if err := c.Temporal.check(); err != nil {
+		return err
 	}
 	if b := c.Baselines; !(b.Alerts >= 0 && b.Alerts <= 1000) || b.ClassAlerts < 0 || b.TenantAlerts < 0 {
 		return bad("baselines", "alerts %g, class_alerts %d and tenant_alerts %d, want numbers that are not negative; 0 is the default", b.Alerts, b.ClassAlerts, b.TenantAlerts)

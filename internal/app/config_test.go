@@ -58,6 +58,9 @@ store: /data/store.db
 temporal:
     address: ""
     namespace: tocsin
+    tls: null
+    key_file: ""
+    listen: ""
 tls:
     cert: ""
     key: ""
@@ -95,6 +98,15 @@ func TestConfigRefuses(t *testing.T) {
 		{"fewer agents than in memory", "baselines: {agents: 5, agents_in_memory: 6}", "baselines: agents_in_memory 6 and agents 5, want"},
 		{"an action's key", "actions: {revoke_token: {revocation_url: 'http://id.example/'}}", "actions.revoke_token.revocation_url: "},
 		{"an unknown action", "actions: {erase: {}}", ":1:"},
+		{"an action elsewhere that is none", "actions: {elsewhere: [erase]}", `actions.elsewhere: "erase" is no action beyond the gate`},
+		{"the gate's own elsewhere", "actions: {elsewhere: [quarantine]}", `actions.elsewhere: "quarantine" is no action beyond the gate`},
+		{"credentials of what is elsewhere", "actions:\n  elsewhere: [revoke-token]\n  end_mcp_session: {}\n", "3: actions.end_mcp_session: actions are carried out elsewhere"},
+		{"workflows listen to others", "temporal: {listen: '0.0.0.0:7233'}", "temporal.listen: want 127.0.0.1 and a port"},
+		{"workflows elsewhere listen", "temporal: {address: 'temporal:7233', listen: '127.0.0.1:7233'}", "temporal.listen: is of the embedded server"},
+		{"TLS to the embedded server", "temporal: {tls: {ca: ca.pem}}", "temporal.tls: is of an external server"},
+		{"a certificate alone", "temporal: {address: 'temporal:7233', tls: {cert: c.pem}}", "temporal.tls: want both cert and key"},
+		{"no payload keys", "temporal: {key_file: none.keys}", "temporal.key_file: read payload keys: "},
+		{"no CA", "temporal: {address: 'temporal:7233', tls: {ca: none.pem}}", "temporal.tls: read ca: "},
 		{"directory and bucket", "evidence: {dir: /data, bucket: {name: vault, region: eu-1}}", "evidence.dir: want a directory or a bucket, not both"},
 		{"bucket", "evidence: {bucket: {name: vault, region: eu-1, endpoint: http://s3.example.com}}", "evidence.bucket: endpoint: "},
 		{"memory", "evidence: {memories: {notes: {agent: a, tables: [notes]}}}", `evidence.memories: notes: tables: "notes" is not of the form schema.table`},

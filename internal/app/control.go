@@ -20,7 +20,6 @@ import (
 	"github.com/tocsin-dr/tocsin/internal/approval"
 	"github.com/tocsin-dr/tocsin/internal/event"
 	"github.com/tocsin-dr/tocsin/internal/evidence"
-	"github.com/tocsin-dr/tocsin/internal/gate"
 	"github.com/tocsin-dr/tocsin/internal/incident"
 	"github.com/tocsin-dr/tocsin/internal/ledger"
 	"github.com/tocsin-dr/tocsin/internal/measure"
@@ -40,7 +39,6 @@ type control struct {
 	policies  approval.Policies
 	roster    *oncall.Roster // nil without schedules
 	governor  *governor
-	gate      *gate.Gate
 	metrics   *measure.Metrics
 	hub       *hub
 	events    interface { // the log
@@ -313,7 +311,10 @@ func (c *control) Lift(ctx context.Context, by approval.Principal, leaseID, reas
 	if len([]rune(reason)) < approval.MinReason {
 		return &approval.Refusal{Kind: approval.RefusedReason, Text: "lifting a lease needs a reason"}
 	}
-	lease, ok := c.gate.Lease(leaseID)
+	lease, ok, err := c.store.Lease(ctx, leaseID)
+	if err != nil {
+		return err
+	}
 	if !ok || !lease.InForce(c.now()) {
 		return c.turnedAway(ctx, by, "lift", leaseID, reason, &approval.Refusal{Kind: approval.RefusedUnknown, Text: fmt.Sprintf("no lease %q is in force", leaseID)})
 	}
@@ -324,7 +325,7 @@ func (c *control) Lift(ctx context.Context, by approval.Principal, leaseID, reas
 	if err := c.append(ctx, ledger.KindDecision, by.ID, leaseID, map[string]any{"lift": leaseID, "by": by, "reason": reason}); err != nil {
 		return err
 	}
-	err := c.workflows.SignalWorkflow(ctx, workflows.LeaseID(leaseID), "", workflows.SignalLift, workflows.Lift{By: by.ID, Reason: reason})
+	err = c.workflows.SignalWorkflow(ctx, workflows.LeaseID(leaseID), "", workflows.SignalLift, workflows.Lift{By: by.ID, Reason: reason})
 	if err != nil {
 		return fmt.Errorf("lift lease %s: %w", leaseID, err)
 	}
@@ -353,8 +354,8 @@ func appendLedger(ctx context.Context, s *store.Store, at time.Time, kind, actor
 	return s.AppendLedger(ctx, ledger.Record{At: at, Kind: kind, Actor: actor, Subject: subject, Body: text})
 }
 
-// sweep makes loosenings that were signed and not made, ends those that nobody signed in time, and warns of leases that have ended and were not reverted: their workflow is missing,
-// and somebody must look.
+// sweep makes loosenings that were signed and not made, ends those that nobody signed in time, and warns of leases that have ended and were not reverted: their workflow is missing or
+// no worker undoes them, and somebody must look.
 func (c *control) sweep(ctx context.Context) error {
 	if err := errors.Join(c.repair(ctx), c.expire(ctx)); err != nil {
 		return err
@@ -364,7 +365,7 @@ func (c *control) sweep(ctx context.Context) error {
 		return err
 	}
 	for _, l := range leases {
-		c.logger.Error("a lease ended and was not reverted; the gate ignores it, its workflow is missing", "lease", l.ID, "target", l.Plan.Target.String(), "late", c.now().Sub(l.Ends).String())
+		c.logger.Error("a lease ended and was not reverted; the gate ignores it, its workflow is missing, or no worker undoes it", "lease", l.ID, "target", l.Plan.Target.String(), "late", c.now().Sub(l.Ends).String())
 	}
 	c.metrics.LeasesOverdue(len(leases)) // an alert on it pages
 	return nil

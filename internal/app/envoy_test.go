@@ -38,7 +38,7 @@ func TestEnvoyAsksARunningTocsin(t *testing.T) {
 		t.Errorf("without a lease: %s", got)
 	}
 	l := action.Lease{ID: "r1", Plan: approval.Plan{Action: action.NameQuarantine, Target: approval.Target{Agent: "shop/bot"}}, Ends: time.Now().Add(time.Hour)}
-	if _, err := h.gate.Apply(t.Context(), l); err != nil {
+	if _, err := h.gate.Apply(t.Context(), l, func([]action.Lease) error { return nil }); err != nil {
 		t.Fatal(err)
 	}
 	if got := ask(); got != codes.PermissionDenied {

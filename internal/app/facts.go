@@ -4,15 +4,16 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
 	"go.temporal.io/sdk/client"
 
 	"github.com/tocsin-dr/tocsin/baselines"
+	"github.com/tocsin-dr/tocsin/internal/action"
 	"github.com/tocsin-dr/tocsin/internal/approval"
 	"github.com/tocsin-dr/tocsin/internal/evidence"
-	"github.com/tocsin-dr/tocsin/internal/gate"
 	"github.com/tocsin-dr/tocsin/internal/ledger"
 	"github.com/tocsin-dr/tocsin/internal/measure"
 	"github.com/tocsin-dr/tocsin/internal/oncall"
@@ -30,9 +31,9 @@ type facts struct {
 	log       *stream.Log
 	workflows client.Client
 	vault     *evidence.Vault
-	gate      *gate.Gate
 	governor  *governor
 	detectors []*detector
+	elsewhere *elsewhere // nil where this process carries out all actions
 	hub       *hub
 	slack     *slack.Slack   // nil without a configuration
 	roster    *oncall.Roster // nil without schedules
@@ -78,8 +79,11 @@ const maxOpen = 1000
 // Summary implements ui.Facts.
 func (f *facts) Summary(ctx context.Context, window time.Duration) (measure.Summary, error) {
 	now := f.now()
-	in := measure.Facts{Leases: f.gate.InForce()}
-	var err error
+	leases, err := f.store.Leases(ctx)
+	if err != nil {
+		return measure.Summary{}, err
+	}
+	in := measure.Facts{Leases: slices.DeleteFunc(leases, func(l action.Lease) bool { return !l.InForce(now) })}
 	if in.Incidents, err = f.store.IncidentsSince(ctx, now.Add(-window)); err != nil {
 		return measure.Summary{}, err
 	}
@@ -160,7 +164,7 @@ func (f *facts) leases(ctx context.Context) ui.Health {
 	case err != nil:
 		return ui.Health{Part: "leases", Text: err.Error()}
 	case len(late) > 0:
-		return ui.Health{Part: "leases", Text: fmt.Sprintf("%d ended and were not reverted, because their workflows are missing; the first is %s of %s", len(late), late[0].ID, late[0].Plan.Target)}
+		return ui.Health{Part: "leases", Text: fmt.Sprintf("%d ended and were not reverted, because their workflow is missing or no worker undoes them; the first is %s of %s", len(late), late[0].ID, late[0].Plan.Target)}
 	}
 	return ui.Health{Part: "leases", OK: true, Text: "each that ended was reverted"}
 }
@@ -182,6 +186,9 @@ func (f *facts) Health(ctx context.Context) []ui.Health {
 	add("workflows", err, "the workflow server answers")
 	add("store", f.store.Ping(ctx), "the database answers")
 	out = append(out, f.leases(ctx))
+	if f.elsewhere != nil {
+		out = append(out, f.elsewhere.health(ctx)...)
+	}
 	for _, d := range f.detectors {
 		if s := d.stored(); s.Agents > 0 {
 			add(fmt.Sprintf("detector %d", d.partition), nil, fmt.Sprintf("%d agents taught it, of which the pages of %d are in memory; %d MiB of pages on disk", s.Agents, s.InMemory, s.Bytes>>20))

@@ -11,7 +11,6 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/tocsin-dr/tocsin/detect"
-	"github.com/tocsin-dr/tocsin/internal/gate"
 	"github.com/tocsin-dr/tocsin/internal/incident"
 	"github.com/tocsin-dr/tocsin/internal/measure"
 	"github.com/tocsin-dr/tocsin/internal/store"
@@ -28,15 +27,11 @@ func TestSummaryCountsAll(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer s.Close()
-		g, err := gate.Open(ctx, s, nil, func() time.Time { return now })
-		if err != nil {
-			t.Fatal(err)
-		}
 		const window, sla = 2 * time.Hour, time.Hour
 		want := measure.Facts{}
 		acts := drawIncidents(ctx, t, s, now, window, &want)
 		want.Alerts = measure.Groups(drawAlerts(ctx, t, s, now, window, acts, want.Incidents))
-		f := &facts{store: s, gate: g, sla: sla, now: func() time.Time { return now }}
+		f := &facts{store: s, sla: sla, now: func() time.Time { return now }}
 		got, err := f.Summary(ctx, window)
 		if err != nil {
 			t.Fatal(err)

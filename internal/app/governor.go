@@ -23,33 +23,30 @@ type governor struct {
 	now     func() time.Time
 }
 
-// Admit implements action.Governor.
-func (g *governor) Admit(ctx context.Context, in action.Input, d action.Description) error {
+// Halted implements action.Governor.
+func (g *governor) Halted(ctx context.Context) error {
 	why, err := g.halted(ctx)
-	if err != nil {
-		return err
+	if err == nil && why != "" {
+		err = fmt.Errorf("%w: %s", action.ErrHalted, why)
 	}
-	if why != "" {
-		return fmt.Errorf("%w: %s", action.ErrHalted, why)
-	}
-	begun := g.now().Add(-time.Hour)
-	leases, err := g.store.LeasesSince(ctx, begun)
-	if err != nil {
-		return err
-	}
-	n := 0
-	for _, l := range leases {
-		if l.Plan.Action != d.Name || l.ID == in.Request {
+	return err
+}
+
+// Admit implements action.Governor.
+func (g *governor) Admit(l action.Lease, d action.Description, begun []action.Lease) error {
+	now, n := g.now(), 0
+	for _, o := range begun {
+		if o.Plan.Action != d.Name {
 			continue
 		}
-		if !d.Additive && l.InForce(g.now()) && l.Plan.Target == in.Plan.Target {
-			return fmt.Errorf("%w: %s holds %s until %s, and a target has one %s at a time", action.ErrLimit, l.ID, l.Plan.Target, l.Ends.Format(time.RFC3339), d.Name)
+		if !d.Additive && o.InForce(now) && o.Plan.Target == l.Plan.Target {
+			return fmt.Errorf("%w: %s holds %s until %s, and a target has one %s at a time", action.ErrLimit, o.ID, o.Plan.Target, o.Ends.Format(time.RFC3339), d.Name)
 		}
-		at := l.Applied
+		at := o.Applied
 		if at.IsZero() { // its outcome is not known, and it counts
-			at = l.Ends.Add(-l.Plan.Lease)
+			at = o.Ends.Add(-o.Plan.Lease)
 		}
-		if at.After(begun) {
+		if at.After(now.Add(-action.LimitWindow)) {
 			n++
 		}
 	}
@@ -68,10 +65,42 @@ func (g *governor) halted(ctx context.Context) (string, error) {
 		return "", fmt.Errorf("look for the halt file: %w", err)
 	}
 	h, err := g.store.Halted(ctx)
-	if err != nil || h == nil {
+	if err != nil || h == nil || h.By == g.byFile() { // of a file that is gone
 		return "", err
 	}
 	return fmt.Sprintf("%s halted them at %s: %s", h.By, h.At.Format(time.RFC3339), h.Reason), nil
+}
+
+// byFile is who halts responses by the file.
+func (g *governor) byFile() string { return "the file " + g.file }
+
+// mirror writes into the store, and the ledger, that the file is there or gone, so that it binds effects in other processes too.
+func (g *governor) mirror(ctx context.Context) error {
+	_, err := os.Stat(g.file)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("look for the halt file: %w", err)
+	}
+	there := err == nil
+	h, err := g.store.Halted(ctx)
+	if err != nil {
+		return err
+	}
+	switch {
+	case there && h == nil:
+		h = &store.Halt{By: g.byFile(), Reason: "it is there", At: g.now().UTC()}
+	case !there && h != nil && h.By == g.byFile():
+		h = nil
+	default:
+		return nil
+	}
+	body := any(h)
+	if h == nil {
+		body = map[string]any{"resumed": true, "reason": "the file is gone"}
+	}
+	if err := appendLedger(ctx, g.store, g.now(), ledger.KindHalt, g.byFile(), "responses", body); err != nil {
+		return err
+	}
+	return g.store.SaveHalt(ctx, h)
 }
 
 // Halt stops every effect that has not begun. Any responder may: stopping is cheap.

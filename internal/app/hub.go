@@ -85,3 +85,6 @@ func (h *hub) Decided(r approval.Request) {
 func (h *hub) Contained(l action.Lease, decided time.Time) {
 	h.metrics.TimeToContain(l.Verified.Sub(decided))
 }
+
+// Unattended implements workflows.Teller.
+func (h *hub) Unattended(action string) { h.metrics.Unattended(action) }

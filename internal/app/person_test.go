@@ -77,13 +77,9 @@ func newOffice(t *testing.T) *office {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { s.Close() })
-	g, err := gate.Open(t.Context(), s, nil, now)
-	if err != nil {
-		t.Fatal(err)
-	}
 	metrics := measure.NewMetrics()
 	o.control = &control{
-		workflows: o.server, store: s, gate: g, metrics: metrics, hub: newHub(metrics), now: now, logger: slog.New(slog.NewTextHandler(&o.log, nil)),
+		workflows: o.server, store: s, metrics: metrics, hub: newHub(metrics), now: now, logger: slog.New(slog.NewTextHandler(&o.log, nil)),
 		signer:   approval.NewSigner(ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize))),
 		policies: approval.Policies{Owners: []approval.Owner{{Agents: []string{"billing/*"}, People: []string{"carl"}}}},
 	}
@@ -124,7 +120,7 @@ func TestLift(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			o := newOffice(t)
-			if _, err := o.gate.Apply(t.Context(), action.Lease{ID: "INC-1-R1", Incident: "INC-1", Plan: o.request.Plan, Applied: o.at, Ends: o.at.Add(time.Hour)}); err != nil {
+			if err := o.store.SaveLease(t.Context(), action.Lease{ID: "INC-1-R1", Incident: "INC-1", Plan: o.request.Plan, Applied: o.at, Ends: o.at.Add(time.Hour)}); err != nil {
 				t.Fatal(err)
 			}
 			err := o.Lift(t.Context(), c.by, "INC-1-R1", c.reason)
@@ -316,7 +312,11 @@ func TestPlanPlaybook(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	actions := action.NewCatalogue(o.signer.Public(), o.gate, &governor{}, o.now, action.NewQuarantine(o.gate), action.NewThrottle(o.gate))
+	door, err := gate.Open(t.Context(), o.store, nil, o.now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	actions := action.NewCatalogue(o.signer.Public(), door, &governor{}, o.now, action.NewQuarantine(door), action.NewThrottle(door))
 	at := &planner{library: map[string]playbooks.Playbook{"planned": p}, policies: o.policies, actions: actions, store: o.store}
 	steps, err := at.PlanPlaybook(t.Context(), "INC-1", "planned")
 	if err != nil {
@@ -336,11 +336,16 @@ func TestPlanPlaybook(t *testing.T) {
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
-	acts := &workflows.Activities{Store: o.store, Actions: actions, Policies: o.policies}
+	acts := &workflows.Activities{Offered: action.Descriptions(), Policies: o.policies}
+	does := &workflows.Effects{Actions: actions, Count: func(string, string, error) {}}
 	i := slices.IndexFunc(steps, func(s api.PlannedStep) bool { return s.Step == "stop" })
 	bare := *steps[i].Plan
 	bare.Change, bare.Blast, bare.Need = nil, 0, 0
-	live, err := acts.Plan(t.Context(), workflows.PlanInput{Incident: "INC-1", Plan: bare, Asked: approval.Policy{Deadline: 15 * time.Minute, OnExpiry: "deny"}})
+	live, err := acts.Terms(t.Context(), workflows.PlanInput{Plan: bare, Asked: approval.Policy{Deadline: 15 * time.Minute, OnExpiry: "deny"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	live, err = does.Plan(t.Context(), workflows.PlanInput{Incident: "INC-1", Plan: live.Plan})
 	if diff := cmp.Diff(live.Plan, *steps[i].Plan); diff != "" || err != nil {
 		t.Errorf("people would be asked another thing (-live +planned): %v\n%s", err, diff)
 	}

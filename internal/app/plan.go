@@ -2,8 +2,13 @@ package app
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
+	"time"
+
+	"go.temporal.io/sdk/client"
+	"go.temporal.io/sdk/temporal"
 
 	"github.com/tocsin-dr/tocsin/detect"
 	"github.com/tocsin-dr/tocsin/internal/action"
@@ -21,7 +26,32 @@ type planner struct {
 	library  map[string]playbooks.Playbook
 	policies approval.Policies
 	actions  *action.Catalogue
-	store    *store.Store
+	// elsewhere computes what actions of other processes would do; nil where there are none.
+	elsewhere *elsewhere
+	store     *store.Store
+}
+
+// change computes what an action would do now, where it is carried out.
+func (p *planner) change(ctx context.Context, in action.Input) (approval.Plan, error) {
+	if p.elsewhere != nil && slices.Contains(p.elsewhere.actions, in.Plan.Action) {
+		return p.elsewhere.plan(ctx, in)
+	}
+	return p.actions.Plan(ctx, in)
+}
+
+// plan asks a worker of the action.
+func (e *elsewhere) plan(ctx context.Context, in action.Input) (approval.Plan, error) {
+	run, err := e.client.ExecuteWorkflow(ctx, client.StartWorkflowOptions{TaskQueue: workflows.TaskQueue, WorkflowExecutionTimeout: time.Minute},
+		workflows.PlanNow, workflows.PlanInput{Incident: in.Incident, Plan: in.Plan})
+	if err != nil {
+		return in.Plan, fmt.Errorf("plan %s: %w", in.Plan.Action, err)
+	}
+	var out workflows.PlanOutput
+	err = run.Get(ctx, &out)
+	if failed := (*temporal.ApplicationError)(nil); errors.As(err, &failed) {
+		return in.Plan, errors.New(failed.Message())
+	}
+	return out.Plan, err
 }
 
 // PlanPlaybook implements api.Planner.
@@ -90,7 +120,7 @@ func (p *planner) step(ctx context.Context, book playbooks.Playbook, s playbooks
 	terms, within, _ := p.policies.Ask(plan, approval.Policy{Need: s.Ask.Need, From: s.Ask.From, Deadline: s.Ask.Deadline, OnExpiry: s.Ask.OnExpiry})
 	plan.Need = terms.Need
 	out.Terms, out.Within = terms.Says(), within.String()
-	plan, err = p.actions.Plan(ctx, action.Input{Incident: i.ID, Plan: plan})
+	plan, err = p.change(ctx, action.Input{Incident: i.ID, Plan: plan})
 	if out.Plan = &plan; err != nil {
 		out.Error = err.Error()
 	} else {

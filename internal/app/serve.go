@@ -114,23 +114,12 @@ func (a *App) serveHTTP(ctx context.Context, group *errgroup.Group, listener net
 func (a *App) consoleHandler() http.Handler {
 	mux := http.NewServeMux()
 	a.auth.Routes(mux)
-	api.Routes(mux, api.Options{Reader: a.store, Facts: a.facts, Actor: a.control, Events: a.events, Planner: &planner{a.library, a.policies, a.actions, a.store}, Exporter: &exporter{a.store, a.vault, a.anchor, a.now}, Auth: a.auth, Now: a.now})
+	api.Routes(mux, api.Options{Reader: a.store, Facts: a.facts, Actor: a.control, Events: a.events, Planner: &planner{a.library, a.policies, a.actions, a.elsewhere, a.store}, Exporter: &exporter{a.store, a.vault, a.anchor, a.now}, Auth: a.auth, Now: a.now})
 	if a.slack != nil && a.cfg.Slack.Mode == slack.ModeHTTP {
 		mux.Handle("POST /slack/interactions", a.slack.Handler())
 	}
 	mux.Handle("GET /metrics", promhttp.HandlerFor(a.metrics.Registry(), promhttp.HandlerOpts{}))
-	if o := a.cfg.Actions.CAEP; o != nil { // receivers verify by it what was signed
-		mux.HandleFunc("GET /caep/jwks.json", func(w http.ResponseWriter, _ *http.Request) {
-			keys, err := o.JWKS()
-			if err != nil {
-				a.logger.Error("the key of security events can't be read", "error", err)
-				http.Error(w, "the key can't be read", http.StatusInternalServerError)
-				return
-			}
-			w.Header().Set("Content-Type", "application/jwk-set+json")
-			w.Write(keys)
-		})
-	}
+	jwks(mux, a.cfg.Actions.CAEP, a.logger) // receivers verify by it what was signed
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
 	mux.Handle("/", ui.New(ui.Options{
 		Reader: a.store, Facts: a.facts, Actor: a.control, Principal: a.auth.Principal, Playbooks: a.library,

@@ -18,7 +18,10 @@ import (
 
 // Store keeps leases over restarts.
 type Store interface {
+	// SaveLease writes a changed lease; action.ErrLifted where it was lifted and the change does not say so.
 	SaveLease(ctx context.Context, l action.Lease) error
+	// BeginLease stores a lease that admit does not refuse beside those of a time, or returns the one of its id that is stored already.
+	BeginLease(ctx context.Context, l action.Lease, since time.Time, admit func(begun []action.Lease) error) (action.Lease, error)
 	Leases(ctx context.Context) ([]action.Lease, error)
 	// Lease returns a lease, lifted or not, if there is one.
 	Lease(ctx context.Context, id string) (l action.Lease, found bool, err error)
@@ -264,22 +267,17 @@ func (l *held) answer(word action.Word, why string) Answer {
 
 // Apply puts a lease in force: durable first, then in memory. A lease that is there already is returned as it is. One that was lifted
 // is not put in force again: its grant was for one containment.
-func (g *Gate) Apply(ctx context.Context, l action.Lease) (action.Lease, error) {
+func (g *Gate) Apply(ctx context.Context, l action.Lease, admit func(begun []action.Lease) error) (action.Lease, error) {
 	g.write.Lock()
 	defer g.write.Unlock()
 	if known, ok := g.Lease(l.ID); ok {
 		return known, nil
 	}
-	known, found, err := g.store.Lease(ctx, l.ID)
-	switch {
-	case err != nil:
-		return action.Lease{}, fmt.Errorf("apply lease: %w", err)
-	case found && !known.Lifted.IsZero():
-		return action.Lease{}, fmt.Errorf("apply lease: %w", action.ErrLifted)
-	case found: // it ended, or was saved by a try that failed after it
-		l = known
+	l, err := g.store.BeginLease(ctx, l, g.now().Add(-action.LimitWindow), admit)
+	if err == nil && !l.Lifted.IsZero() {
+		err = action.ErrLifted
 	}
-	if err := g.store.SaveLease(ctx, l); err != nil {
+	if err != nil {
 		return action.Lease{}, fmt.Errorf("apply lease: %w", err)
 	}
 	g.replace(l)
@@ -295,13 +293,6 @@ func (g *Gate) Find(ctx context.Context, id string) (action.Lease, bool, error) 
 func (g *Gate) Update(ctx context.Context, l action.Lease) error {
 	g.write.Lock()
 	defer g.write.Unlock()
-	known, found, err := g.store.Lease(ctx, l.ID)
-	if err != nil {
-		return fmt.Errorf("update lease: %w", err)
-	}
-	if found && !known.Lifted.IsZero() && l.Lifted.IsZero() {
-		return fmt.Errorf("update lease: %w", action.ErrLifted)
-	}
 	if err := g.store.SaveLease(ctx, l); err != nil {
 		return fmt.Errorf("update lease: %w", err)
 	}

@@ -34,8 +34,24 @@ func (m *memory) SaveLease(_ context.Context, l action.Lease) error {
 	if m.err != nil {
 		return m.err
 	}
+	if known := m.leases[l.ID]; !known.Lifted.IsZero() && l.Lifted.IsZero() {
+		return action.ErrLifted
+	}
 	m.leases[l.ID] = l
 	return nil
+}
+
+func (m *memory) BeginLease(_ context.Context, l action.Lease, _ time.Time, admit func([]action.Lease) error) (action.Lease, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if known, found := m.leases[l.ID]; found || m.err != nil {
+		return known, m.err
+	}
+	if err := admit(nil); err != nil {
+		return action.Lease{}, err
+	}
+	m.leases[l.ID] = l
+	return l, nil
 }
 
 func (m *memory) Lease(_ context.Context, id string) (action.Lease, bool, error) {
@@ -57,6 +73,11 @@ type fixture struct {
 	store *memory
 	tools map[string]event.Effect
 	now   time.Time
+}
+
+// Apply puts a lease in force beside any others.
+func (f *fixture) Apply(ctx context.Context, l action.Lease) (action.Lease, error) {
+	return f.Gate.Apply(ctx, l, func([]action.Lease) error { return nil })
 }
 
 func newFixture(t testing.TB, leases ...action.Lease) *fixture {

@@ -51,6 +51,9 @@ type Metrics struct {
 	overdue        prometheus.Gauge
 	onCall         *prometheus.GaugeVec
 	feedAge        *prometheus.GaugeVec
+	effects        *prometheus.CounterVec
+	unattended     *prometheus.CounterVec
+	actionWorkers  *prometheus.GaugeVec
 }
 
 // Ledger watches how many records are in the ledger and not yet in its transparency log.
@@ -87,7 +90,10 @@ func NewMetrics() *Metrics {
 	m.slack = m.slackMetrics()
 	m.onCall = m.gauges("tocsin_oncall_people", "People of Tocsin's who are on call by a schedule now; with 0, whoever else the policy names is asked.", "schedule")
 	m.feedAge = m.gauges("tocsin_oncall_feed_age_seconds", "Age of what is known of a schedule; without a value while its feed was never read.", "schedule")
-	m.overdue = prometheus.NewGauge(prometheus.GaugeOpts{Name: "tocsin_leases_overdue", Help: "Leases that ended and were not reverted, because their workflow is missing; somebody must look."})
+	m.effects = m.counters(effectsName, effectsHelp, effectsLabels()...)
+	m.unattended = m.counters("tocsin_actions_unattended_total", "Times that no worker of an action took its work in time; people were told, and it waits.", "action")
+	m.actionWorkers = m.gauges("tocsin_action_workers", "Workers elsewhere that lately asked for work of an action and verify grants by our key.", "action")
+	m.overdue = prometheus.NewGauge(prometheus.GaugeOpts{Name: "tocsin_leases_overdue", Help: "Leases that ended and were not reverted, because their workflow is missing or no worker undoes them; somebody must look."})
 	m.registry.MustRegister(m.unhandled, m.summaryFailure, m.overdue)
 	m.zero()
 	return m
@@ -124,6 +130,9 @@ func (m *Metrics) zero() {
 	}
 	for _, kind := range refusals() {
 		m.refusals.WithLabelValues(kind)
+	}
+	for _, action := range actions() {
+		m.unattended.WithLabelValues(action)
 	}
 	for _, what := range evicted() {
 		m.evicted.WithLabelValues(what)

@@ -104,10 +104,15 @@ func (s *Slack) gather(ctx context.Context, id string) (f facts, err error) {
 				q.lease = &leases[i]
 			}
 		}
+		done := false
 		for _, e := range entries {
-			if e.Kind == "note" && e.Actor == "tocsin" && e.Ref == r.ID {
+			if e.Ref == r.ID && e.Kind == "note" && e.Actor == "tocsin" {
 				q.failed = e.Text
 			}
+			done = done || e.Ref == r.ID && e.Kind == "containment"
+		}
+		if done { // it waited for a worker, and one came
+			q.failed = ""
 		}
 		judge(&q, f.incident, f.at)
 		f.all = append(f.all, q)

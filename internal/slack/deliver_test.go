@@ -226,6 +226,22 @@ func TestFailed(t *testing.T) {
 	h.wantShown("the card", h.cardOf(r).Blocks, "Approved, but NOT in force", "its effect is unknown")
 }
 
+// What waits for a worker is not in force, and the card says why; when it was done the card says no longer that it waits, also where nothing
+// can prove the effect.
+func TestWaitsForWorker(t *testing.T) {
+	h := open(t)
+	r, m := h.post(1)
+	h.answer(m, ana, approval.Approve)
+	h.must(h.store.AddEntry(t.Context(), r.Incident, incident.Entry{At: h.time.Now(), Actor: "tocsin", Source: "workflow", Kind: "note", Ref: r.ID, Text: "No worker has taken it within 15s"}))
+	h.reconcile()
+	h.wantShown("the card", h.cardOf(r).Blocks, "Approved, but NOT in force", "No worker has taken it")
+	lease := action.Lease{ID: r.ID, Incident: r.Incident, Plan: r.Plan, Approver: "ana", Applied: h.time.Now(), Ends: h.time.Now().Add(time.Hour)}
+	h.must(h.store.SaveLease(t.Context(), lease))
+	h.must(h.store.AddEntry(t.Context(), r.Incident, incident.Entry{At: h.time.Now(), Actor: "tocsin", Source: "gate", Kind: "containment", Ref: r.ID, Text: "Done"}))
+	h.reconcile()
+	h.wantShown("the card", h.cardOf(r).Blocks, "Approved, being carried out", "the effect is not proved yet")
+}
+
 // One card holds all questions of an incident that are open at once.
 func TestSeveralQuestions(t *testing.T) {
 	h := open(t)

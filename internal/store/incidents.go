@@ -51,7 +51,7 @@ func (s *Store) Alerts(ctx context.Context, incidentID string, limit int) ([]Ale
 
 // EachAlertSince calls take with each finding whose last event is not before a time, and holds one of them at a time.
 func (s *Store) EachAlertSince(ctx context.Context, since time.Time, take func(Alert)) error {
-	return each(ctx, s, "list findings", take, `SELECT doc FROM findings WHERE at >= ? ORDER BY at, id`, since.UnixNano())
+	return each(ctx, s, s.db, "list findings", take, `SELECT doc FROM findings WHERE at >= ? ORDER BY at, id`, since.UnixNano())
 }
 
 // RuleVerdicts returns, by rule, the verdicts of people who closed incidents in which the rule fired since a time, one for each incident.
@@ -59,7 +59,7 @@ func (s *Store) RuleVerdicts(ctx context.Context, since time.Time) (map[string]m
 	out := make(map[string]map[incident.Verdict]int)
 	var rule string
 	var doc []byte
-	err := s.eachRow(ctx, "read verdicts", []any{&rule, &doc}, func() error {
+	err := s.eachRow(ctx, s.db, "read verdicts", []any{&rule, &doc}, func() error {
 		var i incident.Incident
 		if err := json.Unmarshal(doc, &i); err != nil {
 			return fmt.Errorf("read verdicts: %w", err)
@@ -93,7 +93,7 @@ type AlertGroup struct {
 func (s *Store) AlertGroups(ctx context.Context, since, late time.Time) (out []AlertGroup, err error) {
 	var g AlertGroup
 	var first, triaged, raised, looked int64
-	err = s.eachRow(ctx, "count findings", []any{&g.Incident, &g.Rule, &first, &triaged, &raised, &g.N, &looked}, func() error {
+	err = s.eachRow(ctx, s.db, "count findings", []any{&g.Incident, &g.Rule, &first, &triaged, &raised, &g.N, &looked}, func() error {
 		g.First, g.Triaged, g.Raised, g.Looked = first == 1, triaged == 1, time.Unix(0, raised).UTC(), time.Time{}
 		if looked != 0 {
 			g.Looked = time.Unix(0, looked).UTC()
@@ -226,15 +226,55 @@ func (s *Store) Tracks(ctx context.Context, incidentID string) ([]incident.Track
 	return list[incident.Track](ctx, s, "list tracks", `SELECT doc FROM tracks WHERE incident = ? ORDER BY name`, incidentID)
 }
 
-// SaveLease writes a lease's state. Containment is durable: the gate loads its leases from here.
+// SaveLease writes a lease's state. Containment is durable: the gate loads its leases from here. One that was lifted stays so, whatever
+// its writer knew of it: that is action.ErrLifted.
 func (s *Store) SaveLease(ctx context.Context, l action.Lease) error {
+	return s.saveLease(ctx, s.db, l)
+}
+
+func (s *Store) saveLease(ctx context.Context, q querier, l action.Lease) error {
 	lifted := int64(0)
 	if !l.Lifted.IsZero() {
 		lifted = l.Lifted.UnixNano()
 	}
-	return s.exec(ctx, s.db, "save lease", `INSERT INTO leases (id, incident, ends, lifted, doc) VALUES (?, ?, ?, ?, ?)
-		ON CONFLICT (id) DO UPDATE SET ends = excluded.ends, lifted = excluded.lifted, doc = excluded.doc`,
-		l.ID, l.Incident, l.Ends.UnixNano(), lifted, document{l})
+	done, err := q.ExecContext(ctx, s.sql(`INSERT INTO leases (id, incident, ends, lifted, doc) VALUES (?, ?, ?, ?, ?)
+		ON CONFLICT (id) DO UPDATE SET ends = excluded.ends, lifted = excluded.lifted, doc = excluded.doc WHERE leases.lifted = 0 OR excluded.lifted <> 0`),
+		storable([]any{l.ID, l.Incident, l.Ends.UnixNano(), lifted, document{l}})...)
+	if err != nil {
+		return fmt.Errorf("save lease: %w", err)
+	}
+	if n, err := done.RowsAffected(); err != nil || n == 0 {
+		return fmt.Errorf("save lease: %w", cmp.Or(err, action.ErrLifted))
+	}
+	return nil
+}
+
+// BeginLease stores a lease unless admit refuses it beside the leases that end or were lifted after a time, or returns the one of its id
+// that is stored already. One at a time begins, over all processes on this database.
+func (s *Store) BeginLease(ctx context.Context, l action.Lease, since time.Time, admit func(begun []action.Lease) error) (stored action.Lease, err error) {
+	stored = l
+	err = s.inTx(ctx, "begin lease", func(tx *sql.Tx) error {
+		if err := s.alone(ctx, tx, "leases"); err != nil {
+			return err
+		}
+		known, err := listIn[action.Lease](ctx, s, tx, "read lease", `SELECT doc FROM leases WHERE id = ?`, l.ID)
+		if err != nil {
+			return err
+		}
+		if len(known) > 0 {
+			stored = known[0]
+			return nil
+		}
+		begun, err := listIn[action.Lease](ctx, s, tx, "read leases", leasesSince, since.UnixNano(), since.UnixNano())
+		if err != nil {
+			return err
+		}
+		if err := admit(begun); err != nil {
+			return err
+		}
+		return s.saveLease(ctx, tx, l)
+	})
+	return stored, err
 }
 
 // Leases returns the leases that were not lifted, ended ones included, by end.

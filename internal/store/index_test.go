@@ -27,7 +27,7 @@ func TestIndexes(t *testing.T) {
 	} {
 		var id, parent, unused int
 		var detail string
-		err := s.eachRow(t.Context(), query, []any{&id, &parent, &unused, &detail}, func() error {
+		err := s.eachRow(t.Context(), s.db, query, []any{&id, &parent, &unused, &detail}, func() error {
 			ordered := strings.Contains(detail, " USING INDEX ") && !strings.Contains(detail, "autoindex") // an index of ours, read as far as is asked for
 			if strings.HasPrefix(detail, "SCAN") && !ordered {
 				t.Errorf("%s: %s", query, detail)

@@ -15,7 +15,7 @@ import (
 // AppendLedger seals a record at the end of the chain. A record with a key that is there already is not written again.
 func (s *Store) AppendLedger(ctx context.Context, r ledger.Record) error {
 	return s.inTx(ctx, "append to ledger", func(tx *sql.Tx) error {
-		if err := s.lock(ctx, tx, "ledger"); err != nil {
+		if err := s.alone(ctx, tx, "ledger"); err != nil {
 			return err
 		}
 		var seq int64
@@ -77,7 +77,7 @@ func (s *Store) LedgerSize(ctx context.Context) (n int64, err error) {
 func (s *Store) EachRecord(ctx context.Context, take func(ledger.Record) error) error {
 	var text []byte
 	var column ledger.Record
-	return s.eachRow(ctx, "read ledger", []any{&column.Seq, &column.Key, &column.Kind, &column.Subject, &column.Hash, &text}, func() error {
+	return s.eachRow(ctx, s.db, "read ledger", []any{&column.Seq, &column.Key, &column.Kind, &column.Subject, &column.Hash, &text}, func() error {
 		var r ledger.Record
 		if err := json.Unmarshal(text, &r); err != nil {
 			return fmt.Errorf("read ledger: record %d: %w", column.Seq, err)

@@ -30,7 +30,7 @@ func (s *Store) EachInbox(ctx context.Context, limit int, take func(id string, a
 	var id string
 	var at int64
 	var body []byte
-	return s.eachRow(ctx, "list messages", []any{&id, &at, &body}, func() error {
+	return s.eachRow(ctx, s.db, "list messages", []any{&id, &at, &body}, func() error {
 		take(id, time.Unix(0, at).UTC(), body)
 		return nil
 	}, `SELECT id, at, doc FROM inbox WHERE done = 0 ORDER BY at, id LIMIT ?`, limit)
@@ -71,5 +71,5 @@ func (s *Store) EachCard(ctx context.Context, limit int, take func(doc []byte)) 
 }
 
 func (s *Store) eachCard(ctx context.Context, take func(doc []byte), query string, args ...any) error {
-	return each(ctx, s, "read cards", func(doc json.RawMessage) { take(doc) }, query, args...)
+	return each(ctx, s, s.db, "read cards", func(doc json.RawMessage) { take(doc) }, query, args...)
 }

@@ -8,7 +8,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/tocsin-dr/tocsin/internal/action"
 	"github.com/tocsin-dr/tocsin/internal/approval"
 )
 
@@ -27,7 +26,7 @@ func (s *Store) Standings(ctx context.Context, limit int) ([]approval.Standing, 
 	}
 	var id string
 	var n int
-	err = s.eachRow(ctx, "count uses of standing decisions", []any{&id, &n}, func() error {
+	err = s.eachRow(ctx, s.db, "count uses of standing decisions", []any{&id, &n}, func() error {
 		if i := slices.IndexFunc(all, func(d approval.Standing) bool { return d.ID == id }); i >= 0 {
 			all[i].Uses = n
 		}
@@ -104,7 +103,5 @@ func (s *Store) Halted(ctx context.Context) (*Halt, error) {
 	return &h, err
 }
 
-// LeasesSince returns the leases that end, or were lifted, after a time: at most 10,000, by id.
-func (s *Store) LeasesSince(ctx context.Context, at time.Time) ([]action.Lease, error) {
-	return list[action.Lease](ctx, s, "read leases", `SELECT doc FROM leases WHERE ends > ? OR lifted > ? ORDER BY id LIMIT 10000`, at.UnixNano(), at.UnixNano())
-}
+// leasesSince reads the leases, lifted ones too, that end or were lifted after a time.
+const leasesSince = `SELECT doc FROM leases WHERE ends > ? OR lifted > ? ORDER BY id LIMIT 10000`

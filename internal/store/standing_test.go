@@ -76,5 +76,10 @@ func testHalt(t *testing.T, at string) {
 	for _, l := range []action.Lease{lasting, done, old} {
 		must(t, s.SaveLease(ctx, l))
 	}
-	same(t, "leases of the last hour", []action.Lease{lasting, done})(s.LeasesSince(ctx, clock().Add(-time.Hour)))
+	fresh := action.Lease{ID: "4", Ends: clock().Add(time.Hour)}
+	stored, err := s.BeginLease(ctx, fresh, clock().Add(-time.Hour), func(begun []action.Lease) error {
+		same(t, "leases of the last hour", []action.Lease{lasting, done})(begun, nil)
+		return nil
+	})
+	same(t, "the lease", fresh)(stored, err)
 }

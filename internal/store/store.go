@@ -119,6 +119,7 @@ func (s *Store) Ping(ctx context.Context) error { return s.db.PingContext(ctx) }
 // querier is what *sql.DB and *sql.Tx share.
 type querier interface {
 	ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error)
+	QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
 	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
 }
 
@@ -164,8 +165,8 @@ func (s *Store) row(ctx context.Context, q querier, query string, args ...any) *
 }
 
 // eachRow scans each row into the same variables and calls take, whose error ends it.
-func (s *Store) eachRow(ctx context.Context, doing string, into []any, take func() error, query string, args ...any) error {
-	rows, err := s.db.QueryContext(ctx, s.sql(query), storable(args)...)
+func (s *Store) eachRow(ctx context.Context, q querier, doing string, into []any, take func() error, query string, args ...any) error {
+	rows, err := q.QueryContext(ctx, s.sql(query), storable(args)...)
 	if err != nil {
 		return fmt.Errorf("%s: %w", doing, err)
 	}
@@ -186,14 +187,19 @@ func (s *Store) eachRow(ctx context.Context, doing string, into []any, take func
 
 // list reads a column of JSON documents.
 func list[T any](ctx context.Context, s *Store, doing, query string, args ...any) (out []T, err error) {
-	err = each(ctx, s, doing, func(v T) { out = append(out, v) }, query, args...)
+	return listIn[T](ctx, s, s.db, doing, query, args...)
+}
+
+// listIn is list within a transaction.
+func listIn[T any](ctx context.Context, s *Store, q querier, doing, query string, args ...any) (out []T, err error) {
+	err = each(ctx, s, q, doing, func(v T) { out = append(out, v) }, query, args...)
 	return out, err
 }
 
 // each calls take with each JSON document of a column.
-func each[T any](ctx context.Context, s *Store, doing string, take func(T), query string, args ...any) error {
+func each[T any](ctx context.Context, s *Store, q querier, doing string, take func(T), query string, args ...any) error {
 	var text []byte
-	return s.eachRow(ctx, doing, []any{&text}, func() error {
+	return s.eachRow(ctx, q, doing, []any{&text}, func() error {
 		var v T
 		if err := json.Unmarshal(text, &v); err != nil {
 			return fmt.Errorf("%s: %w", doing, err)
@@ -243,6 +249,15 @@ func (s *Store) lock(ctx context.Context, tx *sql.Tx, table string) error {
 	}
 	_, err := tx.ExecContext(ctx, "LOCK TABLE "+table+" IN EXCLUSIVE MODE")
 	return err
+}
+
+// alone lets one transaction at a time go on that names the same thing, over all processes. SQLite's are immediate and so alone anyway.
+// PostgreSQL's lock is advisory, because one on the table needs the right to change what is in it, which no worker has of the ledger.
+func (s *Store) alone(ctx context.Context, tx *sql.Tx, what string) error {
+	if !s.postgres {
+		return nil
+	}
+	return s.exec(ctx, tx, "wait for "+what, `SELECT pg_advisory_xact_lock(hashtext(?))`, "tocsin "+what)
 }
 
 // inTx runs fn in a transaction, which is rolled back if fn fails.

@@ -65,7 +65,7 @@ func TestPostgres(t *testing.T) {
 func suite(t *testing.T, place func(t *testing.T) string) {
 	for name, test := range map[string]func(t *testing.T, at string){
 		"Open": testOpen, "Alerts": testAlerts, "Incidents": testIncidents, "Requests": testRequests,
-		"Rows": testRows, "Drafts": testDrafts, "Leases": testLeases, "Standing": testStanding, "Halt": testHalt, "LedgerConcurrency": testLedgerConcurrency, "LedgerTampering": testLedgerTampering,
+		"Rows": testRows, "Drafts": testDrafts, "Leases": testLeases, "Admission": testAdmission, "WorkersRights": testWorkersRights, "Standing": testStanding, "Halt": testHalt, "LedgerConcurrency": testLedgerConcurrency, "LedgerTampering": testLedgerTampering,
 		"LedgerKeys": testLedgerKeys, "SignIns": testSignIns, "HostileNames": testHostileNames, "AlertGroups": testAlertGroups,
 		"Inbox": testInbox, "Cards": testCards,
 	} {
@@ -269,8 +269,43 @@ func testLeases(t *testing.T, at string) {
 	for range 2 {
 		must(t, s.SaveLease(ctx, lifted))
 	}
+	again := lifted
+	again.Lifted = time.Time{}
+	if err := s.SaveLease(ctx, again); !errors.Is(err, action.ErrLifted) {
+		t.Errorf("a lifted lease is put in force again: %v", err)
+	}
 	same(t, "not lifted", []action.Lease{held})(s.Leases(ctx))
 	same(t, "of the incident", []action.Lease{lifted, held})(s.IncidentLeases(ctx, "INC-1"))
+}
+
+// testAdmission: of leases that begin at the same moment in two processes no more are stored than may be, and each is stored once.
+func testAdmission(t *testing.T, at string) {
+	const most, tries = 5, 40
+	full := errors.New("full")
+	a, b := open(t, at), open(t, at) // two processes
+	var wg sync.WaitGroup
+	for n := range tries {
+		s := a
+		if n%2 == 1 {
+			s = b
+		}
+		wg.Go(func() {
+			l := action.Lease{ID: strconv.Itoa(n / 2), Incident: "INC-1", Ends: clock().Add(time.Hour), Approver: strconv.Itoa(n)}
+			stored, err := s.BeginLease(t.Context(), l, clock(), func(begun []action.Lease) error {
+				if len(begun) >= most {
+					return full
+				}
+				return nil
+			})
+			if err == nil && stored.ID != l.ID || err != nil && !errors.Is(err, full) {
+				t.Errorf("%+v: %v", stored, err)
+			}
+		})
+	}
+	wg.Wait()
+	if all, err := a.Leases(t.Context()); err != nil || len(all) != most {
+		t.Errorf("%d leases are stored, want %d: %v", len(all), most, err)
+	}
 }
 
 func testLedgerConcurrency(t *testing.T, at string) {

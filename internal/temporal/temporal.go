@@ -14,7 +14,9 @@ import (
 	"time"
 
 	"go.temporal.io/sdk/client"
+	"go.temporal.io/sdk/converter"
 	sdklog "go.temporal.io/sdk/log"
+	sdk "go.temporal.io/sdk/temporal"
 	"go.temporal.io/server/common/authorization"
 	"go.temporal.io/server/common/cluster"
 	"go.temporal.io/server/common/config"
@@ -41,13 +43,22 @@ type Server struct {
 	id       *identity
 }
 
+// Options of a server that other processes of this machine connect to. The zero value is for none.
+type Options struct {
+	Port     int    // on loopback
+	Identity []byte // of Keys
+}
+
 // Start starts the server on a directory, which holds its database and its log, and creates the namespace if it is new.
-func Start(ctx context.Context, dir, namespace string) (*Server, error) {
+func Start(ctx context.Context, dir, namespace string, o Options) (*Server, error) {
 	ports, err := freePorts(8)
 	if err != nil {
 		return nil, fmt.Errorf("start workflow server: %w", err)
 	}
-	id, err := newIdentity()
+	if o.Port != 0 {
+		ports[0] = o.Port
+	}
+	id, err := newIdentity(o.Identity)
 	if err != nil {
 		return nil, fmt.Errorf("start workflow server: %w", err)
 	}
@@ -84,14 +95,18 @@ func (s *Server) TLS() *tls.Config { return s.id.client() }
 // Stop ends the server.
 func (s *Server) Stop() error { return s.server.Stop() }
 
-// Dial returns a client of a server at an address, once it answers; without a TLS configuration it speaks plain text.
-func Dial(ctx context.Context, address, namespace string, secure *tls.Config, logger sdklog.Logger) (client.Client, error) {
+// Dial returns a client of a server at an address, once it answers; without a TLS configuration it speaks plain text, and without seals
+// it sends payloads, and failures, as they are.
+func Dial(ctx context.Context, address, namespace string, secure *tls.Config, seals *Seals, logger sdklog.Logger) (client.Client, error) {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
+	o := client.Options{HostPort: address, Namespace: namespace, Logger: logger, ConnectionOptions: client.ConnectionOptions{TLS: secure}}
+	if seals != nil {
+		o.DataConverter = converter.NewCodecDataConverter(converter.GetDefaultDataConverter(), seals)
+		o.FailureConverter = sdk.NewDefaultFailureConverter(sdk.DefaultFailureConverterOptions{DataConverter: o.DataConverter, EncodeCommonAttributes: true})
+	}
 	for {
-		c, err := client.DialContext(ctx, client.Options{
-			HostPort: address, Namespace: namespace, Logger: logger, ConnectionOptions: client.ConnectionOptions{TLS: secure},
-		})
+		c, err := client.DialContext(ctx, o)
 		if err == nil {
 			if _, err = c.CheckHealth(ctx, &client.CheckHealthRequest{}); err == nil {
 				return c, nil
