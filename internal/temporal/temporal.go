@@ -1,5 +1,5 @@
-// Package temporal runs a Temporal server inside the process, on a SQLite file and loopback ports. It is the only package that
-// links the server, which takes minutes to compile; it knows nothing of incidents.
+// Package temporal runs a Temporal server inside the process, on a SQLite file and loopback ports, and connects to one, with payloads
+// sealed where there are keys. It is the only package that links the server, which takes minutes to compile; it knows nothing of incidents.
 package temporal
 
 import (
