@@ -18,6 +18,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/tocsin-dr/tocsin/baselines"
 	"github.com/tocsin-dr/tocsin/detect"
 	"github.com/tocsin-dr/tocsin/internal/approval"
 	"github.com/tocsin-dr/tocsin/internal/incident"
@@ -327,6 +328,27 @@ func TestEmpty(t *testing.T) {
 		if res, body := b.get(path); res.StatusCode != 200 || !strings.Contains(body, want) {
 			t.Errorf("%s: got %d, lacks %q", path, res.StatusCode, want)
 		}
+	}
+}
+
+// However many agents there are, their page is one that a browser can show, and those that matter now are on it.
+func TestManyAgents(t *testing.T) {
+	b := newBench(t, nil)
+	seen := b.facts.learned[0].LastSeen
+	for i := range 3 * maxRows {
+		b.facts.learned = append(b.facts.learned, baselines.Learned{Agent: fmt.Sprintf("fleet/%05d", i), LastSeen: seen.Add(-time.Duration(i) * time.Hour)})
+	}
+	_, body := b.get("/agents")
+	if n := strings.Count(body, `<td data-column="Agent">`); n != maxRows {
+		t.Errorf("%d agents are listed, want %d", n, maxRows)
+	}
+	for _, want := range []string{"1504 agents", "Only 500 are listed", ">payments/billing-bot<", ">fleet/00000<"} {
+		if !strings.Contains(body, want) {
+			t.Errorf("the page lacks %q", want)
+		}
+	}
+	if strings.Contains(body, "fleet/01499") {
+		t.Error("the agent that acted least lately is listed")
 	}
 }
 

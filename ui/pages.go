@@ -326,23 +326,38 @@ func (c *Console) agents(w http.ResponseWriter, r *http.Request, by approval.Pri
 	if err != nil {
 		return err
 	}
+	open, until := make(map[string]int), make(map[string]time.Time)
+	for _, i := range all {
+		if i.Status != incident.Closed {
+			open[i.Agent.ID]++
+		}
+	}
+	for _, l := range leases {
+		if agent := l.Plan.Target.Agent; l.Contains(now) && l.Ends.After(until[agent]) {
+			until[agent] = l.Ends
+		}
+	}
 	rows := make([]agentRow, 0, len(learned))
 	for _, l := range learned {
-		row := agentRow{Learned: l}
-		for _, i := range all {
-			if i.Agent.ID == l.Agent && i.Status != incident.Closed {
-				row.Open++
-			}
-		}
-		for _, lease := range leases {
-			if lease.Plan.Target.Agent == l.Agent && lease.Contains(now) && lease.Ends.After(row.Until) {
-				row.Until = lease.Ends
-			}
-		}
-		rows = append(rows, row)
+		rows = append(rows, agentRow{l, open[l.Agent], until[l.Agent]})
+	}
+	data := struct {
+		Agents []agentRow
+		All    int
+	}{urgent(rows, maxRows), len(rows)}
+	return c.show(w, r, http.StatusOK, "agents", page{Title: "Agents", Nav: "agents", Live: "agent lease incident", Who: by, Now: now, Data: data})
+}
+
+// urgent are so many of the agents, by name: those that are contained or have open incidents, then those that acted last.
+func urgent(rows []agentRow, limit int) []agentRow {
+	if len(rows) > limit {
+		slices.SortFunc(rows, func(a, b agentRow) int {
+			return cmp.Or(b.Until.Compare(a.Until), cmp.Compare(b.Open, a.Open), b.LastSeen.Compare(a.LastSeen), strings.Compare(a.Agent, b.Agent))
+		})
+		rows = rows[:limit]
 	}
 	slices.SortFunc(rows, func(a, b agentRow) int { return strings.Compare(a.Agent, b.Agent) })
-	return c.show(w, r, http.StatusOK, "agents", page{Title: "Agents", Nav: "agents", Live: "agent lease incident", Who: by, Now: now, Data: rows})
+	return rows
 }
 
 func (c *Console) audit(w http.ResponseWriter, r *http.Request, by approval.Principal) error {

@@ -30,7 +30,7 @@ func (a *api) export(w http.ResponseWriter, r *http.Request, by approval.Princip
 	}
 	deadline := http.NewResponseController(w)
 	defer func() { _ = deadline.SetWriteDeadline(time.Time{}) }() // the connection may serve on
-	if err := deadline.SetWriteDeadline(a.Now().Add(exportTimeout)); err != nil {
+	if err := deadline.SetWriteDeadline(time.Now().Add(exportTimeout)); err != nil {
 		fail(w, fmt.Errorf("send bundle: %w", err))
 		return
 	}

@@ -1,6 +1,7 @@
 package approval
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -175,7 +176,7 @@ func (t Terms) Merge(o Terms) Terms {
 	out.From = append(slices.Clone(t.From), o.From...)
 	out.Not = slices.Compact(slices.Sorted(slices.Values(append(slices.Clone(t.Not), o.Not...))))
 	out.Ladder = append(slices.Clone(t.Ladder), o.Ladder...)
-	slices.SortStableFunc(out.Ladder, func(a, b Rung) int { return int(a.After - b.After) })
+	slices.SortStableFunc(out.Ladder, func(a, b Rung) int { return cmp.Compare(a.After, b.After) })
 	switch {
 	case !o.imposes():
 		out.BreakGlass = t.BreakGlass
@@ -196,11 +197,14 @@ func (t Terms) imposes() bool { return t.needs() > 1 || len(t.From) > 0 || t.Ste
 
 // Says is the terms in words, for the people who are asked.
 func (t Terms) Says() string {
-	sets := make([]string, 0, len(t.From))
+	var sets []string
 	for _, set := range t.From {
 		sets = append(sets, strings.Join(set.Groups, " or "))
 	}
-	text := fmt.Sprintf("%d of %s", t.needs(), strings.Join(append(sets, "responder")[:max(1, len(sets))], ", and of "))
+	if len(sets) == 0 {
+		sets = []string{"responder"}
+	}
+	text := fmt.Sprintf("%d of %s", t.needs(), strings.Join(sets, ", and of "))
 	if t.StepUp {
 		text += ", with a second factor"
 	}

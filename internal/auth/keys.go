@@ -116,29 +116,24 @@ func (a *Auth) owner(ctx context.Context, person string) (owner, error) {
 }
 
 func (a *Auth) keyRoutes(mux *http.ServeMux) {
-	for path, fn := range map[string]func(*http.Request, caller) (any, error){
+	for path, do := range map[string]deed{
 		"POST /keys/register/begin": a.beginKey, "POST /keys/register/finish": a.finishKey,
 		"POST /keys/prove/begin": a.beginProof, "POST /keys/prove/finish": a.finishProof,
 	} {
-		mux.Handle(path, a.asCaller(func(w http.ResponseWriter, r *http.Request, c caller) error {
-			v, err := fn(r, c)
-			if err == nil {
-				answer(w, http.StatusOK, v)
+		mux.Handle(path, a.asCaller(do, func(w http.ResponseWriter, _ *http.Request, v any, refused error) {
+			if refused != nil {
+				answer(w, http.StatusForbidden, map[string]string{"error": refused.Error(), "kind": approval.Kind(refused)})
+				return
 			}
-			return err
+			answer(w, http.StatusOK, v)
 		}))
 	}
-	mux.Handle("POST /keys/{id}/remove", a.asCaller(func(w http.ResponseWriter, r *http.Request, c caller) error {
-		err := a.removeKey(r, c)
-		if err == nil || approval.Kind(err) != "" {
-			to := "/keys"
-			if err != nil {
-				to += "?refused=remove"
-			}
-			http.Redirect(w, r, to, http.StatusSeeOther)
-			return nil
+	mux.Handle("POST /keys/{id}/remove", a.asCaller(a.removeKey, func(w http.ResponseWriter, r *http.Request, _ any, refused error) {
+		to := "/keys"
+		if refused != nil {
+			to += "?refused=remove"
 		}
-		return err
+		http.Redirect(w, r, to, http.StatusSeeOther)
 	}))
 }
 
@@ -148,8 +143,12 @@ type caller struct {
 	session string // the hash of its token
 }
 
-// asCaller lets people of the console through, who may decide something. A refusal is recorded before it is told.
-func (a *Auth) asCaller(next func(http.ResponseWriter, *http.Request, caller) error) http.Handler {
+// deed is what a caller asks for; what it returns is the body of the answer.
+type deed func(*http.Request, caller) (any, error)
+
+// asCaller lets people of the console through, who may decide something, and tells them what became of it. A refusal is recorded before
+// it is told.
+func (a *Auth) asCaller(do deed, tell func(w http.ResponseWriter, r *http.Request, v any, refused error)) http.Handler {
 	return a.csrf.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		p, ok := a.Principal(r)
 		token, _ := a.token(r)
@@ -159,16 +158,16 @@ func (a *Auth) asCaller(next func(http.ResponseWriter, *http.Request, caller) er
 		}
 		r.Body = http.MaxBytesReader(w, r.Body, maxKeyBody)
 		c := caller{p, hash(token)}
-		err := next(w, r, c)
-		if kind := approval.Kind(err); kind != "" {
-			text := err.Error()
-			if err = a.recordKey(r, c, "refused: "+text, "", ""); err == nil {
-				answer(w, http.StatusForbidden, map[string]string{"error": text, "kind": kind})
-			}
+		v, err := do(r, c)
+		var refused error
+		if approval.Kind(err) != "" {
+			refused, err = err, a.recordKey(r, c, "refused: "+err.Error(), "", "")
 		}
 		if err != nil {
 			answer(w, http.StatusInternalServerError, map[string]string{"error": "the security key could not be read or written; try again"})
+			return
 		}
+		tell(w, r, v, refused)
 	}))
 }
 
@@ -432,22 +431,22 @@ func (a *Auth) signed(ctx context.Context, o owner, shown *webauthn.Credential) 
 
 // removeKey removes a person's own key with a proof, or somebody else's by an admin. An admin's own needs the proof as anybody's, or
 // whoever has an admin's password would need no more.
-func (a *Auth) removeKey(r *http.Request, c caller) error {
+func (a *Auth) removeKey(r *http.Request, c caller) (any, error) {
 	k, err := a.o.Keys.SecurityKey(r.Context(), r.PathValue("id"))
 	if errors.Is(err, store.ErrNotFound) {
-		return refuseKey("there is no such security key")
+		return nil, refuseKey("there is no such security key")
 	}
 	if err != nil {
-		return err
+		return nil, err
 	}
 	switch {
 	case k.Person == c.ID && !a.proved(c):
-		return refuseKey("removing your security key needs a proof by one that you have, or another admin")
+		return nil, refuseKey("removing your security key needs a proof by one that you have, or another admin")
 	case k.Person != c.ID && !c.Role.AtLeast(approval.Admin):
-		return refuseKey("only an admin removes the security key of somebody else")
+		return nil, refuseKey("only an admin removes the security key of somebody else")
 	}
 	if err := a.recordKey(r, c, fmt.Sprintf("removed a key of %s", shorten(k.Person)), k.ID, k.Name); err != nil {
-		return err
+		return nil, err
 	}
-	return a.o.Keys.DropSecurityKey(r.Context(), k.ID)
+	return nil, a.o.Keys.DropSecurityKey(r.Context(), k.ID)
 }

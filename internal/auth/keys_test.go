@@ -367,6 +367,9 @@ func TestRemovalByAdmin(t *testing.T) {
 			t.Errorf("%s: sent to %s, want %s", tt.name, got, tt.want)
 		}
 	}
+	if n := b.recordedOf("refused"); n != 3 {
+		t.Errorf("the ledger holds %d refusals, want 3: %q", n, b.recorded)
+	}
 	if keys, err := b.o.Keys.SecurityKeys(t.Context(), "", 100); err != nil || len(keys) != 1 || keys[0].Person != "root" {
 		t.Errorf("left: %+v %v", keys, err)
 	}

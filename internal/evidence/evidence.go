@@ -1,6 +1,6 @@
 // Package evidence is the vault: artefacts in a directory or a bucket, each named by the SHA-256 of its bytes. What was put in is
-// either read back unchanged or reported as damaged. It reads agents' memories to be put there. It knows
-// nothing of custody, which is the store's, and it deletes nothing.
+// either read back unchanged or reported as damaged. It also reads agents' memories that are to be put there, and writes and verifies the
+// bundles in which an incident leaves the house. It knows nothing of custody, which is the store's, and it deletes nothing.
 package evidence
 
 import (

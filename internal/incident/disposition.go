@@ -82,17 +82,22 @@ func FirstPass(f detect.Finding, tracks []Track, at time.Time) Disposition {
 	if more := len(reasons) - maxReasons; more > 0 {
 		reasons = append(reasons[:maxReasons], fmt.Sprintf("and %d more facts", more))
 	}
-	d := Disposition{Verdict: Unclear, Confidence: detect.LowConfidence, By: "tocsin", At: at, Refs: append(refs[:min(len(refs), maxRefs)], f.ID)}
+	d := Disposition{Reasoning: sentence(strings.Join(reasons, "; ")), By: "tocsin", At: at, Refs: append(refs[:min(len(refs), maxRefs)], f.ID)}
+	d.Verdict, d.Confidence = weigh(pro, contra)
+	return d
+}
+
+// weigh is the verdict on what speaks for a finding and against it.
+func weigh(pro, contra int) (Verdict, detect.Confidence) {
 	switch {
 	case pro >= contra+4:
-		d.Verdict, d.Confidence = TruePositive, detect.HighConfidence
+		return TruePositive, detect.HighConfidence
 	case pro >= contra+2:
-		d.Verdict, d.Confidence = TruePositive, detect.MediumConfidence
+		return TruePositive, detect.MediumConfidence
 	case contra > pro:
-		d.Verdict = FalsePositive
+		return FalsePositive, detect.LowConfidence
 	}
-	d.Reasoning = sentence(strings.Join(reasons, "; "))
-	return d
+	return Unclear, detect.LowConfidence
 }
 
 func sentence(s string) string {

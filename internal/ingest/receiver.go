@@ -39,11 +39,16 @@ const (
 )
 
 // Decoding takes several times the size of a body, and a few KiB inflate to the limit. Therefore at most maxLarge bodies of more than
-// smallBody bytes are decoded at once; the others wait.
+// smallBody bytes are decoded at once; the others wait. At most maxHeld wait or are on their way: slow senders of large bodies must not
+// take the memory that the gate and the detectors need.
 const (
 	smallBody = 1 << 20
 	maxLarge  = 4
+	maxHeld   = 64
 )
+
+// errHeld says that no further large body is taken now.
+var errHeld = errors.New("too many large bodies at once, try again")
 
 // maxReasons bounds the rejections that an answer lists, and maxMessage the bytes of a partial success's message.
 const (
@@ -69,7 +74,8 @@ type Receiver struct {
 	mapper *Mapper
 	log    Appender
 	opts   ReceiverOptions
-	large  chan struct{} // the places of large bodies
+	large  chan struct{} // the places of large bodies that are decoded
+	held   chan struct{} // those of all large bodies that are not decoded yet
 
 	maxWire, maxInflated int64
 
@@ -87,7 +93,7 @@ func NewReceiver(m *Mapper, log Appender, opts ReceiverOptions) *Receiver {
 	if opts.Now == nil {
 		opts.Now = time.Now
 	}
-	return &Receiver{mapper: m, log: log, opts: opts, large: make(chan struct{}, maxLarge), maxWire: maxWire, maxInflated: maxInflated}
+	return &Receiver{mapper: m, log: log, opts: opts, large: make(chan struct{}, maxLarge), held: make(chan struct{}, maxHeld), maxWire: maxWire, maxInflated: maxInflated}
 }
 
 // Routes adds the HTTP endpoints: OTLP's three, and POST /v1/events for JSON events.
@@ -213,13 +219,15 @@ func (r *Receiver) read(w http.ResponseWriter, req *http.Request) (body []byte, 
 	}
 	wire := r.buffer()
 	wire.Grow(int(min(max(req.ContentLength, 0), smallBody)) + bytes.MinRead) // what was announced need not come
-	if _, err := wire.ReadFrom(http.MaxBytesReader(w, req.Body, r.maxWire)); err != nil {
+	free, err := r.fill(wire, http.MaxBytesReader(w, req.Body, r.maxWire))
+	defer free() // it is decoded, or inflated to what is
+	if err != nil {
 		return nil, nil, readStatus(err), fmt.Errorf("read body: %w", err)
 	}
 	switch encoding := strings.ToLower(req.Header.Get("Content-Encoding")); encoding {
 	case "", "identity":
 		if done, err = r.place(req.Context(), wire); err != nil {
-			return nil, nil, http.StatusServiceUnavailable, err
+			return nil, nil, readStatus(err), fmt.Errorf("read body: %w", err)
 		}
 		return wire.Bytes(), done, 0, nil
 	case "gzip":
@@ -228,6 +236,22 @@ func (r *Receiver) read(w http.ResponseWriter, req *http.Request) (body []byte, 
 	default:
 		return nil, nil, http.StatusUnsupportedMediaType, fmt.Errorf("content encoding %.40q is not supported, use gzip", encoding)
 	}
+}
+
+// fill reads a body as it comes. One that turns out to be large is held until free is called, or refused.
+func (r *Receiver) fill(wire *bytes.Buffer, from io.Reader) (free func(), err error) {
+	free = func() {}
+	if _, err = wire.ReadFrom(io.LimitReader(from, smallBody+1)); err != nil || wire.Len() <= smallBody {
+		return free, err
+	}
+	select {
+	case r.held <- struct{}{}:
+		free = func() { <-r.held }
+	default:
+		return free, errHeld
+	}
+	_, err = wire.ReadFrom(from)
+	return free, err
 }
 
 // place waits until a body may be decoded, and returns what to call after that.
@@ -243,7 +267,7 @@ func (r *Receiver) place(ctx context.Context, body *bytes.Buffer) (done release,
 	case r.large <- struct{}{}:
 		return func(bool) { <-r.large }, nil
 	case <-ctx.Done():
-		return nil, errors.New("read body: too many large bodies at once, try again")
+		return nil, errHeld
 	}
 }
 
@@ -258,7 +282,7 @@ func (r *Receiver) inflate(ctx context.Context, wire io.Reader) (body []byte, do
 	done = func(bool) {}
 	if _, err = out.ReadFrom(io.LimitReader(z, min(limit, smallBody)+1)); err == nil {
 		if done, err = r.place(ctx, out); err != nil {
-			return nil, nil, http.StatusServiceUnavailable, err
+			return nil, nil, readStatus(err), fmt.Errorf("read body: %w", err)
 		}
 		if out.Len() > smallBody {
 			_, err = out.ReadFrom(io.LimitReader(z, limit+1-int64(out.Len())))
@@ -278,8 +302,11 @@ func (r *Receiver) inflate(ctx context.Context, wire io.Reader) (body []byte, do
 
 func readStatus(err error) int {
 	var tooLarge *http.MaxBytesError
-	if errors.As(err, &tooLarge) {
+	switch {
+	case errors.As(err, &tooLarge):
 		return http.StatusRequestEntityTooLarge
+	case errors.Is(err, errHeld):
+		return http.StatusServiceUnavailable
 	}
 	return http.StatusBadRequest
 }

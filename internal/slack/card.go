@@ -251,15 +251,7 @@ func signatures(r approval.Request) quoted {
 
 // announceAlone says in a line without syntax what is asked.
 func announceAlone(q question) string {
-	agent := q.Plan.Target.Agent
-	if !simpleName.MatchString(agent) {
-		agent = "an agent"
-	}
-	text := fmt.Sprintf("%s %s.", heading(q), agent)
-	if id := ident(q.ID); id != "?" {
-		text += " " + string(id)
-	}
-	return text
+	return withID(fmt.Sprintf("%s %s.", heading(q), agentName(q.Plan.Target.Agent)), q.ID)
 }
 
 // bulletin is the card of an incident that asks nothing: somebody should know of it all the same.
@@ -482,16 +474,25 @@ func fallback(f facts, q question) string {
 
 // announce says in a line without syntax what an incident is about.
 func announce(f facts, what string) string {
-	agent, severity := f.incident.Agent.ID, f.incident.Severity
-	if !simpleName.MatchString(agent) {
-		agent = "an agent"
-	}
+	severity := f.incident.Severity
 	if !slices.Contains([]detect.Severity{detect.Low, detect.Medium, detect.High, detect.Critical}, severity) {
 		severity = "unknown severity"
 	}
-	text := fmt.Sprintf("%s: %s: %s.", severity, what, agent)
-	if id := ident(f.incident.ID); id != "?" {
-		text += " " + string(id)
+	return withID(fmt.Sprintf("%s: %s: %s.", severity, what, agentName(f.incident.Agent.ID)), f.incident.ID)
+}
+
+// agentName is an agent's name where Slack finds no syntax in it.
+func agentName(name string) string {
+	if simpleName.MatchString(name) {
+		return name
 	}
-	return text
+	return "an agent"
+}
+
+// withID adds the id that a line is about, if it is one of ours.
+func withID(line, id string) string {
+	if known := ident(id); known != "?" {
+		line += " " + string(known)
+	}
+	return line
 }

@@ -98,12 +98,10 @@ func (s *Slack) accept(ctx context.Context, body []byte) (reply any, err error) 
 	}
 	h := s.hopeFor(id)
 	nudge(s.mail)
-	timer := time.NewTimer(answerWithin)
-	defer timer.Stop()
 	select {
 	case view := <-h.told:
 		return sdk.NewUpdateViewSubmissionResponse(&view), nil
-	case <-timer.C:
+	case <-time.After(answerWithin):
 	case <-ctx.Done():
 	}
 	if view, late := s.settle(id, h); late {
@@ -185,12 +183,10 @@ func (s *Slack) work(ctx context.Context) error {
 }
 
 func (s *Slack) idle(ctx context.Context) {
-	timer := time.NewTimer(retryEvery)
-	defer timer.Stop()
 	select {
 	case <-ctx.Done():
 	case <-s.mail:
-	case <-timer.C:
+	case <-time.After(retryEvery):
 	}
 }
 

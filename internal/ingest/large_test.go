@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -80,4 +81,49 @@ func largeBodiesWait(t *testing.T) {
 	if n := log.count(); n != 3*maxLarge+1 {
 		t.Errorf("%d bodies reached the log, want all", n)
 	}
+}
+
+// slow is a body that does not end before it is let go.
+type slow struct{ end chan struct{} }
+
+func (s slow) Read([]byte) (int, error) {
+	<-s.end
+	return 0, io.EOF
+}
+
+// TestLargeBodiesAreBounded sends large bodies that don't end: so many are held and no more, and small ones come through.
+func TestLargeBodiesAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := NewReceiver(NewMapper(Options{}), &memory{}, ReceiverOptions{})
+		mux := http.NewServeMux()
+		r.Routes(mux)
+		send := func(body io.Reader) *httptest.ResponseRecorder {
+			req := httptest.NewRequest(http.MethodPost, "/v1/events", body)
+			req.Header.Set("Content-Type", typeJSON)
+			w := httptest.NewRecorder()
+			mux.ServeHTTP(w, req)
+			return w
+		}
+		blank, end := strings.Repeat(" ", smallBody+1), make(chan struct{})
+		var all sync.WaitGroup
+		for range maxHeld {
+			all.Go(func() {
+				if w := send(io.MultiReader(strings.NewReader(blank), slow{end})); w.Code != http.StatusBadRequest {
+					t.Errorf("a large body of nothing: got %d %s", w.Code, w.Body)
+				}
+			})
+		}
+		synctest.Wait()
+		if w := send(io.MultiReader(strings.NewReader(blank), slow{end})); w.Code != http.StatusServiceUnavailable || w.Header().Get("Retry-After") == "" {
+			t.Errorf("one large body more: got %d %s", w.Code, w.Body)
+		}
+		if w := send(strings.NewReader(`{"kind":"other","time":"2000-01-01T00:00:00Z","agent":{"id":"b"}}`)); w.Code != http.StatusOK || !strings.Contains(w.Body.String(), `"accepted":1`) {
+			t.Errorf("a small body: got %d %s", w.Code, w.Body)
+		}
+		close(end)
+		all.Wait()
+		if w := send(strings.NewReader(blank)); w.Code != http.StatusBadRequest {
+			t.Errorf("after all of them: got %d %s", w.Code, w.Body)
+		}
+	})
 }
