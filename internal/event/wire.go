@@ -18,7 +18,7 @@ func (c *Codec) AppendAll(out []byte, parts ...[]Event) []byte {
 	for _, events := range parts {
 		n += len(events)
 		for i := range events {
-			size += events[i].roughSize()
+			size += events[i].Size()
 		}
 	}
 	w := wire{data: slices.Grow(out, size)}
@@ -31,8 +31,8 @@ func (c *Codec) AppendAll(out []byte, parts ...[]Event) []byte {
 	return w.data
 }
 
-// roughSize is about what an event takes, so that memory is taken once for a batch.
-func (e *Event) roughSize() int {
+// Size is about what an event takes in memory and in the log, in bytes.
+func (e *Event) Size() int {
 	n := 768
 	if t := e.Tool; t != nil {
 		n += len(t.Result.Text) + len(t.Command) + len(t.Path) + len(t.URL) + 9*len(t.Result.Tokens)
