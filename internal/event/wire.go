@@ -56,7 +56,9 @@ func (c *Codec) ReadAll(room *Room, data []byte) (events []Event, ok bool) {
 	w := wire{data: data, reading: true, room: room}
 	n := w.length(majorArray, smallestEvent)
 	room.tools, room.args = room.tools[:0], room.args[:0]
-	events = slices.Grow(room.events[:0], n)[:n]
+	if events = slices.Grow(room.events[:0], n)[:n]; events == nil {
+		events = []Event{} // as Unmarshal reads an empty batch
+	}
 	clear(events)
 	for i := range events {
 		w.event(&events[i])
