@@ -16,7 +16,7 @@ import (
 
 // Limits on a draft: a test is read by people.
 const (
-	maxDraftEvents = 40
+	MaxDraftEvents = 40   // before the one that it is for
 	maxDraftText   = 2000 // bytes of one text in it
 )
 
@@ -30,7 +30,7 @@ func Draft(id string, session []event.Event, on *event.Event) ([]byte, error) {
 			before = append(before, e)
 		}
 	}
-	before = before[max(0, len(before)-maxDraftEvents):]
+	before = before[max(0, len(before)-MaxDraftEvents):]
 	start := on.Time
 	if len(before) > 0 {
 		start = before[0].Time

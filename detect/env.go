@@ -56,6 +56,7 @@ type Env struct {
 	says   BaselineEnv // with the functions of Baseline
 	probe  *probe      // asks the index of the set that was last evaluated
 	asked  *index
+	meter  *Meter
 
 	args, signature []byte // the memory of Tool.Args and Tool.Signature
 }
@@ -224,6 +225,9 @@ func (b *BaselineEnv) feature(name string) BaselineFeature {
 	}
 	return BaselineFeature{}
 }
+
+// Measure has a meter take the time of the rules that are judged with this environment.
+func (env *Env) Measure(m *Meter) { env.meter = m }
 
 // NewEnv returns an Env whose functions look at the event it is filled with.
 func NewEnv() *Env {

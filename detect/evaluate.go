@@ -31,8 +31,10 @@ func (s *Set) Evaluate(env *Env, e *event.Event, st *State, raised ...Finding) [
 	st.Events++
 	env.tables = s.tables
 	var out []Finding
+	env.meter.mark()
 	for _, c := range s.timed {
 		out = append(out, c.elapsed(st)...)
+		env.meter.lap(c)
 	}
 	out = s.consider(env, e, e.Kind, st, "", out)
 	if len(s.byKind[KindFinding]) == 0 {
@@ -67,12 +69,15 @@ func (s *Set) consider(env *Env, e *event.Event, kind event.Kind, st *State, but
 	places := s.index.candidates(env, kind, env.probe)
 	done := env.probe.done
 	if st.Events%canaryEvery == 0 {
+		env.meter.drop()
 		return s.canary(env, e, kind, st, but, out, slices.Clone(places), done)
 	}
+	env.meter.mark()
 	for _, p := range places {
 		if c := s.rules[p.at]; c.ID != but {
 			done = env.completeMore(c.needs, done)
 			out = append(out, c.judge(env, e, kind, st, p.holds)...)
+			env.meter.lap(c)
 		}
 	}
 	return out

@@ -24,13 +24,13 @@ func (l *Library) Check(rules []Rule) error {
 	for _, id := range slices.Sorted(maps.Keys(l.Overlays)) {
 		if !slices.Contains(known, id) {
 			o := l.Overlays[id]
-			errs = append(errs, fmt.Errorf("%s: there is no rule %q%s", strict.Place(overlaysFile, o.text, id), id, strict.Suggest(id, known)))
+			errs = append(errs, fmt.Errorf("%s: there is no rule %q%s", o.place(id, ""), id, strict.Suggest(id, known)))
 		}
 	}
 	for _, x := range l.Exceptions {
-		for _, id := range x.Rules {
+		for i, id := range x.Rules {
 			if !slices.Contains(known, id) {
-				errs = append(errs, fmt.Errorf("%s:%d: %s: rules: there is no rule %q%s", x.file, x.line, x.ID, id, strict.Suggest(id, known)))
+				errs = append(errs, fmt.Errorf("%s: %s: rules: there is no rule %q%s", x.within(fmt.Sprint("rules.", i)), x.ID, id, strict.Suggest(id, known)))
 			}
 		}
 	}
@@ -45,7 +45,7 @@ func (c *compiled) compileExceptions(in scope) error {
 		}
 		when, err := compileExpr(x.When, scope{library: in.library, named: in.named}, expr.AsBool())
 		if err != nil {
-			return fmt.Errorf("%s:%d: %s: when: %w", x.file, x.line, x.ID, err)
+			return fmt.Errorf("%s: %s: when: %w", x.source.place(fmt.Sprint(x.at, ".when"), err), x.ID, err)
 		}
 		c.exceptions = append(c.exceptions, exception{x, when})
 	}

@@ -123,19 +123,21 @@ func (c *compiled) explainSteps(env *Env, e *event.Event, st *State, in scope, x
 		}
 		env.kept = nil
 		x.State = append(x.State, fmt.Sprintf("step %s: %d earlier matches for this key%s", s.As, len(g.step(i)), c.newest(i, g.step(i))))
-		in.earlier = append(in.earlier, s.As)
+		if c.Sequence.Order != anyOrder {
+			in.earlier = append(in.earlier, s.As)
+		}
 	}
 	return nil
 }
 
-// newest says when a step matched last, and of the first step until when the sequence can go on from there.
+// newest says when a step matched last, and of one that may be the first until when the sequence can go on from there.
 func (c *compiled) newest(step int, list []match) string {
 	if len(list) == 0 {
 		return ""
 	}
 	at := list[len(list)-1].At
 	text := ", the newest at " + at.Format(time.RFC3339)
-	if step == 0 {
+	if step == 0 || c.Sequence.Order == anyOrder {
 		text += ", which counts until " + at.Add(c.within).Format(time.RFC3339)
 	}
 	return text

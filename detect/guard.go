@@ -9,6 +9,7 @@ import (
 	"regexp/syntax"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/expr-lang/expr"
 	"github.com/expr-lang/expr/ast"
@@ -46,7 +47,8 @@ func compileExpr(text string, in scope, result expr.Option, more ...expr.Option)
 	if len(text) > maxExprBytes {
 		return nil, fmt.Errorf("%d bytes, an expression has at most %d", len(text), maxExprBytes)
 	}
-	rewrite := &rewriter{scope: in, chains: make(map[ast.Node]int)}
+	spaces := &spaces{next: utf8.RuneCountInString(text) + 1}
+	rewrite := &rewriter{scope: in, chains: make(map[ast.Node]int), spaces: spaces}
 	if in.unknowns == nil {
 		in.unknowns = &unknowns{guards: make(map[ast.Node]guard)}
 	}
@@ -64,13 +66,13 @@ func compileExpr(text string, in scope, result expr.Option, more ...expr.Option)
 	program, err := expr.Compile(text, append(options, more...)...)
 	for _, r := range []refused{rewrite.refused, guard.refused} {
 		if r.why != "" {
-			at := locate(text, r.at.From)
-			return nil, &exprError{at.Line, at.Column + 1, r.why}
+			line, column, within := spaces.find(text, r.at.From)
+			return nil, &exprError{line, column, within + r.why}
 		}
 	}
 	switch {
 	case err != nil:
-		return nil, explainExpr(err, in)
+		return nil, explainExpr(err, in, func(at int) (int, int, string) { return spaces.find(text, at) })
 	case guard.nodes > maxNodes:
 		return nil, fmt.Errorf("%d nodes with its macros, an expression has at most %d", guard.nodes, maxNodes)
 	case guard.cost > maxCost:
@@ -234,13 +236,40 @@ var (
 	wrongResult  = regexp.MustCompile(`^expected (\w+), but got (\w+)$`)
 )
 
+var (
+	mismatched = regexp.MustCompile(`^invalid operation: (\S+) \(mismatched types (\S+) and (\S+)\)$`)
+	unexpected = regexp.MustCompile(`^unexpected token \w+\("(.*)"\)$`)
+	lookAround = regexp.MustCompile(`\(\?<?[=!]`)
+)
+
+// slips are what people write who know other languages.
+var slips = map[string]string{
+	"=": ": write == to compare", "AND": ": write && or and", "OR": ": write || or or", "NOT": ": write ! or not", "&": ": write &&",
+	".": ": .name is a field of an element, within any(list, ...), all(list, ...) and their like",
+}
+
+// wordFor is the guide's word for a type.
+func wordFor(t string) string {
+	switch {
+	case t == "string":
+		return "a text"
+	case t == "bool":
+		return "a truth value"
+	case t == "int" || t == "float64":
+		return "a number"
+	case strings.HasPrefix(t, "[]"):
+		return "a list"
+	}
+	return t
+}
+
 // explainExpr turns the compiler's error into one line with the place, and the nearest right name for a wrong one.
-func explainExpr(err error, in scope) error {
+func explainExpr(err error, in scope, find func(at int) (line, column int, within string)) error {
 	var at *file.Error
 	if !errors.As(err, &at) {
 		text := strings.TrimSpace(err.Error())
 		if m := wrongResult.FindStringSubmatch(text); m != nil {
-			text = fmt.Sprintf("the result is %s, want %s", m[2], m[1])
+			text = fmt.Sprintf("the result is %s, want %s", wordFor(m[2]), wordFor(m[1]))
 		}
 		return errors.New(text)
 	}
@@ -251,13 +280,26 @@ func explainExpr(err error, in scope) error {
 			text = m[1] + " is not available in rules"
 		}
 	}
+	if m := mismatched.FindStringSubmatch(text); m != nil {
+		text = fmt.Sprintf("%s stands between %s and %s", m[1], wordFor(m[2]), wordFor(m[3]))
+	}
+	if m := unexpected.FindStringSubmatch(text); m != nil {
+		text = fmt.Sprintf("%q is not understood here%s", m[1], slips[m[1]])
+	}
+	if strings.HasPrefix(text, "error parsing regexp: ") {
+		text = "the pattern is none: " + strings.TrimPrefix(text, "error parsing regexp: ")
+		if lookAround.MatchString(text) {
+			text = "the pattern has a look-around, which RE2 does not have: test the other part with a second matches, or not (... matches ...)"
+		}
+	}
 	if m := unknownField.FindStringSubmatch(text); m != nil {
 		text = fmt.Sprintf("unknown field %q%s", m[2], strict.Suggest(m[2], envFields()[m[1]]))
 		if !strings.Contains(text, "did you mean") {
 			text += "; there are " + strings.Join(envFields()[m[1]], ", ")
 		}
 	}
-	return &exprError{at.Line, at.Column + 1, text}
+	line, column, within := find(at.From)
+	return &exprError{line, column, within + text}
 }
 
 // envFields lists the names an expression may use, by struct.

@@ -60,6 +60,14 @@ func (l *Library) read(dir fs.FS, name string) ([]byte, error) {
 type Macro struct {
 	Expr  string `yaml:"expr"`
 	About string `yaml:"about"`
+
+	name   string
+	source *source
+}
+
+// place is the place of a line and a column of its expression.
+func (m *Macro) place(line, column int) string {
+	return m.source.within(m.name+".expr", line, column)
 }
 
 // Overlay changes a rule without forking it. What is not set stays as the rule says.
@@ -70,12 +78,15 @@ type Overlay struct {
 	Disabled bool           `yaml:"disabled"`
 	Reason   string         `yaml:"reason"` // why; the ledger quotes it
 
-	text []byte // of the file that it is from
+	source *source // nil for one that is from no file
 }
 
-// place names the file and line of an overlay's field.
+// place names the file, line and column of an overlay's field.
 func (o *Overlay) place(rule, field string) string {
-	return strict.Place(overlaysFile, o.text, rule+"."+field)
+	if o.source == nil {
+		return overlaysFile
+	}
+	return o.source.at(rule + "." + field)
 }
 
 // Exception says where a rule does not apply. It is no part of the rule and survives its upgrade. The rule does not see an event
@@ -88,8 +99,10 @@ type Exception struct {
 	Owner   string    `yaml:"owner"`
 	Expires time.Time `yaml:"expires"` // the day on which it ends, in event time
 
-	file string
-	line int
+	file   string
+	line   int
+	source *source
+	at     int // in the file's list
 }
 
 // Param is a value of a rule that an overlay may change within its bounds.
@@ -133,10 +146,10 @@ func (l *Library) readOverlays(dir fs.FS) error {
 		return err
 	}
 	text, err := l.read(dir, overlaysFile)
-	errs := []error{err}
+	from, errs := newSource(overlaysFile, text), []error{err}
 	for _, id := range slices.Sorted(maps.Keys(overlays)) {
 		o := overlays[id]
-		o.text = text
+		o.source = from
 		errs = append(errs, checkOverlay(id, o))
 		l.Overlays[id] = o
 	}
@@ -160,21 +173,23 @@ func (l *Library) readMacros(dir fs.FS) error {
 	if err := l.readOptional(dir, macrosFile, &macros); err != nil {
 		return err
 	}
-	var errs []error
+	text, err := l.read(dir, macrosFile)
+	from, errs := newSource(macrosFile, text), []error{err}
 	for _, name := range slices.Sorted(maps.Keys(macros)) {
 		switch m := macros[name]; {
 		case !stepName.MatchString(name) || slices.Contains(envFields()["Env"], name):
-			errs = append(errs, fmt.Errorf("%s: %s: want a name of lower-case letters, digits and _ that no field has", macrosFile, name))
+			errs = append(errs, fmt.Errorf("%s: %s: want a name of lower-case letters, digits and _ that no field has", from.at(name), name))
 		case m == nil || strings.TrimSpace(m.Expr) == "":
-			errs = append(errs, fmt.Errorf("%s: %s: expr is missing", macrosFile, name))
+			errs = append(errs, fmt.Errorf("%s: %s: expr is missing", from.at(name), name))
 		default:
+			m.name, m.source = name, from
 			l.Macros[name] = m
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(macros)) {
-		if l.Macros[name] != nil {
-			if _, err := compileExpr(name, scope{library: l, named: make(map[string]bool)}, nil); err != nil {
-				errs = append(errs, fmt.Errorf("%s: %s: %w", macrosFile, name, err))
+		if m := l.Macros[name]; m != nil && m.source == from {
+			if _, err := compileExpr(m.Expr, scope{library: l, named: make(map[string]bool)}, nil); err != nil {
+				errs = append(errs, fmt.Errorf("%s: %s: %w", from.place(name+".expr", err), name, err))
 			}
 		}
 	}
@@ -186,10 +201,10 @@ func (l *Library) readExceptions(dir fs.FS) error {
 	if err := l.readOptional(dir, exceptionsFile, &nodes); err != nil {
 		return err
 	}
-	seen := make(map[string]bool)
-	var errs []error
+	text, err := l.read(dir, exceptionsFile)
+	from, seen, errs := newSource(exceptionsFile, text), make(map[string]bool), []error{err}
 	for i := range nodes {
-		x := Exception{file: exceptionsFile, line: nodes[i].Line}
+		x := Exception{file: exceptionsFile, line: nodes[i].Line, source: from, at: i}
 		err := strict.Node(exceptionsFile, &nodes[i], &x)
 		if err == nil {
 			err = x.check(seen)
@@ -201,24 +216,27 @@ func (l *Library) readExceptions(dir fs.FS) error {
 }
 
 func (x *Exception) check(seen map[string]bool) error {
-	fail := func(text string, args ...any) error {
-		return fmt.Errorf("%s:%d: "+text, append([]any{x.file, x.line}, args...)...)
+	fail := func(field, text string, args ...any) error {
+		return fmt.Errorf("%s: "+text, append([]any{x.within(field)}, args...)...)
 	}
 	switch {
 	case !ruleID.MatchString(x.ID) || seen[x.ID]:
-		return fail("id %q: want 3 to 64 lower-case letters, digits and hyphens that no other exception has", x.ID)
+		return fail("id", "id %q: want 3 to 64 lower-case letters, digits and hyphens that no other exception has", x.ID)
 	case len(x.Rules) == 0:
-		return fail("%s: rules: is missing: name the rules that it is for", x.ID)
+		return fail("rules", "%s: rules: is missing: name the rules that it is for", x.ID)
 	case strings.TrimSpace(x.When) == "":
-		return fail("%s: when: is missing", x.ID)
+		return fail("when", "%s: when: is missing", x.ID)
 	case strings.TrimSpace(x.Reason) == "" || strings.TrimSpace(x.Owner) == "":
-		return fail("%s: want a reason and an owner", x.ID)
+		return fail("reason", "%s: want a reason and an owner", x.ID)
 	case x.Expires.IsZero():
-		return fail("%s: expires: is missing: name the day on which it ends, such as 2026-12-31", x.ID)
+		return fail("expires", "%s: expires: is missing: name the day on which it ends, such as 2026-12-31", x.ID)
 	}
 	seen[x.ID] = true
 	return nil
 }
+
+// within is the place of one of its fields.
+func (x *Exception) within(field string) string { return x.source.at(fmt.Sprint(x.at, ".", field)) }
 
 func (x *Exception) place() string { return fmt.Sprintf("%s:%d", x.file, x.line) }
 

@@ -65,8 +65,13 @@ type RiskThreshold struct {
 // Sequence fires when its steps happen in order of event time, the last within a span of the first.
 type Sequence struct {
 	Within time.Duration `yaml:"within"`
-	Steps  []Step        `yaml:"steps"`
+	// Order is any where the steps may happen in any order, or in one event; by default it is theirs.
+	Order string `yaml:"order" json:",omitempty"`
+	Steps []Step `yaml:"steps"`
 }
+
+// anyOrder is the order of a sequence without one.
+const anyOrder = "any"
 
 // Step is one event of a sequence. Its expressions may name what earlier steps' events held: read.tool.host.
 type Step struct {
@@ -249,6 +254,9 @@ func (r *Rule) checkSequence() error {
 	o := r.Sequence
 	if len(o.Steps) < minSteps || len(o.Steps) > maxSteps {
 		return r.locate("sequence.steps", fmt.Errorf("there are %d, want %d to %d", len(o.Steps), minSteps, maxSteps))
+	}
+	if o.Order != "" && o.Order != anyOrder {
+		return r.locate("sequence.order", fmt.Errorf("%q: want any, or leave it out", o.Order))
 	}
 	seen := make(map[string]bool)
 	for i := range o.Steps {

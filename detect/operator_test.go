@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 	"testing/fstest"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
@@ -178,13 +179,19 @@ func TestOperatorMistakes(t *testing.T) {
 		{"step's long field", onResult + "sequence: {within: 1m, steps: [{as: first, when: 'true'}, {as: second, when: first.tool.args == tool.name}]}", `r.yaml:8:89: sequence.steps.1.when: first.tool.args: can be long: keep a short field`},
 		{"step's list", onResult + "sequence: {within: 1m, steps: [{as: first, when: 'true'}, {as: second, when: len(first.destinations) > 1}]}", `r.yaml:8:88: sequence.steps.1.when: first.destinations: is a slice: a step keeps texts, numbers and truth values`},
 		{"kept without a step", onResult + "when: kept_text(0) == \"\"", `r.yaml:8:7: when: unknown name "kept_text"`},
+		{"word of another language", onResult + "when: tool.name == \"x\" AND true", `r.yaml:8:24: when: "AND" is not understood here: write && or and`},
+		{"function that is none", onResult + "when: 'anny(tool.commands, .name == \"x\")'", `r.yaml:8:28: when: "." is not understood here: .name is a field of an element, within any(list, ...), all(list, ...) and their like`},
+		{"look-around", onResult + "when: tool.name matches \"(?<=a)b\"", `r.yaml:8:17: when: the pattern has a look-around, which RE2 does not have: test the other part with a second matches, or not (... matches ...)`},
+		{"pattern that is none", onResult + "when: tool.name matches \"a(b\"", "r.yaml:8:17: when: the pattern is none: missing closing ): `a(b`"},
+		{"unknown order", onResult + "sequence: {within: 1m, order: none, steps: [{as: a, when: 'true'}, {as: b, when: 'true'}]}", `r.yaml:8:31: sequence.order: "none": want any, or leave it out`},
+		{"earlier step without an order", onResult + "sequence: {within: 1m, order: any, steps: [{as: a, when: 'true'}, {as: b, when: a.tool.name == tool.name}]}", `r.yaml:8:81: sequence.steps.1.when: unknown name "a"`},
 		{"absence of nothing", onResult + "when: 'true'\nabsence: {when: 'true'}", "r.yaml:9:10: absence: want either before or after"},
 		{"by on a match", onResult + "when: 'true'\nby: tool.name", "r.yaml:9:5: by: goes with an operator that holds state"},
 		{"risk of events", onResult + "when: 'true'\nrisk_threshold: {at_least: 50, within: 1h}", "r.yaml:7:5: on: want [finding]: risk_threshold adds up findings"},
 		{"impossible rate", onResult + "when: 'true'\nrate: {above: 0.1, per: 1m, within: 5m}", "r.yaml:9:15: rate.above: 0.1 for each 1m0s is less than two events within 5m0s"},
 		{"p of two", onResult + "when: 'true'\ndeviation: {p: 2}", "r.yaml:9:16: deviation.p: 2: want more than 0 and less than 1"},
 		{"first seen at once", onResult + "when: 'true'\nfirst_seen: {of: tool.name, within: 1h}", "r.yaml:9:13: first_seen.after: 0: want 1 to 100000: to a key without a past everything is new"},
-		{"sum of a text", onResult + "when: 'true'\nsum: {of: tool.name, at_least: 2, within: 1m}", "r.yaml:9:11: sum.of: the result is string, want float64"},
+		{"sum of a text", onResult + "when: 'true'\nsum: {of: tool.name, at_least: 2, within: 1m}", "r.yaml:9:11: sum.of: the result is a text, want a number"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			r, err := detect.ParseRule("r.yaml", []byte(written("example-rule", tc.detection, "kind: prompt")), library(t))
@@ -249,15 +256,19 @@ func TestLibrary(t *testing.T) {
 func TestLibraryMistakes(t *testing.T) {
 	for _, tc := range []struct{ name, file, text, want string }{
 		{"unknown key", "overlays.yaml", "example-rule: {lnae: hunt}", `overlays.yaml:1:16: unknown key "lnae"; did you mean "lane"?`},
-		{"unknown lane", "overlays.yaml", "# ours\nexample-rule: {lane: hnut}", `overlays.yaml:2: example-rule: lane: "hnut" is not one of hunt, shadow, alert, propose; did you mean "hunt"?`},
-		{"unknown severity", "overlays.yaml", "example-rule: {severity: hihg}", `overlays.yaml:1: example-rule: severity: "hihg" is not one of low, medium, high, critical; did you mean "high"?`},
-		{"macro of an unknown field", "macros.yaml", "outward: {expr: tool.nmae}", `macros.yaml: outward: unknown field "nmae"; did you mean "name"?`},
-		{"macro that uses itself", "macros.yaml", "outward: {expr: not outward}", "macros.yaml: outward: the macro outward uses itself, or macros five deep"},
-		{"macro with a field's name", "macros.yaml", "tool: {expr: 'true'}", "macros.yaml: tool: want a name of lower-case letters, digits and _ that no field has"},
-		{"network that is none", "tables/nets.yaml", "version: '1'\nmatch: cidr\nentries: [10.0.0.0]", `tables/nets.yaml:3: entries: "10.0.0.0" is no network: want an address and a length, such as 10.0.0.0/8`},
-		{"table without a version", "tables/nets.yaml", "match: cidr", "tables/nets.yaml: version: is missing"},
-		{"kind of match", "tables/nets.yaml", "version: '1'\nmatch: exatc", `tables/nets.yaml: match: "exatc" is not one of exact, domain, cidr; did you mean "exact"?`},
-		{"exception without an end", "exceptions.yaml", "- {id: the-test, rules: [example-rule], when: 'true', reason: r, owner: o}", "exceptions.yaml:1: the-test: expires: is missing: name the day on which it ends, such as 2026-12-31"},
+		{"unknown lane", "overlays.yaml", "# ours\nexample-rule: {lane: hnut}", `overlays.yaml:2:22: example-rule: lane: "hnut" is not one of hunt, shadow, alert, propose; did you mean "hunt"?`},
+		{"unknown severity", "overlays.yaml", "example-rule: {severity: hihg}", `overlays.yaml:1:26: example-rule: severity: "hihg" is not one of low, medium, high, critical; did you mean "high"?`},
+		{"macro of an unknown field", "macros.yaml", "outward: {expr: tool.nmae}", `macros.yaml:1:22: outward: unknown field "nmae"; did you mean "name"?`},
+		{"macro that uses itself", "macros.yaml", "outward: {expr: not outward}", "macros.yaml:1:21: outward: in the macro outward (macros.yaml:1:21): the macro outward uses itself, or macros five deep"},
+		{"macro over lines", "macros.yaml", "outward:\n  expr: |\n    tool.effect == \"egress\" &&\n    tool.nmae == \"\"\n", `macros.yaml:4:10: outward: unknown field "nmae"; did you mean "name"?`},
+		{"macro within a macro", "macros.yaml", "outward: {expr: inner && true}\ninner: {expr: 'tool.nmae == \"\"'}", "macros.yaml:2:21: inner: unknown field \"nmae\"; did you mean \"name\"?\nmacros.yaml:1:17: outward: in the macro inner (macros.yaml:2:21): unknown field \"nmae\"; did you mean \"name\"?"},
+		{"macro that does not parse", "macros.yaml", "outward: {expr: tool.name ==}", "macros.yaml:1:28: outward: unexpected token EOF"},
+		{"macro with a field's name", "macros.yaml", "tool: {expr: 'true'}", "macros.yaml:1:7: tool: want a name of lower-case letters, digits and _ that no field has"},
+		{"network that is none", "tables/nets.yaml", "version: '1'\nmatch: cidr\nentries: [10.0.0.0]", `tables/nets.yaml:3:11: entries: "10.0.0.0" is no network: want an address and a length, such as 10.0.0.0/8`},
+		{"table without a version", "tables/nets.yaml", "match: cidr", "tables/nets.yaml: version: is missing: a text such as \"2026-11-01\""},
+		{"kind of match", "tables/nets.yaml", "version: '1'\nmatch: exatc", `tables/nets.yaml:2:8: match: "exatc" is not one of exact, domain, cidr; did you mean "exact"?`},
+		{"exception without an end", "exceptions.yaml", "- {id: the-test, rules: [example-rule], when: 'true', reason: r, owner: o}", "exceptions.yaml:1:3: the-test: expires: is missing: name the day on which it ends, such as 2026-12-31"},
+		{"exception without a day", "exceptions.yaml", "- id: the-test\n  rules: [example-rule]\n  when: 'true'\n  expires: tomorrow", `exceptions.yaml:4:12: want a day such as 2026-12-31, got "tomorrow"`},
 		{"exception with an unknown key", "exceptions.yaml", "- {id: the-test, rule: example-rule}", `exceptions.yaml:1:18: unknown key "rule"; did you mean "rules"?`},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -272,11 +283,46 @@ func TestLibraryMistakes(t *testing.T) {
 	}
 }
 
+// An error inside a macro names its place there, and where the rule uses it; so does one in a macro that another uses.
+func TestMacroMistakes(t *testing.T) {
+	against, err := detect.ReadLibrary(fstest.MapFS{"macros.yaml": {Data: []byte(`
+limit: {expr: 'count(destinations, .kind == "host") > param.most'}
+outer: {expr: 'tool.name != "" && each'}
+each: {expr: 'any(tool.commands, tool.name == .name)'}
+many:
+  expr: |
+    tool.effect == "egress" &&
+    any(destinations, tool.name == "x")
+`)}})
+	if against == nil || err == nil {
+		t.Fatal("macros that can't be right are read without an error")
+	}
+	for _, tc := range []struct{ name, when, want string }{
+		{"parameter", "tool.name == \"x\" && limit", `r.yaml:8:27: when: in the macro limit (macros.yaml:2:61): unknown parameter "most"`},
+		{"macro in a macro", "outer", `r.yaml:8:7: when: in the macro outer (macros.yaml:3:35): in the macro each (macros.yaml:4:34): a predicate may look at its element and at constants; tool is neither: test it outside, with &&`},
+		{"over lines", "true && many", `r.yaml:8:15: when: in the macro many (macros.yaml:8:23): a predicate may look at its element and at constants; tool is neither: test it outside, with &&`},
+		{"beside a macro", "outer_x && true", `r.yaml:8:7: when: unknown name "outer_x"; did you mean "outer"?`},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			r, err := detect.ParseRule("r.yaml", []byte(written("example-rule", onResult+"when: "+tc.when, "kind: prompt")), against)
+			if err == nil {
+				_, err = detect.Compile([]detect.Rule{r})
+			}
+			if err == nil {
+				t.Fatal("got no error")
+			}
+			if diff := cmp.Diff(tc.want, err.Error()); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
+
 func TestOverlayMistakes(t *testing.T) {
 	for _, tc := range []struct{ name, overlay, want string }{
-		{"out of bounds", "{params: {most: 10}}", "overlays.yaml:1: example-rule: params.most: 10 is out of bounds: want 2 to 9"},
-		{"another type", "{params: {most: many}}", "overlays.yaml:1: example-rule: params.most: changed: many is of another type than the default 5"},
-		{"unknown parameter", "{params: {msot: 3}}", `overlays.yaml:1: example-rule has no parameter "msot"; did you mean "most"?`},
+		{"out of bounds", "{params: {most: 10}}", "overlays.yaml:1:31: example-rule: params.most: 10 is out of bounds: want 2 to 9"},
+		{"another type", "{params: {most: many}}", "overlays.yaml:1:31: example-rule: params.most: changed: many is of another type than the default 5"},
+		{"unknown parameter", "{params: {msot: 3}}", `overlays.yaml:1:31: example-rule has no parameter "msot"; did you mean "most"?`},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			against, err := detect.ReadLibrary(fstest.MapFS{"overlays.yaml": {Data: []byte("example-rule: " + tc.overlay)}})
@@ -300,7 +346,7 @@ func TestLibraryChecksRules(t *testing.T) {
 		t.Fatal(err)
 	}
 	err = against.Check(nil)
-	want := "overlays.yaml:1: there is no rule \"example-rule\"\nexceptions.yaml:1: the-test: rules: there is no rule \"example-rule\""
+	want := "overlays.yaml:1:15: there is no rule \"example-rule\"\nexceptions.yaml:1:26: the-test: rules: there is no rule \"example-rule\""
 	if err == nil || err.Error() != want {
 		t.Errorf("got %v, want %s", err, want)
 	}
@@ -331,6 +377,52 @@ func TestShuffledSequence(t *testing.T) {
 		rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "seed"), 0)).Shuffle(len(events), func(i, j int) { events[i], events[j] = events[j], events[i] })
 		if shuffled := len(evaluate(set, events)) > 0; sorted != shuffled {
 			t.Fatalf("found in order: %v, shuffled: %v", sorted, shuffled)
+		}
+	})
+}
+
+// Steps in any order are found if and only if some events of them lie within the span, whatever the order in which they arrive. One
+// event may be several of them.
+func TestAnyOrder(t *testing.T) {
+	const within = 20 * time.Second
+	set := mustLoad(t, written("example-rule", onResult+`sequence:
+  within: 20s
+  order: any
+  steps:
+    - {as: first, when: 'tool.name in ["a", "ab", "abc"]'}
+    - {as: second, when: 'tool.name in ["b", "ab", "abc"]'}
+    - {as: third, when: 'tool.name in ["c", "abc"]'}
+`, "kind: prompt"))
+	names := []string{"a", "a", "b", "b", "c", "ab", "abc", "x"}
+	all := map[string]event.Event{}
+	for _, name := range names {
+		all[name] = stream(t, "kind: tool.result, tool: "+name)[0]
+	}
+	rapid.Check(t, func(t *rapid.T) {
+		var events []event.Event
+		for i := range rapid.IntRange(1, 8).Draw(t, "n") {
+			e := all[rapid.SampledFrom(names).Draw(t, "tool")]
+			e.ID, e.Time = fmt.Sprint(i), e.Time.Add(seconds(rapid.IntRange(0, 39).Draw(t, "at"))) // none is two windows late
+			events = append(events, e)
+		}
+		want := false
+		for _, from := range events {
+			seen := ""
+			for _, e := range events {
+				if d := e.Time.Sub(from.Time); d >= 0 && d < within {
+					seen += e.Tool.Name
+				}
+			}
+			want = want || strings.Contains(seen, "a") && strings.Contains(seen, "b") && strings.Contains(seen, "c")
+		}
+		found := evaluate(set, events)
+		if got := len(found) > 0; got != want {
+			t.Fatalf("found: %v, want %v", got, want)
+		}
+		for _, f := range found {
+			if f.Time.Sub(f.First).Abs() >= within {
+				t.Fatalf("a finding from %s to %s", f.First, f.Time)
+			}
 		}
 	})
 }

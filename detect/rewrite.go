@@ -47,6 +47,42 @@ type rewriter struct {
 	refused
 	within []string // macros being expanded
 	chains map[ast.Node]int
+	spaces *spaces
+}
+
+// spaces give the nodes of each macro that is put into an expression places of their own, past those of the expression's text, so that an
+// error about one is known to be the macro's.
+type spaces struct {
+	next   int // the first place that is not taken
+	macros []macroUse
+}
+
+// macroUse is one use of a macro.
+type macroUse struct {
+	macro *Macro
+	from  int // the place of its first character
+	at    int // of its name, where it is used
+}
+
+// add takes places for another use of a macro.
+func (s *spaces) add(m *Macro, at int) (from int) {
+	from = s.next
+	s.macros = append(s.macros, macroUse{m, from, at})
+	s.next += len(m.Expr) + 1
+	return from
+}
+
+// find returns the line and the column of a place in the expression's text, and which macros it is in, the outermost first.
+func (s *spaces) find(text string, at int) (line, column int, in string) {
+	for i := len(s.macros) - 1; i >= 0; i-- {
+		if u := s.macros[i]; at >= u.from {
+			place := locate(u.macro.Expr, at-u.from)
+			in = fmt.Sprintf("in the macro %s (%s): %s", u.macro.name, u.macro.place(place.Line, place.Column+1), in)
+			at = u.at
+		}
+	}
+	place := locate(text, at)
+	return place.Line, place.Column + 1, in
 }
 
 // refused is the first reason against an expression, with its place.
@@ -90,23 +126,32 @@ func (w *rewriter) expand(node *ast.Node, name string, m *Macro) {
 	}
 	tree, err := parser.Parse(m.Expr)
 	if err != nil {
-		w.refuse(at, fmt.Sprintf("the macro %s does not parse: %s", name, firstLine(err)))
+		w.refuse(at, fmt.Sprintf("the macro %s (%s) does not parse: %s", name, m.place(0, 0), firstLine(err)))
 		return
 	}
-	inner := &rewriter{scope: scope{library: w.library, named: w.named}, within: append(slices.Clone(w.within), name), chains: make(map[ast.Node]int)}
+	ast.Walk(&tree.Node, &mover{w.spaces.add(m, at.From)})
+	inner := &rewriter{scope: scope{library: w.library, named: w.named}, within: append(slices.Clone(w.within), name), chains: make(map[ast.Node]int), spaces: w.spaces}
 	ast.Walk(&tree.Node, inner)
 	if inner.why != "" {
-		w.refuse(at, inner.why)
+		w.refuse(inner.at, inner.why)
 	}
-	ast.Walk(&tree.Node, &mover{at})
 	*node = tree.Node
 }
 
-// mover sets the place of every node, so that errors point at the macro's use.
-type mover struct{ at file.Location }
+// mover moves the places of a macro's nodes to where they are the macro's.
+type mover struct{ by int }
 
 // Visit implements ast.Visitor.
-func (m *mover) Visit(node *ast.Node) { (*node).SetLocation(m.at) }
+func (m *mover) Visit(node *ast.Node) {
+	at := (*node).Location()
+	(*node).SetLocation(file.Location{From: at.From + m.by, To: at.To + m.by})
+}
+
+// setter sets the place of every node.
+type setter struct{ at file.Location }
+
+// Visit implements ast.Visitor.
+func (s *setter) Visit(node *ast.Node) { (*node).SetLocation(s.at) }
 
 func (w *rewriter) member(node *ast.Node, n *ast.MemberNode, owner string) {
 	name, constant := n.Property.(*ast.StringNode)
@@ -176,7 +221,7 @@ func (k *keeper) Visit(node *ast.Node) {
 	}
 	k.refers[slot] = true
 	call := &ast.CallNode{Callee: &ast.IdentifierNode{Value: keptFunction[(*k.kept)[slot].kind]}, Arguments: []ast.Node{&ast.IntegerNode{Value: slot}}}
-	ast.Walk(ptr[ast.Node](call), &mover{at})
+	ast.Walk(ptr[ast.Node](call), &setter{at})
 	*node = call
 }
 

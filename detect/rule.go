@@ -115,7 +115,7 @@ func ParseRule(file string, text []byte, library *Library) (Rule, error) {
 	if err != nil {
 		return Rule{}, err
 	}
-	r := Rule{File: file, library: library, source: source{lines: strings.Split(string(text), "\n")}}
+	r := Rule{File: file, library: library, source: source{file: file, lines: strings.Split(string(text), "\n")}}
 	if err := strict.YAML(file, filled, &r); err != nil {
 		return Rule{}, err
 	}
@@ -137,6 +137,9 @@ func ParseRule(file string, text []byte, library *Library) (Rule, error) {
 var riskOf = map[Severity]int{Low: 10, Medium: 25, High: 50, Critical: 80}
 
 func (r *Rule) check(catalogue Catalogue) error {
+	if r.ID == "" {
+		return r.locate("id", errors.New("is missing"))
+	}
 	if !ruleID.MatchString(r.ID) {
 		return r.locate("id", fmt.Errorf("%q: want 3 to 64 lower-case letters, digits and hyphens", r.ID))
 	}

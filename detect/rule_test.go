@@ -97,11 +97,12 @@ func TestAuthorMistakes(t *testing.T) {
 		{"field of nothing like it", "tool.name !=", "agent.colour !=", `example.yaml:8:9: when: unknown field "colour"; there are class, framework, id, name, parent, service, version`},
 		{"wrong field in by", "by: tool.name", "by: tool.nam", `example.yaml:9:10: by: unknown field "nam"; did you mean "name"?`},
 		{"clock", `tool.name != ""`, `now().Hour() > 3`, `example.yaml:8:3: when: now is not available in rules`},
-		{"text in a condition", `tool.name != ""`, `tool.name`, `example.yaml:7:27: when: invalid operation: && (mismatched types bool and string)`},
+		{"text in a condition", `tool.name != ""`, `tool.name`, `example.yaml:7:27: when: && stands between a truth value and a text`},
 		{"open parenthesis", `tool.name != ""`, `len(tool.name`, `example.yaml:8:16: when: unexpected token EOF`},
 		{"half a string", `tool.name != ""`, `tool.name != "`, `example.yaml:8:17: when: literal not terminated`},
-		{"tab", "severity: high", "severity:\thigh\n\tlane: alert", `example.yaml:4: found a tab character that violates indentation`},
-		{"by without text", "by: tool.name", "by: outcome == error", `example.yaml:9:5: by: the result is bool, want string`},
+		{"one equals sign", "tool.effect ==", "tool.effect =", `example.yaml:7:15: when: "=" is not understood here: write == to compare`},
+		{"tab", "severity: high", "severity:\thigh\n\tlane: alert", `example.yaml:5:1: is indented with a tab: indent with spaces`},
+		{"by without text", "by: tool.name", "by: outcome == error", `example.yaml:9:5: by: the result is a truth value, want a text`},
 		{"second document", "triage: Look.", "triage: Look.\n---\nid: other", `example.yaml: holds more than one document`},
 		{"evasion that fires", "fires: 1", "fires: 1\n    evasion: true", `example.yaml:15:5: tests.0: an evasion is a documented miss, want fires: 0`},
 	} {
@@ -123,10 +124,10 @@ func TestAuthorMistakes(t *testing.T) {
 
 func TestTestEventMistakes(t *testing.T) {
 	for _, tc := range []struct{ name, event, want string }{
-		{"unknown key", "{kind: prompt, txt: hi}", `test "three": example.yaml:18:24: unknown key "txt"; did you mean "text"?`},
+		{"unknown key", "{kind: prompt, txt: hi}", `example.yaml:18:24: unknown key "txt"; did you mean "text"? (test "three")`},
 		{"unknown kind", "{kind: promt}", `example.yaml:18: test "three": kind: "promt" is not known, want one of agent.invoke, model.call, tool.request, tool.decision, tool.result, prompt, response, mcp.server, retrieval, memory, guardrail, session, config, auth, other`},
-		{"wrong type", "{kind: prompt, repeat: x}", `test "three": example.yaml:18: want a whole number, got text (x)`},
-		{"no map", "prompt", `test "three": example.yaml:18: want a map of keys to values, got text (prompt)`},
+		{"wrong type", "{kind: prompt, repeat: x}", `example.yaml:18: want a whole number, got text (x) (test "three")`},
+		{"no map", "prompt", `example.yaml:18: want a map of keys to values, got text (prompt) (test "three")`},
 		{"too many", "{kind: prompt, repeat: 10001}", `example.yaml:18: test "three": repeat is 10001, want 0 or more, and at most 10000 events together`},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

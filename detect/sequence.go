@@ -18,6 +18,9 @@ const (
 // sequence judges an event as each step that it could be, the last first, and fires when it completes the sequence. An event that
 // comes late takes its place by its time; only a step whose expression names earlier steps must come after them.
 func (c *compiled) sequence(env *Env, e *event.Event, kind event.Kind, st *State) (*Finding, error) {
+	if c.Sequence.Order == anyOrder {
+		return c.gathering(env, e, kind, st)
+	}
 	for i := len(c.steps) - 1; i >= 0; i-- {
 		s := &c.steps[i]
 		if !slices.Contains(s.on, kind) {
@@ -37,6 +40,86 @@ func (c *compiled) sequence(env *Env, e *event.Event, kind event.Kind, st *State
 		}
 	}
 	return nil, nil
+}
+
+// gathering judges an event as each step that it could be, and fires when with it all steps were seen within the span.
+func (c *compiled) gathering(env *Env, e *event.Event, kind event.Kind, st *State) (*Finding, error) {
+	var groups []*group
+	var keys []string
+	for i := range c.steps {
+		s := &c.steps[i]
+		if !slices.Contains(s.on, kind) {
+			continue
+		}
+		found, g, err := c.matchStep(env, e, st, i)
+		if err != nil {
+			return nil, err
+		}
+		if len(found) == 0 || slices.Contains(groups, g) {
+			continue
+		}
+		key, _, err := c.key(env, e, st, s.by)
+		if err != nil {
+			return nil, err
+		}
+		groups, keys = append(groups, g), append(keys, key)
+	}
+	for i, g := range groups {
+		if hits := c.gathered(g, e.Time); hits != nil {
+			if f := c.fire(e, st, keys[i]+c.target(e), hits, func() string { return c.describeSequence(hits) }); f != nil {
+				return f, nil
+			}
+		}
+	}
+	return nil, nil
+}
+
+// gathered returns the events of the steps, all within the span and with the one at a time, ascending and each once; nil where a step is
+// missing. Of the windows that hold that time the one that begins last is taken.
+func (c *compiled) gathered(g *group, at time.Time) []hit {
+	var starts []time.Time
+	for i := range c.steps {
+		for _, m := range g.step(i) {
+			if !m.At.After(at) && at.Sub(m.At) < c.within {
+				starts = append(starts, m.At)
+			}
+		}
+	}
+	slices.SortFunc(starts, func(a, b time.Time) int { return b.Compare(a) })
+	for i, start := range starts {
+		if i > 0 && start.Equal(starts[i-1]) {
+			continue
+		}
+		if hits := c.gatheredFrom(g, start, at); hits != nil {
+			return hits
+		}
+	}
+	return nil
+}
+
+// gatheredFrom returns of each step the match in the window from a start that is the newest up to a time, or else the first after it.
+func (c *compiled) gatheredFrom(g *group, start, at time.Time) []hit {
+	var hits []hit
+	for i := range c.steps {
+		list := g.step(i)
+		j, _ := slices.BinarySearchFunc(list, at, func(m match, at time.Time) int {
+			if m.At.After(at) {
+				return 1
+			}
+			return -1
+		})
+		if j > 0 && !list[j-1].At.Before(start) {
+			j--
+		}
+		if j == len(list) || list[j].At.Sub(start) >= c.within {
+			return nil
+		}
+		if !used(hits, list[j].Event) {
+			hits = append(hits, list[j].hit)
+		}
+	}
+	slices.SortStableFunc(hits, func(a, b hit) int { return a.At.Compare(b.At) })
+	return hits
 }
 
 // matchStep returns the event as matches of a step, one for each combination of earlier matches under which the step's expression
@@ -258,6 +341,9 @@ func (c *compiled) describeSequence(hits []hit) string {
 	names := make([]string, 0, len(hits))
 	for _, s := range c.Sequence.Steps {
 		names = append(names, s.As)
+	}
+	if c.Sequence.Order == anyOrder {
+		return fmt.Sprintf("%s, in any order within %s.", strings.Join(names, " and "), hits[len(hits)-1].At.Sub(hits[0].At).Round(time.Second))
 	}
 	return fmt.Sprintf("%s, in this order within %s.", strings.Join(names, ", then "), hits[len(hits)-1].At.Sub(hits[0].At).Round(time.Second))
 }

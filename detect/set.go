@@ -70,15 +70,9 @@ type exception struct {
 // compile.
 func Compile(rules []Rule) (*Set, error) {
 	s := &Set{byKind: make(map[event.Kind][]*compiled)}
-	seen := make(map[string]string)
 	sum := sha256.New()
-	var errs []error
+	errs := []error{CheckIDs(rules)}
 	for _, r := range rules {
-		if other, ok := seen[r.ID]; ok {
-			errs = append(errs, r.locate("id", fmt.Errorf("%q is taken by %s", r.ID, other)))
-			continue
-		}
-		seen[r.ID] = r.File
 		c, err := compileRule(r)
 		if err != nil {
 			errs = append(errs, err)
@@ -90,6 +84,20 @@ func Compile(rules []Rule) (*Set, error) {
 	s.digest = hex.EncodeToString(sum.Sum(nil))
 	s.buildIndex()
 	return s, errors.Join(errs...)
+}
+
+// CheckIDs refuses rules of which two have one id. All errors are returned together.
+func CheckIDs(rules []Rule) error {
+	seen := make(map[string]string)
+	var errs []error
+	for _, r := range rules {
+		if other, ok := seen[r.ID]; ok {
+			errs = append(errs, r.locate("id", fmt.Errorf("%q is taken by %s", r.ID, other)))
+			continue
+		}
+		seen[r.ID] = r.File
+	}
+	return errors.Join(errs...)
 }
 
 // buildIndex files each rule under what must hold of an event that it could match.
@@ -173,7 +181,9 @@ func compileRule(r Rule) (*compiled, error) {
 			when := compile(at+".when", s.When, expr.AsBool(), in)
 			by := compile(at+".by", s.By, expr.AsKind(reflect.String), scope{library: in.library, params: in.params, named: in.named})
 			c.steps = append(c.steps, step{on: s.On, when: when, by: by, refers: slices.Sorted(maps.Keys(in.refers))})
-			in.earlier = append(in.earlier, s.As)
+			if r.Sequence.Order != anyOrder { // else no step is earlier than another
+				in.earlier = append(in.earlier, s.As)
+			}
 		}
 	}
 	if err != nil {
@@ -187,7 +197,8 @@ func compileRule(r Rule) (*compiled, error) {
 	return c, err
 }
 
-// fingerprint names the rule's state after everything that decides what the state means.
+// fingerprint names the rule's state after everything that decides what the state means. What came to operators later is left out where it
+// is not set, so that states which were saved before are still found.
 func (c *compiled) fingerprint() (string, error) {
 	text, err := json.Marshal([]any{
 		c.On, c.Key, c.By, c.When, c.Suppress, c.SuppressBy, c.Count, c.Distinct, c.Sum, c.Rate, c.FirstSeen, c.Deviation, c.RiskThreshold, c.Sequence, c.Absence, c.params,
@@ -235,7 +246,7 @@ func (c *compiled) bounds() {
 // expired reports whether a group holds nothing that could still matter.
 func (c *compiled) expired(g *group, watermark time.Time) bool {
 	last := c.within
-	if c.Sequence != nil && (len(g.Steps) == 0 || len(g.Steps[0]) == 0) { // waits for a first step that is late
+	if c.Sequence != nil && c.Sequence.Order != anyOrder && (len(g.Steps) == 0 || len(g.Steps[0]) == 0) { // waits for a first step that is late
 		last = 0
 	}
 	return g.Last.Add(last + c.Lateness).Before(watermark)

@@ -65,7 +65,7 @@ func (t Test) Stream(file string) (events []event.Event, restart int, err error)
 		node := &t.Events[i]
 		var te testEvent
 		if err := strict.Node(file, node, &te); err != nil {
-			return nil, 0, fmt.Errorf("test %q: %w", t.Name, err)
+			return nil, 0, fmt.Errorf("%w (test %q)", err, t.Name)
 		}
 		if te.Repeat < 0 || len(all)+max(1, te.Repeat) > maxStream {
 			return nil, 0, fmt.Errorf("%s:%d: test %q: repeat is %d, want 0 or more, and at most %d events together", file, node.Line, t.Name, te.Repeat, maxStream)

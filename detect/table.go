@@ -67,11 +67,12 @@ func parseTable(file string, text []byte) (*Table, error) {
 	if err := strict.YAML(file, text, t); err != nil {
 		return nil, err
 	}
+	from := newSource(file, text)
 	if t.Version == "" {
-		return nil, fmt.Errorf("%s: version: is missing", file)
+		return nil, fmt.Errorf("%s: version: is missing: a text such as \"2026-11-01\"", from.at("version"))
 	}
 	if t.Match != "exact" && t.Match != "domain" && t.Match != "cidr" {
-		return nil, fmt.Errorf("%s: match: %q is not one of exact, domain, cidr%s", file, t.Match, strict.Suggest(t.Match, []string{"exact", "domain", "cidr"}))
+		return nil, fmt.Errorf("%s: match: %q is not one of exact, domain, cidr%s", from.at("match"), t.Match, strict.Suggest(t.Match, []string{"exact", "domain", "cidr"}))
 	}
 	for i, n := 0, &t.Entries; i < len(n.Content); i++ {
 		key, value := n.Content[i], ""
@@ -80,7 +81,7 @@ func parseTable(file string, text []byte) (*Table, error) {
 			value = n.Content[i].Value
 		}
 		if err := t.add(key.Value, value); err != nil {
-			return nil, fmt.Errorf("%s:%d: entries: %w", file, key.Line, err)
+			return nil, fmt.Errorf("%s:%d:%d: entries: %w", file, key.Line, key.Column, err)
 		}
 	}
 	if len(t.prefixes) > maxPrefixes {

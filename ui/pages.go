@@ -266,6 +266,9 @@ func (c *Console) incidents(w http.ResponseWriter, r *http.Request, by approval.
 	return c.show(w, r, http.StatusOK, "incidents", page{Title: "Incidents", Nav: "incidents", Live: "incident", Who: by, Data: data})
 }
 
+// slowestRules are how many rules are named that take most of the detectors' time.
+const slowestRules = 5
+
 // rules shows each rule's report card, those that fired most first.
 func (c *Console) rules(w http.ResponseWriter, r *http.Request, by approval.Principal) error {
 	return c.showRules(w, r, by, http.StatusOK, "")
@@ -278,9 +281,10 @@ func (c *Console) showRules(w http.ResponseWriter, r *http.Request, by approval.
 	}
 	slices.SortStableFunc(all, func(a, b measure.RuleReport) int { return cmp.Compare(b.Stats.Fired, a.Stats.Fired) })
 	data := struct {
-		Rules  []measure.RuleReport
-		Reload bool
-	}{all, by.Role.AtLeast(approval.Lead)}
+		Rules   []measure.RuleReport
+		Slowest []measure.RuleReport
+		Reload  bool
+	}{all, measure.Slowest(all, slowestRules), by.Role.AtLeast(approval.Lead)}
 	return c.show(w, r, status, "rules", page{Title: "Rules", Nav: "rules", Here: "/rules", Who: by, Alert: alert, Data: data})
 }
 

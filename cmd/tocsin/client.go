@@ -14,7 +14,9 @@ import (
 	"strings"
 	"time"
 
+	"github.com/tocsin-dr/tocsin/detect"
 	"github.com/tocsin-dr/tocsin/internal/api"
+	"github.com/tocsin-dr/tocsin/internal/app"
 	"github.com/tocsin-dr/tocsin/internal/auth"
 	"github.com/tocsin-dr/tocsin/internal/event"
 )
@@ -117,6 +119,25 @@ func (s *address) events(ctx context.Context, fn func(*event.Event) error) error
 			return err
 		}
 	}
+}
+
+// rulesInForce reads the rules of the running Tocsin, as they were when it read them last, and says which they are.
+func (s *address) rulesInForce(ctx context.Context) (set *detect.Set, from string, err error) {
+	var in api.RulesInForce
+	if err := s.call(ctx, http.MethodGet, "/api/v1/rules/files", nil, &in); err != nil {
+		return nil, "", fmt.Errorf("ask for the rules in force: %w", err)
+	}
+	read, err := app.UnpackRules(in.Archive)
+	if err == nil {
+		set, err = detect.Compile(read.Rules)
+	}
+	if err != nil {
+		return nil, "", fmt.Errorf("read the rules in force at %s: %w (a Tocsin of another release may have rules that this one can't read)", s.Server, err)
+	}
+	if set.Digest() != in.Digest {
+		return nil, "", fmt.Errorf("read the rules in force at %s: they make the set %.12s and not %.12s", s.Server, set.Digest(), in.Digest)
+	}
+	return set, fmt.Sprintf("the rules in force at %s since %s", s.Server, in.Loaded.Format(time.RFC3339)), nil
 }
 
 // door is what to do about a request that does not come through: nobody answers, or the sender is not known.

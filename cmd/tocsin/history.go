@@ -1,14 +1,18 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/tocsin-dr/tocsin/detect"
 	"github.com/tocsin-dr/tocsin/internal/app"
 	"github.com/tocsin-dr/tocsin/internal/event"
+	"github.com/tocsin-dr/tocsin/internal/ingest"
 	"github.com/tocsin-dr/tocsin/internal/pipeline"
 )
 
@@ -25,8 +29,68 @@ type history struct {
 // named reports whether any events are named.
 func (h *history) named() bool { return len(h.Files) > 0 || h.Data != "" || h.Config != "" || h.Live }
 
-// read hands over the events in order.
+// rulesFor are the rules to look at these events with: those of the source, and of a running Tocsin, where the source names none, those
+// in force there.
+func (h *history) rulesFor(ctx context.Context, from *ruleSource) (*detect.Set, error) {
+	if h.Live && from.Dir == "" {
+		set, _, err := h.rulesInForce(ctx)
+		return set, err
+	}
+	return from.read()
+}
+
+// Events are read ahead of those that are judged, in batches of so many or so many bytes, and so many batches.
+const (
+	aheadEvents  = 128
+	aheadBytes   = 1 << 20
+	aheadBatches = 4
+)
+
+// read hands over the events in order. They are read and decoded while earlier ones are judged, and none is kept.
 func (h *history) read(ctx context.Context, std *stdio, set *detect.Set, fn func(*event.Event) error) error {
+	group, ctx := errgroup.WithContext(ctx)
+	batches := make(chan []*event.Event, aheadBatches)
+	group.Go(func() error {
+		defer close(batches)
+		return h.batches(ctx, std, set, batches)
+	})
+	group.Go(func() error {
+		for batch := range batches {
+			for _, e := range batch {
+				if err := fn(e); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	})
+	return group.Wait()
+}
+
+// batches sends the events in order.
+func (h *history) batches(ctx context.Context, std *stdio, set *detect.Set, to chan<- []*event.Event) error {
+	var batch []*event.Event
+	size := 0
+	send := func() error {
+		select {
+		case to <- batch:
+			batch, size = nil, 0
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	err := h.source(ctx, std, set, func(e *event.Event) error {
+		batch, size = append(batch, e), size+e.Size()
+		if len(batch) < aheadEvents && size < aheadBytes {
+			return nil
+		}
+		return send()
+	})
+	return cmp.Or(err, send())
+}
+
+func (h *history) source(ctx context.Context, std *stdio, set *detect.Set, fn func(*event.Event) error) error {
 	if h.Live {
 		return h.events(ctx, fn)
 	}
@@ -40,15 +104,11 @@ func (h *history) read(ctx context.Context, std *stdio, set *detect.Set, fn func
 	if len(h.Files) == 0 {
 		return errors.New("name files to read, or the event log with --live, --data or --config")
 	}
-	requests, err := readFiles(h.Files, h.Spread)
-	if err != nil {
-		return err
-	}
 	r, err := app.NewReplay(set, pipeline.Options{})
 	if err != nil {
 		return err
 	}
 	r.OnRejected = func(item, reason string) { fmt.Fprintf(std.err, "tocsin: rejected %s: %s\n", item, visible(reason)) }
 	r.OnProgress = progress(std.err)
-	return r.Decode(ctx, requests, fn)
+	return readFiles(h.Files, h.Spread, func(request ingest.Request) error { return r.Decode(ctx, request, fn) })
 }

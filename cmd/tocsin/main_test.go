@@ -3,11 +3,13 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 	"unicode"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -38,8 +40,19 @@ func TestScenarios(t *testing.T) {
 			e.Setenv("CAPTURES", captures)
 			return served(e)
 		},
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){"demonstrated": demonstrated, "harmless": harmless, "lines": lines, "fill": fill, "until": until, "attack": attack},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"demonstrated": demonstrated, "harmless": harmless, "lines": lines, "fill": fill, "until": until, "attack": attack, "events": many},
 	})
+}
+
+// many writes a file of so many events, one a second.
+func many(ts *testscript.TestScript, _ bool, args []string) {
+	n, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	var out strings.Builder
+	for i, at := 0, time.Date(2026, 3, 1, 0, 0, 0, 0, time.UTC); i < n; i, at = i+1, at.Add(time.Second) {
+		fmt.Fprintf(&out, `{"kind":"prompt","time":%q,"agent":{"id":"a"},"session":{"id":"s%d"},"content":[{"role":"user","text":"Order %d"}]}`+"\n", at.Format(time.RFC3339), i/20, i)
+	}
+	ts.Check(os.WriteFile(ts.MkAbs(args[1]), []byte(out.String()), 0o600))
 }
 
 // demonstrated checks the summary of demo --auto on standard output: its keys, and that everything in it happened.

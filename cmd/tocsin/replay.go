@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -36,13 +37,18 @@ func (c *replayCmd) Run(ctx context.Context, std *stdio) error {
 	if err != nil {
 		return err
 	}
-	requests, err := c.read(std, r)
-	if err != nil {
-		return err
+	r.OnEvent = nil
+	if c.Events {
+		r.OnEvent = func(line []byte) error { _, err := fmt.Fprintf(std.out, "%s\n", line); return err }
+	}
+	r.OnRejected = func(item, reason string) {
+		fmt.Fprintf(std.err, "tocsin: rejected %s: %s\n", visible(item), visible(reason))
 	}
 	out := bufio.NewWriter(std.out)
 	r.OnProgress = progress(std.err)
-	err = r.Requests(ctx, requests, func(raised []pipeline.Raised) error { return c.findings(out, raised) })
+	err = readFiles(c.Files, c.Spread, func(request ingest.Request) error {
+		return r.Request(ctx, request, func(raised []pipeline.Raised) error { return c.findings(out, raised) })
+	})
 	if err := errors.Join(err, out.Flush()); err != nil {
 		return err
 	}
@@ -55,55 +61,58 @@ func (c *replayCmd) Run(ctx context.Context, std *stdio) error {
 	return nil
 }
 
-func (c *replayCmd) read(std *stdio, r *app.Replay) ([]ingest.Request, error) {
-	r.OnEvent = nil
-	if c.Events {
-		r.OnEvent = func(line []byte) error { _, err := fmt.Fprintf(std.out, "%s\n", line); return err }
-	}
-	r.OnRejected = func(item, reason string) {
-		fmt.Fprintf(std.err, "tocsin: rejected %s: %s\n", visible(item), visible(reason))
-	}
-	return readFiles(c.Files, c.Spread)
-}
-
-// readFiles reads captures and files of events, and lays captures' sessions out in time at a distance, if there is one.
-func readFiles(files []string, spread time.Duration) ([]ingest.Request, error) {
+// readFiles hands over the requests of captures and files of events, one after the other, of which one is in memory. To lay captures'
+// sessions out in time at a distance, if there is one, all of them are.
+func readFiles(files []string, spread time.Duration, fn func(ingest.Request) error) error {
 	var all []ingest.Request
-	for _, name := range files {
-		requests, err := readFile(name)
-		if err != nil {
-			return nil, fmt.Errorf("replay %s: %w", name, err)
-		}
-		all = append(all, requests...)
-	}
+	take := fn
 	if spread > 0 {
-		return app.Spread(all, time.Time{}, spread)
+		take = func(r ingest.Request) error { all = append(all, r); return nil }
 	}
-	return all, nil
+	for _, name := range files {
+		if err := readFile(name, take); err != nil {
+			return err
+		}
+	}
+	if spread == 0 {
+		return nil
+	}
+	all, err := app.Spread(all, time.Time{}, spread)
+	if err != nil {
+		return err
+	}
+	for _, r := range all {
+		if err := fn(r); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
-// readFile reads a capture, or a file of canonical events as one request to POST /v1/events.
-func readFile(name string) ([]ingest.Request, error) {
+// readFile hands over the requests of a capture, or of a file of events.
+func readFile(name string, fn func(ingest.Request) error) error {
 	f, err := os.Open(name)
 	if err != nil {
-		return nil, err
+		return fmt.Errorf("replay: %w", err)
 	}
 	defer f.Close()
 	head := make([]byte, 1<<10)
 	n, err := io.ReadFull(f, head)
-	if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) {
-		return nil, err
+	if errors.Is(err, io.ErrUnexpectedEOF) {
+		err = nil
 	}
-	if _, err := f.Seek(0, io.SeekStart); err != nil {
-		return nil, err
+	read := ingest.ReadEvents
+	if looksLikeCapture(head[:n]) {
+		read = ingest.ReadCapture
 	}
-	if !looksLikeCapture(head[:n]) {
-		body, err := io.ReadAll(f)
-		return []ingest.Request{{Path: "/v1/events", ContentType: "application/x-ndjson", Body: body, File: name}}, err
+	var taken error
+	if err == nil {
+		err = read(io.MultiReader(bytes.NewReader(head[:n]), f), func(r ingest.Request) error { r.File = name; taken = fn(r); return taken })
 	}
-	var out []ingest.Request
-	err = ingest.ReadCapture(f, func(r ingest.Request) error { r.File = name; out = append(out, r); return nil })
-	return out, err
+	if err != nil && taken == nil {
+		err = fmt.Errorf("replay %s: %w", name, err)
+	}
+	return err
 }
 
 // looksLikeCapture tells recorded requests, which begin with their headers or body, from events.
@@ -141,13 +150,13 @@ func (c *replayCmd) findings(out *bufio.Writer, raised []pipeline.Raised) error 
 	return nil
 }
 
-// progress says every two seconds how far a long replay is.
-func progress(w io.Writer) func(done, all int) {
+// progress says every two seconds how far a long reading is.
+func progress(w io.Writer) func(events int) {
 	last := time.Now()
-	return func(done, all int) {
+	return func(events int) {
 		if time.Since(last) >= 2*time.Second {
 			last = time.Now()
-			fmt.Fprintf(w, "tocsin: replayed %d of %d requests\n", done, all)
+			fmt.Fprintf(w, "tocsin: %d events were read so far\n", events)
 		}
 	}
 }

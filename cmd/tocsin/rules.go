@@ -57,7 +57,11 @@ type rulesCheckCmd struct {
 // Run implements the command. Rules may name the playbooks that exist alone. Where events are named, fields that none of their sources
 // sends are warned of; without, what the recorded sources don't send is worth a note.
 func (c *rulesCheckCmd) Run(ctx context.Context, std *stdio) error {
-	set, err := c.ruleSource.read()
+	read, err := app.ReadRules(c.Dir)
+	if err != nil {
+		return err
+	}
+	set, err := detect.Compile(read.Rules)
 	if err != nil {
 		return err
 	}
@@ -84,6 +88,9 @@ func (c *rulesCheckCmd) Run(ctx context.Context, std *stdio) error {
 		out.Warnings = append(out.Warnings, set.LintSources(sources)...)
 	} else {
 		out.Notes = set.LintSources(detect.RecordedSources())
+	}
+	for _, r := range read.Replaced {
+		out.Notes = append(out.Notes, detect.Warning{Rule: r.ID, Place: r.File, Text: "stands in the place of the shipped rule of that id"})
 	}
 	if c.JSON {
 		if err := printJSON(std.out, out); err != nil {

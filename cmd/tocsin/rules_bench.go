@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"time"
@@ -16,14 +17,30 @@ type rulesBenchCmd struct {
 	Top int           `default:"20" help:"How many of the costliest rules to show."`
 }
 
+// maxBenchBytes bounds the events that are measured with, which are judged again and again.
+const maxBenchBytes = 256 << 20
+
+// errEnough ends the reading of events.
+var errEnough = errors.New("enough events")
+
 // Run implements the command.
 func (c *rulesBenchCmd) Run(ctx context.Context, std *stdio) error {
-	set, err := c.ruleSource.read()
+	set, err := c.rulesFor(ctx, &c.ruleSource)
 	if err != nil {
 		return err
 	}
 	var events []event.Event
-	if err := c.history.read(ctx, std, set, func(e *event.Event) error { events = append(events, *e); return nil }); err != nil {
+	size := 0
+	err = c.history.read(ctx, std, set, func(e *event.Event) error {
+		if size += e.Size(); size > maxBenchBytes {
+			return errEnough
+		}
+		events = append(events, *e)
+		return nil
+	})
+	if errors.Is(err, errEnough) {
+		fmt.Fprintf(std.err, "tocsin: measured with the first %d events: they are kept in memory, at most %d MiB of them\n", len(events), maxBenchBytes>>20)
+	} else if err != nil {
 		return err
 	}
 	report := set.Bench(events, c.For, time.Now)

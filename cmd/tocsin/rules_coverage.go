@@ -17,7 +17,7 @@ type rulesCoverageCmd struct {
 
 // Run implements the command. Without events it shows the techniques alone.
 func (c *rulesCoverageCmd) Run(ctx context.Context, std *stdio) error {
-	set, err := c.ruleSource.read()
+	set, err := c.rulesFor(ctx, &c.ruleSource)
 	if err != nil {
 		return err
 	}

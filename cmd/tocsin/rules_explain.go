@@ -20,27 +20,25 @@ type rulesExplainCmd struct {
 	Finding string `xor:"what" help:"Finding to explain, by its id: the rule's look at the last of its events."`
 }
 
-// Run implements the command. It replays everything before the event, through the code that runs live.
+// Run implements the command. It replays everything before the event, through the code that runs live, and to find the last event of a
+// finding everything once more.
 func (c *rulesExplainCmd) Run(ctx context.Context, std *stdio) error {
-	set, err := c.ruleSource.read()
+	set, err := c.rulesFor(ctx, &c.ruleSource)
 	if err != nil {
 		return err
 	}
-	var events []event.Event
-	err = c.history.read(ctx, std, set, func(e *event.Event) error { events = append(events, *e); return nil })
-	if err != nil {
-		return err
-	}
-	id := c.Event
-	if c.Finding != "" {
-		if id, err = c.lastEvent(set, events); err != nil {
-			return err
-		}
-	}
-	if id == "" {
+	if c.Event == "" && c.Finding == "" {
 		return errors.New("name the event with --event or the finding with --finding")
 	}
-	x, err := explain(set, c.Rule, id, events)
+	if c.Finding != "" {
+		if c.Event, err = c.lastEvent(ctx, std, set, c.Finding); err != nil {
+			return err
+		}
+		if c.Event == "" {
+			return fmt.Errorf("explain: no finding %q is raised on these events", c.Finding)
+		}
+	}
+	x, err := c.explain(ctx, std, set)
 	if err != nil {
 		return err
 	}
@@ -51,32 +49,38 @@ func (c *rulesExplainCmd) Run(ctx context.Context, std *stdio) error {
 	return nil
 }
 
-// lastEvent finds the event that completed a finding.
-func (c *rulesExplainCmd) lastEvent(set *detect.Set, events []event.Event) (string, error) {
-	shard := pipeline.New(set, event.NewHasher(nil), pipeline.Options{})
-	for i := range events {
-		e := events[i].Clone()
-		for _, r := range shard.Process(&e, pipeline.Position{}) {
-			if r.Finding.ID == c.Finding {
-				return r.Finding.Events[len(r.Finding.Events)-1], nil
+// lastEvent finds the event that completed a finding; "" where nothing raises it.
+func (h *history) lastEvent(ctx context.Context, std *stdio, set *detect.Set, finding string) (id string, err error) {
+	err = h.judged(ctx, std, set, pipeline.Options{}, func(_ *event.Event, raised []pipeline.Raised) {
+		for _, r := range raised {
+			if r.Finding.ID == finding {
+				id = r.Finding.Events[len(r.Finding.Events)-1]
 			}
 		}
-	}
-	return "", fmt.Errorf("explain: no finding %q is raised on these events", c.Finding)
+	})
+	return id, err
 }
 
-func explain(set *detect.Set, rule, id string, events []event.Event) (out detect.Explanation, err error) {
+// judged hands over the events as a shard left them, with what each raised.
+func (h *history) judged(ctx context.Context, std *stdio, set *detect.Set, options pipeline.Options, fn func(*event.Event, []pipeline.Raised)) error {
+	shard := pipeline.New(set, event.NewHasher(nil), options)
+	return h.read(ctx, std, set, func(e *event.Event) error {
+		fn(e, shard.Process(e, pipeline.Position{}))
+		return nil
+	})
+}
+
+func (c *rulesExplainCmd) explain(ctx context.Context, std *stdio, set *detect.Set) (out detect.Explanation, err error) {
 	found := false
-	shard := pipeline.New(set, event.NewHasher(nil), pipeline.Options{Explain: &pipeline.Explain{
-		Rule: rule, Event: id,
+	options := pipeline.Options{Explain: &pipeline.Explain{
+		Rule: c.Rule, Event: c.Event,
 		Done: func(x detect.Explanation, e error) { out, err, found = x, e, true },
-	}})
-	for i := range events {
-		e := events[i].Clone()
-		shard.Process(&e, pipeline.Position{})
+	}}
+	if err := c.judged(ctx, std, set, options, func(*event.Event, []pipeline.Raised) {}); err != nil {
+		return out, err
 	}
 	if !found {
-		return out, fmt.Errorf("explain: there is no event %q", id)
+		return out, fmt.Errorf("explain: there is no event %q", c.Event)
 	}
 	return out, err
 }

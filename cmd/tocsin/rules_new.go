@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 
 	"github.com/tocsin-dr/tocsin/detect"
 	"github.com/tocsin-dr/tocsin/internal/event"
@@ -19,31 +18,25 @@ type rulesNewCmd struct {
 	Finding string `xor:"what" help:"Finding of another rule that this one is for, by its id: the last of its events."`
 }
 
-// Run implements the command. The draft loads and its tests pass, or it says which does not.
+// Run implements the command. The draft loads and its tests pass, or it says which does not. The events are read twice: to find the one
+// that the rule is for, and to keep its session.
 func (c *rulesNewCmd) Run(ctx context.Context, std *stdio) error {
-	set, err := (&ruleSource{Dir: c.Dir}).read()
+	set, err := c.rulesFor(ctx, &ruleSource{Dir: c.Dir})
 	if err != nil {
 		return err
 	}
-	shard := pipeline.New(set, event.NewHasher(nil), pipeline.Options{})
-	var events []event.Event
-	err = c.history.read(ctx, std, set, func(e *event.Event) error {
-		for _, r := range shard.Process(e, pipeline.Position{}) { // names the agent too, and says where arguments came from
-			if r.Finding.ID == c.Finding {
-				c.Event = r.Finding.Events[len(r.Finding.Events)-1]
-			}
+	if c.Finding != "" {
+		if c.Event, err = c.lastEvent(ctx, std, set, c.Finding); err != nil {
+			return err
 		}
-		events = append(events, *e)
-		return nil
-	})
+		if c.Event == "" {
+			return fmt.Errorf("new rule: no finding %q is raised on these events", c.Finding)
+		}
+	}
+	on, session, err := c.session(ctx, std, set)
 	if err != nil {
 		return err
 	}
-	on := c.find(events)
-	if on == nil || c.Finding != "" && c.Event == "" {
-		return errors.New("new rule: there is no such event or finding")
-	}
-	session := slices.DeleteFunc(slices.Clone(events), func(e event.Event) bool { return e.Session.ID != on.Session.ID })
 	text, err := detect.Draft(c.ID, session, on)
 	if err != nil {
 		return err
@@ -55,13 +48,25 @@ func (c *rulesNewCmd) Run(ctx context.Context, std *stdio) error {
 	return err
 }
 
-func (c *rulesNewCmd) find(events []event.Event) *event.Event {
-	for i := len(events) - 1; i >= 0; i-- {
-		if e := &events[i]; e.ID == c.Event || c.Event == "" && e.Kind == event.KindToolResult {
-			return e
+// session finds the event that the rule is for, and returns it with those of its session before it, of which a draft takes the last.
+func (c *rulesNewCmd) session(ctx context.Context, std *stdio, set *detect.Set) (on *event.Event, session []event.Event, err error) {
+	err = c.judged(ctx, std, set, pipeline.Options{}, func(e *event.Event, _ []pipeline.Raised) { // names the agent too
+		if e.ID == c.Event || c.Event == "" && e.Kind == event.KindToolResult {
+			on = e
 		}
+	})
+	if err == nil && on == nil {
+		err = errors.New("new rule: there is no such event")
 	}
-	return nil
+	if err != nil {
+		return nil, nil, err
+	}
+	err = c.judged(ctx, std, set, pipeline.Options{}, func(e *event.Event, _ []pipeline.Raised) { // says where arguments came from too
+		if e.Session.ID == on.Session.ID && e.ID != on.ID && e.Kind != event.KindOther && !e.Time.After(on.Time) {
+			session = append(session[max(0, len(session)-detect.MaxDraftEvents+1):], *e)
+		}
+	})
+	return on, session, err
 }
 
 // tryDraft loads a draft and runs its tests.

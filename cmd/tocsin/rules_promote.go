@@ -165,7 +165,7 @@ func (c *rulesPromoteCmd) backtest(ctx context.Context, std *stdio, p *promotion
 	if err != nil {
 		return err
 	}
-	b := pipeline.NewBacktest(set, running, event.NewHasher(nil), pipeline.Options{}, time.Time{})
+	b := pipeline.NewBacktest(set, running, event.NewHasher(nil), pipeline.Options{}, 0)
 	if err := c.history.read(ctx, std, set, func(e *event.Event) error { b.Event(e); return nil }); err != nil {
 		return err
 	}

@@ -9,7 +9,10 @@ import (
 	"github.com/tocsin-dr/tocsin/internal/measure"
 )
 
-type rulesReportCmd struct{ server }
+type rulesReportCmd struct {
+	server
+	Slowest int `help:"Show so many rules that take most of the detectors' time, the slowest first, and no others."`
+}
 
 // Run implements the command.
 func (c *rulesReportCmd) Run(ctx context.Context, std *stdio) error {
@@ -17,19 +20,25 @@ func (c *rulesReportCmd) Run(ctx context.Context, std *stdio) error {
 	if err := c.call(ctx, http.MethodGet, "/api/v1/rules", nil, &all); err != nil {
 		return err
 	}
+	if c.Slowest > 0 {
+		all = measure.Slowest(all, c.Slowest)
+	}
 	if c.JSON {
 		return printJSON(std.out, all)
 	}
-	return table(std.out, "RULE\tLANE\tFIRED\tSUPPRESSED\tEXCEPTED\tERRORS\tFALSE\tJUDGED EVENTS\tLAST FIRED\tTESTS", len(all), "no rules", func(w io.Writer, n int) {
+	return table(std.out, "RULE\tLANE\tFIRED\tSUPPRESSED\tEXCEPTED\tERRORS\tFALSE\tJUDGED EVENTS\tµS AN EVENT\tTIME\tLAST FIRED\tTESTS", len(all), "no rules", func(w io.Writer, n int) {
 		r := all[n]
-		last, wrong := "never", fmt.Sprintf("of %d", r.Judged())
+		last, wrong, micros, share := "never", fmt.Sprintf("of %d", r.Judged()), "-", "-"
+		if r.Cost != nil {
+			micros, share = fmt.Sprintf("%.2f", r.Cost.Micros), fmt.Sprintf("%.1f%%", 100*r.Cost.Share)
+		}
 		if !r.Stats.LastFired.IsZero() {
 			last = r.Stats.LastFired.UTC().Format("2006-01-02 15:04")
 		}
 		if share, known := r.FalsePositives(); known {
 			wrong = fmt.Sprintf("%.0f%% of %d", 100*share, r.Judged())
 		}
-		fmt.Fprintf(w, "%s\t%s\t%d\t%d\t%d\t%d\t%s\t%d\t%s\t%d\n", r.ID, r.Lane, r.Stats.Fired, r.Stats.Suppressed, r.Excepted(), r.Stats.Errors, wrong, r.Stats.Judged, last, r.Tests)
+		fmt.Fprintf(w, "%s\t%s\t%d\t%d\t%d\t%d\t%s\t%d\t%s\t%s\t%s\t%d\n", r.ID, r.Lane, r.Stats.Fired, r.Stats.Suppressed, r.Excepted(), r.Stats.Errors, wrong, r.Stats.Judged, micros, share, last, r.Tests)
 	})
 }
 

@@ -20,6 +20,8 @@ type operator struct {
 	atLeast int
 	within  string
 	steps   []step
+	// anyOrder is for steps that may happen in any order.
+	anyOrder bool
 }
 
 type step struct {
@@ -170,10 +172,10 @@ func (c *correlation) group(o *outcome) {
 
 // setBy gives the rule, or each step of a sequence, the text by which it is grouped.
 func (c *correlation) setBy(o *outcome, by [][]string) {
-	ordered := scalar(child(c.node, "type")) == "temporal_ordered"
+	steps := strings.HasPrefix(scalar(child(c.node, "type")), "temporal")
 	for i, exprs := range by {
 		text := strings.Join(exprs, ` + "\n" + `)
-		if !ordered && i > 0 && text != o.by {
+		if !steps && i > 0 && text != o.by {
 			c.fail("group-by", "means another field for %s than for %s, and an operator has one", c.names[i], c.names[0])
 			return
 		}
@@ -244,11 +246,9 @@ func (c *correlation) operate(o *outcome) {
 		if strings.HasPrefix(o.operator.of, "number(") && child(child(c.node, "condition"), "gt") != nil {
 			c.fail("condition", "has gt over values that may be fractions, and a sum has a bound that it reaches: write gte")
 		}
-	case "temporal_ordered":
-		o.operator.name = "sequence"
+	case "temporal_ordered", "temporal":
+		o.operator.name, o.operator.anyOrder = "sequence", kind == "temporal"
 		c.sequence(o)
-	case "temporal":
-		c.fail("type", "is temporal, which takes the rules in any order, and a sequence has one: write temporal_ordered, or a rule for each order")
 	case "value_avg", "value_percentile", "value_median":
 		c.fail("type", "is %s, and no operator keeps more of the values than their number and sum", kind)
 	default:
@@ -329,7 +329,7 @@ func (c *correlation) valueField(i int, name string, numeric bool) (string, stri
 	return f.expr, ""
 }
 
-// sequence makes the steps of a temporal_ordered correlation.
+// sequence makes the steps of a temporal or temporal_ordered correlation.
 func (c *correlation) sequence(o *outcome) {
 	if condition := child(c.node, "condition"); condition != nil {
 		if n := c.atLeast(1, maxSteps); n != 0 && n != len(c.parts) {

@@ -129,7 +129,7 @@ func TestGenerate(t *testing.T) {
 func TestCorrelationProblems(t *testing.T) {
 	const good = "type: event_count\nrules: [denied]\ngroup-by: [agent.id]\ntimespan: 10m\ncondition: {gte: 3}"
 	for _, tc := range []struct{ name, old, replacement, want string }{
-		{"unordered", "event_count", "temporal", `example.yml:6: correlation.type: is temporal, which takes the rules in any order, and a sequence has one: write temporal_ordered, or a rule for each order`},
+		{"a rule alone in any order", "event_count", "temporal", "example.yml:7: correlation.rules: names one rule, and a sequence has two at least\nexample.yml:10: correlation.condition: asks for 3 of 1 rules, and a sequence has all of its steps"},
 		{"average", "event_count", "value_avg", `example.yml:6: correlation.type: is value_avg, and no operator keeps more of the values than their number and sum`},
 		{"upper bound", "gte: 3", "lt: 3", `example.yml:10: correlation.condition: has lt: an operator fires when enough was seen, and can't know that no more will come`},
 		{"exactly", "gte: 3", "eq: 3", `example.yml:10: correlation.condition: has eq: an operator fires when enough was seen, and can't know that no more will come`},
@@ -167,6 +167,7 @@ func TestOperators(t *testing.T) {
 		distinct = "type: value_count\nrules: [fetch]\ngroup-by: [agent.id]\ntimespan: 10m\ncondition: {field: cs-host, gte: 3}"
 		sum      = "type: value_sum\nrules: [call]\ngroup-by: [session.id]\ntimespan: 10m\ncondition: {field: gen_ai.usage.input_tokens, gt: 100}"
 		ordered  = "type: temporal_ordered\nrules: [read, fetch]\ngroup-by: [session.id]\ntimespan: 10m"
+		anyOrder = "type: temporal\nrules: [read, fetch]\ngroup-by: [session.id]\ntimespan: 10m"
 		byTool   = "type: event_count\nrules: [denied]\ngroup-by: [agent.class, tool.name]\ntimespan: 10m\ncondition: {gte: 3}"
 		aliased  = "type: temporal_ordered\nrules: [read, fetch]\ngroup-by: [session.id, where]\ntimespan: 10m\naliases:\n  where: {read: TargetFilename, fetch: c-uri-path}"
 		joined   = "type: temporal_ordered\nrules: [denied, fetch]\ngroup-by: [session.id, where]\ntimespan: 10m\naliases:\n  where: {denied: tool.host, fetch: cs-host}"
@@ -192,6 +193,10 @@ func TestOperators(t *testing.T) {
 		{"in order", ordered, []string{read("0s"), fetch("1m", "https://a/upload")}, 1},
 		{"out of order", ordered, []string{fetch("0s", "https://a/upload"), read("1m")}, 0},
 		{"too far apart", ordered, []string{read("0s"), fetch("11m", "https://a/upload")}, 0},
+		{"any order, the first one first", anyOrder, []string{read("0s"), fetch("1m", "https://a/upload")}, 1},
+		{"any order, the first one last", anyOrder, []string{fetch("0s", "https://a/upload"), read("1m")}, 1},
+		{"any order, one alone", anyOrder, []string{fetch("0s", "https://a/upload"), fetch("1m", "https://a/upload")}, 0},
+		{"any order, too far apart", anyOrder, []string{fetch("0s", "https://a/upload"), read("10m")}, 0},
 		{"by tool over the class", byTool, []string{denied("0s", "x", "a"), denied("1m", "x", "b"), denied("2m", "x", "c")}, 1},
 		{"by tool, of different tools", byTool, []string{denied("0s", "x", "a"), denied("1m", "y", "a"), denied("2m", "z", "a")}, 0},
 		{"alias", joined, []string{denied("0s", "get_page", "a"), strings.Replace(fetch("1m", "https://a/upload"), "tool: fetch", "agent: a, tool: fetch", 1)}, 1},

@@ -81,7 +81,11 @@ func addOperator(add func(string, *yaml.Node), o *outcome) {
 		for _, s := range op.steps {
 			steps.Content = append(steps.Content, stepNode(s))
 		}
-		add("sequence", mapNode(0, "within", text(op.within), "steps", steps))
+		fields := []any{"within", text(op.within)}
+		if op.anyOrder {
+			fields = append(fields, "order", text("any"))
+		}
+		add("sequence", mapNode(0, append(fields, "steps", steps)...))
 		return
 	}
 	add("when", block(o.when.String()))

@@ -27,6 +27,7 @@ type Options struct {
 	Facts  ui.Facts
 	Actor  ui.Actor
 	Events Events
+	Rules  Rules
 	// Planner computes what playbooks would do.
 	Planner  Planner
 	Exporter Exporter
@@ -90,6 +91,8 @@ func Routes(mux *http.ServeMux, o Options) {
 	handle("GET /api/v1/agents/habits", approval.Viewer, a.habits)
 	handle("POST /api/v1/agents/baseline", approval.Lead, with(a.changeBaseline))
 	handle("GET /api/v1/rules", approval.Viewer, a.rules)
+	// What exceptions and tables leave out is for those who may read what happened.
+	handle("GET /api/v1/rules/files", approval.Lead, a.ruleFiles)
 	handle("POST /api/v1/rules/reload", approval.Lead, a.reload)
 	handle("GET /api/v1/findings", approval.Viewer, a.findings)
 	handle("GET /api/v1/ledger", approval.Viewer, a.ledger)
@@ -133,6 +136,23 @@ func (a *api) summary(r *http.Request, _ approval.Principal) (any, error) {
 
 func (a *api) rules(r *http.Request, _ approval.Principal) (any, error) {
 	return a.Facts.Rules(r.Context())
+}
+
+// Rules has the rules in force.
+type Rules interface {
+	RulesInForce() RulesInForce
+}
+
+// RulesInForce are the rules that detectors judge by, with their macros, tables, overlays and exceptions. They are read from the archive,
+// a zip, as the server read them; a set that was compiled from it has the digest.
+type RulesInForce struct {
+	Digest  string    `json:"digest"`
+	Loaded  time.Time `json:"loaded"`
+	Archive []byte    `json:"archive"`
+}
+
+func (a *api) ruleFiles(*http.Request, approval.Principal) (any, error) {
+	return a.Options.Rules.RulesInForce(), nil
 }
 
 func (a *api) incidents(r *http.Request, _ approval.Principal) (any, error) {

@@ -26,6 +26,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/tocsin-dr/tocsin/baselines"
+	"github.com/tocsin-dr/tocsin/detect"
 	"github.com/tocsin-dr/tocsin/internal/action"
 	"github.com/tocsin-dr/tocsin/internal/approval"
 	"github.com/tocsin-dr/tocsin/internal/auth"
@@ -370,11 +371,11 @@ func (a *App) openDetectors(context.Context) error {
 			return err
 		}
 		a.onClose(pages.Close)
-		b := a.cfg.Baselines
+		b, meter := a.cfg.Baselines, detect.NewMeter(time.Now)
 		a.detectors = append(a.detectors, &detector{
-			partition: p, of: a.cfg.NATS.Partitions, log: a.log, codec: a.codec, metrics: a.metrics, logger: a.logger, errs: make(map[string]int),
+			partition: p, of: a.cfg.NATS.Partitions, log: a.log, codec: a.codec, metrics: a.metrics, logger: a.logger, errs: make(map[string]int), meter: meter,
 			shard: pipeline.New(a.rules.inForce(), a.hasher, pipeline.Options{
-				Alpha: b.Alpha, AgentAlerts: b.Alerts, ClassAlerts: b.ClassAlerts, TenantAlerts: b.TenantAlerts, AgentsInMemory: b.AgentsInMemory, Agents: b.Agents, Shelf: pages,
+				Alpha: b.Alpha, AgentAlerts: b.Alerts, ClassAlerts: b.ClassAlerts, TenantAlerts: b.TenantAlerts, AgentsInMemory: b.AgentsInMemory, Agents: b.Agents, Shelf: pages, Meter: meter,
 			}),
 		})
 	}

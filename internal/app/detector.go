@@ -35,6 +35,7 @@ type detector struct {
 
 	mu    sync.Mutex // pages read what the shard learned while it runs
 	shard *pipeline.Shard
+	meter *detect.Meter // the shard's
 
 	count int    // events processed since the start; guarded by mu
 	last  uint64 // sequence of the last message processed
@@ -231,6 +232,7 @@ const reportEvery = time.Second
 func (d *detector) report() {
 	if time.Since(d.reported) >= reportEvery {
 		d.countRuleErrors()
+		d.countRuleTime()
 		d.countEvicted()
 		d.reported = time.Now()
 	}
@@ -249,6 +251,18 @@ func (d *detector) countRuleErrors() {
 	times, differed := max(0, compared.Canaried-d.compared.Canaried), max(0, compared.Missed-d.compared.Missed)
 	d.metrics.IndexCompared(max(times, differed), differed)
 	d.compared = compared
+}
+
+func (d *detector) countRuleTime() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.meter.Drain(d.metrics.RuleTook)
+}
+
+func (d *detector) addCosts(to *detect.Costs) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.meter.AddTo(to)
 }
 
 func (d *detector) countEvicted() {

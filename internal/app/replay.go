@@ -1,7 +1,6 @@
 package app
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -26,8 +25,9 @@ type Replay struct {
 	// OnEvent is told each event as its line of JSON, if it is set. OnRejected is told what could not be read.
 	OnEvent    func(line []byte) error
 	OnRejected func(item, reason string)
-	OnProgress func(done, all int)
+	OnProgress func(events int) // so far
 	Events     int
+	decoded    int
 	agents     map[string]bool
 	findings   map[string]bool
 	files      map[string]*recording
@@ -46,38 +46,34 @@ func NewReplay(set *detect.Set, options pipeline.Options) (*Replay, error) {
 	hasher := event.NewHasher(nil)
 	return &Replay{
 		mapper: ingest.NewMapper(ingest.Options{Hasher: hasher}), shard: pipeline.New(set, hasher, options), codec: codec,
-		OnRejected: func(string, string) {}, OnProgress: func(int, int) {},
+		OnRejected: func(string, string) {}, OnProgress: func(int) {},
 		agents: make(map[string]bool), findings: make(map[string]bool), files: make(map[string]*recording),
 	}, nil
 }
 
-// Requests replays recorded requests in order and hands over what each raised.
-func (r *Replay) Requests(ctx context.Context, requests []ingest.Request, raised func([]pipeline.Raised) error) error {
-	return r.Decode(ctx, requests, func(e *event.Event) error { return r.event(e, raised) })
+// Request replays one recorded request, those of a recording in order, and hands over what each of its events raised.
+func (r *Replay) Request(ctx context.Context, request ingest.Request, raised func([]pipeline.Raised) error) error {
+	return r.Decode(ctx, request, func(e *event.Event) error { return r.event(e, raised) })
 }
 
-// Decode hands over the events of recorded requests in order, without judging them.
-func (r *Replay) Decode(ctx context.Context, requests []ingest.Request, fn func(*event.Event) error) error {
-	for i, request := range requests {
-		if err := ctx.Err(); err != nil {
+// Decode hands over the events of a recorded request in order, without judging them.
+func (r *Replay) Decode(ctx context.Context, request ingest.Request, fn func(*event.Event) error) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	events, err := r.decode(request)
+	if err != nil {
+		return fmt.Errorf("replay %s: %w", r.place(request), err)
+	}
+	for i := range events {
+		if err := fn(&events[i]); err != nil {
 			return err
 		}
-		events, err := r.decode(request)
-		if err != nil {
-			return fmt.Errorf("replay %s: %w", r.place(request), err)
-		}
-		for j := range events {
-			if err := fn(&events[j]); err != nil {
-				return err
-			}
-		}
-		r.OnProgress(i+1, len(requests))
 	}
+	r.decoded += len(events)
+	r.OnProgress(r.decoded)
 	return nil
 }
-
-// eventsPath is where events in their JSON form are sent to.
-const eventsPath = "/v1/events"
 
 func (r *Replay) decode(request ingest.Request) ([]event.Event, error) {
 	f := r.files[request.File]
@@ -86,14 +82,7 @@ func (r *Replay) decode(request ingest.Request) ([]event.Event, error) {
 		r.files[request.File] = f
 	}
 	f.requests++
-	var events []event.Event
-	var rejected []ingest.Rejection
-	var err error
-	if request.Path == eventsPath {
-		events, rejected, err = r.mapper.JSON(bytes.NewReader(request.Body), ingest.Receipt{})
-	} else {
-		events, rejected, err = r.mapper.Capture(request, ingest.Receipt{})
-	}
+	events, rejected, err := r.mapper.Capture(request, ingest.Receipt{})
 	f.read, f.rejected = f.read+len(events), f.rejected+len(rejected)
 	for _, x := range rejected {
 		r.OnRejected(r.place(request)+": "+x.Item, x.Reason)
@@ -101,9 +90,9 @@ func (r *Replay) decode(request ingest.Request) ([]event.Event, error) {
 	return events, err
 }
 
-// place names a request for messages by its file and its number there. A file of events is one request.
+// place names a request for messages by its file and its number there; the lines of a file of events have numbers of their own.
 func (r *Replay) place(request ingest.Request) string {
-	if request.Path == eventsPath && request.File != "" {
+	if request.Path == ingest.PathEvents && request.File != "" {
 		return request.File
 	}
 	return strings.TrimSpace(fmt.Sprintf("%s request %d", request.File, r.files[request.File].requests))

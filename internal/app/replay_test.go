@@ -109,14 +109,16 @@ func replayed(t *testing.T, rules string, requests []ingest.Request) []string {
 		t.Fatal(err)
 	}
 	byID := make(map[string]string)
-	err = r.Requests(t.Context(), requests, func(raised []pipeline.Raised) error {
-		for _, one := range raised {
-			byID[one.Finding.ID] = encoded(t, one.Finding)
+	for _, request := range requests {
+		err = r.Request(t.Context(), request, func(raised []pipeline.Raised) error {
+			for _, one := range raised {
+				byID[one.Finding.ID] = encoded(t, one.Finding)
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
 		}
-		return nil
-	})
-	if err != nil {
-		t.Fatal(err)
 	}
 	var out []string
 	for _, text := range byID {

@@ -15,6 +15,7 @@ import (
 	"github.com/tocsin-dr/tocsin/detect"
 	"github.com/tocsin-dr/tocsin/detect/rules"
 	"github.com/tocsin-dr/tocsin/internal/action"
+	"github.com/tocsin-dr/tocsin/internal/api"
 	"github.com/tocsin-dr/tocsin/internal/approval"
 	"github.com/tocsin-dr/tocsin/internal/evidence"
 	"github.com/tocsin-dr/tocsin/internal/ledger"
@@ -38,6 +39,8 @@ type rulebook struct {
 	mu      sync.Mutex
 	set     *detect.Set
 	loaded  loaded
+	archive []byte // of the files that the set was read from
+	when    time.Time
 }
 
 func (b *rulebook) inForce() *detect.Set {
@@ -58,7 +61,7 @@ func (b *rulebook) since(rule string) time.Time {
 func (b *rulebook) load(ctx context.Context, actor string) error {
 	b.loading.Lock()
 	defer b.loading.Unlock()
-	set, read, err := b.read()
+	set, read, archive, err := b.read()
 	if err != nil {
 		b.metrics.RulesLoaded(false)
 		return errors.Join(err, appendLedger(ctx, b.store, b.now(), ledger.KindRules, actor, "refused", map[string]string{"error": err.Error()}))
@@ -73,7 +76,7 @@ func (b *rulebook) load(ctx context.Context, actor string) error {
 		return err
 	}
 	b.mu.Lock()
-	b.set, b.loaded = set, now
+	b.set, b.loaded, b.archive, b.when = set, now, archive, b.now()
 	b.mu.Unlock()
 	for _, d := range b.detectors {
 		d.setRules(ctx, set)
@@ -83,24 +86,42 @@ func (b *rulebook) load(ctx context.Context, actor string) error {
 	return nil
 }
 
-// read reads and compiles the rules and checks that the playbooks that they name exist.
-func (b *rulebook) read() (*detect.Set, RuleFiles, error) {
-	read, err := ReadRules(b.dir)
+// read reads and compiles the rules and checks that the playbooks that they name exist. They are read from the archive that is handed
+// out, so that it holds what is in force whatever becomes of the files.
+func (b *rulebook) read() (*detect.Set, RuleFiles, []byte, error) {
+	var own fs.FS
+	if b.dir != "" {
+		own = os.DirFS(b.dir)
+	}
+	archive, err := packRules(rules.FS, own)
+	if err != nil {
+		return nil, RuleFiles{}, nil, err
+	}
+	read, err := UnpackRules(archive)
 	if err == nil {
 		err = CheckPlaybooks(read.Rules, b.playbooks)
 	}
 	if err != nil {
-		return nil, RuleFiles{}, err
+		return nil, RuleFiles{}, nil, err
 	}
 	set, err := detect.Compile(read.Rules)
-	return set, read, err
+	return set, read, archive, err
+}
+
+// RulesInForce implements api.Rules.
+func (b *rulebook) RulesInForce() api.RulesInForce {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return api.RulesInForce{Digest: b.set.Digest(), Loaded: b.when, Archive: b.archive}
 }
 
 // Rules implements ui.Facts: a report card for each rule in force.
 func (f *facts) Rules(ctx context.Context) ([]measure.RuleReport, error) {
 	stats, excepted := make(map[string]detect.Stats), make(map[string]map[string]int)
+	var costs detect.Costs
 	for _, d := range f.detectors {
 		d.addExcepted(excepted)
+		d.addCosts(&costs)
 		for rule, n := range d.ruleStats() {
 			sum := stats[rule]
 			sum.Add(&n)
@@ -116,7 +137,7 @@ func (f *facts) Rules(ctx context.Context) ([]measure.RuleReport, error) {
 	for _, r := range set.Rules() {
 		out = append(out, measure.RuleReport{
 			ID: r.ID, Version: r.Version, Title: r.Title, Severity: r.Severity, Lane: r.Lane, Operator: r.Operator(), Capture: r.Capture,
-			Tests: len(r.Tests), Stats: stats[r.ID], Verdicts: verdicts[r.ID], Since: f.rules.since(r.ID), Exceptions: hits(set.Exceptions(r.ID), excepted[r.ID]),
+			Tests: len(r.Tests), Stats: stats[r.ID], Cost: measure.CostOf(r.ID, &costs), Verdicts: verdicts[r.ID], Since: f.rules.since(r.ID), Exceptions: hits(set.Exceptions(r.ID), excepted[r.ID]),
 		})
 	}
 	return out, nil
@@ -144,6 +165,8 @@ type RuleFiles struct {
 	Rules   []detect.Rule
 	Library *detect.Library
 	Texts   [][]byte // of the rules and of the library
+	// Replaced are the rules that stand in the place of a shipped one.
+	Replaced []detect.Rule
 }
 
 // ReadRules reads the shipped rules and those of a directory, if one is named, with the directory's macros, tables, overlays and
@@ -153,6 +176,11 @@ func ReadRules(dir string) (RuleFiles, error) {
 	if dir != "" {
 		dirs = append(dirs, os.DirFS(dir))
 	}
+	return readRuleDirs(dirs...)
+}
+
+// readRuleDirs reads the shipped rules, which come first, and those of other directories.
+func readRuleDirs(dirs ...fs.FS) (RuleFiles, error) {
 	library, err := detect.ReadLibrary(dirs...)
 	if err != nil {
 		return RuleFiles{}, err
@@ -161,8 +189,11 @@ func ReadRules(dir string) (RuleFiles, error) {
 	for _, text := range library.Texts {
 		out.Texts = append(out.Texts, text)
 	}
-	for _, from := range dirs {
+	for n, from := range dirs {
 		list, err := detect.ReadRules(from, library)
+		if err == nil {
+			err = detect.CheckIDs(list)
+		}
 		if err != nil {
 			return RuleFiles{}, err
 		}
@@ -172,8 +203,9 @@ func ReadRules(dir string) (RuleFiles, error) {
 				return RuleFiles{}, fmt.Errorf("read rule %s: %w", r.ID, err)
 			}
 			out.Texts = append(out.Texts, text)
-			if i := slices.IndexFunc(out.Rules, func(o detect.Rule) bool { return o.ID == r.ID }); i >= 0 && from != rules.FS {
+			if i := slices.IndexFunc(out.Rules, func(o detect.Rule) bool { return o.ID == r.ID }); i >= 0 && n > 0 {
 				out.Rules[i] = r
+				out.Replaced = append(out.Replaced, r)
 			} else {
 				out.Rules = append(out.Rules, r)
 			}

@@ -114,7 +114,7 @@ func (a *App) serveHTTP(ctx context.Context, group *errgroup.Group, listener net
 func (a *App) consoleHandler() http.Handler {
 	mux := http.NewServeMux()
 	a.auth.Routes(mux)
-	api.Routes(mux, api.Options{Reader: a.store, Facts: a.facts, Actor: a.control, Events: a.events, Planner: &planner{a.library, a.policies, a.actions, a.elsewhere, a.store}, Exporter: &exporter{a.store, a.vault, a.anchor, a.now}, Auth: a.auth, Now: a.now})
+	api.Routes(mux, api.Options{Reader: a.store, Facts: a.facts, Actor: a.control, Events: a.events, Rules: a.rules, Planner: &planner{a.library, a.policies, a.actions, a.elsewhere, a.store}, Exporter: &exporter{a.store, a.vault, a.anchor, a.now}, Auth: a.auth, Now: a.now})
 	if a.slack != nil && a.cfg.Slack.Mode == slack.ModeHTTP {
 		mux.Handle("POST /slack/interactions", a.slack.Handler())
 	}

@@ -18,7 +18,7 @@ func (c *Codec) AppendAll(out []byte, parts ...[]Event) []byte {
 	for _, events := range parts {
 		n += len(events)
 		for i := range events {
-			size += events[i].roughSize()
+			size += events[i].Size()
 		}
 	}
 	w := wire{data: slices.Grow(out, size)}
@@ -31,8 +31,8 @@ func (c *Codec) AppendAll(out []byte, parts ...[]Event) []byte {
 	return w.data
 }
 
-// roughSize is about what an event takes, so that memory is taken once for a batch.
-func (e *Event) roughSize() int {
+// Size is about what an event takes in memory and in the log, in bytes.
+func (e *Event) Size() int {
 	n := 768
 	if t := e.Tool; t != nil {
 		n += len(t.Result.Text) + len(t.Command) + len(t.Path) + len(t.URL) + 9*len(t.Result.Tokens)
@@ -56,7 +56,9 @@ func (c *Codec) ReadAll(room *Room, data []byte) (events []Event, ok bool) {
 	w := wire{data: data, reading: true, room: room}
 	n := w.length(majorArray, smallestEvent)
 	room.tools, room.args = room.tools[:0], room.args[:0]
-	events = slices.Grow(room.events[:0], n)[:n]
+	if events = slices.Grow(room.events[:0], n)[:n]; events == nil {
+		events = []Event{} // as Unmarshal reads an empty batch
+	}
 	clear(events)
 	for i := range events {
 		w.event(&events[i])

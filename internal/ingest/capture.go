@@ -18,14 +18,19 @@ type Request struct {
 	ContentType string
 	Body        []byte
 	File        string // where it was read from, for messages; may be empty
+	Before      int    // lines of the file before the body, where that is a part of a file of events
 }
 
-// The paths of the OTLP signals.
+// The paths of the OTLP signals, and of events in their JSON form.
 const (
+	PathEvents  = "/v1/events"
 	pathTraces  = "/v1/traces"
 	pathLogs    = "/v1/logs"
 	pathMetrics = "/v1/metrics"
 )
+
+// partBytes bounds the parts in which a file of events is read.
+const partBytes = 16 << 20
 
 const (
 	typeJSON  = "application/json"
@@ -73,6 +78,52 @@ func ReadCapture(r io.Reader, fn func(Request) error) error {
 	return nil
 }
 
+// ReadEvents calls fn with a file of events in their JSON form: with an array whole, and with lines in parts, so that a file may be
+// larger than memory. It stops at the first error.
+func ReadEvents(r io.Reader, fn func(Request) error) error {
+	buffered := bufio.NewReader(r)
+	first, err := firstByte(buffered)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return fmt.Errorf("read events: %w", err)
+	}
+	request := Request{Path: PathEvents, ContentType: "application/x-ndjson"}
+	if first == '[' {
+		if request.Body, err = io.ReadAll(io.LimitReader(buffered, MaxJSONBytes+1)); err != nil {
+			return fmt.Errorf("read events: %w", err)
+		}
+		return fn(request)
+	}
+	return readLines(buffered, request, fn)
+}
+
+// readLines calls fn with the request for each part of the lines.
+func readLines(r io.Reader, request Request, fn func(Request) error) error {
+	lines := bufio.NewScanner(r)
+	lines.Buffer(make([]byte, 0, 64<<10), MaxJSONBytes)
+	var body []byte
+	n, before := 0, 0
+	part := func() error {
+		request.Body, request.Before = body, before
+		body, before = make([]byte, 0, cap(body)), n // texts of events may lie in what was handed over
+		return fn(request)
+	}
+	for ; lines.Scan(); n++ {
+		if n > before && (n == before+MaxJSONEvents || len(body)+len(lines.Bytes()) >= partBytes) {
+			if err := part(); err != nil {
+				return err
+			}
+		}
+		body = append(append(body, lines.Bytes()...), '\n')
+	}
+	if err := lines.Err(); err != nil {
+		return fmt.Errorf("read events: line %d: %w", n+1, err)
+	}
+	if len(body) > 0 || before == 0 {
+		return part()
+	}
+	return nil
+}
+
 func firstByte(r *bufio.Reader) (byte, error) {
 	for {
 		b, err := r.ReadByte()
@@ -110,8 +161,11 @@ func capturePath(path, signal string, body []byte) (string, error) {
 // Capture maps a recorded request as the receiver would. Metrics hold no events. The events' texts may alias the request's body, which
 // must not be changed any more.
 func (m *Mapper) Capture(req Request, rc Receipt) ([]event.Event, []Rejection, error) {
-	if req.Path == pathMetrics {
+	switch req.Path {
+	case pathMetrics:
 		return nil, nil, nil
+	case PathEvents:
+		return m.jsonEvents(req.Body, req.Before, rc)
 	}
 	s, ok := signalOf(req.Path)
 	if !ok {

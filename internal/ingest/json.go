@@ -44,10 +44,21 @@ func (m *Mapper) JSON(r io.Reader, rc Receipt) ([]event.Event, []Rejection, erro
 	if err != nil {
 		return nil, nil, fmt.Errorf("read events: %w", err)
 	}
+	return m.jsonEvents(body, 0, rc)
+}
+
+// jsonEvents maps a body, or the part of a long file that follows so many of its lines.
+func (m *Mapper) jsonEvents(body []byte, before int, rc Receipt) ([]event.Event, []Rejection, error) {
 	if len(body) > MaxJSONBytes {
 		return nil, nil, fmt.Errorf("read events: more than %d bytes: %w", MaxJSONBytes, ErrTooLarge)
 	}
-	items, err := splitEvents(body)
+	var items []jsonItem
+	var err error
+	if before > 0 {
+		items, _, err = splitLines(body, before)
+	} else {
+		items, err = splitEvents(body)
+	}
 	if err != nil {
 		return nil, nil, err
 	}
@@ -86,24 +97,28 @@ func splitEvents(body []byte) ([]jsonItem, error) {
 	case jsonDepth(body) <= maxEventDepth && json.Valid(body):
 		return []jsonItem{{"event", body}}, nil
 	}
-	var items []jsonItem
-	valid := false
-	for n := 1; len(body) > 0; n++ {
+	items, objects, err := splitLines(body, 0)
+	if err == nil && !objects {
+		err = errors.New("decode events: want a JSON object, an array of them, or one on each line")
+	}
+	return items, err
+}
+
+// splitLines takes lines apart that follow so many others, and reports whether any of them may be an object.
+func splitLines(body []byte, before int) (items []jsonItem, objects bool, err error) {
+	for n := before + 1; len(body) > 0; n++ {
 		line, rest, _ := bytes.Cut(body, []byte("\n"))
 		body = rest
 		if line = bytes.TrimSpace(line); len(line) == 0 {
 			continue
 		}
 		if len(items) == MaxJSONEvents {
-			return nil, fmt.Errorf("decode events: more than %d items: %w", MaxJSONEvents, ErrTooLarge)
+			return nil, false, fmt.Errorf("decode events: more than %d items: %w", MaxJSONEvents, ErrTooLarge)
 		}
-		valid = valid || line[0] == '{'
+		objects = objects || line[0] == '{'
 		items = append(items, jsonItem{fmt.Sprintf("line %d", n), line})
 	}
-	if !valid {
-		return nil, errors.New("decode events: want a JSON object, an array of them, or one on each line")
-	}
-	return items, nil
+	return items, objects, nil
 }
 
 // splitArray takes an array apart by its brackets alone, so that an item which is too deep, or no JSON, costs no other.

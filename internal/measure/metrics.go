@@ -36,6 +36,7 @@ type Metrics struct {
 	findings       *prometheus.CounterVec
 	unhandled      prometheus.Counter
 	ruleErrors     *prometheus.CounterVec
+	ruleSeconds    *prometheus.CounterVec
 	indexCompared  *prometheus.CounterVec
 	ruleLoads      *prometheus.CounterVec
 	approvals      *prometheus.CounterVec
@@ -76,6 +77,7 @@ func NewMetrics() *Metrics {
 	m.findings = m.counters("tocsin_findings_total", "Findings raised, all lanes.", "source", "rule", "severity")
 	m.unhandled = prometheus.NewCounter(prometheus.CounterOpts{Name: "tocsin_findings_unhandled_total", Help: "Findings that were given up, because no incident could take them."})
 	m.ruleErrors = m.counters("tocsin_rule_errors_total", "Events that a rule could not judge, because its expression failed.", "rule")
+	m.ruleSeconds = m.counters("tocsin_rule_seconds_total", "About how long a rule's judging took, from one event in 64.", "rule")
 	m.indexCompared = m.counters("tocsin_rule_index_compared_total", "Times at which what the index of rules says was compared with a rule's expression; any that differs is a defect of Tocsin.", "outcome")
 	m.ruleLoads = m.counters("tocsin_rules_loads_total", "Loads of the rules; refused ones left the set in force as it was.", "outcome")
 	m.approvals = m.counters("tocsin_approvals_total", "Outcomes of approval requests; refused counts decisions that did not count.", "outcome")
@@ -201,10 +203,11 @@ func (m *Metrics) Finding(f *detect.Finding) {
 	m.findings.WithLabelValues(among(sources(), f.Source), m.rules.value(f.Rule), among(severities(), f.Severity)).Inc()
 }
 
-// Rules makes the series of each rule's errors exist, so that an alert sees the first one.
+// Rules makes the series of each rule's errors and time exist, so that an alert sees the first one.
 func (m *Metrics) Rules(rules []detect.Rule) {
 	for _, r := range rules {
 		m.ruleErrors.WithLabelValues(m.rules.value(r.ID))
+		m.ruleSeconds.WithLabelValues(m.rules.value(r.ID))
 	}
 }
 
@@ -213,6 +216,11 @@ func (m *Metrics) Unhandled() { m.unhandled.Inc() }
 
 // RuleError counts an event that a rule could not judge.
 func (m *Metrics) RuleError(rule string) { m.ruleErrors.WithLabelValues(m.rules.value(rule)).Inc() }
+
+// RuleTook adds to the time that a rule's judging took.
+func (m *Metrics) RuleTook(rule string, took time.Duration) {
+	m.ruleSeconds.WithLabelValues(m.rules.value(rule)).Add(took.Seconds())
+}
 
 // IndexCompared counts how often what the index of rules says was compared with a rule's expression, and how often they differed.
 func (m *Metrics) IndexCompared(times, differed int) {

@@ -1,6 +1,8 @@
 package measure
 
 import (
+	"cmp"
+	"slices"
 	"time"
 
 	"github.com/tocsin-dr/tocsin/detect"
@@ -19,12 +21,41 @@ type RuleReport struct {
 	Tests    int             `json:"tests"`
 	// Stats count since the detectors' state began. Judged is the rule's cost: how often its expression ran.
 	Stats detect.Stats `json:"stats"`
+	// Cost is what it takes of the detectors' time; nil before anything was measured.
+	Cost *RuleCost `json:"cost,omitempty"`
 	// Verdicts are those of people who closed incidents in which the rule fired, one for each incident.
 	Verdicts map[incident.Verdict]int `json:"verdicts,omitempty"`
 	// Since is when it came into its lane.
 	Since time.Time `json:"since,omitzero"`
 	// Exceptions are those that name the rule.
 	Exceptions []ExceptionReport `json:"exceptions,omitempty"`
+}
+
+// RuleCost is a rule's cost in time since it was loaded, measured on one event in 64. Micros spread it over all events, those too for
+// which the rule was not asked.
+type RuleCost struct {
+	Events int     `json:"events"` // that were measured
+	Micros float64 `json:"us_per_event"`
+	Share  float64 `json:"share"` // of all that the detectors do with an event
+}
+
+// CostOf is the cost of a rule among those of all; nil where nothing was measured.
+func CostOf(rule string, all *detect.Costs) *RuleCost {
+	if all.Events == 0 {
+		return nil
+	}
+	took := all.Rules[rule]
+	return &RuleCost{
+		Events: all.Events, Micros: float64(took.Nanoseconds()) / 1000 / float64(all.Events),
+		Share: float64(took) / float64(max(1, all.Total)),
+	}
+}
+
+// Slowest returns the rules that cost most, the slowest first, without those that were not asked.
+func Slowest(all []RuleReport, most int) []RuleReport {
+	out := slices.DeleteFunc(slices.Clone(all), func(r RuleReport) bool { return r.Cost == nil || r.Cost.Micros == 0 })
+	slices.SortStableFunc(out, func(a, b RuleReport) int { return cmp.Compare(b.Cost.Micros, a.Cost.Micros) })
+	return out[:min(most, len(out))]
 }
 
 // ExceptionReport says how many events an exception kept from a rule, since the detectors' state began.

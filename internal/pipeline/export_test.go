@@ -26,3 +26,9 @@ func (s *Shard) Watermark() (at time.Time) {
 	}
 	return at
 }
+
+// Keep lowers how many findings of a rule are kept.
+func (b *Backtest) Keep(n int) { b.keep = n }
+
+// Minutes is how many minutes of events are counted one by one.
+func (b *Backtest) Minutes() int { return len(b.minutes.of) }

@@ -55,6 +55,8 @@ type Options struct {
 	Shelf                  Shelf
 	// Explain, if set, is asked about each event before the rules judge it.
 	Explain *Explain
+	// Meter, if set, measures what rules cost in time. No finding depends on it.
+	Meter *detect.Meter
 	// Scored, if set, is told each event as it was judged, with its anomaly; again if it is judged again under its agent's name.
 	Scored func(*event.Event, baselines.Anomaly)
 }
@@ -148,14 +150,18 @@ func New(rules *detect.Set, hasher *event.Hasher, options Options) *Shard {
 	options.TenantAlerts = cmp.Or(options.TenantAlerts, options.ClassAlerts)
 	options.Alpha, options.MaxBytes = cmp.Or(options.Alpha, 0.005), cmp.Or(options.MaxBytes, defaultMaxBytes)
 	options.AgentsInMemory, options.Agents = cmp.Or(options.AgentsInMemory, defaultAwake), cmp.Or(options.Agents, defaultKnown)
+	env := detect.NewEnv()
+	env.Measure(options.Meter)
 	return &Shard{
-		rules: rules, reader: reader{hasher: hasher}, observer: baselines.NewObserver(hasher), options: options, env: detect.NewEnv(), classes: make(map[string]*class), gone: make(map[string]int),
+		rules: rules, reader: reader{hasher: hasher}, observer: baselines.NewObserver(hasher), options: options, env: env, classes: make(map[string]*class), gone: make(map[string]int),
 	}
 }
 
 // Process takes the next event of the log and returns what it raised. The event is changed: its agent may be named and its
 // arguments' provenance is set. Their tokens are good until the next event. A repeated event raises nothing.
 func (s *Shard) Process(e *event.Event, at Position) []Raised {
+	s.options.Meter.Begin(s.events)
+	defer s.options.Meter.End()
 	c := s.class(e.Agent.Class)
 	defer s.settle(c) // also of what panics
 	out := s.take(c, e, at)
@@ -483,6 +489,7 @@ func (s *Shard) Excepted() map[string]map[string]int {
 // are gone or their operator changed. All other state stays.
 func (s *Shard) SetRules(set *detect.Set) []string {
 	s.rules = set
+	s.options.Meter.Reset()
 	gone := make(map[string]bool)
 	for _, c := range s.classes {
 		for _, name := range c.Rules.Prune(set) {

@@ -42,7 +42,27 @@ func Node(file string, node *yaml.Node, into any) error {
 		}
 	}
 	if err := node.Decode(into); err != nil {
+		if m := notTime.FindStringSubmatch(err.Error()); m != nil { // the decoder names no line
+			if at := scalar(node, m[1]); at != nil {
+				return fmt.Errorf("%s:%d:%d: want a day such as 2026-12-31, got %q", file, at.Line, at.Column, m[1])
+			}
+		}
 		return Explain(file, err, reflect.TypeOf(into))
+	}
+	return nil
+}
+
+var notTime = regexp.MustCompile(`^parsing time "([^"]*)"`)
+
+// scalar finds a value in a part of a file.
+func scalar(node *yaml.Node, value string) *yaml.Node {
+	if node.Kind == yaml.ScalarNode && node.Value == value {
+		return node
+	}
+	for _, child := range node.Content {
+		if found := scalar(child, value); found != nil {
+			return found
+		}
 	}
 	return nil
 }
@@ -144,10 +164,43 @@ func explainAll(file string, lines []string, err error, into reflect.Type) error
 		if m := line.FindStringSubmatch(text); m != nil {
 			text = text[len(m[0]):]
 			place = file + ":" + m[1] + column(lines, m[1], text) + ": "
+			if n, err := strconv.Atoi(m[1]); err == nil && types == nil && n <= len(lines) {
+				place, text = syntax(file, lines, n, text)
+			}
 		}
 		errs = append(errs, errors.New(place+explain(text, keys)))
 	}
 	return errors.Join(errs...)
+}
+
+// tabbed is a line that is indented with a tab.
+var tabbed = regexp.MustCompile("^ *\t")
+
+// syntax is the place of what is no YAML, and what is most often behind the decoder's words.
+func syntax(file string, lines []string, n int, text string) (place, why string) {
+	at := func(n, column int) string { return fmt.Sprintf("%s:%d:%d: ", file, n, column) }
+	expected := strings.HasPrefix(text, "did not find expected")
+	if expected && n < len(lines) {
+		n++ // the decoder counts these from 0
+	}
+	here := lines[n-1]
+	first := len(here) - len(strings.TrimLeft(here, " ")) + 1
+	switch {
+	case strings.Contains(text, "tab character"):
+		if i := slices.IndexFunc(lines, tabbed.MatchString); i >= 0 {
+			return at(i+1, strings.IndexByte(lines[i], '\t')+1), "is indented with a tab: indent with spaces"
+		}
+	case strings.HasPrefix(text, "mapping values are not allowed"):
+		if i := strings.LastIndex(here, ": "); i >= 0 && strings.Count(here, ": ") > 1 {
+			return at(n, i+1), `": " begins a value, and here one has begun: put a text that holds it between quotation marks`
+		}
+		return at(n, first), "is indented more than the lines that it belongs to"
+	case expected && (strings.Contains(text, "'}'") || strings.Contains(text, "']'")):
+		return at(n, first), "a { or [ that begins here is not closed, or a comma is missing after a value"
+	case expected:
+		return at(n, first), "in what begins here, a line is indented otherwise than those that it belongs to, or lacks its - or its colon"
+	}
+	return at(n, first), text
 }
 
 // column is that of the key or value that an error is about in its line, after a colon; "" where it can't be told.

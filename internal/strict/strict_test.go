@@ -29,6 +29,12 @@ func TestYAML(t *testing.T) {
 		{"two mistakes", "cuont: 3\nwait: ten", "f.yaml:1:1: unknown key \"cuont\"; did you mean \"count\"?\nf.yaml:2:7: want a duration such as 90s, 10m or 24h, got text (ten)"},
 		{"two documents", "name: a\n---\nname: b", `f.yaml: holds more than one document`},
 		{"nothing", "", `f.yaml: is empty`},
+		{"tab", "parts:\n  - title: a\n\tcount: 3", "f.yaml:3:1: is indented with a tab: indent with spaces"},
+		{"tab in a block", "name: |\n  a\n\tb\ncount: 3", "f.yaml:3:1: is indented with a tab: indent with spaces"},
+		{"colon in a text", "count: 3\nname: a: b", `f.yaml:2:8: ": " begins a value, and here one has begun: put a text that holds it between quotation marks`},
+		{"indented more", "count: 3\n  name: b", "f.yaml:2:3: is indented more than the lines that it belongs to"},
+		{"not closed", "name: a\nparts: [{title: x}\ncount: 3", "f.yaml:2:1: a { or [ that begins here is not closed, or a comma is missing after a value"},
+		{"key of a list's item indented otherwise", "parts:\n  - title: a\n   count: 3", "f.yaml:2:3: in what begins here, a line is indented otherwise than those that it belongs to, or lacks its - or its colon"},
 		{"comments alone", "# nothing yet\n", `f.yaml: is empty`},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
