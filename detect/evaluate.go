@@ -502,7 +502,7 @@ func chain(e *event.Event) *Chain {
 		return nil
 	}
 	a := e.Tool.Args[i]
-	return &Chain{Origin: a.Origin, Arg: a.Path, Value: a.Value, Provenance: a.Provenance}
+	return &Chain{Origin: a.Origin, Arg: a.Path, Value: strings.Clone(a.Value), Provenance: a.Provenance} // a copy: an absence is kept
 }
 
 // ChainOf is the chain of an event's most telling argument, or nil. Baselines' findings use it as rules' do.
