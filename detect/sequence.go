@@ -1,6 +1,7 @@
 package detect
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -117,15 +118,15 @@ func (c *compiled) keep(env *Env, st *State, step int) ([]value, error) {
 // mattered had to go.
 func (g *group) addMatch(step int, m match, bound int, within time.Duration) (evicted bool) {
 	list := g.Steps[step]
-	i, _ := slices.BinarySearchFunc(list, m.At, func(a match, at time.Time) int { return a.At.Compare(at) })
-	for ; i < len(list) && list[i].At.Equal(m.At); i++ {
+	i, _ := slices.BinarySearchFunc(list, m.At, func(a match, at moment) int { return cmp.Compare(a.At, at) })
+	for ; i < len(list) && list[i].At == m.At; i++ {
 		if list[i].Event == m.Event && slices.Equal(list[i].Fixed, m.Fixed) {
 			return false
 		}
 	}
 	list = slices.Insert(list, i, m)
 	old := 0
-	for old < len(list) && g.Last.Sub(list[old].At) >= 2*within {
+	for old < len(list) && g.Last.sub(list[old].At) >= 2*within {
 		old++
 	}
 	if old == 0 && len(list) > bound {
@@ -144,6 +145,7 @@ func (c *compiled) join(env *Env, e *event.Event, st *State, g *group, i int) (o
 		}
 	}
 	slices.Sort(named)
+	at := momentOf(e.Time)
 	env.kept = make([]value, len(c.kept))
 	tried := 0
 	var choose func(n int, chosen []*match) error
@@ -160,7 +162,7 @@ func (c *compiled) join(env *Env, e *event.Event, st *State, g *group, i int) (o
 		list := g.step(step)
 		for j := len(list) - 1; j >= 0 && tried < maxJoins; j-- {
 			m := &list[j]
-			if m.At.After(e.Time) || m.Event == e.ID || e.Time.Sub(m.At) >= c.within || !agrees(m, chosen) {
+			if m.At > at || m.Event == e.ID || at.sub(m.At) >= c.within || !agrees(m, chosen) {
 				continue
 			}
 			copyM := *m
@@ -214,7 +216,7 @@ func (c *compiled) complete(g *group, step int, m *match) []hit {
 	fixed := m.Fixed
 	for i := step - 1; i >= 0; i-- {
 		if i < len(fixed) && fixed[i] != nil {
-			if fixed[i].At.After(hits[i+1].At) {
+			if fixed[i].At > hits[i+1].At {
 				return nil
 			}
 			hits[i] = fixed[i].hit
@@ -222,7 +224,7 @@ func (c *compiled) complete(g *group, step int, m *match) []hit {
 		}
 		list := g.step(i)
 		j := len(list) - 1
-		for j >= 0 && (list[j].At.After(hits[i+1].At) || used(hits[i+1:], list[j].Event)) {
+		for j >= 0 && (list[j].At > hits[i+1].At || used(hits[i+1:], list[j].Event)) {
 			j--
 		}
 		if j < 0 {
@@ -236,7 +238,7 @@ func (c *compiled) complete(g *group, step int, m *match) []hit {
 	for i := step + 1; i < len(c.steps); i++ {
 		list := g.step(i)
 		j := 0
-		for j < len(list) && (list[j].At.Before(hits[i-1].At) || list[j].Fixed != nil || used(hits[:i], list[j].Event)) {
+		for j < len(list) && (list[j].At < hits[i-1].At || list[j].Fixed != nil || used(hits[:i], list[j].Event)) {
 			j++
 		}
 		if j == len(list) {
@@ -244,7 +246,7 @@ func (c *compiled) complete(g *group, step int, m *match) []hit {
 		}
 		hits[i] = list[j].hit
 	}
-	if hits[len(hits)-1].At.Sub(hits[0].At) >= c.within {
+	if hits[len(hits)-1].At.sub(hits[0].At) >= c.within {
 		return nil
 	}
 	return hits
@@ -259,7 +261,7 @@ func (c *compiled) describeSequence(hits []hit) string {
 	for _, s := range c.Sequence.Steps {
 		names = append(names, s.As)
 	}
-	return fmt.Sprintf("%s, in this order within %s.", strings.Join(names, ", then "), hits[len(hits)-1].At.Sub(hits[0].At).Round(time.Second))
+	return fmt.Sprintf("%s, in this order within %s.", strings.Join(names, ", then "), hits[len(hits)-1].At.sub(hits[0].At).Round(time.Second))
 }
 
 // absence judges an event as the one that matters and as the one whose absence does.
@@ -285,10 +287,10 @@ func (c *compiled) absence(env *Env, e *event.Event, kind event.Kind, st *State)
 	if err != nil || !ok {
 		return nil, err
 	}
-	from, to := e.Time.Add(-c.Absence.Before), e.Time.Add(c.Absence.After)
+	from, to := momentOf(e.Time.Add(-c.Absence.Before)), momentOf(e.Time.Add(c.Absence.After))
 	if g := st.memory(c).Groups[key]; g != nil {
 		for _, h := range g.Hits {
-			if h.Event != e.ID && !h.At.Before(from) && !h.At.After(to) {
+			if h.Event != e.ID && from <= h.At && h.At <= to {
 				return nil, nil
 			}
 		}
