@@ -38,7 +38,6 @@ func (s *Shard) dropClass(name string) {
 	delete(s.classes, name)
 }
 
-
 // advance moves the watermark, and about once a minute of event time learns the sessions that fell silent and forgets what was
 // silent for long.
 func (c *class) advance(at time.Time) {

@@ -111,7 +111,7 @@ type class struct {
 	Budget    budget           `json:"budget"`
 	// Delegators are by sender and agent.
 	Delegators map[string]*delegator `json:"delegators,omitempty"`
-	Named      map[string]string     `json:"named"`   // service: the only agent it was seen to run; "" once there are several
+	Named      map[string]string     `json:"named"` // service: the only agent it was seen to run; "" once there are several
 	Seen       seen                  `json:"seen"`
 	Count      int                   `json:"count"`   // events processed
 	Waiting    int                   `json:"waiting"` // events that wait for their agent's name
