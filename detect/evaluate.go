@@ -251,7 +251,7 @@ func (c *compiled) single(env *Env, e *event.Event, st *State) (*Finding, error)
 	}), err
 }
 
-func hitOf(e *event.Event) hit { return hit{At: e.Time, Event: e.ID, Session: e.Session.ID} }
+func hitOf(e *event.Event) hit { return hit{At: momentOf(e.Time), Event: e.ID, Session: e.Session.ID} }
 
 // target is what an event's effect is on, where the silence is for that.
 func (c *compiled) target(e *event.Event) string {
@@ -317,7 +317,7 @@ func (c *compiled) full(g *group, h hit) []hit {
 	case c.Distinct != nil:
 		// Of each value the newest event is enough: windows that end before it were looked at before.
 		if i := slices.IndexFunc(g.Hits, func(o hit) bool { return o.Value == h.Value }); i >= 0 {
-			if !g.Hits[i].At.Before(h.At) {
+			if g.Hits[i].At >= h.At {
 				return nil
 			}
 			g.Hits = slices.Delete(g.Hits, i, i+1)
@@ -341,10 +341,10 @@ const roundingError = 1e-9
 // around is what all hits add up to that are nearer to the one at i than a span: no window with it holds more.
 func around(hits []hit, i int, within time.Duration) float64 {
 	sum := hits[i].N
-	for j := i - 1; j >= 0 && hits[i].At.Sub(hits[j].At) < within; j-- {
+	for j := i - 1; j >= 0 && hits[i].At.sub(hits[j].At) < within; j-- {
 		sum += hits[j].N
 	}
-	for j := i + 1; j < len(hits) && hits[j].At.Sub(hits[i].At) < within; j++ {
+	for j := i + 1; j < len(hits) && hits[j].At.sub(hits[i].At) < within; j++ {
 		sum += hits[j].N
 	}
 	return sum
@@ -449,7 +449,7 @@ func (c *compiled) fire(e *event.Event, st *State, key string, hits []hit, reaso
 			f.Sessions = append(f.Sessions, h.Session)
 		}
 	}
-	f.Events, f.First, f.Chain = ids, hits[0].At, chain(e)
+	f.Events, f.First, f.Chain = ids, hits[0].At.time(), chain(e)
 	f.ID = FindingID(e.Tenant, e.Agent.Class, c.ID, ids)
 	return f
 }
@@ -507,7 +507,7 @@ func chain(e *event.Event) *Chain {
 		return nil
 	}
 	a := e.Tool.Args[i]
-	return &Chain{Origin: a.Origin, Arg: a.Path, Value: a.Value, Provenance: a.Provenance}
+	return &Chain{Origin: a.Origin, Arg: a.Path, Value: strings.Clone(a.Value), Provenance: a.Provenance} // a copy: an absence is kept
 }
 
 // ChainOf is the chain of an event's most telling argument, or nil. Baselines' findings use it as rules' do.

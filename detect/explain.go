@@ -135,7 +135,7 @@ func (c *compiled) newest(step int, list []match) string {
 	if len(list) == 0 {
 		return ""
 	}
-	at := list[len(list)-1].At
+	at := list[len(list)-1].At.time()
 	text := ", the newest at " + at.Format(time.RFC3339)
 	if step == 0 || c.Sequence.Order == anyOrder {
 		text += ", which counts until " + at.Add(c.within).Format(time.RFC3339)
@@ -315,7 +315,7 @@ func (c *compiled) explainGroup(g *group, e *event.Event) (out []string) {
 	var within []hit
 	sum := 0.0
 	for _, h := range g.Hits {
-		if !h.At.After(e.Time) && e.Time.Sub(h.At) < c.within {
+		if !h.At.time().After(e.Time) && e.Time.Sub(h.At.time()) < c.within {
 			within = append(within, h)
 			sum += h.N
 		}
@@ -325,7 +325,7 @@ func (c *compiled) explainGroup(g *group, e *event.Event) (out []string) {
 		out = append(out, fmt.Sprintf("count: %d of %d within %s before this event", len(within), c.n, c.within))
 	case g.Sketch != nil:
 		return append(out, fmt.Sprintf("distinct: about %.0f of %d values within %s before this event, an estimate with a standard error of %.1f %%",
-			g.Sketch.estimate(c.tick(e.Time)), c.n, c.within, 100*sketchError))
+			g.Sketch.estimate(c.tick(momentOf(e.Time))), c.n, c.within, 100*sketchError))
 	case c.estimates():
 		out = append(out, fmt.Sprintf("distinct: %d of %d values within %s before this event", different(within), c.n, c.within))
 	case c.Distinct != nil:
@@ -338,7 +338,7 @@ func (c *compiled) explainGroup(g *group, e *event.Event) (out []string) {
 		out = append(out, fmt.Sprintf("absence: what belongs to it came %d times%s", len(g.Hits), lastOf(g.Hits)))
 	}
 	if len(within) > 0 && c.Absence == nil {
-		out = append(out, "the oldest of them leaves the window at "+within[0].At.Add(c.within).Format(time.RFC3339))
+		out = append(out, "the oldest of them leaves the window at "+within[0].At.time().Add(c.within).Format(time.RFC3339))
 	}
 	return out
 }
@@ -347,5 +347,5 @@ func lastOf(hits []hit) string {
 	if len(hits) == 0 {
 		return ""
 	}
-	return ", last at " + hits[len(hits)-1].At.Format(time.RFC3339)
+	return ", last at " + hits[len(hits)-1].At.time().Format(time.RFC3339)
 }

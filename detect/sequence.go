@@ -1,6 +1,7 @@
 package detect
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -65,7 +66,7 @@ func (c *compiled) gathering(env *Env, e *event.Event, kind event.Kind, st *Stat
 		groups, keys = append(groups, g), append(keys, key)
 	}
 	for i, g := range groups {
-		if hits := c.gathered(g, e.Time); hits != nil {
+		if hits := c.gathered(g, momentOf(e.Time)); hits != nil {
 			if f := c.fire(e, st, keys[i]+c.target(e), hits, func() string { return c.describeSequence(hits) }); f != nil {
 				return f, nil
 			}
@@ -76,18 +77,18 @@ func (c *compiled) gathering(env *Env, e *event.Event, kind event.Kind, st *Stat
 
 // gathered returns the events of the steps, all within the span and with the one at a time, ascending and each once; nil where a step is
 // missing. Of the windows that hold that time the one that begins last is taken.
-func (c *compiled) gathered(g *group, at time.Time) []hit {
-	var starts []time.Time
+func (c *compiled) gathered(g *group, at moment) []hit {
+	var starts []moment
 	for i := range c.steps {
 		for _, m := range g.step(i) {
-			if !m.At.After(at) && at.Sub(m.At) < c.within {
+			if m.At <= at && at.sub(m.At) < c.within {
 				starts = append(starts, m.At)
 			}
 		}
 	}
-	slices.SortFunc(starts, func(a, b time.Time) int { return b.Compare(a) })
+	slices.SortFunc(starts, func(a, b moment) int { return cmp.Compare(b, a) })
 	for i, start := range starts {
-		if i > 0 && start.Equal(starts[i-1]) {
+		if i > 0 && start == starts[i-1] {
 			continue
 		}
 		if hits := c.gatheredFrom(g, start, at); hits != nil {
@@ -98,27 +99,27 @@ func (c *compiled) gathered(g *group, at time.Time) []hit {
 }
 
 // gatheredFrom returns of each step the match in the window from a start that is the newest up to a time, or else the first after it.
-func (c *compiled) gatheredFrom(g *group, start, at time.Time) []hit {
+func (c *compiled) gatheredFrom(g *group, start, at moment) []hit {
 	var hits []hit
 	for i := range c.steps {
 		list := g.step(i)
-		j, _ := slices.BinarySearchFunc(list, at, func(m match, at time.Time) int {
-			if m.At.After(at) {
+		j, _ := slices.BinarySearchFunc(list, at, func(m match, at moment) int {
+			if m.At > at {
 				return 1
 			}
 			return -1
 		})
-		if j > 0 && !list[j-1].At.Before(start) {
+		if j > 0 && list[j-1].At >= start {
 			j--
 		}
-		if j == len(list) || list[j].At.Sub(start) >= c.within {
+		if j == len(list) || list[j].At.sub(start) >= c.within {
 			return nil
 		}
 		if !used(hits, list[j].Event) {
 			hits = append(hits, list[j].hit)
 		}
 	}
-	slices.SortStableFunc(hits, func(a, b hit) int { return a.At.Compare(b.At) })
+	slices.SortStableFunc(hits, func(a, b hit) int { return cmp.Compare(a.At, b.At) })
 	return hits
 }
 
@@ -200,15 +201,15 @@ func (c *compiled) keep(env *Env, st *State, step int) ([]value, error) {
 // mattered had to go.
 func (g *group) addMatch(step int, m match, bound int, within time.Duration) (evicted bool) {
 	list := g.Steps[step]
-	i, _ := slices.BinarySearchFunc(list, m.At, func(a match, at time.Time) int { return a.At.Compare(at) })
-	for ; i < len(list) && list[i].At.Equal(m.At); i++ {
+	i, _ := slices.BinarySearchFunc(list, m.At, func(a match, at moment) int { return cmp.Compare(a.At, at) })
+	for ; i < len(list) && list[i].At == m.At; i++ {
 		if list[i].Event == m.Event && slices.Equal(list[i].Fixed, m.Fixed) {
 			return false
 		}
 	}
 	list = slices.Insert(list, i, m)
 	old := 0
-	for old < len(list) && g.Last.Sub(list[old].At) >= 2*within {
+	for old < len(list) && g.Last.sub(list[old].At) >= 2*within {
 		old++
 	}
 	if old == 0 && len(list) > bound {
@@ -227,6 +228,7 @@ func (c *compiled) join(env *Env, e *event.Event, st *State, g *group, i int) (o
 		}
 	}
 	slices.Sort(named)
+	at := momentOf(e.Time)
 	env.kept = make([]value, len(c.kept))
 	tried := 0
 	var choose func(n int, chosen []*match) error
@@ -243,7 +245,7 @@ func (c *compiled) join(env *Env, e *event.Event, st *State, g *group, i int) (o
 		list := g.step(step)
 		for j := len(list) - 1; j >= 0 && tried < maxJoins; j-- {
 			m := &list[j]
-			if m.At.After(e.Time) || m.Event == e.ID || e.Time.Sub(m.At) >= c.within || !agrees(m, chosen) {
+			if m.At > at || m.Event == e.ID || at.sub(m.At) >= c.within || !agrees(m, chosen) {
 				continue
 			}
 			copyM := *m
@@ -297,7 +299,7 @@ func (c *compiled) complete(g *group, step int, m *match) []hit {
 	fixed := m.Fixed
 	for i := step - 1; i >= 0; i-- {
 		if i < len(fixed) && fixed[i] != nil {
-			if fixed[i].At.After(hits[i+1].At) {
+			if fixed[i].At > hits[i+1].At {
 				return nil
 			}
 			hits[i] = fixed[i].hit
@@ -305,7 +307,7 @@ func (c *compiled) complete(g *group, step int, m *match) []hit {
 		}
 		list := g.step(i)
 		j := len(list) - 1
-		for j >= 0 && (list[j].At.After(hits[i+1].At) || used(hits[i+1:], list[j].Event)) {
+		for j >= 0 && (list[j].At > hits[i+1].At || used(hits[i+1:], list[j].Event)) {
 			j--
 		}
 		if j < 0 {
@@ -319,7 +321,7 @@ func (c *compiled) complete(g *group, step int, m *match) []hit {
 	for i := step + 1; i < len(c.steps); i++ {
 		list := g.step(i)
 		j := 0
-		for j < len(list) && (list[j].At.Before(hits[i-1].At) || list[j].Fixed != nil || used(hits[:i], list[j].Event)) {
+		for j < len(list) && (list[j].At < hits[i-1].At || list[j].Fixed != nil || used(hits[:i], list[j].Event)) {
 			j++
 		}
 		if j == len(list) {
@@ -327,7 +329,7 @@ func (c *compiled) complete(g *group, step int, m *match) []hit {
 		}
 		hits[i] = list[j].hit
 	}
-	if hits[len(hits)-1].At.Sub(hits[0].At) >= c.within {
+	if hits[len(hits)-1].At.sub(hits[0].At) >= c.within {
 		return nil
 	}
 	return hits
@@ -343,9 +345,9 @@ func (c *compiled) describeSequence(hits []hit) string {
 		names = append(names, s.As)
 	}
 	if c.Sequence.Order == anyOrder {
-		return fmt.Sprintf("%s, in any order within %s.", strings.Join(names, " and "), hits[len(hits)-1].At.Sub(hits[0].At).Round(time.Second))
+		return fmt.Sprintf("%s, in any order within %s.", strings.Join(names, " and "), hits[len(hits)-1].At.sub(hits[0].At).Round(time.Second))
 	}
-	return fmt.Sprintf("%s, in this order within %s.", strings.Join(names, ", then "), hits[len(hits)-1].At.Sub(hits[0].At).Round(time.Second))
+	return fmt.Sprintf("%s, in this order within %s.", strings.Join(names, ", then "), hits[len(hits)-1].At.sub(hits[0].At).Round(time.Second))
 }
 
 // absence judges an event as the one that matters and as the one whose absence does.
@@ -371,10 +373,10 @@ func (c *compiled) absence(env *Env, e *event.Event, kind event.Kind, st *State)
 	if err != nil || !ok {
 		return nil, err
 	}
-	from, to := e.Time.Add(-c.Absence.Before), e.Time.Add(c.Absence.After)
+	from, to := momentOf(e.Time.Add(-c.Absence.Before)), momentOf(e.Time.Add(c.Absence.After))
 	if g := st.memory(c).Groups[key]; g != nil {
 		for _, h := range g.Hits {
-			if h.Event != e.ID && !h.At.Before(from) && !h.At.After(to) {
+			if h.Event != e.ID && from <= h.At && h.At <= to {
 				return nil, nil
 			}
 		}

@@ -249,5 +249,5 @@ func (c *compiled) expired(g *group, watermark time.Time) bool {
 	if c.Sequence != nil && c.Sequence.Order != anyOrder && (len(g.Steps) == 0 || len(g.Steps[0]) == 0) { // waits for a first step that is late
 		last = 0
 	}
-	return g.Last.Add(last + c.Lateness).Before(watermark)
+	return g.Last.time().Add(last + c.Lateness).Before(watermark)
 }

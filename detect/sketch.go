@@ -157,7 +157,7 @@ func (s *sketch) most(tick int64, changed bool) (most float64) {
 }
 
 // tick is the part of a window's length in which a time lies.
-func (c *compiled) tick(at time.Time) int64 { return at.UnixNano() / int64(c.within/sketchTicks) }
+func (c *compiled) tick(at moment) int64 { return int64(at) / int64(c.within/sketchTicks) }
 
 // estimates reports whether the rule counts further than it keeps values.
 func (c *compiled) estimates() bool { return c.Distinct != nil && c.n > c.events }
@@ -187,13 +187,13 @@ func (c *compiled) many(g *group, h hit) []hit {
 	if g.estimate = g.Sketch.most(c.tick(h.At), changed); g.estimate < float64(c.n) {
 		return nil
 	}
-	return slices.DeleteFunc(slices.Clone(g.Hits), func(o hit) bool { return h.At.Sub(o.At).Abs() >= c.within })
+	return slices.DeleteFunc(slices.Clone(g.Hits), func(o hit) bool { return h.At.sub(o.At).Abs() >= c.within })
 }
 
 // dropFar drops the hit farthest from a time if it is at least that far.
-func (g *group) dropFar(from time.Time, far time.Duration) bool {
+func (g *group) dropFar(from moment, far time.Duration) bool {
 	last := len(g.Hits) - 1
-	before, after := from.Sub(g.Hits[0].At), g.Hits[last].At.Sub(from)
+	before, after := from.sub(g.Hits[0].At), g.Hits[last].At.sub(from)
 	switch {
 	case max(before, after) < far:
 		return false
@@ -214,7 +214,7 @@ func (g *group) thin(value string, within time.Duration) {
 		}
 	}
 	for i := len(places) - 2; i >= 1; i-- {
-		if g.Hits[places[i+1]].At.Sub(g.Hits[places[i-1]].At) <= within {
+		if g.Hits[places[i+1]].At.sub(g.Hits[places[i-1]].At) <= within {
 			g.Hits = slices.Delete(g.Hits, places[i], places[i]+1)
 			places = slices.Delete(places, i, i+1)
 			for j := i; j < len(places); j++ {

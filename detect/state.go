@@ -93,7 +93,7 @@ type group struct {
 	Events  int              `json:"events,omitempty"`
 	Merged  bool             `json:"merged,omitempty"` // hits were merged for want of room
 	Sketch  *sketch          `json:"sketch,omitempty"` // of values that are too many to keep
-	Last    time.Time        `json:"last"`
+	Last    moment           `json:"last"`
 	Touched int              `json:"touched"`
 	Size    int              `json:"size"` // as memory.Held counts it
 
@@ -102,12 +102,22 @@ type group struct {
 
 // hit is one matching event.
 type hit struct {
-	At      time.Time `json:"at"`
-	Event   string    `json:"event"`
-	Session string    `json:"session,omitempty"`
-	N       float64   `json:"n,omitempty"`     // what it adds to a sum
-	Value   string    `json:"value,omitempty"` // what must differ, or the rule of a finding
+	At      moment  `json:"at"`
+	Event   string  `json:"event"`
+	Session string  `json:"session,omitempty"`
+	N       float64 `json:"n,omitempty"`     // what it adds to a sum
+	Value   string  `json:"value,omitempty"` // what must differ, or the rule of a finding
 }
+
+// moment is an event's time in ns since 1970, which is between the years 2000 and 2200: a third of what a time.Time takes, of which windows
+// hold most of what there is.
+type moment int64
+
+func momentOf(t time.Time) moment { return moment(t.UnixNano()) }
+
+func (m moment) time() time.Time { return time.Unix(0, int64(m)).UTC() }
+
+func (m moment) sub(o moment) time.Duration { return time.Duration(m - o) }
 
 // match is one event that a step of a sequence matched.
 type match struct {
@@ -254,9 +264,7 @@ func (st *State) group(c *compiled, key string, at time.Time) *group {
 	}
 	st.Clock++
 	g.Touched = st.Clock
-	if at.After(g.Last) {
-		g.Last = at
-	}
+	g.Last = max(g.Last, momentOf(at))
 	return g
 }
 
@@ -306,15 +314,15 @@ func (m *memory) evict(expired func(*group) bool) int {
 // insert adds a hit where its time belongs and returns its place, or -1 if the event is there already. Over the bound, the hit
 // farthest in time from the new one goes, so that an event with a false time pushes out no others.
 func (g *group) insert(h hit, bound int) int {
-	i, _ := slices.BinarySearchFunc(g.Hits, h.At, func(a hit, at time.Time) int { return a.At.Compare(at) })
-	for ; i < len(g.Hits) && g.Hits[i].At.Equal(h.At); i++ {
+	i, _ := slices.BinarySearchFunc(g.Hits, h.At, func(a hit, at moment) int { return cmp.Compare(a.At, at) })
+	for ; i < len(g.Hits) && g.Hits[i].At == h.At; i++ {
 		if g.Hits[i].Event == h.Event && g.Hits[i].Value == h.Value {
 			return -1
 		}
 	}
 	g.Hits = slices.Insert(g.Hits, i, h)
 	if last := len(g.Hits) - 1; last >= bound {
-		if h.At.Sub(g.Hits[0].At) >= g.Hits[last].At.Sub(h.At) {
+		if h.At.sub(g.Hits[0].At) >= g.Hits[last].At.sub(h.At) {
 			g.Hits, i = slices.Delete(g.Hits, 0, 1), i-1
 		} else {
 			g.Hits = g.Hits[:last]
@@ -326,7 +334,7 @@ func (g *group) insert(h hit, bound int) int {
 // run returns n hits in a row that lie within a span and include the one at i, or nil.
 func run(hits []hit, i, n int, within time.Duration) []hit {
 	for from := max(0, i-n+1); from <= i && from+n <= len(hits); from++ {
-		if hits[from+n-1].At.Sub(hits[from].At) < within {
+		if hits[from+n-1].At.sub(hits[from].At) < within {
 			return hits[from : from+n]
 		}
 	}
@@ -335,9 +343,9 @@ func run(hits []hit, i, n int, within time.Duration) []hit {
 
 // enough returns the shortest row of hits within a span that includes the one at i and is enough, or nil.
 func enough(hits []hit, i int, within time.Duration, is func([]hit) bool) []hit {
-	for from := i; from >= 0 && hits[i].At.Sub(hits[from].At) < within; from-- {
+	for from := i; from >= 0 && hits[i].At.sub(hits[from].At) < within; from-- {
 		to := i + 1
-		for to < len(hits) && hits[to].At.Sub(hits[from].At) < within {
+		for to < len(hits) && hits[to].At.sub(hits[from].At) < within {
 			to++
 		}
 		if is(hits[from:to]) {

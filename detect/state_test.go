@@ -17,7 +17,7 @@ func hitsAt(n int, within time.Duration, seconds ...int) []int {
 	var full []int
 	c, g := counting(n, within), &group{}
 	for i, s := range seconds {
-		if c.full(g, hit{At: StreamStart.Add(time.Duration(s) * time.Second), Event: fmt.Sprint(i)}) != nil {
+		if c.full(g, hit{At: momentOf(StreamStart.Add(time.Duration(s) * time.Second)), Event: fmt.Sprint(i)}) != nil {
 			full = append(full, i)
 		}
 	}
@@ -59,7 +59,7 @@ func TestWindow(t *testing.T) {
 func TestWindowCountsAnEventOnce(t *testing.T) {
 	c, g := counting(2, time.Minute), &group{}
 	for range 5 {
-		if c.full(g, hit{At: StreamStart, Event: "same"}) != nil {
+		if c.full(g, hit{At: momentOf(StreamStart), Event: "same"}) != nil {
 			t.Fatal("one event filled a window of two")
 		}
 	}
@@ -68,7 +68,7 @@ func TestWindowCountsAnEventOnce(t *testing.T) {
 func TestWindowKeepsBound(t *testing.T) {
 	c, g := counting(5, time.Second), &group{}
 	for i := range 1000 {
-		c.full(g, hit{At: StreamStart.Add(time.Duration(i*7919%1000) * time.Second), Event: fmt.Sprint(i)})
+		c.full(g, hit{At: momentOf(StreamStart.Add(time.Duration(i*7919%1000) * time.Second)), Event: fmt.Sprint(i)})
 	}
 	if n := len(g.Hits); n > 10 {
 		t.Errorf("a window of 5 keeps %d events, want at most 10", n)
@@ -160,7 +160,7 @@ func TestHeldIsBounded(t *testing.T) {
 	st, c := stateOf(counting(1000, time.Hour))
 	for i := range maxHits + maxHits/4 {
 		g := st.group(c, fmt.Sprint(i/500), StreamStart)
-		c.full(g, hit{At: StreamStart.Add(time.Duration(i) * time.Millisecond), Event: fmt.Sprint(i)})
+		c.full(g, hit{At: momentOf(StreamStart.Add(time.Duration(i) * time.Millisecond)), Event: fmt.Sprint(i)})
 		st.memory(c).settle(g)
 	}
 	held := 0
@@ -340,7 +340,7 @@ func TestAround(t *testing.T) {
 		c := &compiled{Rule: Rule{Sum: &Sum{}}, sum: rapid.Float64Range(0.1, 20).Draw(rt, "bound"), within: time.Minute}
 		var g group
 		for n := range rapid.IntRange(1, 20).Draw(rt, "hits") {
-			h := hit{At: StreamStart.Add(time.Duration(rapid.IntRange(0, 120).Draw(rt, "at")) * time.Second), Event: fmt.Sprint(n), N: rapid.Float64Range(0.01, 5).Draw(rt, "n")}
+			h := hit{At: momentOf(StreamStart.Add(time.Duration(rapid.IntRange(0, 120).Draw(rt, "at")) * time.Second)), Event: fmt.Sprint(n), N: rapid.Float64Range(0.01, 5).Draw(rt, "n")}
 			i := g.insert(h, maxKeyEvents)
 			if hits := enough(g.Hits, i, c.within, c.adds); hits != nil && around(g.Hits, i, c.within) < c.sum*(1-roundingError) {
 				rt.Fatalf("%v are enough and were ruled out", hits)

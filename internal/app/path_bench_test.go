@@ -261,7 +261,7 @@ func BenchmarkWholePath(b *testing.B) {
 		send()
 	}
 	judged(detectors, (warmUp-32)*100) // what is on its way takes the place of what is at the end
-	used := cpuTime(b)
+	used, faults := cpuTime(b), pageFaults(b)
 	b.ResetTimer()
 	for b.Loop() {
 		send()
@@ -273,6 +273,7 @@ func BenchmarkWholePath(b *testing.B) {
 	events := float64((sent - warmUp) * 100)
 	b.ReportMetric(events/b.Elapsed().Seconds(), "events/s")
 	b.ReportMetric(float64((cpuTime(b)-used).Microseconds())/events, "cpu-µs/event")
+	b.ReportMetric(float64(pageFaults(b)-faults)/events, "faults/event")
 }
 
 // judged waits until so many events went through the detectors.
@@ -289,6 +290,16 @@ func processed(detectors []*detector) (n int) {
 		n += d.processed()
 	}
 	return n
+}
+
+// pageFaults is how many pages of memory the process touched for the first time so far.
+func pageFaults(b *testing.B) int64 {
+	b.Helper()
+	var use syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &use); err != nil {
+		b.Fatal(err)
+	}
+	return use.Minflt
 }
 
 // cpuTime is what the process used of the processors so far.

@@ -59,7 +59,15 @@ func BenchmarkPathStages(b *testing.B) {
 	}
 	requests := mapped()
 	batches := encoded(requests)
+	heap := func() float64 {
+		var m runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&m)
+		return float64(m.HeapAlloc)
+	}
+	empty := heap()
 	state := judged(decoded(batches))
+	kept := heap() - empty
 	stage := func(name string, run func(b *testing.B)) {
 		b.Run(name, func(b *testing.B) {
 			runtime.GC()
@@ -88,5 +96,6 @@ func BenchmarkPathStages(b *testing.B) {
 			b.Fatal(err)
 		}
 		b.ReportMetric(float64(len(data))/float64(len(sent)*100), "bytes-kept/event")
+		b.ReportMetric(kept/float64(len(sent)*100), "bytes-in-memory/event")
 	})
 }

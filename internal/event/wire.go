@@ -51,7 +51,8 @@ func (e *Event) Size() int {
 
 // ReadAll reads what AppendAll wrote. It is not ok for anything else, about which Unmarshal decides. Texts are copied out of data, or
 // are those that were read before. The events, their tools and the tools' arguments are good until the room is used again, and
-// everything else that they point to for as long as it is kept.
+// everything else that they point to for as long as it is kept; but who keeps the text of a content or the value of an argument should
+// keep a copy, because it shares memory with others.
 func (c *Codec) ReadAll(room *Room, data []byte) (events []Event, ok bool) {
 	w := wire{data: data, reading: true, room: room}
 	n := w.length(majorArray, smallestEvent)
@@ -79,6 +80,7 @@ type Room struct {
 	args   []Arg
 	seed   maphash.Seed
 	last   [1024]string
+	long   strings.Builder // texts of contents and arguments that are not known again, one after the other
 }
 
 // NewRoom returns an empty room.
@@ -104,6 +106,23 @@ func take[T any](left *[]T, n int) []T {
 
 // maxKnown is the longest text that is known again, in bytes.
 const maxKnown = 64
+
+// textsRoom is how many bytes of long texts share one piece of memory: who keeps one of them keeps the others.
+const textsRoom = 64 << 10
+
+// body is a text that nobody keeps but in a copy.
+func (r *Room) body(raw []byte) string {
+	if len(raw) <= maxKnown || len(raw) > textsRoom/4 {
+		return r.text(raw)
+	}
+	if r.long.Cap()-r.long.Len() < len(raw) {
+		r.long = strings.Builder{}
+		r.long.Grow(textsRoom)
+	}
+	from := r.long.Len()
+	r.long.Write(raw)
+	return r.long.String()[from:]
+}
 
 func (r *Room) text(raw []byte) string {
 	if len(raw) > maxKnown {
@@ -231,7 +250,7 @@ func (w *wire) tool(t *Tool) {
 
 func (w *wire) arg(a *Arg) {
 	field(w, "path", &a.Path, always)
-	field(w, "value", &a.Value, unlessZero)
+	w.body("value", &a.Value)
 	field(w, "origin", &a.Origin, unlessZero)
 	w.hashes("tokens", &a.Tokens)
 	field(w, "provenance", &a.Provenance, unlessZero)
@@ -240,7 +259,7 @@ func (w *wire) arg(a *Arg) {
 func (w *wire) content(c *Content) {
 	field(w, "role", &c.Role, unlessZero)
 	integer(w, "size", &c.Size)
-	field(w, "text", &c.Text, unlessZero)
+	w.body("text", &c.Text)
 	if f := w.some("signs", c.Signs != Signs{}); f.there {
 		w.flag("hidden", &c.Signs.Hidden)
 		w.flag("private", &c.Signs.Private)
@@ -404,6 +423,17 @@ func field[S ~string](w *wire, key string, v *S, must bool) {
 		s := string(*v)
 		w.text(&s)
 		*v = S(s)
+	}
+}
+
+// body is a field of a text that may be long, and that nobody keeps but in a copy.
+func (w *wire) body(key string, v *string) {
+	if w.next(key, *v != "") {
+		if !w.reading {
+			w.text(v)
+		} else if raw := w.raw(); len(raw) > 0 {
+			*v = w.room.body(raw)
+		}
 	}
 }
 

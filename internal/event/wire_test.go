@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"reflect"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -114,4 +115,27 @@ func FuzzReadAll(f *testing.F) {
 			t.Fatal(diff)
 		}
 	})
+}
+
+// Texts that share memory stay what they were while later batches are read into the same room.
+func TestLongTextsStay(t *testing.T) {
+	codec, err := NewCodec()
+	if err != nil {
+		t.Fatal(err)
+	}
+	room, text := NewRoom(), func(i int) string { return strings.Repeat(string(rune('a'+i%26)), 1+i*997%(textsRoom/2)) }
+	var got []string
+	for i := range 200 {
+		batch := []Event{{ID: "e", Time: time.Unix(1e9, 0).UTC(), Tool: &Tool{Name: "t", Args: []Arg{{Path: "p", Value: text(i)}}, Result: Content{Text: text(i + 1)}}}}
+		events, ok := codec.ReadAll(room, codec.AppendAll(nil, batch))
+		if !ok {
+			t.Fatal("a batch can't be read")
+		}
+		got = append(got, events[0].Tool.Args[0].Value, events[0].Tool.Result.Text)
+	}
+	for i := range 200 {
+		if got[2*i] != text(i) || got[2*i+1] != text(i+1) {
+			t.Fatalf("the texts of batch %d changed", i)
+		}
+	}
 }

@@ -2,8 +2,8 @@ package pipeline
 
 import (
 	"cmp"
-	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/tocsin-dr/tocsin/baselines"
@@ -20,7 +20,7 @@ func (s *Shard) class(name string) *class {
 		}
 		c = &class{
 			Model: baselines.NewModel(name), Rules: detect.NewState(), Sessions: make(map[string]*session),
-			Traces: make(map[string]*trace), Named: make(map[string]string), Seen: make(map[string]int), Evicted: make(map[string]int),
+			Traces: make(map[string]*trace), Named: make(map[string]string), Seen: make(seen), Evicted: make(map[string]int),
 			agents: make(map[string]*event.Agent),
 			room:   s.options.MaxBytes / 4,
 		}
@@ -36,19 +36,6 @@ func (s *Shard) dropClass(name string) {
 	s.gone["classes"]++
 	s.bytes, s.awake, s.known = s.bytes-c.counted, s.awake-c.awake, s.known-c.known
 	delete(s.classes, name)
-}
-
-// repeated reports whether the event was processed before, and remembers it. When the memory is full, its older half goes.
-func (c *class) repeated(id string) bool {
-	if _, ok := c.Seen[id]; ok {
-		return true
-	}
-	c.Count++
-	c.Seen[id] = c.Count
-	if len(c.Seen) > maxSeen {
-		maps.DeleteFunc(c.Seen, func(_ string, n int) bool { return n <= c.Count-maxSeen/2 })
-	}
-	return false
 }
 
 // advance moves the watermark, and about once a minute of event time learns the sessions that fell silent and forgets what was
@@ -308,14 +295,18 @@ func (c *class) keepOrphan(e *event.Event) {
 	c.Waiting, c.WaitingBytes, c.Bytes = c.Waiting+1, c.WaitingBytes+bytes, c.Bytes+bytes
 }
 
-// kept is an event with its arguments' tokens in memory of its own.
+// kept is an event with its arguments' tokens and its long texts in memory of its own.
 func kept(e *event.Event) event.Event {
 	out := *e
+	out.Content = slices.Clone(out.Content)
+	for i := range out.Content {
+		out.Content[i].Text = strings.Clone(out.Content[i].Text)
+	}
 	if e.Tool != nil {
 		tool := *e.Tool
-		tool.Args = slices.Clone(tool.Args)
+		tool.Args, tool.Result.Text = slices.Clone(tool.Args), strings.Clone(tool.Result.Text)
 		for i := range tool.Args {
-			tool.Args[i].Tokens = slices.Clone(tool.Args[i].Tokens)
+			tool.Args[i].Tokens, tool.Args[i].Value = slices.Clone(tool.Args[i].Tokens), strings.Clone(tool.Args[i].Value)
 		}
 		out.Tool = &tool
 	}

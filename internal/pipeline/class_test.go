@@ -77,10 +77,10 @@ func TestRepeatsAreRemembered(t *testing.T) {
 	c := (&Shard{classes: make(map[string]*class)}).class("c")
 	for i := range 3 * maxSeen {
 		id := fmt.Sprint(i)
-		if c.repeated(id) || !c.repeated(id) {
+		if c.repeated("", id) || !c.repeated("", id) {
 			t.Fatalf("event %d", i)
 		}
-		if i >= maxSeen/2-1 && !c.repeated(fmt.Sprint(i-maxSeen/2+1)) {
+		if i >= maxSeen/2-1 && !c.repeated("", fmt.Sprint(i-maxSeen/2+1)) {
 			t.Fatalf("event %d is forgotten after half as many as are remembered", i-maxSeen/2+1)
 		}
 		if len(c.Seen) > maxSeen {

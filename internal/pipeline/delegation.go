@@ -39,7 +39,7 @@ func (c *class) link(e *event.Event, ses *session) {
 		return
 	}
 	chain := append(slices.Clone(e.Agent.Ancestors), e.Agent.Parent, e.Agent.ID)
-	for len(chain) <= maxDepth && e.Trace.ParentID == "" && !ses.Agents[chain[0]] {
+	for len(chain) <= maxDepth && e.Trace.ParentID == "" && !slices.Contains(ses.Agents, chain[0]) {
 		d := c.Delegators[own(e, chain[0])]
 		if d == nil || d.Parent == "" || slices.Contains(chain, d.Parent) {
 			break

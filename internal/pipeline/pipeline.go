@@ -7,6 +7,7 @@ package pipeline
 
 import (
 	"cmp"
+	"crypto/sha256"
 	"fmt"
 	"maps"
 	"slices"
@@ -112,8 +113,8 @@ type class struct {
 	Budget    budget           `json:"budget"`
 	// Delegators are by sender and agent.
 	Delegators map[string]*delegator `json:"delegators,omitempty"`
-	Named      map[string]string     `json:"named"`   // service: the only agent it was seen to run; "" once there are several
-	Seen       map[string]int        `json:"seen"`    // event id: when it came, as a count
+	Named      map[string]string     `json:"named"` // service: the only agent it was seen to run; "" once there are several
+	Seen       seen                  `json:"seen"`
 	Count      int                   `json:"count"`   // events processed
 	Waiting    int                   `json:"waiting"` // events that wait for their agent's name
 	Touched    int                   `json:"touched"` // the shard's count of events at the last one: a sender chooses times
@@ -172,8 +173,8 @@ func (s *Shard) Process(e *event.Event, at Position) []Raised {
 }
 
 func (s *Shard) take(c *class, e *event.Event, at Position) []Raised {
-	// A repeat is one sender's: another must not be able to take the id before it. The hash has one size, whatever the sender chose.
-	if c.repeated(event.NewID("", "", e.Source.Authn, e.ID)) {
+	// A repeat is one sender's: another must not be able to take the id before it.
+	if c.repeated(e.Source.Authn, e.ID) {
 		return nil
 	}
 	s.events++
@@ -289,7 +290,7 @@ func (s *Shard) score(c *class, e *event.Event, ses *session) (baselines.Anomaly
 		o.Args[i].Flow = ses.flow(o.Args[i].Tokens)
 	}
 	call := callKey(e.Tool.CallID, &o)
-	if first, again := ses.told(e, call); again {
+	if first, again := ses.toldOf(e, call); again {
 		if was, ok := ses.Pending.of(first); ok {
 			o = was.Observation
 			asked(e.Tool, &o)
@@ -353,36 +354,40 @@ func (s *Shard) featuresOf(c *class, agent string, o *baselines.Observation, a *
 // callKey recognises a call that is reported twice. Its arguments are part of it: some clients number their calls from 0 in each turn,
 // and an attacker could give two calls one id. Of a call without an id they are all there is: the next result with the arguments of a
 // request is its answer.
-func callKey(id string, o *baselines.Observation) string {
-	key := make([]byte, 0, len(id)+1+len(o.Tool)+17*len(o.Args))
-	key = append(append(append(key, id...), 0), o.Tool...)
-	for _, a := range o.Args {
-		key = strconv.AppendUint(append(key, 0), a.Value, 16)
+func callKey(id string, o *baselines.Observation) [16]byte {
+	var room [512]byte // more than the usual keys need
+	key := append(append(append(room[:0], id...), 0), o.Tool...)
+	for i := range o.Args {
+		key = strconv.AppendUint(append(key, 0), o.Args[i].Value, 16)
 	}
-	return string(key)
+	sum := sha256.Sum256(key)
+	return [16]byte(sum[:])
 }
 
-// told returns the event that told of a call before, if one did. Of a call without an id only the first result is its request's.
-func (s *session) told(e *event.Event, call string) (first string, ok bool) {
-	if e.Tool.CallID == "" && e.Kind != event.KindToolResult || e.Agent.Basis == stitched && s.Calls[call] == e.ID {
+// toldOf returns the event that told of a call before, if one did. Of a call without an id only the first result is its request's.
+func (s *session) toldOf(e *event.Event, call [16]byte) (first string, ok bool) {
+	i := s.call(call)
+	if i < 0 || e.Tool.CallID == "" && e.Kind != event.KindToolResult || e.Agent.Basis == stitched && s.Calls[i].Event == e.ID {
 		return "", false
 	}
-	first, ok = s.Calls[call]
-	if ok && e.Tool.CallID == "" {
-		delete(s.Calls, call)
-		s.CallsBytes -= callBytes + len(call) + len(first)
+	first = s.Calls[i].Event
+	if e.Tool.CallID == "" {
+		s.Calls = slices.Delete(s.Calls, i, i+1)
+		s.CallsBytes -= callBytes + len(first)
 	}
-	return first, ok
+	return first, true
+}
+
+// call is the place of a call among those that were told, or -1. They are few, and reading them all is faster than a map of them.
+func (s *session) call(key [16]byte) int {
+	return slices.IndexFunc(s.Calls, func(c told) bool { return c.Call == key })
 }
 
 // keep keeps a call to be learned, and if it may be told again, its key and event.
-func (s *session) keep(p *pending, call string, again bool) {
-	if _, ok := s.Calls[call]; again && !ok && len(s.Calls) < maxCalls {
-		if s.Calls == nil {
-			s.Calls = make(map[string]string)
-		}
-		s.Calls[call] = p.Event
-		s.CallsBytes += callBytes + len(call) + len(p.Event)
+func (s *session) keep(p *pending, call [16]byte, again bool) {
+	if again && len(s.Calls) < maxCalls && s.call(call) < 0 {
+		s.Calls = append(s.Calls, told{call, p.Event})
+		s.CallsBytes += callBytes + len(p.Event)
 	}
 	if s.Pending.N < maxPending && s.Pending.weight() < maxPendingBytes {
 		s.Pending.add(p)

@@ -58,8 +58,8 @@ func weights(s *Shard) (total int) {
 				}
 			}
 			bytes += 2 * len(ses.Pending.Data)
-			for key, first := range ses.Calls {
-				bytes += callBytes + len(key) + len(first)
+			for _, c := range ses.Calls {
+				bytes += callBytes + len(c.Event)
 			}
 		}
 		for _, tr := range c.Traces {

@@ -26,11 +26,11 @@ type session struct {
 	Prompt    tokenSet            `json:"prompt"`
 	Output    tokenSet            `json:"output"`
 	Pending   calls               `json:"pending,omitzero"`
-	Calls     map[string]string   `json:"calls,omitempty"` // the event that told first of each call
+	Calls     []told              `json:"calls,omitempty"`
 	Positions []Position          `json:"positions,omitempty"`
 	Findings  int                 `json:"findings,omitempty"`
 	Ruled     int                 `json:"ruled,omitempty"`   // findings of rules among them
-	Agents    map[string]bool     `json:"agents,omitempty"`  // that acted in it
+	Agents    []string            `json:"agents,omitempty"`  // that acted in it
 	Parents   map[string]string   `json:"parents,omitempty"` // agent, folded: who delegated to it
 	Results   int                 `json:"results,omitempty"` // tool results so far
 	Read      uint64              `json:"read,omitempty"`    // how many identifying tokens of Output baselines have taken in
@@ -46,6 +46,12 @@ type session struct {
 }
 
 func (s *session) touched() int { return s.Touched }
+
+// told says which event told first of a call. The key is of one size, whatever the sender chose.
+type told struct {
+	Call  [16]byte `json:"call"`
+	Event string   `json:"event"`
+}
 
 // source is an event whose text a value may have come from.
 type source struct {
@@ -80,11 +86,8 @@ func (r *reader) hashed(text string, tokens event.Hashes) event.Hashes {
 
 // act notes who acts in the session.
 func (s *session) act(e *event.Event) {
-	if s.Agents == nil {
-		s.Agents = make(map[string]bool)
-	}
-	if len(s.Agents) < maxAgents {
-		s.Agents[e.Agent.ID] = true
+	if len(s.Agents) < maxAgents && !slices.Contains(s.Agents, e.Agent.ID) {
+		s.Agents = append(s.Agents, e.Agent.ID)
 	}
 	s.Facts.Agents = len(s.Agents)
 }
