@@ -92,8 +92,8 @@ func (c *calibration) fit() {
 	c.all.sorted = c.all.sorted[:0]
 	for i := range c.ring {
 		sum := 0.0
-		for f := range c.families {
-			sum += families[f].weight / c.families[f].others(c.ring[i].Call[f])
+		for f, bits := range c.ring[i].Call {
+			sum += family(f).stake(float64(bits), c.families[f].others(bits))
 		}
 		c.all.sorted = append(c.all.sorted, float32(math.Log2(sum)))
 	}
@@ -112,11 +112,23 @@ func (c *calibration) novel(scale float64) float64 {
 // dependence, and is a score that is calibrated like any other.
 func (c *calibration) combine(v *verdict) {
 	sum := 0.0
-	for f := range v.families {
-		v.families[f].p = c.families[f].p(v.families[f].bits, 1)
-		sum += families[f].weight / v.families[f].p
+	for i := range v.families {
+		f := &v.families[i]
+		f.p = c.families[i].p(f.bits, 1)
+		f.stake = family(i).stake(f.bits, f.p)
+		sum += f.stake
 	}
 	v.bits = math.Log2(sum)
+}
+
+// stake is what a family's surprise adds to the mean: by its p-value among the class's sessions, or by the prior where that says more.
+// Of few sessions the first says little for good once one of them was flagged: what one in n has shown has a p-value of 1/n, however
+// surprising it is.
+func (f family) stake(bits, p float64) float64 {
+	if bits > 0 {
+		p = min(p, math.Exp(-bits/families[f].novel))
+	}
+	return families[f].weight / p
 }
 
 // sample is a sorted sample of scores with the tail beyond them.

@@ -310,6 +310,47 @@ func TestWeights(t *testing.T) {
 	}
 }
 
+// One flagged session of a small sample shows a surprise as large as any: the next such one must not be usual for that reason, beside
+// values of tools' outputs that are somewhat surprising each week.
+func TestFlaggedAmongFew(t *testing.T) {
+	r := rand.New(rand.NewPCG(7, 7))
+	c := &calibration{cautious: true}
+	p := func() float64 {
+		var v verdict
+		v.families[familyTool].bits = 12
+		c.combine(&v)
+		return c.all.p(v.bits, 1)
+	}
+	for i := range 60 {
+		var s shown
+		if s.Call[familyTool] = float32(r.ExpFloat64()); i%5 == 0 {
+			s.Call[familyArgument] = float32(2 * r.ExpFloat64())
+		}
+		s.Most = s.Call
+		c.add(s)
+	}
+	before := p()
+	flagged := shown{Flagged: 1}
+	flagged.Most[familyTool], flagged.Call[familyTool] = 12, 12
+	c.add(flagged)
+	c.fit()
+	if after := p(); before > 0.005 || after < before || after > 0.1 {
+		t.Errorf("p = %g, and %g once another was flagged; want at most 0.005, and 0.1", before, after)
+	}
+}
+
+// What a family adds is never less than its p-value among sessions does, nor than the prior.
+func TestStake(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		f := family(rapid.IntRange(0, int(familyCount)-1).Draw(t, "family"))
+		bits, p := rapid.Float64Range(0, 60).Draw(t, "bits"), rapid.Float64Range(minP, 1).Draw(t, "p")
+		got, weight := f.stake(bits, p), families[f].weight
+		if least := max(weight/p, weight*math.Exp(bits/families[f].novel)); math.Abs(got-least) > 1e-9*least {
+			t.Errorf("%g bits of p = %g: a stake of %g, want %g", bits, p, got, least)
+		}
+	})
+}
+
 // A kind of session that comes once in a hundred is not in most small samples. Its first one must not be called a thing that can't be.
 func TestNovel(t *testing.T) {
 	r := rand.New(rand.NewPCG(6, 6))

@@ -79,7 +79,9 @@ var families = [familyCount]struct {
 	name   string
 	weight float64
 	unseen float64 // the least scale of its tail where few sessions show anything
-	novel  float64 // the scale of what no session has shown, see sample.beyond; found on generated fleets other than those reported
+	// novel is the scale of surprise where there is nothing to go by: of what no session has shown, see sample.beyond, and of a family's
+	// own, see stake. Found on generated fleets other than those reported.
+	novel float64
 }{{FeatureArgument, 0.7, minValueScale, 4}, {FeatureDestination, 0.2, minFamilyScale, 2}, {FeatureTool, 0.1, minFamilyScale, 2}}
 
 // Mature is on how many sessions a p-value must rest before people should be alerted. With fewer, it is read off an assumed tail.
@@ -97,6 +99,7 @@ type verdict struct {
 // finding is one family's surprise, and which destination or argument it is about (an index into the observation).
 type finding struct {
 	bits, p float64
+	stake   float64 // its part in the sum of all
 	index   int
 }
 
@@ -157,7 +160,7 @@ const blurWidth = 1.0
 func (v *verdict) cause(o *Observation) uint64 {
 	top := familyTool
 	for f := range familyCount {
-		if v.families[f].bits > 0 && families[f].weight/v.families[f].p > families[top].weight/v.families[top].p {
+		if v.families[f].bits > 0 && v.families[f].stake > v.families[top].stake {
 			top = f
 		}
 	}
@@ -319,10 +322,9 @@ func (m *Model) explain(p *page, o *Observation, v *verdict) []Feature {
 		if f.bits <= 0 {
 			continue
 		}
-		share := families[i].weight / f.p
-		total += share
+		total += f.stake
 		feature := m.words(p, o, family(i), f.index)
-		feature.Name, feature.Score, feature.P, feature.Share = families[i].name, f.bits, f.p, share
+		feature.Name, feature.Score, feature.P, feature.Share = families[i].name, f.bits, f.p, f.stake
 		out = append(out, feature)
 	}
 	slices.SortFunc(out, func(a, b Feature) int {

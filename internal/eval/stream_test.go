@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -36,6 +37,18 @@ func streamed(t testing.TB, r *Rig, text string, train int) StreamReport {
 		t.Fatal(err)
 	}
 	return got
+}
+
+// Agents that name neither class nor service are each other's peers: alone, each knows too little to find this.
+func TestStreamUnclassed(t *testing.T) {
+	if testing.Short() {
+		t.Skip("runs a fleet")
+	}
+	of := regexp.MustCompile(`"agent":\{[^}]*"name":("[^"]*")[^}]*\}`)
+	got := streamed(t, NewRig(shippedSet(t)), of.ReplaceAllString(generated(t, "slow-exfiltration", 5), `"agent":{"name":$1}`), 20)
+	if got.Agents != 24 || got.AUC < 0.98 || got.TPRAtFPR1 < 0.8 {
+		t.Errorf("%d agents, AUC %.3f, %.3f found at 1 %% false positives", got.Agents, got.AUC, got.TPRAtFPR1)
+	}
 }
 
 // Labels are for the measure alone: without them everything that is scored is the same. And what runs twice gives the same.

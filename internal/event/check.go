@@ -117,11 +117,15 @@ func (a *Agent) check() error {
 		return errors.New("agent.id: is empty, and there is no agent.name or agent.service to make it from")
 	}
 	a.ID = clip(a.ID, MaxIDBytes)
-	if a.Service == "" {
-		a.Service, _, _ = strings.Cut(a.ID, "/")
+	peers := a.Service // those of one service
+	if peers == "" {
+		prefix, _, ok := strings.Cut(a.ID, "/")
+		if a.Service, peers = prefix, Unclassed; ok {
+			peers = prefix
+		}
 	}
 	if a.Class == "" {
-		a.Class = clip(a.Service, MaxNameBytes)
+		a.Class = clip(peers, MaxNameBytes)
 	}
 	return nil
 }

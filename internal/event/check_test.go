@@ -52,7 +52,9 @@ func TestCheckAgent(t *testing.T) {
 		{"id alone", Agent{ID: "billing/bot"}, Agent{ID: "billing/bot", Service: "billing", Class: "billing"}},
 		{"service and name", Agent{Service: "billing", Name: "bot"}, Agent{ID: "billing/bot", Name: "bot", Service: "billing", Class: "billing"}},
 		{"service alone", Agent{Service: "billing"}, Agent{ID: "billing", Service: "billing", Class: "billing"}},
-		{"name alone", Agent{Name: "bot"}, Agent{ID: "bot", Name: "bot", Service: "bot", Class: "bot"}},
+		{"name alone", Agent{Name: "bot"}, Agent{ID: "bot", Name: "bot", Service: "bot", Class: Unclassed}},
+		{"id without a service", Agent{ID: "bot-7"}, Agent{ID: "bot-7", Service: "bot-7", Class: Unclassed}},
+		{"name that is its service", Agent{Service: "bot", Name: "bot"}, Agent{ID: "bot", Name: "bot", Service: "bot", Class: "bot"}},
 		{"class kept", Agent{ID: "a", Class: "payments"}, Agent{ID: "a", Service: "a", Class: "payments"}},
 	}
 	for _, tt := range tests {

@@ -119,7 +119,7 @@ type Agent struct {
 	Name    string `json:"name,omitempty"`
 	Service string `json:"service,omitempty"` // service.name: the unit of deployment
 	// Class names agents of one role, which are each other's peers in baselines. It also decides the log partition, so that
-	// peers are learned in one place. Default: the service's namespace, else the service.
+	// peers are learned in one place. Default: the service's namespace, else the service, else Unclassed.
 	Class     string `json:"class,omitempty"`
 	Version   string `json:"version,omitempty"`
 	Framework string `json:"framework,omitempty"`
@@ -285,6 +285,10 @@ func (t *Tool) Arg(path string) string {
 	}
 	return ""
 }
+
+// Unclassed is the class of agents that name neither class nor service. Together they know what is usual; alone, each would learn from
+// nothing.
+const Unclassed = "unclassed"
 
 // AgentID builds the stable identity of an agent from its unit of deployment and its name.
 func AgentID(service, name string) string {
