@@ -8,11 +8,9 @@ import (
 	"errors"
 	"fmt"
 	"path"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
-	"unicode"
 )
 
 // Standing is a decision that people take in advance: for some rules and agents, one reversible action, so many times an hour, to an
@@ -58,7 +56,7 @@ func (s Standing) Propose(by Principal, now time.Time) (Standing, error) {
 	case s.Action == "":
 		return s, Refuse(RefusedUnknown, "a standing decision names one action")
 	case !named(s.Rules) || !named(s.Agents):
-		return s, Refuse(RefusedUnknown, "name the rules and the agents, at most %d of each; what fits everything, as * does, is for no decision that a person can answer for", maxPatterns)
+		return s, Refuse(RefusedUnknown, "name the rules and the agents, at most %d of each; a lone * is for no decision that a person can answer for", maxPatterns)
 	case s.Lease < time.Minute || s.Lease > 24*time.Hour:
 		return s, Refuse(RefusedUnknown, "its lease lasts between a minute and a day")
 	case s.PerHour < 1 || s.PerHour > maxStandingUses:
@@ -77,16 +75,12 @@ func (s Standing) Propose(by Principal, now time.Time) (Standing, error) {
 	return s, nil
 }
 
-// named reports whether patterns name something: each has a letter or digit of its own, outside of a class such as [a-z].
 func named(patterns []string) bool {
 	return len(patterns) > 0 && len(patterns) <= maxPatterns && !slices.ContainsFunc(patterns, func(p string) bool {
 		_, err := path.Match(p, "")
-		own := strings.ContainsFunc(class.ReplaceAllString(p, ""), func(r rune) bool { return unicode.IsLetter(r) || unicode.IsDigit(r) })
-		return err != nil || !own
+		return strings.Trim(p, "*?") == "" || err != nil
 	})
 }
-
-var class = regexp.MustCompile(`\[[^\]]*\]`)
 
 // SignStanding takes a proposed decision in a person's name. Who proposed it can't sign it, and only a lead can.
 func (s *Signer) SignStanding(d Standing, by Principal, now time.Time) (Standing, error) {
