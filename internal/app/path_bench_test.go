@@ -221,9 +221,10 @@ func BenchmarkWholePath(b *testing.B) {
 	var running sync.WaitGroup
 	var detectors []*detector
 	for p := range partitions {
+		meter := detect.NewMeter(time.Now)
 		d := &detector{
-			partition: p, of: partitions, log: log, codec: codec, metrics: metrics, logger: logger, errs: make(map[string]int),
-			shard: pipeline.New(set, hasher, pipeline.Options{}),
+			partition: p, of: partitions, log: log, codec: codec, metrics: metrics, logger: logger, errs: make(map[string]int), meter: meter,
+			shard: pipeline.New(set, hasher, pipeline.Options{Meter: meter}),
 		}
 		detectors = append(detectors, d)
 		running.Go(func() { _ = d.run(ctx) })
