@@ -55,6 +55,8 @@ type facts struct {
 	changes chan Change
 }
 
+func (f *facts) CountAgents() int { return len(f.learned) }
+
 func (f *facts) Agents(context.Context) ([]baselines.Learned, error) { return f.learned, nil }
 func (f *facts) Agent(_ context.Context, agent string) (baselines.Learned, error) {
 	for _, l := range f.learned {

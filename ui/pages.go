@@ -43,10 +43,7 @@ func (c *Console) overview(w http.ResponseWriter, r *http.Request, by approval.P
 	if err != nil {
 		return err
 	}
-	agents, err := c.o.Facts.Agents(ctx)
-	if err != nil {
-		return err
-	}
+	agents := c.o.Facts.CountAgents()
 	open := slices.DeleteFunc(slices.Clone(all), func(i incident.Incident) bool { return i.Status == incident.Closed })
 	slices.SortStableFunc(open, func(a, b incident.Incident) int { return cmp.Compare(b.Severity.Rank(), a.Severity.Rank()) })
 	data := struct {
@@ -58,7 +55,7 @@ func (c *Console) overview(w http.ResponseWriter, r *http.Request, by approval.P
 		Pending  []approval.Request
 		Agents   int
 		NewHere  bool
-	}{headline(pending, summary, len(open), len(leases), len(agents)), summary, bands(summary.Coverage), open, leases, pending, len(agents), len(all) == 0 && len(agents) == 0}
+	}{headline(pending, summary, len(open), len(leases), agents), summary, bands(summary.Coverage), open, leases, pending, agents, len(all) == 0 && agents == 0}
 	return c.show(w, r, http.StatusOK, "overview", page{Title: data.Headline, Nav: "overview", Live: "incident request lease", Who: by, Now: now, Data: data})
 }
 

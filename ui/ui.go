@@ -41,6 +41,8 @@ type Reader interface {
 
 // Facts are what lives outside the store.
 type Facts interface {
+	// CountAgents is how many agents there are.
+	CountAgents() int
 	// Agents returns what every agent's baseline holds; little of those whose page is on disk.
 	Agents(ctx context.Context) ([]baselines.Learned, error)
 	// Agent returns all of one; store.ErrNotFound for one that never acted.

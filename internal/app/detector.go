@@ -362,6 +362,12 @@ func (d *detector) addExcepted(to map[string]map[string]int) {
 	}
 }
 
+func (d *detector) countAgents() int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.shard.CountAgents()
+}
+
 func (d *detector) agents() []baselines.Learned {
 	d.mu.Lock()
 	defer d.mu.Unlock()

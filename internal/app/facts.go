@@ -41,6 +41,14 @@ type facts struct {
 	now       func() time.Time
 }
 
+// CountAgents implements ui.Facts.
+func (f *facts) CountAgents() (n int) {
+	for _, d := range f.detectors {
+		n += d.countAgents()
+	}
+	return n
+}
+
 // Agents implements ui.Facts.
 func (f *facts) Agents(context.Context) ([]baselines.Learned, error) {
 	var out []baselines.Learned

@@ -69,6 +69,19 @@ func (s *Shard) Habits(agent string) (baselines.Habits, bool) {
 	return baselines.Habits{}, false
 }
 
+// CountAgents is how many agents acted or taught.
+func (s *Shard) CountAgents() (n int) {
+	for _, c := range s.classes {
+		n += c.Model.Known()
+		for id := range c.Acted {
+			if !c.Model.Has(id) {
+				n++
+			}
+		}
+	}
+	return n
+}
+
 // Agents returns every agent that acted or taught, by class in the order of their ids. Of one whose page is on disk it is little.
 func (s *Shard) Agents() []baselines.Learned {
 	var out []baselines.Learned

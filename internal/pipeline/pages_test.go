@@ -178,6 +178,9 @@ func TestPagesOnDisk(t *testing.T) {
 		if diff := cmp.Diff(known(ample.shard), known(j.shard)); diff != "" {
 			t.Fatal(diff)
 		}
+		if got, want := j.shard.CountAgents(), len(j.shard.Agents()); got != want {
+			t.Fatalf("%d agents are counted, %d listed", got, want)
+		}
 		if err := disk.Close(); err != nil {
 			t.Fatal(err)
 		}
