@@ -225,18 +225,8 @@ func (c *Config) check() error {
 	if c.Content != ingest.ContentFull && c.Content != ingest.ContentHashed {
 		return bad("content", "%q is neither full nor hashed", c.Content)
 	}
-	for class, word := range c.Gate.Classes {
-		if word != "open" && word != "closed" {
-			return bad("gate.classes."+class, "%q is neither open nor closed", word)
-		}
-	}
-	if c.Gate.OnError != "open" && c.Gate.OnError != "closed" {
-		return bad("gate.on_error", "%q is neither open nor closed", c.Gate.OnError)
-	}
-	for _, tool := range slices.Sorted(maps.Keys(c.Gate.Tools)) {
-		if effect := c.Gate.Tools[tool]; !slices.Contains([]event.Effect{event.EffectRead, event.EffectWrite, event.EffectEgress, event.EffectExec}, effect) {
-			return bad("gate.tools."+tool, "%q is not one of read, write, egress, exec", effect)
-		}
+	if err := c.checkGate(); err != nil {
+		return err
 	}
 	if c.NATS.Partitions < 1 || c.NATS.Partitions > 1024 {
 		return bad("nats.partitions", "%d, want 1 to 1024", c.NATS.Partitions)
@@ -244,8 +234,8 @@ func (c *Config) check() error {
 	if err := c.checkTokens(); err != nil {
 		return err
 	}
-	if a := c.Baselines.Alpha; !(a >= 0 && a < 1) { // not a number is refused too
-		return bad("baselines.alpha", "%g, want more than 0 and less than 1; 0 is the default", a)
+	if err := c.checkBaselines(); err != nil {
+		return err
 	}
 	if err := c.Actions.check(); err != nil {
 		return err
@@ -267,12 +257,6 @@ func (c *Config) check() error {
 	if err := c.Temporal.check(); err != nil {
 		return err
 	}
-	if b := c.Baselines; !(b.Alerts >= 0 && b.Alerts <= 1000) || b.ClassAlerts < 0 || b.TenantAlerts < 0 {
-		return bad("baselines", "alerts %g, class_alerts %d and tenant_alerts %d, want numbers that are not negative; 0 is the default", b.Alerts, b.ClassAlerts, b.TenantAlerts)
-	}
-	if b := c.Baselines; b.AgentsInMemory < 0 || b.Agents < 0 || b.Agents > 0 && b.Agents < b.AgentsInMemory {
-		return bad("baselines", "agents_in_memory %d and agents %d, want numbers that are not negative, the second the larger one; 0 is the default", b.AgentsInMemory, b.Agents)
-	}
 	if c.SLA < 0 {
 		return bad("sla", "%s, want more than 0", c.SLA)
 	}
@@ -291,6 +275,37 @@ func (c *Config) check() error {
 		}
 	}
 	return c.checkExposure()
+}
+
+func (c *Config) checkGate() error {
+	for class, word := range c.Gate.Classes {
+		if word != "open" && word != "closed" {
+			return bad("gate.classes."+class, "%q is neither open nor closed", word)
+		}
+	}
+	if c.Gate.OnError != "open" && c.Gate.OnError != "closed" {
+		return bad("gate.on_error", "%q is neither open nor closed", c.Gate.OnError)
+	}
+	for _, tool := range slices.Sorted(maps.Keys(c.Gate.Tools)) {
+		if effect := c.Gate.Tools[tool]; !slices.Contains([]event.Effect{event.EffectRead, event.EffectWrite, event.EffectEgress, event.EffectExec}, effect) {
+			return bad("gate.tools."+tool, "%q is not one of read, write, egress, exec", effect)
+		}
+	}
+	return nil
+}
+
+func (c *Config) checkBaselines() error {
+	b := c.Baselines
+	if !(b.Alpha >= 0 && b.Alpha < 1) { // not a number is refused too
+		return bad("baselines.alpha", "%g, want more than 0 and less than 1; 0 is the default", b.Alpha)
+	}
+	if !(b.Alerts >= 0 && b.Alerts <= 1000) || b.ClassAlerts < 0 || b.TenantAlerts < 0 {
+		return bad("baselines", "alerts %g, class_alerts %d and tenant_alerts %d, want numbers that are not negative; 0 is the default", b.Alerts, b.ClassAlerts, b.TenantAlerts)
+	}
+	if b.AgentsInMemory < 0 || b.Agents < 0 || b.Agents > 0 && b.Agents < b.AgentsInMemory {
+		return bad("baselines", "agents_in_memory %d and agents %d, want numbers that are not negative, the second the larger one; 0 is the default", b.AgentsInMemory, b.Agents)
+	}
+	return nil
 }
 
 // checkTokens refuses a token that can't be checked, and one that shares the name of another with other bounds: a name is one sender,

@@ -86,18 +86,22 @@ func (a *App) serveHTTP(ctx context.Context, group *errgroup.Group, listener net
 	// A request under way is finished: only the end of its connection ends it, and pages that wait for changes are told to go.
 	s.BaseContext = func(net.Listener) context.Context { return context.WithoutCancel(ctx) }
 	s.RegisterOnShutdown(a.hub.end)
+	serveUntil(ctx, group, s, func() error {
+		if a.cfg.TLS.Cert == "" {
+			return s.Serve(listener)
+		}
+		s.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12}
+		return s.ServeTLS(listener, a.cfg.TLS.Cert, a.cfg.TLS.Key)
+	})
+}
+
+// serveUntil runs a server until the context ends, and then lets the requests under way end, for a while.
+func serveUntil(ctx context.Context, group *errgroup.Group, s *http.Server, serve func() error) {
 	group.Go(func() error {
-		var err error
-		if a.cfg.TLS.Cert != "" {
-			s.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12}
-			err = s.ServeTLS(listener, a.cfg.TLS.Cert, a.cfg.TLS.Key)
-		} else {
-			err = s.Serve(listener)
+		if err := serve(); !errors.Is(err, http.ErrServerClosed) {
+			return err
 		}
-		if errors.Is(err, http.ErrServerClosed) {
-			return nil
-		}
-		return err
+		return nil
 	})
 	group.Go(func() error {
 		<-ctx.Done()

@@ -173,18 +173,7 @@ func (w *Worker) Run(ctx context.Context) error {
 	jwks(mux, w.cfg.Actions.CAEP, w.logger)
 	s := server(mux)
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error {
-		if err := s.Serve(w.listener); !errors.Is(err, http.ErrServerClosed) {
-			return err
-		}
-		return nil
-	})
-	group.Go(func() error {
-		<-ctx.Done()
-		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownGrace)
-		defer cancel()
-		return s.Shutdown(grace)
-	})
+	serveUntil(ctx, group, s, func() error { return s.Serve(w.listener) })
 	return group.Wait()
 }
 
