@@ -86,6 +86,9 @@ func (m *Meter) drop() {
 
 // Drain calls fn with about how long each rule took on all events since it was drained before.
 func (m *Meter) Drain(fn func(rule string, took time.Duration)) {
+	if m == nil {
+		return
+	}
 	for rule, took := range m.fresh {
 		fn(rule, meterEvery*took)
 	}
@@ -94,6 +97,9 @@ func (m *Meter) Drain(fn func(rule string, took time.Duration)) {
 
 // AddTo adds what was measured to other costs.
 func (m *Meter) AddTo(to *Costs) {
+	if m == nil {
+		return
+	}
 	to.Events, to.Total = to.Events+m.costs.Events, to.Total+m.costs.Total
 	for rule, took := range m.costs.Rules {
 		if to.Rules == nil {

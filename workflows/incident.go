@@ -600,7 +600,7 @@ func (r *run) draft(ctx workflow.Context) error {
 
 // book runs an activity that does nothing but write what the workflow knows into the store. It runs where the workflow does and costs the
 // workflow server nothing of its own: one scheduled there is several of its transactions. After a crash all of them since the workflow's last
-// wait run again, so none may depend on the time of the run.
+// wait run again, so that what one writes must bear being written again, at a later time.
 func book(ctx workflow.Context, activity any, in any) workflow.Future {
 	if workflow.GetVersion(ctx, "book-here", workflow.DefaultVersion, 1) == workflow.DefaultVersion {
 		return workflow.ExecuteActivity(ctx, activity, in)

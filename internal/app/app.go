@@ -288,7 +288,7 @@ func (a *App) openGate(ctx context.Context) (err error) {
 	if err := writeGrantKey(a.cfg.Data, a.signer.Public()); err != nil {
 		return err
 	}
-	a.governor = &governor{store: a.store, file: filepath.Join(a.cfg.Data, "halt"), perHour: a.cfg.Limits.PerHour, now: a.now}
+	a.governor = &governor{store: a.store, file: filepath.Join(a.cfg.Data, "halt"), mirrors: true, perHour: a.cfg.Limits.PerHour, now: a.now}
 	a.actions = action.NewCatalogue(a.signer.Public(), a.gate, a.governor, a.now, a.shipped()...)
 	return nil
 }

@@ -1,6 +1,7 @@
 package app
 
 import (
+	"errors"
 	"crypto/ed25519"
 	"os"
 	"path/filepath"
@@ -8,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tocsin-dr/tocsin/internal/action"
 	"github.com/tocsin-dr/tocsin/internal/approval"
 	"github.com/tocsin-dr/tocsin/internal/ledger"
 	"github.com/tocsin-dr/tocsin/internal/store"
@@ -90,7 +92,7 @@ func TestHaltFileBindsOthers(t *testing.T) {
 	}
 	defer s.Close()
 	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
-	here := &governor{store: s, file: filepath.Join(dir, "halt"), now: func() time.Time { return now }}
+	here := &governor{store: s, file: filepath.Join(dir, "halt"), mirrors: true, now: func() time.Time { return now }}
 	there := &governor{store: s, file: filepath.Join(dir, "elsewhere", "halt"), now: func() time.Time { return now }}
 	step := func(what string, do func() error, halted bool) {
 		t.Helper()
@@ -119,6 +121,26 @@ func TestHaltFileBindsOthers(t *testing.T) {
 	step("resumed", func() error { return s.SaveHalt(t.Context(), nil) }, false)
 	if rows, err := s.LedgerOf(t.Context(), ledger.KindHalt, 10); err != nil || len(rows) != 2 {
 		t.Errorf("the ledger has %+v, want that the file halted and resumed: %v", rows, err)
+	}
+}
+
+// TestHaltFileOfTheSameName: a worker on another machine may have its data where tocsin run has its own. The halt of that file, which the
+// worker does not see, binds it all the same.
+func TestHaltFileOfTheSameName(t *testing.T) {
+	dir := t.TempDir()
+	s, err := store.Open(t.Context(), filepath.Join(dir, "store.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	for name, want := range map[string]bool{"run": false, "worker": true} {
+		g := &governor{store: s, file: filepath.Join(dir, "halt"), mirrors: name == "run", now: time.Now}
+		if err := s.SaveHalt(t.Context(), &store.Halt{By: g.byFile(), Reason: "it is there", At: time.Now()}); err != nil {
+			t.Fatal(err)
+		}
+		if err := g.Halted(t.Context()); errors.Is(err, action.ErrHalted) != want {
+			t.Errorf("%s: %v, want halted %v", name, err, want)
+		}
 	}
 }
 

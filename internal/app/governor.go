@@ -19,6 +19,7 @@ import (
 type governor struct {
 	store   *store.Store
 	file    string // a file of this name halts too, so that the switch is in reach of whoever reaches the machine
+	mirrors bool   // the store's halt by a file of this name is this process's own, and counts no longer than the file is there
 	perHour int
 	now     func() time.Time
 }
@@ -65,7 +66,7 @@ func (g *governor) halted(ctx context.Context) (string, error) {
 		return "", fmt.Errorf("look for the halt file: %w", err)
 	}
 	h, err := g.store.Halted(ctx)
-	if err != nil || h == nil || h.By == g.byFile() { // of a file that is gone
+	if err != nil || h == nil || g.mirrors && h.By == g.byFile() { // of a file that is gone
 		return "", err
 	}
 	return fmt.Sprintf("%s halted them at %s: %s", h.By, h.At.Format(time.RFC3339), h.Reason), nil
