@@ -1,8 +1,8 @@
 package app
 
 import (
-	"errors"
 	"crypto/ed25519"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
