@@ -44,7 +44,8 @@ type detector struct {
 	since int
 	torn  bool // the shard has seen a message whose findings are not all published: no state to save
 	when  time.Time
-	every time.Duration  // between snapshots
+	every time.Duration  // between snapshots, at least
+	spent time.Duration  // on judging since the last snapshot: what a restart would repeat
 	errs  map[string]int // rule errors reported to metrics so far
 	// compared is what metrics know of how often the index of rules was compared with their expressions.
 	compared detect.Stats
@@ -53,10 +54,12 @@ type detector struct {
 	reported time.Time // when metrics last learned of both
 }
 
-// snapshotEvery bounds what a restart replays under load; an idle log with a small state is saved at once. A large state is saved less
-// often, so that all partitions together save a twentieth of the time at most.
+// A partition stands still while its state is saved, so a busy one is saved when a restart would have to judge again for about replayAtMost,
+// or the last snapshot is snapshotAge old. An idle log with a small state is saved at once. A large state is saved less often, so that all
+// partitions together save a twentieth of the time at most.
 const (
-	snapshotEvery  = 5 * time.Second
+	replayAtMost   = time.Second
+	snapshotAge    = time.Minute
 	snapshotsShare = 20
 )
 
@@ -168,7 +171,9 @@ func (d *detector) process(ctx context.Context, m stream.Message) error {
 	for i := range events {
 		start := time.Now()
 		raised = append(raised, d.one(&events[i], pipeline.Position{Partition: d.partition, Sequence: m.Sequence})...)
-		d.metrics.DetectorEvent(time.Since(start))
+		took := time.Since(start)
+		d.metrics.DetectorEvent(took)
+		d.spent += took
 	}
 	d.count += len(events)
 	d.mu.Unlock()
@@ -190,10 +195,15 @@ func (d *detector) process(ctx context.Context, m stream.Message) error {
 	d.last, d.torn = m.Sequence, false
 	d.metrics.DetectorLag(d.partition, time.Since(m.Stored))
 	d.report()
-	if time.Since(d.when) >= max(snapshotEvery, d.every) {
+	if d.due(time.Since(d.when)) {
 		return d.save(ctx)
 	}
 	return nil
+}
+
+// due reports whether a busy partition's state is to be saved, which was saved, or tried to be, that long ago.
+func (d *detector) due(ago time.Duration) bool {
+	return ago >= d.every && (d.spent >= replayAtMost || ago >= snapshotAge)
 }
 
 // one takes one event through the shard. An event that makes the code panic is skipped, loudly: it would come again at every restart,
@@ -293,10 +303,10 @@ func (d *detector) save(ctx context.Context) error {
 	}
 	if err != nil {
 		d.logger.Error("a detector's snapshot can't be saved; the one before it stands", "partition", d.partition, "error", err)
-		d.when = time.Now() // the next one is tried later
+		d.when, d.spent = time.Now(), 0 // the next one is tried later
 		return nil
 	}
-	d.saved, d.when, d.every = d.last, time.Now(), snapshotsShare*time.Duration(d.of)*time.Since(start)
+	d.saved, d.when, d.spent, d.every = d.last, time.Now(), 0, snapshotsShare*time.Duration(d.of)*time.Since(start)
 	return nil
 }
 
