@@ -71,7 +71,7 @@ func (d *detector) run(ctx context.Context) error {
 	if err := d.restore(ctx); err != nil {
 		return err
 	}
-	d.when = time.Now()
+	d.when = time.Now().Add(-snapshotAge * time.Duration(d.partition) / time.Duration(d.of)) // partitions are not saved all at once
 	// A log that does not answer (a cluster elects a leader) must not end the process, which holds the gate too.
 	insist(ctx, d.logger, "follow the event log", func() error {
 		return d.log.Follow(ctx, d.partition, d.last, func(m stream.Message) error { return d.process(ctx, m) }, func() error { return d.idle(ctx) })
