@@ -55,12 +55,13 @@ type detector struct {
 }
 
 // A partition stands still while its state is saved, so a busy one is saved when a restart would have to judge again for about replayAtMost,
-// or the last snapshot is snapshotAge old. An idle log with a small state is saved at once. A large state is saved less often, so that all
-// partitions together save a twentieth of the time at most.
+// and once in snapshotAge. An idle log with a small state is saved at once. A large state is saved less often, so that all partitions
+// together save a twentieth of the time at most. What could not be saved is tried again after saveAgain, when much has to be.
 const (
 	replayAtMost   = time.Second
 	snapshotAge    = time.Minute
 	snapshotsShare = 20
+	saveAgain      = 5 * time.Second
 )
 
 func (d *detector) name() string    { return fmt.Sprintf("shard-%d", d.partition) }
@@ -71,7 +72,7 @@ func (d *detector) run(ctx context.Context) error {
 	if err := d.restore(ctx); err != nil {
 		return err
 	}
-	d.when = time.Now().Add(-snapshotAge * time.Duration(d.partition) / time.Duration(d.of)) // partitions are not saved all at once
+	d.when = time.Now()
 	// A log that does not answer (a cluster elects a leader) must not end the process, which holds the gate too.
 	insist(ctx, d.logger, "follow the event log", func() error {
 		return d.log.Follow(ctx, d.partition, d.last, func(m stream.Message) error { return d.process(ctx, m) }, func() error { return d.idle(ctx) })
@@ -195,15 +196,22 @@ func (d *detector) process(ctx context.Context, m stream.Message) error {
 	d.last, d.torn = m.Sequence, false
 	d.metrics.DetectorLag(d.partition, time.Since(m.Stored))
 	d.report()
-	if d.due(time.Since(d.when)) {
+	if d.due(time.Now()) {
 		return d.save(ctx)
 	}
 	return nil
 }
 
-// due reports whether a busy partition's state is to be saved, which was saved, or tried to be, that long ago.
-func (d *detector) due(ago time.Duration) bool {
-	return ago >= d.every && (d.spent >= replayAtMost || ago >= snapshotAge)
+// due reports whether a busy partition's state is to be saved now.
+func (d *detector) due(now time.Time) bool {
+	return now.Sub(d.when) >= d.every && (d.spent >= replayAtMost || d.turn(now) != d.turn(d.when))
+}
+
+// turn numbers the spans of snapshotAge that each partition has one save in. They begin at another moment in each partition: saved all at
+// once, they would all stand still and wait for one connection.
+func (d *detector) turn(t time.Time) int64 {
+	shift := snapshotAge * time.Duration(d.partition) / time.Duration(d.of)
+	return t.Add(shift).UnixNano() / int64(snapshotAge)
 }
 
 // one takes one event through the shard. An event that makes the code panic is skipped, loudly: it would come again at every restart,
@@ -303,7 +311,7 @@ func (d *detector) save(ctx context.Context) error {
 	}
 	if err != nil {
 		d.logger.Error("a detector's snapshot can't be saved; the one before it stands", "partition", d.partition, "error", err)
-		d.when, d.spent = time.Now(), 0 // the next one is tried later
+		d.when, d.every = time.Now(), max(d.every, saveAgain)
 		return nil
 	}
 	d.saved, d.when, d.spent, d.every = d.last, time.Now(), 0, snapshotsShare*time.Duration(d.of)*time.Since(start)
