@@ -79,6 +79,16 @@ func (h *running) chrome() *chrome {
 // do calls a method of the protocol and returns its result.
 func (c *chrome) do(method string, params any) json.RawMessage {
 	c.Helper()
+	result, problem := c.call(method, params)
+	if problem != "" {
+		c.Fatalf("%s: %s", method, problem)
+	}
+	return result
+}
+
+// call does what do does, and returns what the browser says of a failure.
+func (c *chrome) call(method string, params any) (result json.RawMessage, problem string) {
+	c.Helper()
 	c.sent++
 	if err := c.page.WriteJSON(map[string]any{"id": c.sent, "method": method, "params": params}); err != nil {
 		c.Fatal(err)
@@ -93,29 +103,33 @@ func (c *chrome) do(method string, params any) json.RawMessage {
 			c.Fatal(err)
 		}
 		if answer.ID == c.sent {
-			if answer.Error != nil {
-				c.Fatalf("%s: %s", method, answer.Error)
-			}
-			return answer.Result
+			return answer.Result, string(answer.Error)
 		}
 	}
 }
 
-// is reports whether an expression is true on the page as it is.
+// is reports whether an expression is true on the page as it is; of a page that gives way to another one just then, nothing is.
 func (c *chrome) is(expression string) bool {
 	c.Helper()
+	result, problem := c.call("Runtime.evaluate", map[string]any{"expression": expression, "returnByValue": true, "userGesture": true})
+	if strings.Contains(problem, "navigated") {
+		return false
+	}
+	if problem != "" {
+		c.Fatalf("%s: %s", expression, problem)
+	}
 	var out struct{ Result struct{ Value bool } }
-	if err := json.Unmarshal(c.do("Runtime.evaluate", map[string]any{"expression": expression, "returnByValue": true, "userGesture": true}), &out); err != nil {
+	if err := json.Unmarshal(result, &out); err != nil {
 		c.Fatal(err)
 	}
 	return out.Result.Value
 }
 
-// act does something on an element once it is there. What needs the page's module is there once html has the class keys.
+// act does something on an element once it is there, after the answer that it is, because it may lead to another page. What needs the page's module is there once html has the class keys.
 func (c *chrome) act(selector, act string) {
 	c.Helper()
 	c.until(selector, func() bool {
-		return c.is(fmt.Sprintf("(e => { if (!e) return false; %s; return true })(document.querySelector(%s))", act, strconv.Quote(selector)))
+		return c.is(fmt.Sprintf("(e => { if (!e) return false; setTimeout(() => { %s }); return true })(document.querySelector(%s))", act, strconv.Quote(selector)))
 	})
 }
 
