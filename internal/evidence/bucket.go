@@ -154,16 +154,22 @@ func (b *bucket) probe(ctx context.Context) error {
 	return nil
 }
 
+// put asks what is there whenever a write failed: a server may refuse an object that it has before it read the body, and then its answer can be lost with the connection.
 func (b *bucket) put(ctx context.Context, hash string, data []byte) error {
-	err := b.write(ctx, hash, data, hash)
-	if !errors.Is(err, errSealed) {
-		return err
+	failed := b.write(ctx, hash, data, hash)
+	if failed == nil {
+		return nil
 	}
 	there, err := b.get(ctx, hash)
-	if err == nil && sum(there) != hash {
+	switch {
+	case err != nil && errors.Is(failed, errSealed):
+		return err
+	case err != nil:
+		return failed
+	case sum(there) != hash:
 		return fmt.Errorf("%w, and an object of a bucket is not written again", ErrCorrupt)
 	}
-	return err
+	return nil
 }
 
 // errSealed says that there is an object of that name.

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -189,6 +190,36 @@ func TestBucketAnswers(t *testing.T) {
 		if _, err := (&Vault{b}).Get(t.Context(), sum(nil)); err == nil || errors.Is(err, ErrNotFound) {
 			t.Errorf("a 404 with %q is %v", text, err)
 		}
+	}
+}
+
+// A refusal that is lost with the connection, because the server did not read the body, does not fail what another one sealed meanwhile.
+func TestBucketAnswerLost(t *testing.T) {
+	sealed := []byte("sealed")
+	var asked atomic.Bool
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case r.Method == http.MethodPut:
+			asked.Store(true)
+			panic(http.ErrAbortHandler)
+		case asked.Load() && strings.HasSuffix(r.URL.Path, sum(sealed)):
+			w.Write(sealed)
+		default:
+			w.WriteHeader(404)
+			io.WriteString(w, "<Error><Code>NoSuchKey</Code></Error>")
+		}
+	}))
+	t.Cleanup(server.Close)
+	b, err := newBucket(t.Context(), answering(t, server))
+	if err != nil {
+		t.Fatal(err)
+	}
+	v := &Vault{b}
+	if _, err := v.Put(t.Context(), sealed); err != nil {
+		t.Errorf("what is sealed: %v", err)
+	}
+	if _, err := v.Put(t.Context(), []byte("new")); err == nil || errors.Is(err, ErrNotFound) {
+		t.Errorf("what is not there: %v, want why it could not be written", err)
 	}
 }
 
