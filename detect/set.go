@@ -243,6 +243,12 @@ func (c *compiled) bounds() {
 	}
 }
 
+// forgotten reports whether a group was silent so long that nothing it holds can matter to an event that is less than lateFor late. A key's
+// past, without which all is new to first_seen, never is.
+func (c *compiled) forgotten(g *group, watermark time.Time) bool {
+	return c.FirstSeen == nil && g.Class.time().Add(c.within+max(c.Lateness, lateFor)).Before(watermark)
+}
+
 // expired reports whether a group holds nothing that could still matter.
 func (c *compiled) expired(g *group, watermark time.Time) bool {
 	last := c.within

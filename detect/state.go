@@ -16,10 +16,13 @@ import (
 
 // maxKeys bounds the keys of one rule, over windows and suppressions each, and maxHits the matching events, values and steps that
 // they hold together. At a bound, keys that hold nothing any more are dropped, and if there are none, the eighth that was silent longest
-// is evicted; a finding says so, because a full table is a way to blind a rule.
+// is evicted; a finding says so, because a full table is a way to blind a rule. Before that, whenever a rule's keys are twice as many as
+// the last look left, and at least sweptFrom, those go that were silent so long that an event which still needs them would be lateFor late.
 const (
-	maxKeys = 50_000
-	maxHits = 1 << 19
+	maxKeys   = 50_000
+	maxHits   = 1 << 19
+	sweptFrom = 1 << 10
+	lateFor   = 24 * time.Hour
 	// hitEntries is how many entries of a sketch, or registers without any, take the room of a hit.
 	hitEntries = 8
 )
@@ -82,6 +85,7 @@ func (s *Stats) Add(o *Stats) {
 type memory struct {
 	Groups map[string]*group `json:"groups"`
 	Held   int               `json:"held"`          // what the groups hold together
+	Left   int               `json:"left"`          // groups that the last look for silent ones left
 	Due    []due             `json:"due,omitempty"` // absences that wait for their end, soonest first
 }
 
@@ -93,7 +97,8 @@ type group struct {
 	Events  int              `json:"events,omitempty"`
 	Merged  bool             `json:"merged,omitempty"` // hits were merged for want of room
 	Sketch  *sketch          `json:"sketch,omitempty"` // of values that are too many to keep
-	Last    moment           `json:"last"`
+	Last    moment           `json:"last"`             // the newest event of the key
+	Class   moment           `json:"class"`            // the class's newest when the key was touched: what is late all the time is not forgotten
 	Touched int              `json:"touched"`
 	Size    int              `json:"size"` // as memory.Held counts it
 
@@ -256,6 +261,10 @@ func (st *State) group(c *compiled, key string, at time.Time) *group {
 	m := st.memory(c)
 	g := m.Groups[key]
 	if g == nil {
+		if len(m.Groups) >= max(sweptFrom, 2*m.Left) {
+			m.drop(func(g *group) bool { return c.forgotten(g, st.Watermark) })
+			m.Left = len(m.Groups)
+		}
 		if len(m.Groups) >= c.maxKeys || m.Held >= maxHits {
 			st.stats(c).Evicted += m.evict(func(g *group) bool { return c.expired(g, st.Watermark) })
 		}
@@ -264,7 +273,7 @@ func (st *State) group(c *compiled, key string, at time.Time) *group {
 	}
 	st.Clock++
 	g.Touched = st.Clock
-	g.Last = max(g.Last, momentOf(at))
+	g.Last, g.Class = max(g.Last, momentOf(at)), momentOf(st.Watermark)
 	return g
 }
 
@@ -283,15 +292,7 @@ func (m *memory) settle(g *group) {
 // evict drops the groups that hold nothing any more. If there are none, it drops an eighth, stalest first, keys breaking ties so that
 // a replay drops the same ones, and returns how many: only these are a loss.
 func (m *memory) evict(expired func(*group) bool) int {
-	before := len(m.Groups)
-	maps.DeleteFunc(m.Groups, func(_ string, g *group) bool {
-		if !expired(g) {
-			return false
-		}
-		m.Held -= g.Size
-		return true
-	})
-	if len(m.Groups) < before {
+	if m.drop(expired) {
 		return 0
 	}
 	type aged struct {
@@ -309,6 +310,19 @@ func (m *memory) evict(expired func(*group) bool) int {
 		delete(m.Groups, a.key)
 	}
 	return n
+}
+
+// drop drops groups, and reports whether there were any.
+func (m *memory) drop(which func(*group) bool) bool {
+	before := len(m.Groups)
+	maps.DeleteFunc(m.Groups, func(_ string, g *group) bool {
+		if !which(g) {
+			return false
+		}
+		m.Held -= g.Size
+		return true
+	})
+	return len(m.Groups) < before
 }
 
 // insert adds a hit where its time belongs and returns its place, or -1 if the event is there already. Over the bound, the hit

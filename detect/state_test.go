@@ -348,3 +348,30 @@ func TestAround(t *testing.T) {
 		}
 	})
 }
+
+// What keys hold of a rule goes once no event that is less than a day late can need it, and not before; then a rule's memory follows
+// what is in use, however long it runs. A key's past, without which all would be new, stays.
+func TestSilentKeysAreForgotten(t *testing.T) {
+	const keys = 8 * sweptFrom
+	for _, tt := range []struct {
+		name string
+		rule *compiled
+		step time.Duration
+		want func(n int) bool
+	}{
+		{"windows of long ago", counting(5, time.Hour), time.Minute, func(n int) bool { return n >= 25*60 && n <= 2*25*60+4 }},
+		{"all within a day", counting(5, time.Hour), time.Second, func(n int) bool { return n == keys+1 }},
+		{"what is known of a key", &compiled{Rule: Rule{ID: "rule", FirstSeen: &FirstSeen{}}, state: "rule", maxKeys: maxKeys, within: time.Hour}, time.Minute, func(n int) bool { return n == keys+1 }},
+	} {
+		st, c := stateOf(tt.rule)
+		for i := range keys {
+			st.Watermark = StreamStart.Add(time.Duration(i) * tt.step)
+			st.group(c, fmt.Sprint(i), st.Watermark)
+			st.group(c, "late", StreamStart).Events++ // it comes all the time, later and later
+		}
+		m := st.memory(c)
+		if n := len(m.Groups); !tt.want(n) || m.Groups["late"].Events != keys || st.stats(c).Evicted != 0 {
+			t.Errorf("%s: %d of %d keys are left, %d evicted; the late one has %d events", tt.name, n, keys, st.stats(c).Evicted, m.Groups["late"].Events)
+		}
+	}
+}
