@@ -24,7 +24,7 @@ const backtestBatch = 128
 // Backtest runs two sets of rules over the same events, which it does not keep, and compares what they raise. Not safe for concurrent use.
 type Backtest struct {
 	since   time.Duration
-	shards  [2]*Shard // the candidate's and the one in force
+	shards  []*Shard // the candidate's and the one in force; one where both sets are the same
 	batch   []*event.Event
 	raised  [2][]detect.Finding // of the batch
 	minutes minutes
@@ -95,12 +95,15 @@ type Proposal struct {
 	Running bool      `json:"running"` // the set in force would have proposed it too
 }
 
-// NewBacktest compares a candidate with the set in force, on what was found in the time before the newest event, to the full minute; 0
-// is all of it. Earlier events teach the baselines and fill windows.
+// NewBacktest compares a candidate with the set in force on what was found in the time before the newest event, to the full minute; 0 is
+// all of it. Earlier events teach the baselines and fill windows. Two sets with one digest find the same, and are judged once.
 func NewBacktest(candidate, running *detect.Set, hasher *event.Hasher, options Options, since time.Duration) *Backtest {
 	b := &Backtest{since: since, found: make(map[string]*compared), ofRule: make(map[string]int), cut: make(map[string]int), keep: KeptOfRule, minutes: minutes{since: since, of: make(map[int64]minute)}}
 	for i, set := range []*detect.Set{candidate, running} {
-		b.shards[i], b.sets[i] = New(set, hasher, options), RuleSet{Rules: len(set.Rules()), Digest: set.Digest()}
+		b.sets[i] = RuleSet{Rules: len(set.Rules()), Digest: set.Digest()}
+		if i == 0 || b.sets[i].Digest != b.sets[0].Digest {
+			b.shards = append(b.shards, New(set, hasher, options))
+		}
 	}
 	return b
 }
@@ -113,7 +116,7 @@ func (b *Backtest) Event(e *event.Event) {
 	}
 }
 
-// judge has both shards judge the batch, each on a core of its own, and compares what they raised.
+// judge has the shards judge the batch, each on a core of its own, and compares what they raised.
 func (b *Backtest) judge() {
 	var both sync.WaitGroup
 	for i, shard := range b.shards {
@@ -128,6 +131,9 @@ func (b *Backtest) judge() {
 	}
 	both.Wait()
 	b.minutes.trim()
+	if len(b.shards) == 1 {
+		b.raised[1] = append(b.raised[1], b.raised[0]...)
+	}
 	for i := range b.raised {
 		for j := range b.raised[i] {
 			b.note(i, &b.raised[i][j])
