@@ -24,7 +24,11 @@ func (c *runCmd) Run(ctx context.Context, std *stdio) error {
 	if err != nil {
 		return err
 	}
-	a, err := app.New(ctx, cfg, logger(std, c.JSON))
+	log := logger(std, c.JSON)
+	if err := app.UseMemory(); err != nil {
+		log.Warn("the garbage collector runs as often as is usual in Go", "error", err)
+	}
+	a, err := app.New(ctx, cfg, log)
 	if err != nil {
 		return err
 	}

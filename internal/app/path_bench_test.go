@@ -7,11 +7,13 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
@@ -195,6 +197,7 @@ const warmUp = 500
 // iteration is one request of 100 spans; it ends when the detectors have judged the last event. Every thousand requests the same
 // conversations go on with new calls, for at most ten thousand.
 func BenchmarkWholePath(b *testing.B) {
+	collectAsRun(b)
 	set, requests := manyRules(b, 500), toolCalls(b, 1000)
 	b.SetBytes(int64(len(requests[0].body)))
 	embedded, err := stream.StartEmbedded(b.TempDir())
@@ -277,6 +280,18 @@ func BenchmarkWholePath(b *testing.B) {
 	b.ReportMetric(float64(pageFaults(b)-faults)/events, "faults/event")
 }
 
+// collectAsRun has the garbage collector run as often as in tocsin run.
+func collectAsRun(b *testing.B) {
+	b.Helper()
+	if err := UseMemory(); err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() {
+		debug.SetGCPercent(100)
+		debug.SetMemoryLimit(math.MaxInt64)
+	})
+}
+
 // judged waits until so many events went through the detectors.
 func judged(detectors []*detector, events int) {
 	look := time.NewTicker(time.Millisecond)
@@ -316,6 +331,7 @@ func cpuTime(b *testing.B) time.Duration {
 // BenchmarkEventToIncident sends 2,000 events a second over OTLP, five of them a second ones that a rule proposes to contain, each in a
 // session of its own, and measures the time from sending such an event until its incident's workflow has it. An iteration is a second.
 func BenchmarkEventToIncident(b *testing.B) {
+	collectAsRun(b)
 	var mu sync.Mutex
 	sent, took := make(map[string]time.Time), []time.Duration(nil)
 	arrived := make(chan struct{}, 1)
