@@ -72,7 +72,7 @@ func TestStandingFromTheCommandLine(t *testing.T) {
 	listed("nobody decided anything in advance")
 	asJSON := ana
 	asJSON.JSON = true
-	propose := standingProposeCmd{server: asJSON, Action: "quarantine", Rule: []string{"*-*"}, Agent: []string{"billing/*"}, Lease: time.Hour, PerHour: 2, For: time.Hour, Reason: "payments do not wait for us"}
+	propose := standingProposeCmd{server: asJSON, Action: "quarantine", Rule: []string{"untrusted-value-*"}, Agent: []string{"billing/*"}, Lease: time.Hour, PerHour: 2, For: time.Hour, Reason: "payments do not wait for us"}
 	out, _, err := run(&propose)
 	var d approval.Standing
 	if err != nil || json.Unmarshal([]byte(out), &d) != nil || d.ID == "" {

@@ -1,6 +1,7 @@
 package approval
 
 import (
+	"cmp"
 	"crypto/ed25519"
 	"crypto/sha256"
 	"encoding/hex"
@@ -11,6 +12,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 )
 
 // Standing is a decision that people take in advance: for some rules and agents, one reversible action, so many times an hour, to an
@@ -42,6 +45,7 @@ const (
 	maxStanding     = 90 * 24 * time.Hour
 	maxStandingUses = 60
 	maxPatterns     = 50
+	minLiteral      = 3 // of a pattern, so that it names something
 )
 
 // Propose checks a standing decision and gives it its id. Its rules and agents must be named: what fits everything decides nothing.
@@ -55,8 +59,6 @@ func (s Standing) Propose(by Principal, now time.Time) (Standing, error) {
 		return s, Refuse(RefusedRole, "role %q may not propose a standing decision; responder or above may", by.Role)
 	case s.Action == "":
 		return s, Refuse(RefusedUnknown, "a standing decision names one action")
-	case !named(s.Rules) || !named(s.Agents):
-		return s, Refuse(RefusedUnknown, "name the rules and the agents, at most %d of each; a lone * is for no decision that a person can answer for", maxPatterns)
 	case s.Lease < time.Minute || s.Lease > 24*time.Hour:
 		return s, Refuse(RefusedUnknown, "its lease lasts between a minute and a day")
 	case s.PerHour < 1 || s.PerHour > maxStandingUses:
@@ -65,6 +67,9 @@ func (s Standing) Propose(by Principal, now time.Time) (Standing, error) {
 		return s, Refuse(RefusedUnknown, "it ends at most %d days from now", int(maxStanding.Hours()/24))
 	case len([]rune(strings.TrimSpace(s.Reason))) < MinReason:
 		return s, Refuse(RefusedReason, "a standing decision needs a reason")
+	}
+	if err := cmp.Or(named("rules", s.Rules), named("agents", s.Agents)); err != nil {
+		return s, err
 	}
 	text, err := s.signed()
 	if err != nil {
@@ -75,11 +80,26 @@ func (s Standing) Propose(by Principal, now time.Time) (Standing, error) {
 	return s, nil
 }
 
-func named(patterns []string) bool {
-	return len(patterns) > 0 && len(patterns) <= maxPatterns && !slices.ContainsFunc(patterns, func(p string) bool {
-		_, err := path.Match(p, "")
-		return strings.Trim(p, "*?") == "" || err != nil
-	})
+// named refuses patterns that nobody can answer for, because they fit nearly everything.
+func named(what string, patterns []string) error {
+	if len(patterns) == 0 || len(patterns) > maxPatterns {
+		return Refuse(RefusedUnknown, "name the %s, 1 to %d of them", what, maxPatterns)
+	}
+	for _, p := range patterns {
+		if _, err := path.Match(p, ""); err != nil || p == "" || strings.ContainsAny(p, `*?[\`) && literal(p) < minLiteral {
+			return Refuse(RefusedUnknown, "%s: %.80q fits too much or nothing: write a name, or a pattern with %d letters or digits in a row before any [, such as payment-*", what, p, minLiteral)
+		}
+	}
+	return nil
+}
+
+// literal is how many letters and digits in a row a pattern asks for at the most. What a class such as [a-z] lists, and all behind it, doesn't count.
+func literal(pattern string) (most int) {
+	before, _, _ := strings.Cut(pattern, "[")
+	for run := range strings.FieldsFuncSeq(before, func(r rune) bool { return !unicode.IsLetter(r) && !unicode.IsDigit(r) }) {
+		most = max(most, utf8.RuneCountInString(run))
+	}
+	return most
 }
 
 // SignStanding takes a proposed decision in a person's name. Who proposed it can't sign it, and only a lead can.
