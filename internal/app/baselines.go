@@ -29,18 +29,18 @@ func (c *control) ChangeBaseline(ctx context.Context, by approval.Principal, age
 		return turned(c.denied(by, approval.Lead))
 	}
 	if len([]rune(strings.TrimSpace(reason))) < approval.MinReason {
-		return turned(&approval.Refusal{Kind: approval.RefusedReason, Text: "a change of a baseline needs a reason"})
+		return turned(approval.Refuse(approval.RefusedReason, "a change of a baseline needs a reason"))
 	}
 	kinds := []string{baselines.Freeze, baselines.Unfreeze, baselines.Rebase, baselines.Rollback}
 	if !slices.Contains(kinds, change) {
-		return turned(&approval.Refusal{Kind: approval.RefusedUnknown, Text: fmt.Sprintf("%q is no change of a baseline, want one of %s", change, strings.Join(kinds, ", "))})
+		return turned(approval.Refuse(approval.RefusedUnknown, "%q is no change of a baseline, want one of %s", change, strings.Join(kinds, ", ")))
 	}
 	l, ok := c.learned(agent)
 	switch {
 	case !ok || l.Sessions == 0:
-		return turned(&approval.Refusal{Kind: approval.RefusedUnknown, Text: fmt.Sprintf("agent %q has taught nothing", agent)})
+		return turned(approval.Refuse(approval.RefusedUnknown, "agent %q has taught nothing", agent))
 	case change == baselines.Rollback && l.Copy.IsZero():
-		return turned(&approval.Refusal{Kind: approval.RefusedUnknown, Text: fmt.Sprintf("there is no copy of the baseline of %q: it has taught on one day alone", agent)})
+		return turned(approval.Refuse(approval.RefusedUnknown, "there is no copy of the baseline of %q: it has taught on one day alone", agent))
 	}
 	if terms, deadline, ok := c.policies.Loosens(agent); ok && change != baselines.Freeze {
 		return c.sign(ctx, by, loosening(change, agent, "", terms), deadline, reason)

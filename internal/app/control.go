@@ -74,7 +74,7 @@ func (c *control) decide(ctx context.Context, requestID string, d approval.Decis
 	}
 	request, err := c.store.Request(ctx, requestID)
 	if errors.Is(err, store.ErrNotFound) {
-		return c.refused(ctx, approval.Request{ID: requestID}, d, &approval.Refusal{Kind: approval.RefusedUnknown, Text: fmt.Sprintf("there is no request %q", requestID)})
+		return c.refused(ctx, approval.Request{ID: requestID}, d, approval.Refuse(approval.RefusedUnknown, "there is no request %q", requestID))
 	}
 	if err != nil {
 		return err
@@ -137,7 +137,7 @@ func (c *control) update(ctx context.Context, incidentID, name string, arg any) 
 	if err != nil {
 		return err
 	}
-	closed := &approval.Refusal{Kind: approval.RefusedLate, Text: "the incident is closed"}
+	closed := approval.Refuse(approval.RefusedLate, "the incident is closed")
 	if i.Status == incident.Closed {
 		return closed
 	}
@@ -151,7 +151,7 @@ func (c *control) update(ctx context.Context, incidentID, name string, arg any) 
 	}
 	var refusal *temporal.ApplicationError
 	if errors.As(err, &refusal) {
-		return &approval.Refusal{Kind: refusal.Type(), Text: refusal.Message()}
+		return approval.Refuse(refusal.Type(), "%s", refusal.Message())
 	}
 	if gone := (*serviceerror.NotFound)(nil); errors.As(err, &gone) {
 		return closed
@@ -202,7 +202,7 @@ func (c *control) turnedAway(ctx context.Context, by approval.Principal, act, su
 }
 
 func (c *control) denied(by approval.Principal, needed approval.Role) error {
-	return &approval.Refusal{Kind: approval.RefusedRole, Text: fmt.Sprintf("role %q may not do this; %s or above may", by.Role, needed)}
+	return approval.Refuse(approval.RefusedRole, "role %q may not do this; %s or above may", by.Role, needed)
 }
 
 // Notice records that a person became aware of an incident.
@@ -235,7 +235,7 @@ func (c *control) Note(ctx context.Context, by approval.Principal, incidentID, t
 		return c.denied(by, approval.Responder)
 	}
 	if len([]rune(text)) < approval.MinReason {
-		return &approval.Refusal{Kind: approval.RefusedReason, Text: "the note is empty"}
+		return approval.Refuse(approval.RefusedReason, "the note is empty")
 	}
 	if _, err := c.store.Incident(ctx, incidentID); err != nil {
 		return err
@@ -260,7 +260,7 @@ func (c *control) Close(ctx context.Context, by approval.Principal, incidentID s
 	switch verdict {
 	case incident.TruePositive, incident.FalsePositive, incident.Expected, incident.Unclear:
 	default:
-		return nil, &approval.Refusal{Kind: approval.RefusedUnknown, Text: fmt.Sprintf("%q is no verdict", verdict)}
+		return nil, approval.Refuse(approval.RefusedUnknown, "%q is no verdict", verdict)
 	}
 	if err := c.reviewed(ctx, incidentID); err != nil {
 		return turned(err)
@@ -309,14 +309,14 @@ func (c *control) Lift(ctx context.Context, by approval.Principal, leaseID, reas
 		return c.turnedAway(ctx, by, "lift", leaseID, reason, c.denied(by, approval.Lead))
 	}
 	if len([]rune(reason)) < approval.MinReason {
-		return &approval.Refusal{Kind: approval.RefusedReason, Text: "lifting a lease needs a reason"}
+		return approval.Refuse(approval.RefusedReason, "lifting a lease needs a reason")
 	}
 	lease, ok, err := c.store.Lease(ctx, leaseID)
 	if err != nil {
 		return err
 	}
 	if !ok || !lease.InForce(c.now()) {
-		return c.turnedAway(ctx, by, "lift", leaseID, reason, &approval.Refusal{Kind: approval.RefusedUnknown, Text: fmt.Sprintf("no lease %q is in force", leaseID)})
+		return c.turnedAway(ctx, by, "lift", leaseID, reason, approval.Refuse(approval.RefusedUnknown, "no lease %q is in force", leaseID))
 	}
 	by = c.withGroups(by)
 	if err := c.policies.Releases(lease.Plan.Target.Agent).Lets(by); err != nil {

@@ -3,7 +3,6 @@ package app
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 
 	"github.com/tocsin-dr/tocsin/internal/approval"
@@ -25,14 +24,14 @@ func (c *control) editDraft(ctx context.Context, by approval.Principal, incident
 		return d, c.denied(by, approval.Responder)
 	}
 	if len(markdown) == 0 || len(markdown) > maxDraft {
-		return d, &approval.Refusal{Kind: approval.RefusedReason, Text: fmt.Sprintf("a draft has 1 to %d bytes, this has %d", maxDraft, len(markdown))}
+		return d, approval.Refuse(approval.RefusedReason, "a draft has 1 to %d bytes, this has %d", maxDraft, len(markdown))
 	}
 	drafts, err := c.store.Drafts(ctx, incidentID)
 	if err != nil {
 		return d, err
 	}
 	if !slices.ContainsFunc(drafts, func(d store.Draft) bool { return d.Name == name }) {
-		return d, &approval.Refusal{Kind: approval.RefusedUnknown, Text: fmt.Sprintf("incident %q has no draft %.80q", incidentID, name)}
+		return d, approval.Refuse(approval.RefusedUnknown, "incident %q has no draft %.80q", incidentID, name)
 	}
 	hash, err := c.vault.Put(ctx, []byte(markdown))
 	if err != nil {
@@ -40,7 +39,7 @@ func (c *control) editDraft(ctx context.Context, by approval.Principal, incident
 	}
 	d, err = c.store.SaveDraft(ctx, store.Draft{Incident: incidentID, Name: name, Author: by.ID, Base: base, Markdown: markdown, SHA256: hash, At: c.now().UTC()})
 	if errors.Is(err, store.ErrEdited) {
-		return d, &approval.Refusal{Kind: approval.RefusedDecided, Text: err.Error()}
+		return d, approval.Refuse(approval.RefusedDecided, "%v", err)
 	}
 	if err != nil {
 		return d, err

@@ -133,7 +133,7 @@ func (c *control) mayWith(by approval.Principal, role approval.Role, reason stri
 		return c.denied(by, role)
 	}
 	if len([]rune(reason)) < approval.MinReason {
-		return &approval.Refusal{Kind: approval.RefusedReason, Text: "this needs a reason"}
+		return approval.Refuse(approval.RefusedReason, "this needs a reason")
 	}
 	return nil
 }

@@ -81,7 +81,7 @@ func (l *logReader) ReadEvents(ctx context.Context, by approval.Principal, since
 	case l.busy <- struct{}{}:
 		defer func() { <-l.busy }()
 	default:
-		return &approval.Refusal{Kind: approval.RefusedBusy, Text: "somebody else is reading the event log; try again later"}
+		return approval.Refuse(approval.RefusedBusy, "somebody else is reading the event log; try again later")
 	}
 	last, err := l.log.Last(ctx)
 	if err != nil {

@@ -185,10 +185,10 @@ func (c *control) repair(ctx context.Context) error {
 // loosen makes a change that enough people signed.
 func (c *control) loosen(ctx context.Context, r *approval.Request) error {
 	if err := approval.Enough(r.Grants(), c.signer.Public(), r.ID, r.Plan, c.now()); err != nil {
-		return &approval.Refusal{Kind: approval.RefusedGrant, Text: err.Error()}
+		return approval.Refuse(approval.RefusedGrant, "%v", err)
 	}
 	if terms, _, ok := c.policies.Loosens(r.Plan.Target.Agent); ok && len(r.Votes) < terms.Need {
-		return &approval.Refusal{Kind: approval.RefusedWaiting, Text: fmt.Sprintf("the policy asks for %d people, and %d signed", terms.Need, len(r.Votes))}
+		return approval.Refuse(approval.RefusedWaiting, "the policy asks for %d people, and %d signed", terms.Need, len(r.Votes))
 	}
 	last := r.Votes[len(r.Votes)-1]
 	s := backing{By: last.By, Reason: last.Reason, Votes: r.Votes, Request: r.ID}

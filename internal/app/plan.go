@@ -58,7 +58,7 @@ func (e *elsewhere) plan(ctx context.Context, in action.Input) (approval.Plan, e
 func (p *planner) PlanPlaybook(ctx context.Context, incidentID, name string) ([]api.PlannedStep, error) {
 	book, ok := p.library[name]
 	if !ok {
-		return nil, &approval.Refusal{Kind: approval.RefusedUnknown, Text: fmt.Sprintf("there is no playbook %q", name)}
+		return nil, approval.Refuse(approval.RefusedUnknown, "there is no playbook %q", name)
 	}
 	i, err := p.store.Incident(ctx, incidentID)
 	if err != nil {

@@ -93,13 +93,13 @@ func (c *control) review(ctx context.Context, by approval.Principal, requestID, 
 	case err != nil:
 		return err
 	case r.Decision == nil || !r.Decision.BreakGlass:
-		return &approval.Refusal{Kind: approval.RefusedUnknown, Text: "nobody broke the glass for this request: there is nothing to review"}
+		return approval.Refuse(approval.RefusedUnknown, "nobody broke the glass for this request: there is nothing to review")
 	case r.Decision.By.ID == by.ID:
-		return &approval.Refusal{Kind: approval.RefusedRequester, Text: fmt.Sprintf("%s broke the glass: another lead must review it", by.ID)}
+		return approval.Refuse(approval.RefusedRequester, "%s broke the glass: another lead must review it", by.ID)
 	case known != nil:
-		return &approval.Refusal{Kind: approval.RefusedDecided, Text: fmt.Sprintf("%s reviewed it already, at %s", known.By, known.At.UTC().Format(time.RFC3339))}
+		return approval.Refuse(approval.RefusedDecided, "%s reviewed it already, at %s", known.By, known.At.UTC().Format(time.RFC3339))
 	case len([]rune(reason)) < approval.MinReason:
-		return &approval.Refusal{Kind: approval.RefusedReason, Text: fmt.Sprintf("a review needs a reason of at least %d characters", approval.MinReason)}
+		return approval.Refuse(approval.RefusedReason, "a review needs a reason of at least %d characters", approval.MinReason)
 	}
 	v := store.Review{Request: requestID, By: by.ID, Reason: reason, At: c.now().UTC()}
 	if err := c.append(ctx, ledger.KindReview, by.ID, requestID, v); err != nil {
@@ -131,7 +131,7 @@ func (c *control) reviewed(ctx context.Context, incidentID string) error {
 			return err
 		}
 		if review == nil {
-			return &approval.Refusal{Kind: approval.RefusedWaiting, Text: fmt.Sprintf("%s broke the glass for %s: another lead must review that before the incident is closed", r.Decision.By.ID, r.ID)}
+			return approval.Refuse(approval.RefusedWaiting, "%s broke the glass for %s: another lead must review that before the incident is closed", r.Decision.By.ID, r.ID)
 		}
 	}
 	return nil

@@ -154,7 +154,7 @@ func hits(of []*detect.Exception, covered map[string]int) (out []measure.Excepti
 // ReloadRules implements ui.Actor.
 func (c *control) ReloadRules(ctx context.Context, by approval.Principal) error {
 	if err := c.rules.load(ctx, by.ID); err != nil {
-		return &approval.Refusal{Kind: approval.RefusedRules, Text: "the rules in force stay: " + err.Error()}
+		return approval.Refuse(approval.RefusedRules, "the rules in force stay: %v", err)
 	}
 	c.logger.Info("rules were loaded", "by", by.ID, "rules", len(c.rules.inForce().Rules()))
 	return nil

@@ -86,7 +86,7 @@ func (s *standing) last(ctx context.Context, t approval.Target) (bool, error) {
 func (c *control) Propose(ctx context.Context, by approval.Principal, d approval.Standing) (approval.Standing, error) {
 	known, ok := action.Descriptions()[d.Action]
 	if !ok || known.Class != approval.Contain || known.Irreversible {
-		return d, c.turnedAway(ctx, by, "propose", d.Action, d.Reason, &approval.Refusal{Kind: approval.RefusedUnknown, Text: fmt.Sprintf("%q is no action that can be undone", d.Action)})
+		return d, c.turnedAway(ctx, by, "propose", d.Action, d.Reason, approval.Refuse(approval.RefusedUnknown, "%q is no action that can be undone", d.Action))
 	}
 	d, err := d.Propose(by, c.now())
 	if err != nil {
@@ -118,7 +118,7 @@ func (c *control) RevokeStanding(ctx context.Context, by approval.Principal, id,
 		err = c.mayWith(by, approval.Responder, reason)
 	}
 	if err == nil && !d.Revoked.IsZero() {
-		err = &approval.Refusal{Kind: approval.RefusedDecided, Text: d.RevokedBy + " revoked it"}
+		err = approval.Refuse(approval.RefusedDecided, "%s revoked it", d.RevokedBy)
 	}
 	if err != nil {
 		return d, c.turnedAway(ctx, by, "revoke", id, reason, err)
@@ -130,7 +130,7 @@ func (c *control) RevokeStanding(ctx context.Context, by approval.Principal, id,
 func (c *control) standing(ctx context.Context, id string) (approval.Standing, error) {
 	d, err := c.store.Standing(ctx, id)
 	if errors.Is(err, store.ErrNotFound) {
-		err = &approval.Refusal{Kind: approval.RefusedUnknown, Text: fmt.Sprintf("there is no standing decision %q", id)}
+		err = approval.Refuse(approval.RefusedUnknown, "there is no standing decision %q", id)
 	}
 	return d, err
 }
