@@ -99,8 +99,6 @@ type Exception struct {
 	Owner   string    `yaml:"owner"`
 	Expires time.Time `yaml:"expires"` // the day on which it ends, in event time
 
-	file   string
-	line   int
 	source *source
 	at     int // in the file's list
 }
@@ -204,7 +202,7 @@ func (l *Library) readExceptions(dir fs.FS) error {
 	text, err := l.read(dir, exceptionsFile)
 	from, seen, errs := newSource(exceptionsFile, text), make(map[string]bool), []error{err}
 	for i := range nodes {
-		x := Exception{file: exceptionsFile, line: nodes[i].Line, source: from, at: i}
+		x := Exception{source: from, at: i}
 		err := strict.Node(exceptionsFile, &nodes[i], &x)
 		if err == nil {
 			err = x.check(seen)
@@ -238,7 +236,7 @@ func (x *Exception) check(seen map[string]bool) error {
 // within is the place of one of its fields.
 func (x *Exception) within(field string) string { return x.source.at(fmt.Sprint(x.at, ".", field)) }
 
-func (x *Exception) place() string { return fmt.Sprintf("%s:%d", x.file, x.line) }
+func (x *Exception) place() string { return x.source.at(strconv.Itoa(x.at)) }
 
 // inForce reports whether the exception holds at an event time: through the day that it names.
 func (x *Exception) inForce(at time.Time) bool { return at.Before(x.Expires.AddDate(0, 0, 1)) }

@@ -20,7 +20,7 @@ import (
 // Warning is something about a rule that compiles and is likely a mistake.
 type Warning struct {
 	Rule  string `json:"rule"`
-	Place string `json:"place"` // file and line
+	Place string `json:"place"` // file, line and column, as far as they are known
 	Text  string `json:"text"`
 }
 
@@ -30,7 +30,7 @@ type lint struct{ field, text string }
 // warn makes a warning about a field.
 func (r *Rule) warn(field, text string) Warning {
 	node := cmp.Or(strict.Find(&r.source.document, field), strict.Find(&r.source.document, "id"))
-	return Warning{Rule: r.ID, Place: fmt.Sprintf("%s:%d", r.File, node.Line), Text: text}
+	return Warning{Rule: r.ID, Place: fmt.Sprintf("%s:%d:%d", r.File, node.Line, node.Column), Text: text}
 }
 
 // partKinds says which kinds of events fill in a part of Env; a part that is not named here comes with any.

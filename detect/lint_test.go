@@ -3,6 +3,7 @@ package detect_test
 import (
 	"strings"
 	"testing"
+	"testing/fstest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -57,6 +58,29 @@ func TestLint(t *testing.T) {
 				t.Error(diff)
 			}
 		})
+	}
+}
+
+// A warning says where to look, as an error does.
+func TestLintPlace(t *testing.T) {
+	against, err := detect.ReadLibrary(fstest.MapFS{"exceptions.yaml": {Data: []byte("- {id: the-test, rules: [example-rule], when: 'false', reason: it tests, owner: ann, expires: 2025-01-05}\n")}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := detect.ParseRule("example.yaml", []byte(written("example-rule", onResult+"playbook: quarantine-agent\nwhen: 'true'", "kind: prompt")), against)
+	if err != nil {
+		t.Fatal(err)
+	}
+	set, err := detect.Compile([]detect.Rule{r})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, w := range set.Lint(0, detect.StreamStart) {
+		got = append(got, w.Place)
+	}
+	if diff := cmp.Diff([]string{"example.yaml:8:11", "example.yaml:11:3", "exceptions.yaml:1:3", "exceptions.yaml:1:3"}, got); diff != "" {
+		t.Error(diff)
 	}
 }
 
