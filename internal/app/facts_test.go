@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -30,7 +31,13 @@ func TestSummaryCountsAll(t *testing.T) {
 		const window, sla = 2 * time.Hour, time.Hour
 		want := measure.Facts{}
 		acts := drawIncidents(ctx, t, s, now, window, &want)
-		want.Alerts = measure.Groups(drawAlerts(ctx, t, s, now, window, acts, want.Incidents))
+		alerts := drawAlerts(ctx, t, s, now, window, acts, want.Incidents)
+		for _, a := range alerts {
+			repeated := slices.ContainsFunc(alerts, func(b measure.Alerted) bool {
+				return a.Incident != "" && b.Incident == a.Incident && b.Rule == a.Rule && (b.Raised.Before(a.Raised) || b.Raised.Equal(a.Raised) && b.ID < a.ID)
+			})
+			want.Alerts = append(want.Alerts, measure.Group{Alerted: a, Repeated: repeated, N: 1})
+		}
 		f := &facts{store: s, sla: sla, now: func() time.Time { return now }}
 		got, err := f.Summary(ctx, window)
 		if err != nil {
@@ -59,7 +66,6 @@ func drawIncidents(ctx context.Context, t *rapid.T, s *store.Store, now time.Tim
 		if i.Status != incident.Closed || !i.Times.FirstBad.Before(now.Add(-window)) {
 			f.Incidents = append(f.Incidents, i)
 		}
-		var timeline []incident.Entry
 		for range rapid.IntRange(0, 3).Draw(t, "entries") {
 			e := incident.Entry{
 				At: before(now, t, 150, "at"), Actor: rapid.SampledFrom([]string{"tocsin", "ada"}).Draw(t, "actor"),
@@ -69,9 +75,10 @@ func drawIncidents(ctx context.Context, t *rapid.T, s *store.Store, now time.Tim
 			if err := s.AddEntry(ctx, id, e); err != nil {
 				t.Fatal(err)
 			}
-			timeline = append(timeline, e)
+			if e.Looked() {
+				acts[id] = append(acts[id], e.At)
+			}
 		}
-		acts[id] = measure.ActsOf(timeline)
 	}
 	return acts
 }

@@ -173,3 +173,23 @@ func FuzzVisible(f *testing.F) {
 		checkVisible(t, VisibleBlock(s, limit), limit, "\n")
 	})
 }
+
+// Only what a human does shows that a human looked, and no disposition does.
+func TestLooked(t *testing.T) {
+	for _, tt := range []struct {
+		entry Entry
+		want  bool
+	}{
+		{Entry{Actor: "tocsin", Source: "workflow", Kind: "note"}, false},
+		{Entry{Actor: "tocsin", Source: "console", Kind: "notice"}, false},
+		{Entry{Actor: "ada", Source: "console", Kind: "notice"}, true},
+		{Entry{Actor: "support/helper", Source: "log", Kind: "event"}, false},
+		{Entry{Actor: "ada", Source: "cli", Kind: "decision"}, true},
+		{Entry{Actor: "ada", Source: "console", Kind: "disposition"}, false},
+		{Entry{Actor: "ada", Source: "slack", Kind: "note"}, true},
+	} {
+		if got := tt.entry.Looked(); got != tt.want {
+			t.Errorf("%+v: %v", tt.entry, got)
+		}
+	}
+}

@@ -1,12 +1,10 @@
 package measure
 
 import (
-	"cmp"
 	"slices"
 	"time"
 
 	"github.com/tocsin-dr/tocsin/detect"
-	"github.com/tocsin-dr/tocsin/internal/incident"
 )
 
 // Alerted is what coverage must know of one raised finding.
@@ -16,7 +14,7 @@ type Alerted struct {
 	Incident string // empty where it belongs to none
 	Lane     detect.Lane
 	Raised   time.Time
-	// Acts are when humans did something at the finding or its incident that shows that they looked; see ActsOf.
+	// Acts are when humans did something at the finding or its incident that shows that they looked; see incident.Entry.Looked.
 	Acts []time.Time
 	// Disposed: a human gave the finding or its incident a disposition.
 	Disposed bool
@@ -26,32 +24,11 @@ type Alerted struct {
 	ByRule Band
 }
 
-// ActsOf returns when humans looked at an incident.
-func ActsOf(timeline []incident.Entry) []time.Time {
-	var acts []time.Time
-	for _, e := range timeline {
-		if e.Looked() {
-			acts = append(acts, e.At)
-		}
-	}
-	return acts
-}
-
 // Group is a number of alerts that all fall into one band: Alerted describes any of them.
 type Group struct {
 	Alerted
 	Repeated bool // an earlier alert of the same rule is in the incident
 	N        int
-}
-
-// Groups returns each alert as a group of its own.
-func Groups(alerts []Alerted) []Group {
-	firsts := firstOfRule(alerts)
-	groups := make([]Group, 0, len(alerts))
-	for _, a := range alerts {
-		groups = append(groups, Group{Alerted: a, Repeated: firsts[a.thread()] != a.ID, N: 1})
-	}
-	return groups
 }
 
 // CoverageOf puts each alert in exactly one band. Findings of the lanes hunt and shadow never reach a human and are left out.
@@ -95,29 +72,4 @@ func (a Alerted) band(repeated bool, now time.Time, sla time.Duration) Band {
 		return Machine
 	}
 	return Untouched
-}
-
-// thread is what repetitions have in common; a finding without an incident repeats nothing.
-type thread struct{ incident, rule, id string }
-
-func (a Alerted) thread() thread {
-	if a.Incident == "" {
-		return thread{id: a.ID}
-	}
-	return thread{incident: a.Incident, rule: a.Rule}
-}
-
-func firstOfRule(alerts []Alerted) map[thread]string {
-	firsts := make(map[thread]Alerted)
-	for _, a := range alerts {
-		first, ok := firsts[a.thread()]
-		if !ok || cmp.Or(a.Raised.Compare(first.Raised), cmp.Compare(a.ID, first.ID)) < 0 {
-			firsts[a.thread()] = a
-		}
-	}
-	ids := make(map[thread]string, len(firsts))
-	for t, a := range firsts {
-		ids[t] = a.ID
-	}
-	return ids
 }

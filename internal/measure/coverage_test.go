@@ -1,6 +1,7 @@
 package measure
 
 import (
+	"slices"
 	"strconv"
 	"testing"
 	"time"
@@ -17,6 +18,17 @@ import (
 const sla = time.Hour
 
 func ago(minutes int) time.Time { return clock().Add(-time.Duration(minutes) * time.Minute) }
+
+// groups are the alerts one by one.
+func groups(alerts []Alerted) (out []Group) {
+	for _, a := range alerts {
+		repeated := slices.ContainsFunc(alerts, func(b Alerted) bool {
+			return a.Incident != "" && b.Incident == a.Incident && b.Rule == a.Rule && (b.Raised.Before(a.Raised) || b.Raised.Equal(a.Raised) && b.ID < a.ID)
+		})
+		out = append(out, Group{Alerted: a, Repeated: repeated, N: 1})
+	}
+	return out
+}
 
 func TestCoverageOf(t *testing.T) {
 	looked := []time.Time{ago(80)}
@@ -36,14 +48,14 @@ func TestCoverageOf(t *testing.T) {
 		{ID: "hunt", Rule: "a", Raised: ago(90), Lane: detect.Hunt},
 		{ID: "shadow", Rule: "a", Raised: ago(90), Lane: detect.Shadow, Acts: looked},
 	}
-	got := CoverageOf(Groups(alerts), clock(), sla)
+	got := CoverageOf(groups(alerts), clock(), sla)
 	want := Coverage{N: 12, Ratio: 0.3, Strict: 0.1, Known: true, Counts: map[Band]int{
 		Investigated: 1, Dispositioned: 1, Machine: 3, AutoClosed: 1, Suppressed: 1, Duplicate: 2, Pending: 2, Untouched: 1,
 	}}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("coverage (want -, got +):\n%s", diff)
 	}
-	if c := CoverageOf(Groups([]Alerted{{ID: "new", Raised: clock()}}), clock(), sla); c.Known || c.Ratio != 0 {
+	if c := CoverageOf(groups([]Alerted{{ID: "new", Raised: clock()}}), clock(), sla); c.Known || c.Ratio != 0 {
 		t.Errorf("with nothing but a pending alert coverage is %+v, want unknown", c)
 	}
 }
@@ -70,7 +82,7 @@ func drawAlerts(t *rapid.T) []Alerted {
 func TestCoverageProperties(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		alerts := drawAlerts(t)
-		c := CoverageOf(Groups(alerts), clock(), sla)
+		c := CoverageOf(groups(alerts), clock(), sla)
 		sum := 0
 		for _, b := range Bands() {
 			sum += c.Counts[b]
@@ -81,10 +93,10 @@ func TestCoverageProperties(t *testing.T) {
 		if c.Strict > c.Ratio || c.Ratio > 1 || c.Strict < 0 {
 			t.Fatalf("strict %v, ratio %v", c.Strict, c.Ratio)
 		}
-		if diff := cmp.Diff(c, CoverageOf(Groups(rapid.Permutation(alerts).Draw(t, "shuffled")), clock(), sla)); diff != "" {
+		if diff := cmp.Diff(c, CoverageOf(groups(rapid.Permutation(alerts).Draw(t, "shuffled")), clock(), sla)); diff != "" {
 			t.Fatalf("the order of the alerts matters:\n%s", diff)
 		}
-		later := CoverageOf(Groups(alerts), clock().Add(time.Duration(rapid.IntRange(0, 180).Draw(t, "later"))*time.Minute), sla)
+		later := CoverageOf(groups(alerts), clock().Add(time.Duration(rapid.IntRange(0, 180).Draw(t, "later"))*time.Minute), sla)
 		want := Coverage{N: c.N, Counts: map[Band]int{}}
 		for b, n := range c.Counts {
 			want.Counts[b] = n
@@ -104,30 +116,15 @@ func TestCoverageProperties(t *testing.T) {
 func TestClosingCoversNothing(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		alerts := drawAlerts(t)
-		before := CoverageOf(Groups(alerts), clock(), sla)
+		before := CoverageOf(groups(alerts), clock(), sla)
 		for i := range alerts {
 			alerts[i].Disposed = true
 		}
-		after := CoverageOf(Groups(alerts), clock(), sla)
+		after := CoverageOf(groups(alerts), clock(), sla)
 		if after.Counts[Investigated] != before.Counts[Investigated] || after.Counts[Duplicate] != before.Counts[Duplicate] || before.Known && after.Ratio > before.Ratio {
 			t.Fatalf("closing moved coverage from %+v to %+v", before, after)
 		}
 	})
-}
-
-func TestActsOf(t *testing.T) {
-	got := ActsOf([]incident.Entry{
-		{At: ago(9), Actor: "tocsin", Source: "workflow", Kind: "note"},
-		{At: ago(8), Actor: "tocsin", Source: "console", Kind: "notice"},
-		{At: ago(7), Actor: "ada", Source: "console", Kind: "notice"},
-		{At: ago(6), Actor: "support/helper", Source: "log", Kind: "event"},
-		{At: ago(5), Actor: "ada", Source: "cli", Kind: "decision"},
-		{At: ago(4), Actor: "ada", Source: "console", Kind: "disposition"},
-		{At: ago(3), Actor: "ada", Source: "slack", Kind: "note"},
-	})
-	if diff := cmp.Diff([]time.Time{ago(7), ago(5), ago(3)}, got); diff != "" {
-		t.Error(diff)
-	}
 }
 
 func TestSummarise(t *testing.T) {
@@ -141,7 +138,7 @@ func TestSummarise(t *testing.T) {
 			{ID: "seen", Status: incident.Open, Times: incident.Times{FirstBad: ago(40), Noticed: ago(35)}},
 			{ID: "closed", Status: incident.Closed, Times: incident.Times{FirstBad: ago(50), Closed: ago(45)}},
 		},
-		Alerts:   Groups([]Alerted{{ID: "in", Raised: ago(90)}}),
+		Alerts:   groups([]Alerted{{ID: "in", Raised: ago(90)}}),
 		Reviewed: map[string]bool{"seen": true},
 		Requests: []approval.Request{{State: approval.Pending, Deadline: ago(-9)}, {State: approval.Pending, Deadline: ago(-5)}, {State: approval.Denied, Deadline: ago(-1)}, glass("seen", 5), glass("due", 5), glass("old", 300)},
 		Leases:   []action.Lease{{Ends: ago(-5)}, {Ends: ago(5)}, {Ends: ago(-5), Lifted: ago(1)}},
