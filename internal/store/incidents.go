@@ -265,9 +265,12 @@ func (s *Store) BeginLease(ctx context.Context, l action.Lease, since time.Time,
 			stored = known[0]
 			return nil
 		}
-		begun, err := listIn[action.Lease](ctx, s, tx, "read leases", leasesSince, since.UnixNano(), since.UnixNano())
+		begun, err := listIn[action.Lease](ctx, s, tx, "read leases", leasesSince, since.UnixNano(), since.UnixNano(), maxBegun+1)
 		if err != nil {
 			return err
+		}
+		if len(begun) > maxBegun {
+			return fmt.Errorf("%w: more than %d leases are in force or ended lately: lift what is not needed, and try again later", action.ErrLimit, maxBegun)
 		}
 		if err := admit(begun); err != nil {
 			return err

@@ -104,4 +104,7 @@ func (s *Store) Halted(ctx context.Context) (*Halt, error) {
 }
 
 // leasesSince reads the leases, lifted ones too, that end or were lifted after a time.
-const leasesSince = `SELECT doc FROM leases WHERE ends > ? OR lifted > ? ORDER BY id LIMIT 10000`
+const leasesSince = `SELECT doc FROM leases WHERE ends > ? OR lifted > ? ORDER BY id LIMIT ?`
+
+// maxBegun bounds the leases that a limit looks at. Beyond it nothing is known to be within the limit, and so nothing begins.
+const maxBegun = 10_000

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"errors"
 	"fmt"
 	"sync"
 	"testing"
@@ -82,4 +83,12 @@ func testHalt(t *testing.T, at string) {
 		return nil
 	})
 	same(t, "the lease", fresh)(stored, err)
+
+	// Of more than can be looked at nothing is left out in silence: it could be what the limit is about.
+	must(t, s.exec(ctx, s.db, "fill", `INSERT INTO leases (id, incident, ends, lifted, doc)
+		WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?) SELECT 'many-' || i, '', ?, 0, '{}' FROM n`, maxBegun, clock().Add(time.Hour).UnixNano()))
+	_, err = s.BeginLease(ctx, action.Lease{ID: "5"}, clock(), func([]action.Lease) error { return nil })
+	if !errors.Is(err, action.ErrLimit) {
+		t.Errorf("with too many leases another begins: %v", err)
+	}
 }
