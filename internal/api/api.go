@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"slices"
 	"time"
@@ -33,6 +34,7 @@ type Options struct {
 	Exporter Exporter
 	Auth     *auth.Auth
 	Now      func() time.Time
+	Log      *slog.Logger
 }
 
 // Planner computes what a playbook would do in an incident, without doing it.
@@ -60,7 +62,7 @@ func Routes(mux *http.ServeMux, o Options) {
 			r.Body = http.MaxBytesReader(w, r.Body, maxBody)
 			v, err := fn(r, by)
 			if err != nil {
-				fail(w, err)
+				a.fail(w, r, err)
 				return
 			}
 			reply(w, http.StatusOK, v)
@@ -323,7 +325,8 @@ type Failure struct {
 	Kind  string `json:"kind,omitempty"` // of a refusal
 }
 
-func fail(w http.ResponseWriter, err error) {
+// fail answers with an error. What is neither the person's nor of the moment goes to the log too.
+func (a *api) fail(w http.ResponseWriter, r *http.Request, err error) {
 	status := http.StatusInternalServerError
 	var bad *badRequest
 	switch kind := approval.Kind(err); {
@@ -335,6 +338,8 @@ func fail(w http.ResponseWriter, err error) {
 		status = http.StatusConflict
 	case errors.As(err, &bad):
 		status = http.StatusBadRequest
+	default:
+		a.Log.ErrorContext(r.Context(), "API", "path", r.URL.Path, "error", err)
 	}
 	reply(w, status, Failure{Error: err.Error(), Kind: approval.Kind(err)})
 }

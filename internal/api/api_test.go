@@ -1,6 +1,11 @@
 package api
 
 import (
+	"bytes"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
@@ -50,6 +55,27 @@ func TestContained(t *testing.T) {
 				t.Errorf("contained = %v, want %v: %v", got, tt.want, err)
 			}
 		})
+	}
+}
+
+// What went wrong within is in the log; what the person did wrong is not.
+func TestFail(t *testing.T) {
+	for _, tt := range []struct {
+		err    error
+		status int
+		logged bool
+	}{
+		{errors.New("the disk is full"), http.StatusInternalServerError, true},
+		{approval.Refuse(approval.RefusedLate, "it ended"), http.StatusConflict, false},
+		{fmt.Errorf("incident: %w", store.ErrNotFound), http.StatusNotFound, false},
+		{&badRequest{errors.New("no JSON")}, http.StatusBadRequest, false},
+	} {
+		var log bytes.Buffer
+		w := httptest.NewRecorder()
+		(&api{Options{Log: slog.New(slog.NewTextHandler(&log, nil))}}).fail(w, httptest.NewRequest("GET", "/api/v1/incidents", nil), tt.err)
+		if logged := strings.Contains(log.String(), "/api/v1/incidents") && strings.Contains(log.String(), tt.err.Error()); w.Code != tt.status || logged != tt.logged || log.Len() > 0 != tt.logged {
+			t.Errorf("%v: status %d, log %q", tt.err, w.Code, log.String())
+		}
 	}
 }
 

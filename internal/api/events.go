@@ -38,7 +38,7 @@ func (a *api) events(w http.ResponseWriter, r *http.Request, by approval.Princip
 	if text := r.URL.Query().Get("since"); text != "" {
 		var err error
 		if since, err = time.Parse(time.RFC3339, text); err != nil {
-			fail(w, &badRequest{fmt.Errorf("since: %w", err)})
+			a.fail(w, r, &badRequest{fmt.Errorf("since: %w", err)})
 			return
 		}
 	}
@@ -61,7 +61,7 @@ func (a *api) events(w http.ResponseWriter, r *http.Request, by approval.Princip
 	})
 	switch {
 	case err != nil && n == 0:
-		fail(w, err)
+		a.fail(w, r, err)
 		return
 	case err != nil:
 		_ = write(EventLine{Error: err.Error()}) // the reader may be gone

@@ -20,18 +20,18 @@ const exportTimeout = 10 * time.Minute
 func (a *api) export(w http.ResponseWriter, r *http.Request, by approval.Principal) {
 	var body ExportBody
 	if err := decode(http.MaxBytesReader(w, r.Body, maxBody), &body); err != nil {
-		fail(w, err)
+		a.fail(w, r, err)
 		return
 	}
 	id := r.PathValue("id")
 	if _, err := a.Reader.Incident(r.Context(), id); err != nil {
-		fail(w, err)
+		a.fail(w, r, err)
 		return
 	}
 	deadline := http.NewResponseController(w)
 	defer func() { _ = deadline.SetWriteDeadline(time.Time{}) }() // the connection may serve on
 	if err := deadline.SetWriteDeadline(time.Now().Add(exportTimeout)); err != nil {
-		fail(w, fmt.Errorf("send bundle: %w", err))
+		a.fail(w, r, fmt.Errorf("send bundle: %w", err))
 		return
 	}
 	out := &begun{ResponseWriter: w}
@@ -41,8 +41,9 @@ func (a *api) export(w http.ResponseWriter, r *http.Request, by approval.Princip
 	err := a.Exporter.Export(r.Context(), by, id, body.Redact, out)
 	switch {
 	case err != nil && !out.yes:
-		fail(w, err)
+		a.fail(w, r, err)
 	case err != nil:
+		a.Log.ErrorContext(r.Context(), "API: a bundle was cut off", "incident", id, "error", err)
 		panic(http.ErrAbortHandler)
 	}
 }

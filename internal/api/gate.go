@@ -43,7 +43,7 @@ func GateRoutes(mux *http.ServeMux, o GateOptions) {
 		}
 		var q GateQuery
 		if err := decode(http.MaxBytesReader(w, r.Body, maxBody), &q); err != nil {
-			fail(w, err)
+			reply(w, http.StatusBadRequest, Failure{Error: err.Error()})
 			return
 		}
 		if q.Agent == "" {

@@ -118,7 +118,7 @@ func serveUntil(ctx context.Context, group *errgroup.Group, s *http.Server, serv
 func (a *App) consoleHandler() http.Handler {
 	mux := http.NewServeMux()
 	a.auth.Routes(mux)
-	api.Routes(mux, api.Options{Reader: a.store, Facts: a.facts, Actor: a.control, Events: a.events, Rules: a.rules, Planner: &planner{a.library, a.policies, a.actions, a.elsewhere, a.store}, Exporter: &exporter{a.store, a.vault, a.anchor, a.now}, Auth: a.auth, Now: a.now})
+	api.Routes(mux, api.Options{Reader: a.store, Facts: a.facts, Actor: a.control, Events: a.events, Rules: a.rules, Planner: &planner{a.library, a.policies, a.actions, a.elsewhere, a.store}, Exporter: &exporter{a.store, a.vault, a.anchor, a.now}, Auth: a.auth, Now: a.now, Log: a.logger})
 	if a.slack != nil && a.cfg.Slack.Mode == slack.ModeHTTP {
 		mux.Handle("POST /slack/interactions", a.slack.Handler())
 	}
