@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/tocsin-dr/tocsin/internal/event"
@@ -19,6 +20,8 @@ type Request struct {
 	Body        []byte
 	File        string // where it was read from, for messages; may be empty
 	Before      int    // lines of the file before the body, where that is a part of a file of events
+	// Lost are the items that Shift could not decode. The body lacks them.
+	Lost []Rejection
 }
 
 // The paths of the OTLP signals, and of events in their JSON form.
@@ -172,5 +175,5 @@ func (m *Mapper) Capture(req Request, rc Receipt) ([]event.Event, []Rejection, e
 		return nil, nil, fmt.Errorf("map capture: path %.80q is not one of OTLP", req.Path)
 	}
 	b, err := m.mapped(s, req.Body, req.ContentType, rc)
-	return b.events, b.rejected, err
+	return b.events, slices.Concat(req.Lost, b.rejected), err
 }

@@ -68,6 +68,29 @@ func TestShift(t *testing.T) {
 	}
 }
 
+// What can't be decoded can't be moved, and is told of as it would be without moving the request.
+func TestShiftTellsWhatIsLost(t *testing.T) {
+	for _, req := range []Request{
+		{Path: pathTraces, ContentType: typeJSON, Body: []byte(`{"resourceSpans":[{"scopeSpans":[{"spans":[{"traceId":"ab","startTimeUnixNano":"5"},{"startTimeUnixNano":"6"}]}]}]}`)},
+		{Path: pathLogs, ContentType: typeJSON, Body: []byte(`{"resourceLogs":[{"scopeLogs":[{"logRecords":[{"traceId":"ab","timeUnixNano":"5"},{"timeUnixNano":"6"}]}]}]}`)},
+	} {
+		m := NewMapper(Options{})
+		_, want, err := m.Capture(req, Receipt{})
+		if err != nil || len(want) != 1 {
+			t.Fatalf("rejected %v: %v", want, err)
+		}
+		for range 2 { // the second time there is nothing more to lose
+			if req, err = Shift(req, time.Hour); err != nil {
+				t.Fatal(err)
+			}
+		}
+		_, got, err := m.Capture(req, Receipt{})
+		if err != nil || len(got) != 1 || got[0].Item != want[0].Item {
+			t.Errorf("rejected %v, want %v: %v", got, want, err)
+		}
+	}
+}
+
 func TestShiftBackIsIdentity(t *testing.T) {
 	var all []Request
 	for _, name := range []string{"vercel-ai-sdk", "langchain", "openai", "claude-code"} {

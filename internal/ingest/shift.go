@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 	"time"
 
@@ -13,8 +14,8 @@ import (
 )
 
 // Shift moves every timestamp of a recorded request of traces or logs by a duration, so that a history can be replayed as if it
-// were recent. Times that are not set stay so, and metrics are returned as they are. Shifting back gives the same request; to the
-// letter too, if it is by whole milliseconds.
+// were recent. Items that can't be decoded are in Lost. Times that are not set stay so, and metrics are returned as they are. Shifting
+// back gives the same request; to the letter too, if it is by whole milliseconds.
 func Shift(req Request, by time.Duration) (Request, error) {
 	s := shifter{by: by}
 	var body []byte
@@ -30,22 +31,24 @@ func Shift(req Request, by time.Duration) (Request, error) {
 	if err = errors.Join(err, s.err); err != nil {
 		return Request{}, fmt.Errorf("shift request: %w", err)
 	}
-	req.Body = body
+	req.Body, req.Lost = body, slices.Concat(req.Lost, s.lost)
 	return req, nil
 }
 
 type shifter struct {
-	by  time.Duration
-	err error
+	by   time.Duration
+	lost []Rejection
+	err  error
 }
 
 func (s *shifter) traces(req Request) ([]byte, error) {
-	in, err := decodeWhole(req, spanParts(), ptraceotlp.NewExportRequest, func(in, single ptraceotlp.ExportRequest) {
+	in, lost, err := decodeWhole(req, spanParts(), ptraceotlp.NewExportRequest, func(in, single ptraceotlp.ExportRequest) {
 		single.Traces().ResourceSpans().MoveAndAppendTo(in.Traces().ResourceSpans())
 	})
 	if err != nil {
 		return nil, err
 	}
+	s.lost = lost
 	for _, rs := range in.Traces().ResourceSpans().All() {
 		for _, ss := range rs.ScopeSpans().All() {
 			for _, span := range ss.Spans().All() {
@@ -61,12 +64,13 @@ func (s *shifter) traces(req Request) ([]byte, error) {
 }
 
 func (s *shifter) logs(req Request) ([]byte, error) {
-	in, err := decodeWhole(req, logParts(), plogotlp.NewExportRequest, func(in, single plogotlp.ExportRequest) {
+	in, lost, err := decodeWhole(req, logParts(), plogotlp.NewExportRequest, func(in, single plogotlp.ExportRequest) {
 		single.Logs().ResourceLogs().MoveAndAppendTo(in.Logs().ResourceLogs())
 	})
 	if err != nil {
 		return nil, err
 	}
+	s.lost = lost
 	for _, rl := range in.Logs().ResourceLogs().All() {
 		for _, sl := range rl.ScopeLogs().All() {
 			for _, rec := range sl.LogRecords().All() {
@@ -125,16 +129,16 @@ type pdataRequest interface {
 	UnmarshalJSON(body []byte) error
 }
 
-// decodeWhole decodes a request that is to be encoded again: nothing of it may get lost, so it is pdata that decodes it. Items that can't
-// be decoded are left out; join adds the others.
-func decodeWhole[R pdataRequest](req Request, parts []string, fresh func() R, join func(in, single R)) (R, error) {
+// decodeWhole decodes a request that is to be encoded again: nothing of it may get lost, so it is pdata that decodes it. It
+// returns the items that can't be decoded; join adds the others.
+func decodeWhole[R pdataRequest](req Request, parts []string, fresh func() R, join func(in, single R)) (R, []Rejection, error) {
 	in := fresh()
 	_, err := decode(req.Body, req.ContentType, in.UnmarshalProto, in.UnmarshalJSON)
 	if err == nil {
-		return in, nil
+		return in, nil, nil
 	}
 	in = fresh()
-	_, err = salvage(err, req.Body, req.ContentType, parts, func(one []byte) error {
+	lost, err := salvage(err, req.Body, req.ContentType, parts, func(one []byte) error {
 		single := fresh()
 		if _, err := decode(one, req.ContentType, single.UnmarshalProto, single.UnmarshalJSON); err != nil {
 			return err
@@ -142,7 +146,7 @@ func decodeWhole[R pdataRequest](req Request, parts []string, fresh func() R, jo
 		join(in, single)
 		return nil
 	})
-	return in, err
+	return in, lost, err
 }
 
 // decode decodes a body, without what is nested so deep that it does harm; the body is changed where there is such a thing.
