@@ -15,9 +15,11 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	sdklog "go.temporal.io/sdk/log"
+	"golang.org/x/net/netutil"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/keepalive"
 
 	"github.com/tocsin-dr/tocsin/internal/api"
 	"github.com/tocsin-dr/tocsin/internal/approval"
@@ -36,6 +38,13 @@ const maxGRPC = 8 << 20
 
 // maxStreams bounds the calls that one gRPC connection has under way, each of which holds a message of up to maxGRPC.
 const maxStreams = 64
+
+// maxConnections bounds the gRPC connections of a listener: more wait to be accepted. One without a call for grpcIdle, as long as HTTP
+// grants, makes room.
+const (
+	maxConnections = 2048
+	grpcIdle       = 2 * time.Minute
+)
 
 // serve starts the listeners in the group.
 func (a *App) serve(ctx context.Context, group *errgroup.Group) {
@@ -58,7 +67,10 @@ func (a *App) serve(ctx context.Context, group *errgroup.Group) {
 
 func (a *App) serveGRPC(ctx context.Context, group *errgroup.Group, listener net.Listener, register func(*grpc.Server)) {
 	group.Go(func() error {
-		options := []grpc.ServerOption{grpc.MaxRecvMsgSize(maxGRPC), grpc.MaxConcurrentStreams(maxStreams), grpc.ConnectionTimeout(10 * time.Second), grpc.WaitForHandlers(true)}
+		options := []grpc.ServerOption{
+			grpc.MaxRecvMsgSize(maxGRPC), grpc.MaxConcurrentStreams(maxStreams), grpc.ConnectionTimeout(10 * time.Second), grpc.WaitForHandlers(true),
+			grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionIdle: grpcIdle}),
+		}
 		if a.cfg.TLS.Cert != "" {
 			creds, err := credentials.NewServerTLSFromFile(a.cfg.TLS.Cert, a.cfg.TLS.Key)
 			if err != nil {
@@ -70,7 +82,7 @@ func (a *App) serveGRPC(ctx context.Context, group *errgroup.Group, listener net
 		register(s)
 		stop := context.AfterFunc(ctx, func() { stopGRPC(s) })
 		defer stop()
-		return s.Serve(listener)
+		return s.Serve(netutil.LimitListener(listener, maxConnections))
 	})
 }
 

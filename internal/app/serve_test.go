@@ -2,13 +2,17 @@ package app
 
 import (
 	"context"
+	"io"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
+	"golang.org/x/net/http2"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
@@ -121,4 +125,46 @@ func TestStopWithOpenCall(t *testing.T) {
 	case <-time.After(2 * shutdownGrace):
 		t.Fatal("the server waits for a call that never ends")
 	}
+}
+
+// crowd is a listener that has more clients than are served, each of which says hello and then nothing.
+type crowd struct {
+	net.Listener
+	accepted atomic.Int32
+	closed   chan struct{}
+}
+
+func (c *crowd) Accept() (net.Conn, error) {
+	if c.accepted.Add(1) > 3*maxConnections {
+		<-c.closed
+		return nil, net.ErrClosed
+	}
+	client, conn := net.Pipe()
+	go func() { _, _ = io.Copy(io.Discard, client) }()
+	go func() { _, _ = io.WriteString(client, http2.ClientPreface+"\x00\x00\x00\x04\x00\x00\x00\x00\x00") }() // with empty settings
+	return conn, nil
+}
+func (c *crowd) Close() error   { close(c.closed); return nil }
+func (c *crowd) Addr() net.Addr { return &net.TCPAddr{} }
+
+// TestBoundedConnections: so many clients are served and no more, until those that do nothing are sent away.
+func TestBoundedConnections(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		group, all := new(errgroup.Group), &crowd{closed: make(chan struct{})}
+		(&App{}).serveGRPC(ctx, group, all, func(*grpc.Server) {})
+		synctest.Wait()
+		if n := all.accepted.Load(); n != maxConnections {
+			t.Errorf("%d connections were accepted, want %d", n, maxConnections)
+		}
+		time.Sleep(grpcIdle + time.Minute)
+		synctest.Wait()
+		if n := all.accepted.Load(); n != 2*maxConnections {
+			t.Errorf("%d connections were accepted after those before had been idle, want %d", n, 2*maxConnections)
+		}
+		cancel()
+		if err := group.Wait(); err != nil {
+			t.Error(err)
+		}
+	})
 }
