@@ -23,12 +23,12 @@ type baselinesCmd struct {
 	Expected baselinesExpectedCmd `cmd:"" help:"Close an incident as expected: its sessions teach what was held back."`
 }
 
-type baselinesListCmd struct{ server }
+type baselinesListCmd struct{ agentsPage }
 
 // Run implements the command.
 func (c *baselinesListCmd) Run(ctx context.Context, std *stdio) error {
-	var list []baselines.Learned
-	if err := c.call(ctx, http.MethodGet, "/api/v1/agents", nil, &list); err != nil {
+	list, err := c.agents(ctx, std)
+	if err != nil {
 		return err
 	}
 	if c.JSON {

@@ -1,14 +1,19 @@
 package main
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/tocsin-dr/tocsin/baselines"
+	"github.com/tocsin-dr/tocsin/internal/api"
 	"github.com/tocsin-dr/tocsin/internal/event"
 )
 
@@ -36,6 +41,29 @@ func TestUnauthorized(t *testing.T) {
 	} {
 		if err := tt.run(); err == nil || err.Error() != tt.want {
 			t.Errorf("%s: %v, want %s", name, err, tt.want)
+		}
+	}
+}
+
+// A list of agents says where it ends, if it may go on.
+func TestAgentsList(t *testing.T) {
+	for n, want := range map[int]string{api.ListLimit - 1: "", api.ListLimit: "tocsin: 200 agents are listed, up to a/ \\u{1B}[; list more with --after and its id\n"} {
+		console := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.URL.String() != "/api/v1/agents?after=a%2Fb+c" {
+				t.Errorf("asks for %s", r.URL)
+			}
+			_ = json.NewEncoder(w).Encode(slices.Repeat([]baselines.Learned{{Agent: "a/ \x1b["}}, n))
+		}))
+		defer console.Close()
+		var said bytes.Buffer
+		page := agentsPage{server{address: address{Server: console.URL, Token: "t"}}, "a/b c"}
+		for _, cmd := range []interface {
+			Run(ctx context.Context, std *stdio) error
+		}{&agentsListCmd{page}, &baselinesListCmd{page}} {
+			said.Reset()
+			if err := cmd.Run(t.Context(), &stdio{out: io.Discard, err: &said}); err != nil || said.String() != want {
+				t.Errorf("of %d it said %q, want %q: %v", n, said.String(), want, err)
+			}
 		}
 	}
 }

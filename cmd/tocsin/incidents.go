@@ -164,12 +164,29 @@ type agentsCmd struct {
 	Show agentsShowCmd `cmd:"" help:"Show what an agent taught: tools, destinations, origins, hours, amounts and drift."`
 }
 
-type agentsListCmd struct{ server }
+type agentsListCmd struct{ agentsPage }
+
+// agentsPage is for commands that list agents, of which there may be a million.
+type agentsPage struct {
+	server
+	After string `help:"List those whose ids come after this one."`
+}
+
+// agents lists a page, and says so if there are more.
+func (c *agentsPage) agents(ctx context.Context, std *stdio) (list []baselines.Learned, err error) {
+	if err := c.call(ctx, http.MethodGet, "/api/v1/agents?after="+url.QueryEscape(c.After), nil, &list); err != nil {
+		return nil, err
+	}
+	if len(list) >= api.ListLimit {
+		fmt.Fprintf(std.err, "tocsin: %d agents are listed, up to %s; list more with --after and its id\n", len(list), visible(list[len(list)-1].Agent))
+	}
+	return list, nil
+}
 
 // Run implements the command.
 func (c *agentsListCmd) Run(ctx context.Context, std *stdio) error {
-	var list []baselines.Learned
-	if err := c.call(ctx, http.MethodGet, "/api/v1/agents", nil, &list); err != nil {
+	list, err := c.agents(ctx, std)
+	if err != nil {
 		return err
 	}
 	if c.JSON {

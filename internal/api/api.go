@@ -11,6 +11,8 @@ import (
 	"log/slog"
 	"net/http"
 	"slices"
+	"sort"
+	"strings"
 	"time"
 
 	"github.com/tocsin-dr/tocsin/baselines"
@@ -51,8 +53,8 @@ type Exporter interface {
 // maxBody bounds the body of an API request, in bytes.
 const maxBody = 64 << 10
 
-// listLimit bounds the rows of a list.
-const listLimit = 200
+// ListLimit bounds the rows of a list.
+const ListLimit = 200
 
 // Routes adds the API's paths to a mux. Every one needs a signed-in person.
 func Routes(mux *http.ServeMux, o Options) {
@@ -158,7 +160,7 @@ func (a *api) ruleFiles(*http.Request, approval.Principal) (any, error) {
 }
 
 func (a *api) incidents(r *http.Request, _ approval.Principal) (any, error) {
-	return a.Reader.Incidents(r.Context(), listLimit)
+	return a.Reader.Incidents(r.Context(), ListLimit)
 }
 
 func (a *api) incident(r *http.Request, _ approval.Principal) (any, error) {
@@ -168,7 +170,7 @@ func (a *api) incident(r *http.Request, _ approval.Principal) (any, error) {
 	if c.Incident, err = a.Reader.Incident(ctx, id); err != nil {
 		return nil, err
 	}
-	if c.Alerts, err = a.Reader.Alerts(ctx, id, listLimit); err != nil {
+	if c.Alerts, err = a.Reader.Alerts(ctx, id, ListLimit); err != nil {
 		return nil, err
 	}
 	if c.Timeline, err = a.Reader.Timeline(ctx, id); err != nil {
@@ -196,14 +198,15 @@ func (a *api) incident(r *http.Request, _ approval.Principal) (any, error) {
 }
 
 func (a *api) approvals(r *http.Request, _ approval.Principal) (any, error) {
-	return a.Reader.Requests(r.Context(), approval.State(r.URL.Query().Get("state")), listLimit)
+	return a.Reader.Requests(r.Context(), approval.State(r.URL.Query().Get("state")), ListLimit)
 }
 
-// agents are all, or everything about the one that the query names.
+// agents are those whose ids come after the query's after, in the order of their ids, or everything about the one of the query's id.
 func (a *api) agents(r *http.Request, _ approval.Principal) (any, error) {
 	id := r.URL.Query().Get("id")
 	if id == "" {
-		return a.Facts.Agents(r.Context())
+		all, err := a.Facts.Agents(r.Context())
+		return pageOf(all, r.URL.Query().Get("after")), err
 	}
 	l, err := a.Facts.Agent(r.Context(), id)
 	if errors.Is(err, store.ErrNotFound) {
@@ -212,12 +215,23 @@ func (a *api) agents(r *http.Request, _ approval.Principal) (any, error) {
 	return []baselines.Learned{l}, err
 }
 
+// pageOf is as many agents as a list has. Those of one id, which may act in several classes, stay together.
+func pageOf(all []baselines.Learned, after string) []baselines.Learned {
+	slices.SortStableFunc(all, func(a, b baselines.Learned) int { return strings.Compare(a.Agent, b.Agent) })
+	first := sort.Search(len(all), func(i int) bool { return all[i].Agent > after })
+	end := min(first+ListLimit, len(all))
+	for end > first && end < len(all) && all[end].Agent == all[end-1].Agent {
+		end++
+	}
+	return all[first:end]
+}
+
 func (a *api) findings(r *http.Request, _ approval.Principal) (any, error) {
-	return a.Reader.Alerts(r.Context(), r.URL.Query().Get("incident"), listLimit)
+	return a.Reader.Alerts(r.Context(), r.URL.Query().Get("incident"), ListLimit)
 }
 
 func (a *api) ledger(r *http.Request, _ approval.Principal) (any, error) {
-	return a.Reader.Ledger(r.Context(), r.URL.Query().Get("subject"), listLimit)
+	return a.Reader.Ledger(r.Context(), r.URL.Query().Get("subject"), ListLimit)
 }
 
 func (a *api) checkpoint(r *http.Request, _ approval.Principal) (any, error) {

@@ -2,19 +2,25 @@ package api
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/tocsin-dr/tocsin/baselines"
 	"github.com/tocsin-dr/tocsin/internal/action"
 	"github.com/tocsin-dr/tocsin/internal/approval"
 	"github.com/tocsin-dr/tocsin/internal/incident"
 	"github.com/tocsin-dr/tocsin/internal/store"
+	"github.com/tocsin-dr/tocsin/ui"
 )
 
 // Whether an agent is contained is a matter of leases: while a second request waits, the first one's lease still holds.
@@ -55,6 +61,45 @@ func TestContained(t *testing.T) {
 				t.Errorf("contained = %v, want %v: %v", got, tt.want, err)
 			}
 		})
+	}
+}
+
+// fleet is many agents.
+type fleet struct {
+	ui.Facts
+	agents []baselines.Learned
+}
+
+func (f *fleet) Agents(context.Context) ([]baselines.Learned, error) {
+	return slices.Clone(f.agents), nil
+}
+
+// However many agents there are, an answer is bounded, and each agent is in exactly one of the answers that follow each other.
+func TestAgentsByPage(t *testing.T) {
+	f := &fleet{}
+	for i := range 2*ListLimit + 50 {
+		f.agents = append(f.agents, baselines.Learned{Agent: fmt.Sprintf("fleet/%05d", 7*i%1000), Class: "a"})
+	}
+	slices.SortFunc(f.agents, func(a, b baselines.Learned) int { return strings.Compare(b.Agent, a.Agent) })
+	f.agents = append(f.agents, baselines.Learned{Agent: f.agents[len(f.agents)-ListLimit].Agent, Class: "b"}) // at the end of a page
+	var sizes []int
+	seen, after := make(map[string]bool), ""
+	for range 4 {
+		got, err := (&api{Options{Facts: f}}).agents(httptest.NewRequest("GET", "/?after="+after, nil), approval.Principal{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		page := got.([]baselines.Learned)
+		sizes = append(sizes, len(page))
+		for _, l := range page {
+			if l.Agent < after || seen[l.Agent+l.Class] {
+				t.Errorf("%s of class %s is out of order or came twice", l.Agent, l.Class)
+			}
+			seen[l.Agent+l.Class], after = true, l.Agent
+		}
+	}
+	if diff := cmp.Diff([]int{ListLimit + 1, ListLimit, 50, 0}, sizes); diff != "" || len(seen) != len(f.agents) {
+		t.Errorf("%d agents of %d, pages (-want +got):\n%s", len(seen), len(f.agents), diff)
 	}
 }
 

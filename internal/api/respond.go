@@ -76,7 +76,7 @@ func (a *api) run(r *http.Request, by approval.Principal, body RunBody) (any, er
 }
 
 func (a *api) standings(r *http.Request, _ approval.Principal) (any, error) {
-	all, err := a.Reader.Standings(r.Context(), listLimit)
+	all, err := a.Reader.Standings(r.Context(), ListLimit)
 	if all == nil {
 		all = []approval.Standing{}
 	}
