@@ -3,7 +3,6 @@ package workflows
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -381,14 +380,5 @@ func (a *Activities) Held(ctx context.Context, id string) ([]action.Lease, error
 }
 
 func (a *Activities) append(ctx context.Context, kind, actor, subject, key string, body any) error {
-	return appendLedger(ctx, a.Store, a.Now(), kind, actor, subject, key, body)
-}
-
-// appendLedger writes a row of the ledger.
-func appendLedger(ctx context.Context, to *store.Store, at time.Time, kind, actor, subject, key string, body any) error {
-	text, err := json.Marshal(body)
-	if err != nil {
-		return fmt.Errorf("encode ledger body: %w", err)
-	}
-	return to.AppendLedger(ctx, ledger.Record{At: at, Kind: kind, Actor: actor, Subject: subject, Body: text, Key: key})
+	return a.Store.Record(ctx, a.Now(), kind, actor, subject, key, body)
 }

@@ -158,5 +158,5 @@ func (e *Effects) Revert(ctx context.Context, in RevertInput) error {
 }
 
 func (e *Effects) append(ctx context.Context, kind, actor, subject, key string, body any) error {
-	return appendLedger(ctx, e.Store, e.Now(), kind, actor, subject, key, body)
+	return e.Store.Record(ctx, e.Now(), kind, actor, subject, key, body)
 }

@@ -80,7 +80,7 @@ func (s backing) people() string {
 // change makes a change that was decided.
 func (c *control) change(ctx context.Context, l baselines.Learned, change string, s backing) error {
 	body := map[string]any{"change": change, "by": s.By, "reason": s.Reason, "was": l.Life, "sessions": l.Sessions, "votes": s.Votes}
-	if err := c.appendOnce(ctx, ledger.KindBaseline, s.By.ID, l.Agent, s.key(change), body); err != nil {
+	if err := c.store.Record(ctx, c.now(), ledger.KindBaseline, s.By.ID, l.Agent, s.key(change), body); err != nil {
 		return err
 	}
 	return c.tellShard(ctx, s.key(change), event.Agent{ID: l.Agent, Class: l.Class}, map[string]string{event.AttrChange: change, event.AttrBy: s.people(), event.AttrReason: s.Reason})
@@ -124,7 +124,7 @@ func (c *control) expect(ctx context.Context, s backing, incidentID string) erro
 			told[of] = true
 			body := map[string]any{"change": baselines.Expected, "by": s.By, "reason": s.Reason, "incident": incidentID, "session": id, "votes": s.Votes}
 			key := s.key(fmt.Sprintf("%x", sha256.Sum256(fmt.Appendf(nil, "%q", []string{of.agent, of.class, of.sender, id}))))
-			if err := c.appendOnce(ctx, ledger.KindBaseline, s.By.ID, of.agent, key, body); err != nil {
+			if err := c.store.Record(ctx, c.now(), ledger.KindBaseline, s.By.ID, of.agent, key, body); err != nil {
 				return err
 			}
 			err := c.tellShard(ctx, key, event.Agent{ID: of.agent, Class: of.class}, map[string]string{

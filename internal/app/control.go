@@ -2,7 +2,6 @@ package app
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -333,25 +332,7 @@ func (c *control) Lift(ctx context.Context, by approval.Principal, leaseID, reas
 }
 
 func (c *control) append(ctx context.Context, kind, actor, subject string, body any) error {
-	return c.appendOnce(ctx, kind, actor, subject, "", body)
-}
-
-// appendOnce writes a row of the ledger unless one with its key is there; without a key it always does.
-func (c *control) appendOnce(ctx context.Context, kind, actor, subject, key string, body any) error {
-	text, err := json.Marshal(body)
-	if err != nil {
-		return fmt.Errorf("encode ledger body: %w", err)
-	}
-	return c.store.AppendLedger(ctx, ledger.Record{At: c.now(), Kind: kind, Actor: actor, Subject: subject, Body: text, Key: key})
-}
-
-// appendLedger writes a row of the ledger.
-func appendLedger(ctx context.Context, s *store.Store, at time.Time, kind, actor, subject string, body any) error {
-	text, err := json.Marshal(body)
-	if err != nil {
-		return fmt.Errorf("encode ledger body: %w", err)
-	}
-	return s.AppendLedger(ctx, ledger.Record{At: at, Kind: kind, Actor: actor, Subject: subject, Body: text})
+	return c.store.Record(ctx, c.now(), kind, actor, subject, "", body)
 }
 
 // sweep makes loosenings that were signed and not made, ends those that nobody signed in time, and warns of leases that have ended and were not reverted: their workflow is missing or

@@ -55,7 +55,7 @@ func (x *exporter) Export(ctx context.Context, by approval.Principal, id string,
 		return err
 	}
 	body := map[string]any{"exported": sums, "redacted": redact, "by": by}
-	if err := appendLedger(ctx, x.store, x.now(), ledger.KindEvidence, by.ID, id, body); err != nil {
+	if err := x.store.Record(ctx, x.now(), ledger.KindEvidence, by.ID, id, "", body); err != nil {
 		return err
 	}
 	return e.records(ctx)

@@ -234,7 +234,7 @@ func (f *facts) OpenEvidence(ctx context.Context, by approval.Principal, inciden
 		if item.SHA256 != sha256 {
 			continue
 		}
-		err := appendLedger(ctx, f.store, f.now(), ledger.KindEvidence, by.ID, incidentID, map[string]string{"opened": sha256, "name": item.Name, "via": by.Via})
+		err := f.store.Record(ctx, f.now(), ledger.KindEvidence, by.ID, incidentID, "", map[string]string{"opened": sha256, "name": item.Name, "via": by.Via})
 		if err != nil {
 			return nil, err
 		}

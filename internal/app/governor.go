@@ -98,7 +98,7 @@ func (g *governor) mirror(ctx context.Context) error {
 	if h == nil {
 		body = map[string]any{"resumed": true, "reason": "the file is gone"}
 	}
-	if err := appendLedger(ctx, g.store, g.now(), ledger.KindHalt, g.byFile(), "responses", body); err != nil {
+	if err := g.store.Record(ctx, g.now(), ledger.KindHalt, g.byFile(), "responses", "", body); err != nil {
 		return err
 	}
 	return g.store.SaveHalt(ctx, h)

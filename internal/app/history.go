@@ -87,7 +87,7 @@ func (l *logReader) ReadEvents(ctx context.Context, by approval.Principal, since
 	if err != nil {
 		return err
 	}
-	if err := appendLedger(ctx, l.store, l.now(), ledger.KindEvidence, by.ID, "event log", map[string]any{"opened": "events", "since": since, "via": by.Via}); err != nil {
+	if err := l.store.Record(ctx, l.now(), ledger.KindEvidence, by.ID, "event log", "", map[string]any{"opened": "events", "since": since, "via": by.Via}); err != nil {
 		return err
 	}
 	for p := range l.partitions {

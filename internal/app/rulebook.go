@@ -136,5 +136,5 @@ func (b *rulebook) record(ctx context.Context, set *detect.Set, library *detect.
 	if body.Manifest, err = b.vault.Put(ctx, text); err != nil {
 		return loaded{}, fmt.Errorf("keep the rules in force: %w", err)
 	}
-	return now, appendLedger(ctx, b.store, b.now(), ledger.KindRules, actor, set.Digest(), body)
+	return now, b.store.Record(ctx, b.now(), ledger.KindRules, actor, set.Digest(), "", body)
 }

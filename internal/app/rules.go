@@ -64,7 +64,7 @@ func (b *rulebook) load(ctx context.Context, actor string) error {
 	set, read, archive, err := b.read()
 	if err != nil {
 		b.metrics.RulesLoaded(false)
-		return errors.Join(err, appendLedger(ctx, b.store, b.now(), ledger.KindRules, actor, "refused", map[string]string{"error": err.Error()}))
+		return errors.Join(err, b.store.Record(ctx, b.now(), ledger.KindRules, actor, "refused", "", map[string]string{"error": err.Error()}))
 	}
 	for _, text := range read.Texts {
 		if _, err := b.vault.Put(ctx, text); err != nil {

@@ -176,7 +176,7 @@ func (a *App) openAuth(ctx context.Context) (err error) {
 	options := auth.Options{
 		Users: users, Sessions: a.store, Keys: a.store, Site: a.site(), Now: a.now, TLS: a.cfg.TLS.Proxy || a.cfg.TLS.Cert != "", Proxy: a.cfg.TLS.Proxy,
 		Record: func(ctx context.Context, kind, actor, subject string, body any) error {
-			return appendLedger(ctx, a.store, a.now(), kind, actor, subject, body)
+			return a.store.Record(ctx, a.now(), kind, actor, subject, "", body)
 		},
 	}
 	if o := a.cfg.OIDC; o != nil {

@@ -12,6 +12,15 @@ import (
 	"github.com/tocsin-dr/tocsin/internal/ledger"
 )
 
+// Record seals a row with a body, which becomes JSON, at the end of the ledger's chain, as AppendLedger does.
+func (s *Store) Record(ctx context.Context, at time.Time, kind, actor, subject, key string, body any) error {
+	text, err := json.Marshal(body)
+	if err != nil {
+		return fmt.Errorf("encode ledger body: %w", err)
+	}
+	return s.AppendLedger(ctx, ledger.Record{At: at, Kind: kind, Actor: actor, Subject: subject, Body: text, Key: key})
+}
+
 // AppendLedger seals a record at the end of the chain. A record with a key that is there already is not written again.
 func (s *Store) AppendLedger(ctx context.Context, r ledger.Record) error {
 	return s.inTx(ctx, "append to ledger", func(tx *sql.Tx) error {
