@@ -98,6 +98,9 @@ func ReadPolicies(file string, text []byte) (Policies, error) {
 	for i, one := range p.Policies {
 		found(fmt.Sprintf("policies.%d", i), p.check(one))
 	}
+	for i, o := range p.Owners {
+		found(fmt.Sprintf("owners.%d", i), o.check())
+	}
 	found("release", p.check(p.Release))
 	found("privileged", append(p.checkPrivileged(), p.check(p.privileged())...))
 	return p, errors.Join(errs...)
@@ -134,13 +137,27 @@ func (p Policies) check(one Policy) (errs []error) {
 			bad("classes: %q is not one of contain, destroy, speak", c)
 		}
 	}
-	for _, pattern := range one.Agents {
-		if _, err := path.Match(pattern, ""); err != nil {
-			bad("agents: %q is no pattern", pattern)
-		}
-	}
+	errs = append(errs, checkPatterns(one.Agents)...)
 	if err := p.reachable(one); err != nil {
 		errs = append(errs, err)
+	}
+	return errs
+}
+
+// check refuses what would make nobody an owner: whoever is to be kept from an answer as the owner would not be.
+func (o Owner) check() []error {
+	errs := checkPatterns(o.Agents)
+	if len(o.Agents) == 0 || len(o.People) == 0 {
+		errs = append(errs, errors.New("name the agents, as patterns with *, and the people"))
+	}
+	return errs
+}
+
+func checkPatterns(agents []string) (errs []error) {
+	for _, pattern := range agents {
+		if _, err := path.Match(pattern, ""); err != nil {
+			errs = append(errs, fmt.Errorf("agents: %q is no pattern", pattern))
+		}
 	}
 	return errs
 }

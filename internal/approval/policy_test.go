@@ -47,6 +47,11 @@ func TestReadPolicies(t *testing.T) {
 		{"privileged without agents", `{agents: ["billing/prod*"], deadline: 1h}`, "{deadline: 1h}", "privileged: agents: name them"},
 		{"glass of a privileged agent", "deadline: 1h", `break_glass: ["role:admin"]`, "privileged: it takes agents, need"},
 		{"no pattern of privileged agents", `privileged: {agents: ["billing/prod*"]`, `privileged: {agents: ["billing/["]`, `privileged: agents: "billing/[" is no pattern`},
+		{"no pattern of owned agents", `owners:
+  - {agents: ["billing/*"]`, `owners:
+  - {agents: ["billing/["]`, `p.yaml:4: owners.0: agents: "billing/[" is no pattern`},
+		{"an owner of nothing", `  - {agents: ["billing/*"], people`, "  - {people", "owners.0: name the agents"},
+		{"agents of nobody", ", people: [carl]", "", "owners.0: name the agents"},
 		{"a group of no kind", "slack:S0ONCALL", "oncall", `group "oncall": want role:`},
 		{"an approver made at run time", "slack:S0ONCALL", "slack:${group}", `group "slack:${group}": want role:`},
 		{"more people than anybody has", "need: 2", "need: 11", "need: 11, want at most 10"},
