@@ -94,8 +94,16 @@ func (d *Demo) play(ctx context.Context) (approval.Request, error) {
 	now := time.Now()
 	d.say("Replaying the recorded history of four agents, so that their baselines learn …")
 	group, groupCtx := errgroup.WithContext(ctx)
-	for _, name := range []string{"billing-bot", "refund-bot", "support-desk", "research-crew"} {
-		group.Go(func() error { return d.send(groupCtx, name, now.Add(-time.Hour)) })
+	// Agents of one class share its clock: histories side by side would move it on between a span and its root, which names the agent.
+	for _, class := range [][]string{{"billing-bot", "refund-bot"}, {"support-desk"}, {"research-crew"}} {
+		group.Go(func() error {
+			for _, name := range class {
+				if err := d.send(groupCtx, name, now.Add(-time.Hour)); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
 	}
 	if err := group.Wait(); err != nil {
 		return approval.Request{}, err
@@ -415,7 +423,7 @@ func (s DemoSummary) check() error {
 		what string
 	}{
 		{s.Events > 1000, "fewer than 1000 events were processed"},
-		{s.Agents >= 3, "fewer than three agents were learned"},
+		{s.Agents == 4, "there are not exactly four agents"},
 		{s.Findings > 0, "nothing was found"},
 		{s.Incidents == 1, "there is not exactly one incident"},
 		{s.Decision == string(approval.Approved), "the request was not approved"},
