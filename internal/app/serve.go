@@ -18,8 +18,11 @@ import (
 	"golang.org/x/net/netutil"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/status"
+	"google.golang.org/grpc/tap"
 
 	"github.com/tocsin-dr/tocsin/internal/api"
 	"github.com/tocsin-dr/tocsin/internal/approval"
@@ -46,6 +49,30 @@ const (
 	grpcIdle       = 2 * time.Minute
 )
 
+// maxCalls bounds the calls that all gRPC connections of a listener have under way, and callTime each: who sends no message holds no place.
+const (
+	maxCalls = 256
+	callTime = 30 * time.Second
+)
+
+// admit bounds calls before their messages are read. What is too much may be sent again, as OTLP and Envoy do.
+func admit() tap.ServerInHandle {
+	calls := make(chan struct{}, maxCalls)
+	return func(ctx context.Context, _ *tap.Info) (context.Context, error) {
+		select {
+		case calls <- struct{}{}:
+		default:
+			return nil, status.Errorf(codes.Unavailable, "%d calls are under way; try again later", maxCalls)
+		}
+		ctx, cancel := context.WithTimeout(ctx, callTime)
+		context.AfterFunc(ctx, func() {
+			cancel()
+			<-calls
+		})
+		return ctx, nil
+	}
+}
+
 // serve starts the listeners in the group.
 func (a *App) serve(ctx context.Context, group *errgroup.Group) {
 	receiver := ingest.NewReceiver(ingest.NewMapper(ingest.Options{Hasher: a.hasher, Content: a.cfg.Content, MaySpeak: a.cfg.maySpeak}), timedLog{a}, a.ingestOptions())
@@ -69,7 +96,7 @@ func (a *App) serveGRPC(ctx context.Context, group *errgroup.Group, listener net
 	group.Go(func() error {
 		options := []grpc.ServerOption{
 			grpc.MaxRecvMsgSize(maxGRPC), grpc.MaxConcurrentStreams(maxStreams), grpc.ConnectionTimeout(10 * time.Second), grpc.WaitForHandlers(true),
-			grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionIdle: grpcIdle}),
+			grpc.InTapHandle(admit()), grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionIdle: grpcIdle}),
 		}
 		if a.cfg.TLS.Cert != "" {
 			creds, err := credentials.NewServerTLSFromFile(a.cfg.TLS.Cert, a.cfg.TLS.Key)

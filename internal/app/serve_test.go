@@ -15,7 +15,11 @@ import (
 	"golang.org/x/net/http2"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
+	"google.golang.org/grpc/test/bufconn"
+	"google.golang.org/protobuf/types/known/emptypb"
 )
 
 // TestStopFinishesRequests: a request under way at the end gets its answer, and an open page holds nothing up.
@@ -161,6 +165,60 @@ func TestBoundedConnections(t *testing.T) {
 		synctest.Wait()
 		if n := all.accepted.Load(); n != 2*maxConnections {
 			t.Errorf("%d connections were accepted after those before had been idle, want %d", n, 2*maxConnections)
+		}
+		cancel()
+		if err := group.Wait(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// TestBoundedCalls: so many calls are under way over all connections and no more, and one whose message does not come makes room.
+func TestBoundedCalls(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		group, listener := new(errgroup.Group), bufconn.Listen(1<<10)
+		(&App{}).serveGRPC(ctx, group, listener, func(s *grpc.Server) {
+			wait := func(_ any, stream grpc.ServerStream) error { return stream.RecvMsg(new(emptypb.Empty)) }
+			s.RegisterService(&grpc.ServiceDesc{ServiceName: "x", HandlerType: (*any)(nil), Streams: []grpc.StreamDesc{{StreamName: "y", ClientStreams: true, Handler: wait}}}, t)
+		})
+		var clients []*grpc.ClientConn
+		for range maxCalls/maxStreams + 1 {
+			client, err := grpc.NewClient("passthrough:///tocsin", grpc.WithTransportCredentials(insecure.NewCredentials()),
+				grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return listener.DialContext(ctx) }))
+			if err != nil {
+				t.Fatal(err)
+			}
+			clients = append(clients, client)
+		}
+		begin := func(i int) grpc.ClientStream {
+			call, err := clients[i/maxStreams].NewStream(ctx, &grpc.StreamDesc{ClientStreams: true}, "/x/y")
+			if err != nil {
+				t.Fatal(err)
+			}
+			return call
+		}
+		first := begin(0)
+		for i := range maxCalls - 1 {
+			begin(i + 1)
+		}
+		synctest.Wait()
+		for _, tc := range []struct {
+			name string
+			call func() grpc.ClientStream
+			want codes.Code
+		}{
+			{"one too many", func() grpc.ClientStream { return begin(maxCalls) }, codes.Unavailable},
+			{"one without a message", func() grpc.ClientStream { return first }, codes.DeadlineExceeded},
+			{"one in its place", func() grpc.ClientStream { return begin(maxCalls) }, codes.DeadlineExceeded},
+		} {
+			if err := tc.call().RecvMsg(new(emptypb.Empty)); status.Code(err) != tc.want {
+				t.Errorf("%s: %v, want %s", tc.name, err, tc.want)
+			}
+			synctest.Wait()
+		}
+		for _, client := range clients {
+			client.Close()
 		}
 		cancel()
 		if err := group.Wait(); err != nil {
