@@ -352,6 +352,7 @@ func (a *api) fail(w http.ResponseWriter, r *http.Request, err error) {
 		status = http.StatusConflict
 	case errors.As(err, &bad):
 		status = http.StatusBadRequest
+	case r.Context().Err() != nil: // the client went away
 	default:
 		a.Log.ErrorContext(r.Context(), "API", "path", r.URL.Path, "error", err)
 	}

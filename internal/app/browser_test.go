@@ -125,7 +125,8 @@ func (c *chrome) is(expression string) bool {
 	return out.Result.Value
 }
 
-// act does something on an element once it is there, after the answer that it is, because it may lead to another page. What needs the page's module is there once html has the class keys.
+// act does something on an element once it is there, after the answer that it is, because it may lead to another page. What needs the
+// page's module is there once html has the class keys.
 func (c *chrome) act(selector, act string) {
 	c.Helper()
 	c.until(selector, func() bool {

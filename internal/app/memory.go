@@ -8,8 +8,8 @@ import (
 	"github.com/KimMachineGun/automemlimit/memlimit"
 )
 
-// What is alive in a detector is small beside what each event allocates for a moment, so that a heap that may grow to four times the living
-// spares an eighth of all processor time. Above memoryShare of what the machine or the container has, the collector runs as often as it must.
+// What is alive in a detector is small beside what each event allocates for a moment: a heap that may grow to four times the living spares a
+// twentieth of all processor time. Above memoryShare of what the machine or the container has, the collector runs as often as it must.
 const (
 	gcPercent   = 300
 	memoryShare = 0.6

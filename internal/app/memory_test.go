@@ -2,6 +2,7 @@ package app
 
 import (
 	"math"
+	"os"
 	"runtime/debug"
 	"testing"
 )
@@ -19,8 +20,9 @@ func TestUseMemory(t *testing.T) {
 			debug.SetMemoryLimit(math.MaxInt64)
 			t.Cleanup(func() { debug.SetMemoryLimit(math.MaxInt64) })
 			t.Setenv("GOGC", tc.gogc)
-			if tc.limit != "" {
-				t.Setenv("GOMEMLIMIT", tc.limit)
+			t.Setenv("GOMEMLIMIT", tc.limit)
+			if tc.limit == "" {
+				os.Unsetenv("GOMEMLIMIT")
 			}
 			if err := UseMemory(); err != nil {
 				t.Fatal(err)

@@ -55,7 +55,7 @@ const (
 	callTime = 30 * time.Second
 )
 
-// admit bounds calls before their messages are read. What is too much may be sent again, as OTLP and Envoy do.
+// admit bounds calls before their messages are read. What is too much is sent again by clients of OTLP; to Envoy it is a check that failed.
 func admit() tap.ServerInHandle {
 	calls := make(chan struct{}, maxCalls)
 	return func(ctx context.Context, _ *tap.Info) (context.Context, error) {
