@@ -46,8 +46,8 @@ func live(m *Model, r *rand.Rand, s shape, deeds int) (out []Anomaly) {
 		agent += fmt.Sprint("/", r.IntN(6))
 		for n := range calls {
 			a := scored(m, agent, &calls[n])
-			tool, dest := m.Familiar(agent, &calls[n])
-			a.Why += string(tool) + string(dest) + fmt.Sprint(m.Knows(agent, event.Hash(r.IntN(50))))
+			tool, dest, shape := m.Familiar(agent, &calls[n])
+			a.Why += string(tool+dest+shape) + fmt.Sprint(m.Knows(agent, event.Hash(r.IntN(50))))
 			out = append(out, a)
 			e := &event.Event{Kind: event.KindToolResult, Tool: &event.Tool{Name: calls[n].Tool}, Agent: event.Agent{ID: agent, Version: fmt.Sprint(i / 100)}, Time: calls[n].At}
 			m.Meet(e)

@@ -13,7 +13,7 @@ import (
 )
 
 // Version names the way scores are made. A change of it makes older scores incomparable.
-const Version = "page-2"
+const Version = "page-3"
 
 // Bounds and weights of a model.
 const (
@@ -266,8 +266,10 @@ func (m *Model) learn(p *page, o *Observation) {
 	tool := keyTool(o.Tool)
 	m.count(p, keyTools, tool, day)
 	m.call(keyTools, tool, 't', o.Tool, "")
+	shape := keyShape(o.Tool)
 	for i := range o.Dests {
 		reach := keyReach(o.Tool)
+		m.shape(shape, reach, day)
 		m.count(p, reach, o.Dests[i].Key, day)
 		m.call(reach, o.Dests[i].Key, 'd', o.Dests[i].Text, "")
 	}
@@ -275,6 +277,7 @@ func (m *Model) learn(p *page, o *Observation) {
 		a := &o.Args[i]
 		path := element(a.Path)
 		context := keyArg(o.Tool, path)
+		m.shape(shape, context, day)
 		m.count(p, context, a.Value, day)
 		m.call(0, context, 'a', o.Tool, path)
 		if a.Number != 0 {
@@ -310,6 +313,11 @@ func (m *Model) count(p *page, context, value uint64, day uint16) {
 		putU16(v, vAgents, bump(getU16(v, vAgents)))
 	}
 	own.learn(context, value, day, others, alone)
+}
+
+// shape counts that a tool was given an argument, or reached something. It is the same tool for all agents of a class: only the class knows it.
+func (m *Model) shape(shape, has uint64, day uint16) {
+	m.Peers.table().learn(shape, has, day, false, false)
 }
 
 // flowed counts a flow; an eighth of the past is forgotten where the count is full.

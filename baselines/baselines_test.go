@@ -67,8 +67,12 @@ func TestExplanation(t *testing.T) {
 	o := call("send_money", 9999, ArgObservation{Path: "amount", Value: 1, Provenance: event.ProvenancePrompt},
 		ArgObservation{Path: "to", Value: 9999, Provenance: event.ProvenanceToolOutput})
 	a := scored(m, "svc/0", &o)
-	if len(a.Features) != 3 || a.P > 0.05 {
-		t.Fatalf("%+v", a)
+	sum := 0.0
+	for _, f := range a.Features {
+		sum += f.Share
+	}
+	if len(a.Features) != maxFeatures || math.Abs(sum-1) > 1e-9 || a.P > 0.05 {
+		t.Fatalf("shares of %g: %+v", sum, a)
 	}
 	for _, f := range a.Features {
 		want := map[string][3]string{
@@ -85,6 +89,43 @@ func TestExplanation(t *testing.T) {
 	}
 	if l := m.Learned("nobody"); l.Life != Learning || l.Sessions != 0 || l.Provenance == nil {
 		t.Errorf("%+v", l)
+	}
+}
+
+// An argument that a tool was never given is surprising where its arguments are always the same, and not where each call has others.
+func TestShape(t *testing.T) {
+	m := NewModel("class")
+	arg := func(path string) ArgObservation {
+		return ArgObservation{Path: path, Value: 1, Provenance: event.ProvenancePrompt}
+	}
+	for i := range 300 {
+		teach(m, "svc/0", []Observation{call("search", 0, arg("query")), call("label", 0, arg(fmt.Sprint("labels.key", i, "x")))})
+	}
+	for _, tt := range []struct {
+		name string
+		o    Observation
+		want Familiarity
+		bits [2]float64
+	}{
+		{"usual", call("search", 0, arg("query")), Known, [2]float64{0, 0.1}},
+		{"new", call("search", 0, arg("query"), arg("trace")), New, [2]float64{6, 12}},
+		{"new to a tool that has new ones", call("label", 0, arg("labels.other")), New, [2]float64{0, 1.1}},
+		{"place in a list", call("search", 0, arg("query.7")), Known, [2]float64{0, 0.1}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			a := scored(m, "svc/0", &tt.o)
+			_, _, shape := m.Familiar("svc/0", &tt.o)
+			if bits := a.Rarity(FeatureShape); shape != tt.want || bits < tt.bits[0] || bits > tt.bits[1] {
+				t.Errorf("%s, %.2f bits", shape, bits)
+			}
+			if named := a.P <= explained && a.Features[0].Name == FeatureShape && a.Features[0].About == "trace"; named != (tt.name == "new") {
+				t.Errorf("%+v", a)
+			}
+		})
+	}
+	o := call("search", 5, arg("query"))
+	if a := scored(m, "svc/0", &o); a.Rarity(FeatureDestination) < 6 {
+		t.Errorf("a tool that reached nothing reaches something: %+v", a)
 	}
 }
 
@@ -112,7 +153,7 @@ func TestAskedForIsNoSurprise(t *testing.T) {
 		{"history, and a tool's output", ArgObservation{Provenance: event.ProvenanceHistory, Flow: Flow{Tokens: event.Hashes{99}}}, true},
 	} {
 		tt.a.Path, tt.a.Value = "to", 1<<40
-		if got := m.argument(m.Agents["svc/0"], "send_money", &tt.a) > 0; got != tt.want {
+		if got := m.argument(m.Agents["svc/0"], keyArg("send_money", "to"), &tt.a) > 0; got != tt.want {
 			t.Errorf("a new value from %s is surprising: %v", tt.name, got)
 		}
 	}
@@ -126,7 +167,7 @@ func TestSurroundings(t *testing.T) {
 		m.Read(event.Hashes{known})
 	}
 	value := func(token event.Hash, signed bool) float64 {
-		return m.argument(m.Agents["svc/0"], "send_money", &ArgObservation{
+		return m.argument(m.Agents["svc/0"], keyArg("send_money", "to"), &ArgObservation{
 			Path: "to", Value: 1 << 40, Provenance: event.ProvenanceToolOutput, Flow: Flow{Tokens: event.Hashes{token}, Signed: signed},
 		})
 	}

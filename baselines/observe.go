@@ -124,6 +124,7 @@ var keyTools = keyOf('t')
 
 func keyTool(name string) uint64      { return keyOf('n', name) }
 func keyReach(tool string) uint64     { return keyOf('d', tool) }
+func keyShape(tool string) uint64     { return keyOf('s', tool) }
 func keyArg(tool, path string) uint64 { return keyOf('a', tool, path) }
 func agentKey(id string) uint64       { return keyOf('i', id) }
 

@@ -64,6 +64,7 @@ const (
 	familyArgument    family = iota // values that came out of tools' outputs
 	familyDestination               // where data goes
 	familyTool                      // which tool
+	familyShape                     // which arguments the tool was given
 	familyCount
 )
 
@@ -72,6 +73,7 @@ const (
 	FeatureArgument    = "argument"
 	FeatureDestination = "destination"
 	FeatureTool        = "tool"
+	FeatureShape       = "shape"
 )
 
 // families are their names and weights; the weights sum to 1. Equal ones dilute the family that says most.
@@ -82,7 +84,7 @@ var families = [familyCount]struct {
 	// novel is the scale of surprise where there is nothing to go by: of what no session has shown, see sample.beyond, and of a family's
 	// own, see stake. Found on generated fleets other than those reported.
 	novel float64
-}{{FeatureArgument, 0.7, minValueScale, 4}, {FeatureDestination, 0.2, minFamilyScale, 2}, {FeatureTool, 0.1, minFamilyScale, 2}}
+}{{FeatureArgument, 0.65, minValueScale, 4}, {FeatureDestination, 0.1, minFamilyScale, 2}, {FeatureTool, 0.1, minFamilyScale, 2}, {FeatureShape, 0.15, minFamilyScale, 2}}
 
 // Mature is on how many sessions a p-value must rest before people should be alerted. With fewer, it is read off an assumed tail.
 const Mature = 100
@@ -135,12 +137,15 @@ func (m *Model) Score(e *event.Event, o *Observation) Anomaly {
 func (m *Model) judge(p *page, o *Observation) verdict {
 	var v verdict
 	v.families[familyTool].bits = m.rarity(p, keyTools, keyTool(o.Tool))
-	reach := keyReach(o.Tool)
-	for i := range o.Dests {
-		v.families[familyDestination].atLeast(i, m.rarity(p, reach, o.Dests[i].Key))
+	reach, shape := keyReach(o.Tool), keyShape(o.Tool)
+	for i := range o.Dests { // that the tool reaches anything may be as rare as what it reaches
+		v.families[familyDestination].atLeast(i, m.rarity(p, reach, o.Dests[i].Key)+m.unshaped(shape, reach))
 	}
 	for i := range o.Args {
-		v.families[familyArgument].atLeast(i, m.argument(p, o.Tool, &o.Args[i]))
+		a := &o.Args[i]
+		context := keyArg(o.Tool, element(a.Path))
+		v.families[familyArgument].atLeast(i, m.argument(p, context, a))
+		v.families[familyShape].atLeast(i, m.unshaped(shape, context))
 	}
 	return v
 }
@@ -169,6 +174,8 @@ func (v *verdict) cause(o *Observation) uint64 {
 		return mix(uint64(top), o.Args[at].Value)
 	case top == familyDestination && len(o.Dests) > 0:
 		return mix(uint64(top), o.Dests[at].Key)
+	case top == familyShape && len(o.Args) > 0:
+		return mix(uint64(top), keyArg(o.Tool, element(o.Args[at].Path)))
 	}
 	return mix(uint64(familyTool), keyTool(o.Tool))
 }
@@ -205,6 +212,15 @@ func (m *Model) rarity(p *page, context, value uint64) float64 {
 	return max(fast, surprise(own, cc, cAnchor, level(countOf(ownValue, vAnchor)), level(countOf(cv, vAnchor))))
 }
 
+// unshaped is how seldom the class gives a tool an argument, or reaches anything with it, in bits. What it does more often than not is no
+// surprise at all: what is left of it would grow where a class does less, and be the most that it ever showed.
+func (m *Model) unshaped(shape, has uint64) float64 {
+	if bits := m.rarity(nil, shape, has); bits >= 1 {
+		return bits
+	}
+	return 0
+}
+
 // anchorDays of sessions are what an agent's anchor must have seen before it is asked.
 const anchorDays = 14
 
@@ -218,11 +234,10 @@ func surprise(own, class []byte, field, ownLevel, classLevel int) float64 {
 // argument is the surprise of a value that came from a tool's output: how seldom this argument has such a value, how seldom it comes
 // from there, how little the value belongs to what tools of this class return, and whether the output spoke to the agent as its
 // operator. A value from the prompt or from the agent's own history was asked for or is habit: it scores 0 however rare it is.
-func (m *Model) argument(p *page, tool string, a *ArgObservation) float64 {
+func (m *Model) argument(p *page, context uint64, a *ArgObservation) float64 {
 	if originOf(a) != fromOutput {
 		return 0
 	}
-	context := keyArg(tool, element(a.Path))
 	used := 0.0 // what the agent puts here anyway is habit, wherever it read it this time
 	if p != nil {
 		used = float64(countOf(p.table().value(context, a.Value), vCount))
@@ -294,14 +309,15 @@ const (
 	New     Familiarity = "new"
 )
 
-// Familiar says whether the agent used the observation's tool before, and reached all of its destinations.
-func (m *Model) Familiar(agent string, o *Observation) (tool, destination Familiarity) {
+// Familiar says whether the agent used the observation's tool before, and reached all of its destinations, and whether its class gave the
+// tool all of its arguments.
+func (m *Model) Familiar(agent string, o *Observation) (tool, destination, shape Familiarity) {
 	p := m.find(agent)
 	if p == nil || !m.stage(p, m.Cares[agent]).Judges() {
-		return Unknown, Unknown
+		return Unknown, Unknown, Unknown
 	}
-	t := p.table()
-	tool, destination = Known, Known
+	t, class := p.table(), m.Peers.table()
+	tool, destination, shape = Known, Known, Known
 	if t.value(keyTools, keyTool(o.Tool)) == nil {
 		tool = New
 	}
@@ -310,19 +326,22 @@ func (m *Model) Familiar(agent string, o *Observation) (tool, destination Famili
 			destination = New
 		}
 	}
-	return tool, destination
+	for i := range o.Args {
+		if class.value(keyShape(o.Tool), keyArg(o.Tool, element(o.Args[i].Path))) == nil {
+			shape = New
+		}
+	}
+	return tool, destination, shape
 }
 
 // explain says in counts what was found and what is usual, for each family that is surprised.
 func (m *Model) explain(p *page, o *Observation, v *verdict) []Feature {
 	out := make([]Feature, 0, familyCount)
-	total := 0.0
 	for i := range v.families {
 		f := &v.families[i]
 		if f.bits <= 0 {
 			continue
 		}
-		total += f.stake
 		feature := m.words(p, o, family(i), f.index)
 		feature.Name, feature.Score, feature.P, feature.Share = families[i].name, f.bits, f.p, f.stake
 		out = append(out, feature)
@@ -330,11 +349,19 @@ func (m *Model) explain(p *page, o *Observation, v *verdict) []Feature {
 	slices.SortFunc(out, func(a, b Feature) int {
 		return cmp.Or(cmp.Compare(b.Share, a.Share), strings.Compare(a.Name, b.Name))
 	})
+	out = out[:min(len(out), maxFeatures)]
+	total := 0.0
+	for i := range out {
+		total += out[i].Share
+	}
 	for i := range out {
 		out[i].Share /= total
 	}
 	return out
 }
+
+// maxFeatures are told of one event; their shares sum to 1.
+const maxFeatures = 3
 
 func (m *Model) words(p *page, o *Observation, f family, at int) Feature {
 	switch f {
@@ -342,6 +369,16 @@ func (m *Model) words(p *page, o *Observation, f family, at int) Feature {
 		d := &o.Dests[at]
 		reach := keyReach(o.Tool)
 		return Feature{About: d.Text, Got: m.counts(p, "reached", reach, d.Key, o.Tool), Want: "usual destinations: " + m.usual(p, reach)}
+	case familyShape:
+		path := element(o.Args[at].Path)
+		class, shape := m.Peers.table(), keyShape(o.Tool)
+		rare, all := rarer(class.context(shape), cFast, 0)
+		return Feature{
+			About: path,
+			Got: fmt.Sprintf("the class gave it to %s in %d of %d calls", o.Tool, countOf(class.value(shape, keyArg(o.Tool, path)), vCount),
+				countOf(class.value(keyTools, keyTool(o.Tool)), vCount)),
+			Want: fmt.Sprintf("a new argument: %.0f of %.0f", rare, all),
+		}
 	case familyArgument:
 		a := &o.Args[at]
 		context := keyArg(o.Tool, element(a.Path))

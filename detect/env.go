@@ -198,7 +198,7 @@ type BaselineEnv struct {
 	Tool string `expr:"tool"`
 	// Destination says the same of where data goes: new if any destination is.
 	Destination string `expr:"destination"`
-	// FirstSeen reports whether a feature of the event ("tool", "destination", "argument") is new for the agent; unknown while the baseline is learning.
+	// FirstSeen reports whether a feature of the event ("tool", "destination", "argument") is new for the agent, or which arguments the tool was given ("shape") for its class; unknown while the baseline is learning.
 	FirstSeen func(feature string) bool `expr:"first_seen"`
 	// Rarity returns how surprising a feature is, in bits: 10 are one in a thousand. 0 where the event has none; unknown while the baseline is learning.
 	Rarity func(feature string) float64 `expr:"rarity"`
@@ -211,7 +211,7 @@ type BaselineEnv struct {
 
 // BaselineFeature is one way in which a baseline looked at the event.
 type BaselineFeature struct {
-	Name        string // tool, destination or argument
+	Name        string // tool, destination, argument or shape
 	Bits        float64
 	Familiarity string // known, new or unknown
 }

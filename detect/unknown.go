@@ -9,7 +9,7 @@ import (
 )
 
 // baselineFeatures are what an agent's baseline is asked about by name.
-var baselineFeatures = []string{"tool", "destination", "argument"}
+var baselineFeatures = []string{"tool", "destination", "argument", "shape"}
 
 // guard stands in the place of a comparison of something that a baseline may not be able to say yet.
 type guard struct {

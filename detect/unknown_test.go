@@ -158,7 +158,7 @@ func TestUnknownFeature(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err = Compile([]Rule{r}); err == nil || !strings.Contains(err.Error(), `a baseline is asked about one of ["tool" "destination" "argument"], as a constant text`) {
+		if _, err = Compile([]Rule{r}); err == nil || !strings.Contains(err.Error(), `a baseline is asked about one of ["tool" "destination" "argument" "shape"], as a constant text`) {
 			t.Errorf("%s: %v", when, err)
 		}
 	}

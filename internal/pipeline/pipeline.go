@@ -60,6 +60,8 @@ type Options struct {
 	Meter *detect.Meter
 	// Scored, if set, is told each event as it was judged, with its anomaly; again if it is judged again under its agent's name.
 	Scored func(*event.Event, baselines.Anomaly)
+	// Counted, if set, is told, before Scored, what counts say of an event that is in any.
+	Counted func(*event.Event, baselines.Anomaly)
 }
 
 // Explain asks a shard to say at one event why a rule fires on it or does not.
@@ -85,7 +87,7 @@ type Shard struct {
 	rules    *detect.Set
 	reader   reader
 	observer *baselines.Observer
-	features [3]detect.BaselineFeature // of the event at hand
+	features [4]detect.BaselineFeature // of the event at hand
 	options  Options
 	env      *detect.Env
 	classes  map[string]*class
@@ -149,7 +151,7 @@ func (t *trace) touched() int { return t.Touched }
 func New(rules *detect.Set, hasher *event.Hasher, options Options) *Shard {
 	options.AgentAlerts, options.ClassAlerts = cmp.Or(options.AgentAlerts, defaultAgentAlerts), cmp.Or(options.ClassAlerts, defaultClassAlerts)
 	options.TenantAlerts = cmp.Or(options.TenantAlerts, options.ClassAlerts)
-	options.Alpha, options.MaxBytes = cmp.Or(options.Alpha, 0.005), cmp.Or(options.MaxBytes, defaultMaxBytes)
+	options.Alpha, options.MaxBytes = cmp.Or(options.Alpha, DefaultAlpha), cmp.Or(options.MaxBytes, defaultMaxBytes)
 	options.AgentsInMemory, options.Agents = cmp.Or(options.AgentsInMemory, defaultAwake), cmp.Or(options.Agents, defaultKnown)
 	env := detect.NewEnv()
 	env.Measure(options.Meter)
@@ -308,10 +310,10 @@ func (s *Shard) score(c *class, e *event.Event, ses *session) (baselines.Anomaly
 // says is what the baseline says of a call, and to rules.
 func (s *Shard) says(c *class, e *event.Event, o *baselines.Observation) (baselines.Anomaly, detect.BaselineEnv) {
 	a := c.Model.Score(e, o)
-	tool, destination := c.Model.Familiar(e.Agent.ID, o)
+	tool, destination, shape := c.Model.Familiar(e.Agent.ID, o)
 	return a, detect.BaselineEnv{
 		Ready: a.Life.Judges(), P: a.P, Tool: string(tool), Destination: string(destination), Why: a.Why,
-		Features: s.featuresOf(c, e.Agent.ID, o, &a, tool, destination),
+		Features: s.featuresOf(c, e.Agent.ID, o, &a, tool, destination, shape),
 	}
 }
 
@@ -333,7 +335,7 @@ func asked(t *event.Tool, o *baselines.Observation) {
 
 // featuresOf are what rules may ask of a baseline by name. An argument is new if it holds an identifying token, such as a number or an
 // address, that the agent did not use in a learned session.
-func (s *Shard) featuresOf(c *class, agent string, o *baselines.Observation, a *baselines.Anomaly, tool, destination baselines.Familiarity) []detect.BaselineFeature {
+func (s *Shard) featuresOf(c *class, agent string, o *baselines.Observation, a *baselines.Anomaly, tool, destination, shape baselines.Familiarity) []detect.BaselineFeature {
 	argument := baselines.Unknown
 	if a.Life.Judges() {
 		argument = baselines.Known
@@ -347,6 +349,7 @@ func (s *Shard) featuresOf(c *class, agent string, o *baselines.Observation, a *
 		{Name: baselines.FeatureTool, Bits: a.Rarity(baselines.FeatureTool), Familiarity: string(tool)},
 		{Name: baselines.FeatureDestination, Bits: a.Rarity(baselines.FeatureDestination), Familiarity: string(destination)},
 		{Name: baselines.FeatureArgument, Bits: a.Rarity(baselines.FeatureArgument), Familiarity: string(argument)},
+		{Name: baselines.FeatureShape, Bits: a.Rarity(baselines.FeatureShape), Familiarity: string(shape)},
 	}
 	return s.features[:]
 }
@@ -418,13 +421,20 @@ func (s *Shard) deviation(c *class, e *event.Event, a *baselines.Anomaly) *detec
 	return &f
 }
 
-// ratesAlpha is the p-value of a count of ten minutes that raises a finding: about one in half a year of an agent that never rests.
-const ratesAlpha = 5e-5
+// Bounds on p-values that raise a finding: of a call, unless Options has another, and of a count of ten minutes, about one in half a year of an
+// agent that never rests.
+const (
+	DefaultAlpha = 0.005
+	RatesAlpha   = 5e-5
+)
 
 // counted takes the event into the counts of its agent, and is the finding of one that is too high.
 func (s *Shard) counted(c *class, e *event.Event) []detect.Finding {
 	a, ok := c.Model.Count(e)
-	if !ok || a.P > ratesAlpha || len(a.Features) == 0 {
+	if ok && s.options.Counted != nil {
+		s.options.Counted(e, a)
+	}
+	if !ok || a.P > RatesAlpha || len(a.Features) == 0 {
 		return nil
 	}
 	f := baselineFinding(e, &a)
@@ -459,6 +469,7 @@ var deviationTitles = map[string]string{
 	baselines.FeatureTool:        "Tool that this agent does not use",
 	baselines.FeatureDestination: "Destination that this agent does not reach",
 	baselines.FeatureArgument:    "Argument value of unusual origin",
+	baselines.FeatureShape:       "Argument that this tool is not given",
 }
 
 // RuleStats returns what became of each rule's work, over all classes.

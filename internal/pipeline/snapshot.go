@@ -16,7 +16,7 @@ import (
 )
 
 // snapshotVersion names the layout of a snapshot. A snapshot of another version is refused, and the shard replays the log.
-const snapshotVersion = 16
+const snapshotVersion = 17
 
 // snapshot begins a shard's state. After it comes each class, with its agents' pages, its sessions and its traces behind it: one value for each, so that
 // encoding a large state needs no copy of it.
