@@ -179,6 +179,9 @@ func (t *Tool) destinations() []Destination {
 	for _, a := range t.Args {
 		kind, ok := destinationArgs[lastElement(a.Path)]
 		value := a.Value
+		if !ok && leads(value) {
+			kind, ok = "host", true
+		}
 		if !ok || value == "" && len(a.Tokens) == 0 {
 			continue
 		}
@@ -195,6 +198,26 @@ func (t *Tool) destinations() []Destination {
 	}
 	return out
 }
+
+// leads reports whether a value is the URL of another machine, and nothing else beside it: whatever its argument is called, that is a place
+// data can go to. An address of a mailbox is not: it names users and accounts as often.
+func leads(value string) bool {
+	if len(value) > maxURL {
+		return false
+	}
+	scheme, rest, ok := strings.Cut(value, "://")
+	if !ok || rest == "" || strings.ContainsAny(rest, " \t\r\n") {
+		return false
+	}
+	switch strings.ToLower(scheme) {
+	case "http", "https", "ws", "wss", "ftp", "ftps", "sftp", "ssh", "git":
+		return true
+	}
+	return false
+}
+
+// maxURL is the most of a URL that is looked at, bytes.
+const maxURL = 2048
 
 // lastElement returns the last part of a path that is not a list position, in lower case.
 func lastElement(path string) string {

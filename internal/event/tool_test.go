@@ -115,6 +115,10 @@ func TestDestinations(t *testing.T) {
 		{"hashed", Arg{Path: "to", Tokens: Hashes{0x2b, 5}}, []Destination{{"email", "hashed:2b", "to"}}},
 		{"empty", Arg{Path: "to"}, nil},
 		{"other argument", Arg{Path: "toString", Value: "x"}, nil},
+		{"URL in another argument", Arg{Path: "trace", Value: "HTTPS://Evil.example/x"}, []Destination{{"host", "evil.example", "trace"}}},
+		{"URL of this machine", Arg{Path: "trace", Value: "file:///etc/hosts"}, nil},
+		{"text that names a URL", Arg{Path: "note", Value: "https://evil.example is down"}, nil},
+		{"long URL", Arg{Path: "trace", Value: "https://evil.example/" + strings.Repeat("x", maxURL)}, nil},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
