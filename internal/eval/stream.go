@@ -167,8 +167,10 @@ type streamRun struct {
 	now      *labelled // the event that is being processed
 	sessions map[string]*follow
 	order    []*follow
-	alerts   map[string]alert // by id
-	at       []*follow        // the session of each event; nil for a repeat
+	alerts   map[string]alert   // by id
+	at       []*follow          // the session of each event; nil for a repeat
+	count    float64            // the event's p-value by counts; NaN without one
+	lately   map[string][]acted // by agent
 }
 
 // alert is a finding that a human sees.
@@ -180,8 +182,8 @@ type alert struct {
 }
 
 func (r *Rig) start(teaches func(agent string, first *labelled) bool) *streamRun {
-	run := &streamRun{teaches: teaches, sessions: make(map[string]*follow), alerts: make(map[string]alert)}
-	run.shard = pipeline.New(r.rules, r.hasher, pipeline.Options{Scored: run.scored})
+	run := &streamRun{teaches: teaches, sessions: make(map[string]*follow), alerts: make(map[string]alert), count: math.NaN(), lately: make(map[string][]acted)}
+	run.shard = pipeline.New(r.rules, r.hasher, pipeline.Options{Scored: run.scored, Counted: run.counted})
 	return run
 }
 
@@ -246,6 +248,35 @@ func (r *streamRun) scored(e *event.Event, a baselines.Anomaly) {
 	if a.Life.Judges() {
 		ses.p[at], ses.top[at] = a.P, top(a)
 	}
+	if math.IsNaN(ses.p[at]) || r.count < ses.p[at] {
+		ses.p[at] = r.count
+	}
+	r.count = math.NaN()
+}
+
+// counted takes what counts say of the event that is scored next: a p-value of ten minutes of an agent, which weighs as much as a call's by
+// the bounds at which each raises a finding. It is held against the session that did most in them, not against one beside it; a drift of many
+// windows is held against none.
+func (r *streamRun) counted(e *event.Event, a baselines.Anomaly) {
+	lately := slices.DeleteFunc(r.lately[e.Agent.ID], func(x acted) bool { return e.Time.Sub(x.at) > 10*time.Minute })
+	lately = append(lately, acted{sessionKey(e.Agent.Class, e.Session.ID), e.Time})
+	r.lately[e.Agent.ID] = lately
+	own := 0
+	for _, x := range lately {
+		if x.session == lately[len(lately)-1].session {
+			own++
+		}
+	}
+	drifts := len(a.Features) > 0 && a.Features[0].Name == baselines.FeatureDrift
+	if 2*own > len(lately) && !drifts {
+		r.count = min(1, a.P*pipeline.DefaultAlpha/pipeline.RatesAlpha)
+	}
+}
+
+// acted is when a session did something that is counted.
+type acted struct {
+	session string
+	at      time.Time
 }
 
 // verdict is the session's p-value after each of its events.

@@ -51,6 +51,27 @@ func TestStreamUnclassed(t *testing.T) {
 	}
 }
 
+// A loop is found by its counts and held against its session, and neither against what its agent does beside it nor after.
+func TestStreamLoop(t *testing.T) {
+	if testing.Short() {
+		t.Skip("runs a fleet")
+	}
+	got := streamed(t, noRules(t), generated(t, "loop", 5), 60)
+	if got.TPRAtAlpha["0.01"] < 0.95 || got.FPRAtAlpha["0.01"] > 0.02 || got.DelayEventsP50 > 60 {
+		t.Errorf("%.3f found and %.4f false positives at p <= 0.01, after %.0f events", got.TPRAtAlpha["0.01"], got.FPRAtAlpha["0.01"], got.DelayEventsP50)
+	}
+}
+
+// A tool that takes an argument more than it ever did is found, though all else is usual.
+func TestStreamSwappedTool(t *testing.T) {
+	if testing.Short() {
+		t.Skip("runs a fleet")
+	}
+	if got := streamed(t, noRules(t), generated(t, "swapped-tool", 1), 60); got.AUC < 0.95 || got.TPRAtFPR5 < 0.95 {
+		t.Errorf("AUC %.3f, %.3f found at 5 %% false positives", got.AUC, got.TPRAtFPR5)
+	}
+}
+
 // Labels are for the measure alone: without them everything that is scored is the same. And what runs twice gives the same.
 func TestStreamLabels(t *testing.T) {
 	rig, text := noRules(t), generated(t, "slow-exfiltration", 1)
