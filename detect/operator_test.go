@@ -97,11 +97,21 @@ lateness: 10s`
 			[]string{other, "at: 1s, " + post, "at: 2s, " + get, "at: 3s, " + post},
 			[]string{"first, then second, in this order within 1s."},
 		},
+		{
+			"sequence, the step between two that are joined comes late", onResult + `sequence: {within: 1m, steps: [{as: first, when: 'tool.effect == "read"'}, {as: between, when: 'tool.effect == "egress"'}, {as: last, when: 'tool.name == "post_note" && tool.host == first.tool.host'}]}`,
+			[]string{get, "at: 1s, late_by: 5s, " + send, "at: 3s, " + post, "at: 10s, " + other},
+			[]string{"first, then between, then last, in this order within 3s."},
+		},
 		{"absence before", sendAfterAllow, []string{send}, []string{"A call of send_mail. What belongs to it did not come within 5m0s."}},
 		{"absence before, it came", sendAfterAllow, []string{"kind: tool.decision, tool: send_mail, decision: {effect: allow}", "at: 1m, " + send}, nil},
 		{"absence before, it came too long ago", sendAfterAllow, []string{"kind: tool.decision, tool: send_mail, decision: {effect: allow}", "at: 6m, " + send}, []string{"A call of send_mail. What belongs to it did not come within 5m0s."}},
 		{"absence after", sendThenReceipt, []string{send, "at: 5m10s, session: s2, kind: prompt"}, []string{"A call of send_mail. What belongs to it did not come within 5m0s."}},
 		{"absence after, time is not over", sendThenReceipt, []string{send, "at: 5m9s, session: s2, kind: tool.result, tool: x"}, nil},
+		{
+			"absence after, silent for its target alone", sendThenReceipt + "\nsuppress: 1h",
+			[]string{send, "at: 1s, " + send, "at: 2s, kind: tool.result, tool: send_mail, args: {to: y@b.example}", "at: 20m, session: s2, kind: prompt"},
+			[]string{"A call of send_mail. What belongs to it did not come within 5m0s.", "A call of send_mail. What belongs to it did not come within 5m0s."},
+		},
 		{"absence after, it came", sendThenReceipt, []string{send, "at: 4m, kind: tool.result, tool: get_receipt", "at: 20m, session: s2, kind: tool.result, tool: x"}, nil},
 		{"absence after, it came in another session", sendThenReceipt, []string{send, "at: 4m, session: s2, kind: tool.result, tool: get_receipt", "at: 20m, session: s2, kind: tool.result, tool: x"}, []string{"A call of send_mail. What belongs to it did not come within 5m0s."}},
 		{"late and applied", onResult + "when: 'true'\ncount: {at_least: 2, within: 10s}\nlateness: 5s", []string{send, "at: 1m, " + send, "at: 1s, " + send}, []string{"2 matching events within 10s."}},
@@ -379,6 +389,57 @@ func TestShuffledSequence(t *testing.T) {
 			t.Fatalf("found in order: %v, shuffled: %v", sorted, shuffled)
 		}
 	})
+}
+
+// Steps that name earlier ones are found if and only if one event of each, in order within the span, fits all that the others were judged
+// with.
+func TestJoinedSequence(t *testing.T) {
+	const within = 20 * time.Second
+	for _, tc := range []struct{ name, third string }{
+		{"the first named twice", `arg("to") == first.arg("to")`},
+		{"both named", `arg("to") == first.arg("to") && arg("n") == second.arg("n")`},
+		{"the last names the second", `arg("n") == second.arg("n")`},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			set := mustLoad(t, written("example-rule", onResult+`sequence:
+  within: 20s
+  steps:
+    - {as: first, when: 'tool.name == "a"'}
+    - {as: second, when: 'tool.name == "b" && arg("to") == first.arg("to")'}
+    - {as: third, when: 'tool.name == "c" && `+tc.third+`'}
+`, "kind: prompt"))
+			var all []event.Event
+			for _, tool := range []string{"a", "b", "c"} {
+				for _, args := range []string{"to: x, n: 1", "to: x, n: 2", "to: y, n: 1"} {
+					all = append(all, stream(t, "kind: tool.result, tool: "+tool+", args: {"+args+"}")...)
+				}
+			}
+			rapid.Check(t, func(t *rapid.T) {
+				var events []event.Event
+				for i := range rapid.IntRange(3, 10).Draw(t, "n") {
+					e := rapid.SampledFrom(all).Draw(t, "event")
+					e.ID, e.Time = fmt.Sprint(i), e.Time.Add(seconds(4*i))
+					events = append(events, e)
+				}
+				is := func(tool string, e event.Event) bool { return e.Tool.Name == tool }
+				want := false
+				for i, a := range events {
+					for j, b := range events[i:] {
+						for _, c := range events[i+j:] {
+							third := c.Tool.Arg("to") == a.Tool.Arg("to")
+							if strings.Contains(tc.third, "second") {
+								third = c.Tool.Arg("n") == b.Tool.Arg("n") && (third || !strings.Contains(tc.third, "first"))
+							}
+							want = want || is("a", a) && is("b", b) && is("c", c) && b.Tool.Arg("to") == a.Tool.Arg("to") && third && c.Time.Sub(a.Time) < within
+						}
+					}
+				}
+				if got := len(evaluate(set, events)) > 0; got != want {
+					t.Fatalf("found: %v, want %v", got, want)
+				}
+			})
+		})
+	}
 }
 
 // Steps in any order are found if and only if some events of them lie within the span, whatever the order in which they arrive. One
