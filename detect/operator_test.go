@@ -220,7 +220,7 @@ func TestOperatorMistakes(t *testing.T) {
 
 var sets = fstest.MapFS{
 	"macros.yaml":         {Data: []byte("outward: {expr: 'tool.effect == \"egress\" && outcome != \"denied\"', about: sends something out}\n")},
-	"tables/hosts.yaml":   {Data: []byte("version: '1'\nmatch: domain\nentries: {a.example: ours}\n")},
+	"tables/hosts.yaml":   {Data: []byte("version: '1'\nmatch: domain\nentries: {a.example: ours, '::1': here}\n")},
 	"tables/nets.yaml":    {Data: []byte("version: '1'\nmatch: cidr\nentries: [10.0.0.0/8]\n")},
 	"overlays.yaml":       {Data: []byte("example-rule: {params: {most: 2}, lane: hunt}\n")},
 	"exceptions.yaml":     {Data: []byte("- {id: the-test, rules: [example-rule], when: 'agent.id == \"a2\"', reason: it tests, owner: ann, expires: 2026-01-05}\n")},
@@ -275,6 +275,14 @@ func TestLibraryMistakes(t *testing.T) {
 		{"macro that does not parse", "macros.yaml", "outward: {expr: tool.name ==}", "macros.yaml:1:28: outward: unexpected token EOF"},
 		{"macro with a field's name", "macros.yaml", "tool: {expr: 'true'}", "macros.yaml:1:7: tool: want a name of lower-case letters, digits and _ that no field has"},
 		{"network that is none", "tables/nets.yaml", "version: '1'\nmatch: cidr\nentries: [10.0.0.0]", `tables/nets.yaml:3:11: entries: "10.0.0.0" is no network: want an address and a length, such as 10.0.0.0/8`},
+		{"table without entries", "tables/hosts.yaml", "version: '1'\nmatch: exact", "tables/hosts.yaml: entries: want a list of keys, or a map of keys to texts; [] for none"},
+		{"table of a text", "tables/hosts.yaml", "version: '1'\nmatch: exact\nentries: a.example", "tables/hosts.yaml:3:10: entries: want a list of keys, or a map of keys to texts; [] for none"},
+		{"table of maps", "tables/hosts.yaml", "version: '1'\nmatch: exact\nentries: [{host: a.example}]", "tables/hosts.yaml:3:11: entries: a key is a text, and so is what it stands for"},
+		{"table of lists", "tables/hosts.yaml", "version: '1'\nmatch: exact\nentries: {a.example: [ours]}", "tables/hosts.yaml:3:11: entries: a key is a text, and so is what it stands for"},
+		{"empty key", "tables/hosts.yaml", "version: '1'\nmatch: exact\nentries: [a.example, '']", "tables/hosts.yaml:3:22: entries: a key is empty"},
+		{"domain with a star", "tables/hosts.yaml", "version: '1'\nmatch: domain\nentries: ['*.a.example']", `tables/hosts.yaml:3:11: entries: "*.a.example" is no domain: want a name such as a.example, which covers all names under it`},
+		{"domain with a scheme", "tables/hosts.yaml", "version: '1'\nmatch: domain\nentries: ['https://a.example']", `tables/hosts.yaml:3:11: entries: "https://a.example" is no domain: want a name such as a.example, which covers all names under it`},
+		{"key with two texts", "tables/hosts.yaml", "version: '1'\nmatch: exact\nentries: {a: x, A: y}", `tables/hosts.yaml:3:17: entries: "A" stands there twice, for "x" and for "y"; case does not count`},
 		{"table without a version", "tables/nets.yaml", "match: cidr", "tables/nets.yaml: version: is missing: a text such as \"2026-11-01\""},
 		{"kind of match", "tables/nets.yaml", "version: '1'\nmatch: exatc", `tables/nets.yaml:2:8: match: "exatc" is not one of exact, domain, cidr; did you mean "exact"?`},
 		{"exception without an end", "exceptions.yaml", "- {id: the-test, rules: [example-rule], when: 'true', reason: r, owner: o}", "exceptions.yaml:1:3: the-test: expires: is missing: name the day on which it ends, such as 2026-12-31"},
