@@ -199,6 +199,11 @@ func TestOperatorMistakes(t *testing.T) {
 		{"by on a match", onResult + "when: 'true'\nby: tool.name", "r.yaml:9:5: by: goes with an operator that holds state"},
 		{"risk of events", onResult + "when: 'true'\nrisk_threshold: {at_least: 50, within: 1h}", "r.yaml:7:5: on: want [finding]: risk_threshold adds up findings"},
 		{"impossible rate", onResult + "when: 'true'\nrate: {above: 0.1, per: 1m, within: 5m}", "r.yaml:9:15: rate.above: 0.1 for each 1m0s is less than two events within 5m0s"},
+		{"endless parameter", "params: {most: {default: .inf}}\n" + onResult + "when: 'true'", "r.yaml:7: params.most: default: +Inf: want a number that is finite"},
+		{"bounds of a text", "params: {span: {default: 10m, max: 5}}\n" + onResult + "when: 'true'", "r.yaml:7: params.span: min and max go with a number"},
+		{"bounds that are none", "params: {most: {default: 5, max: .nan}}\n" + onResult + "when: 'true'", "r.yaml:7: params.most: 5 is out of bounds: want anything to NaN"},
+		{"parameter of words in a text", "params: {name: {default: a b}}\n" + onResult + "when: tool.name == \"${name}\"", "r.yaml:9:21: ${name} is a b, which is no single word: write param.name, in an expression"},
+		{"parameter that is none", "params: {most: {default: 5}}\n" + onResult + "when: 'true'\ncount: {at_least: ${msot}, within: 1m}", `r.yaml:10:19: the rule has no parameter "msot"; did you mean "most"?`},
 		{"p of two", onResult + "when: 'true'\ndeviation: {p: 2}", "r.yaml:9:16: deviation.p: 2: want more than 0 and less than 1"},
 		{"first seen at once", onResult + "when: 'true'\nfirst_seen: {of: tool.name, within: 1h}", "r.yaml:9:13: first_seen.after: 0: want 1 to 100000: to a key without a past everything is new"},
 		{"sum of a text", onResult + "when: 'true'\nsum: {of: tool.name, at_least: 2, within: 1m}", "r.yaml:9:11: sum.of: the result is a text, want a number"},
@@ -340,6 +345,8 @@ func TestOverlayMistakes(t *testing.T) {
 	for _, tc := range []struct{ name, overlay, want string }{
 		{"out of bounds", "{params: {most: 10}}", "overlays.yaml:1:31: example-rule: params.most: 10 is out of bounds: want 2 to 9"},
 		{"another type", "{params: {most: many}}", "overlays.yaml:1:31: example-rule: params.most: changed: many is of another type than the default 5"},
+		{"no value", "{params: {most: }}", "overlays.yaml:1:31: example-rule: params.most: changed: is empty: want a number, text, truth value or list of texts"},
+		{"not a number", "{params: {most: .nan}}", "overlays.yaml:1:31: example-rule: params.most: changed: NaN: want a number that is finite"},
 		{"unknown parameter", "{params: {msot: 3}}", `overlays.yaml:1:31: example-rule has no parameter "msot"; did you mean "most"?`},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

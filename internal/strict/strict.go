@@ -68,7 +68,7 @@ func overlooked(file string, node *yaml.Node, t reflect.Type) (errs []error) {
 		errs = append(errs, fmt.Errorf("%s:%d:%d: %s", file, at.Line, at.Column, text))
 	}
 	switch {
-	case node.Kind == yaml.ScalarNode && node.ShortTag() == "!!float" && strings.HasPrefix(t.Kind().String(), "int"):
+	case node.Kind == yaml.ScalarNode && node.ShortTag() == "!!float" && t.Kind() >= reflect.Int && t.Kind() <= reflect.Int64:
 		fail(node, fmt.Sprintf("want %s, got a number (%s)", wanted(t.String(), nil), node.Value))
 	case node.Kind == yaml.SequenceNode && t.Kind() == reflect.Slice:
 		for _, item := range node.Content {

@@ -17,6 +17,7 @@ type file struct {
 	Parts []struct {
 		Title string `yaml:"title"`
 	} `yaml:"parts"`
+	Any map[string]any `yaml:"any"`
 }
 
 func TestYAML(t *testing.T) {
@@ -29,6 +30,7 @@ func TestYAML(t *testing.T) {
 		{"no number", "count: [1]", `f.yaml:1: want a whole number, got a list`},
 		{"fraction", "count: 2.5", `f.yaml:1:8: want a whole number, got a number (2.5)`},
 		{"fraction as a duration", "parts:\n  - title: a\nwait: 1.5", `f.yaml:3:7: want a duration such as 90s, 10m or 24h, got a number (1.5)`},
+		{"fraction where anything goes", "any: {x: 2.5}", ``},
 		{"merged keys", "parts: [&a {title: x}, {<<: *a}]", ``},
 		{"no list", "parts: x", `f.yaml:1:8: want a list, got text (x)`},
 		{"two mistakes", "cuont: 3\nwait: ten", "f.yaml:1:1: unknown key \"cuont\"; did you mean \"count\"?\nf.yaml:2:7: want a duration such as 90s, 10m or 24h, got text (ten)"},
