@@ -231,6 +231,9 @@ func (x *Exception) check(seen map[string]bool) error {
 	case x.Expires.IsZero():
 		return fail("expires", "%s: expires: is missing: name the day on which it ends, such as 2026-12-31", x.ID)
 	}
+	if !x.Expires.Equal(x.Expires.Truncate(24 * time.Hour)) {
+		return fail("expires", "%s: expires: want a day without a time, such as 2026-12-31: it holds through that day, in UTC", x.ID)
+	}
 	seen[x.ID] = true
 	return nil
 }

@@ -204,6 +204,8 @@ func TestOperatorMistakes(t *testing.T) {
 		{"bounds that are none", "params: {most: {default: 5, max: .nan}}\n" + onResult + "when: 'true'", "r.yaml:7: params.most: 5 is out of bounds: want anything to NaN"},
 		{"parameter of words in a text", "params: {name: {default: a b}}\n" + onResult + "when: tool.name == \"${name}\"", "r.yaml:9:21: ${name} is a b, which is no single word: write param.name, in an expression"},
 		{"parameter that is none", "params: {most: {default: 5}}\n" + onResult + "when: 'true'\ncount: {at_least: ${msot}, within: 1m}", `r.yaml:10:19: the rule has no parameter "msot"; did you mean "most"?`},
+		{"nothing to compare with", onResult + "when: tool.name != nil", `r.yaml:8:20: when: there is no nil: a missing text is "", a missing number 0`},
+		{"argument of another type", onResult + "when: arg(1) == \"x\"", "r.yaml:8:11: when: arg takes a text, and this is a number"},
 		{"p of two", onResult + "when: 'true'\ndeviation: {p: 2}", "r.yaml:9:16: deviation.p: 2: want more than 0 and less than 1"},
 		{"first seen at once", onResult + "when: 'true'\nfirst_seen: {of: tool.name, within: 1h}", "r.yaml:9:13: first_seen.after: 0: want 1 to 100000: to a key without a past everything is new"},
 		{"sum of a text", onResult + "when: 'true'\nsum: {of: tool.name, at_least: 2, within: 1m}", "r.yaml:9:11: sum.of: the result is a text, want a number"},
@@ -291,6 +293,7 @@ func TestLibraryMistakes(t *testing.T) {
 		{"table without a version", "tables/nets.yaml", "match: cidr", "tables/nets.yaml: version: is missing: a text such as \"2026-11-01\""},
 		{"kind of match", "tables/nets.yaml", "version: '1'\nmatch: exatc", `tables/nets.yaml:2:8: match: "exatc" is not one of exact, domain, cidr; did you mean "exact"?`},
 		{"exception without an end", "exceptions.yaml", "- {id: the-test, rules: [example-rule], when: 'true', reason: r, owner: o}", "exceptions.yaml:1:3: the-test: expires: is missing: name the day on which it ends, such as 2026-12-31"},
+		{"exception that ends at noon", "exceptions.yaml", "- {id: the-test, rules: [example-rule], when: 'true', reason: r, owner: o, expires: 2026-12-31T12:00:00Z}", "exceptions.yaml:1:85: the-test: expires: want a day without a time, such as 2026-12-31: it holds through that day, in UTC"},
 		{"exception without a day", "exceptions.yaml", "- id: the-test\n  rules: [example-rule]\n  when: 'true'\n  expires: tomorrow", `exceptions.yaml:4:12: want a day such as 2026-12-31, got "tomorrow"`},
 		{"exception with an unknown key", "exceptions.yaml", "- {id: the-test, rule: example-rule}", `exceptions.yaml:1:18: unknown key "rule"; did you mean "rules"?`},
 	} {
