@@ -324,15 +324,28 @@ func (c *compiled) full(g *group, h hit) []hit {
 		}
 		return run(g.Hits, g.insert(h, c.events), c.n, c.within)
 	}
-	if len(g.Hits) >= c.events { // the two oldest become one, at the later of their times, which can only add to what a window holds
-		g.Hits[1].N += g.Hits[0].N
-		g.Hits, g.Merged = slices.Delete(g.Hits, 0, 1), true
+	if len(g.Hits) >= c.events {
+		g.condense(c.within + c.Lateness)
 	}
 	i := g.insert(h, c.events)
 	if i < 0 || around(g.Hits, i, c.within) < c.sum*(1-roundingError) {
 		return nil
 	}
 	return enough(g.Hits, i, c.within, c.adds)
+}
+
+// condense makes room for a hit: those go that no event which is in time can reach. If there are none, the two oldest become one, at the
+// later of their times, which can only add to what a window holds.
+func (g *group) condense(reach time.Duration) {
+	old := 0
+	for old < len(g.Hits) && g.Last.sub(g.Hits[old].At) >= reach {
+		old++
+	}
+	if old == 0 && len(g.Hits) > 1 {
+		g.Hits[1].N += g.Hits[0].N
+		old, g.Merged = 1, true
+	}
+	g.Hits = slices.Delete(g.Hits, 0, old)
 }
 
 // roundingError is more than the order in which a thousand numbers are added changes of their sum.

@@ -73,6 +73,11 @@ lateness: 10s`
 		{"distinct, too far apart", onResult + "when: 'true'\ndistinct: {of: tool.host, at_least: 2, within: 1m}", []string{get, "at: 1m, " + other}, nil},
 		{"distinct, the first value again keeps the window alive", onResult + "when: 'true'\ndistinct: {of: tool.host, at_least: 2, within: 1m}", []string{get, "at: 30s, " + get, "at: 70s, " + other}, []string{"2 different values within 1m0s."}},
 		{"sum", onResult + "when: 'true'\nsum: {of: number(\"n\"), at_least: 100, within: 1m}", []string{send + ", repeat: 3, every: 1s"}, []string{"A sum of 120 within 1m0s, from 3 events; the bound is 100."}},
+		{
+			"sum, what left the window does not come back with many events", onResult + "when: 'true'\nsum: {of: number(\"n\"), at_least: 100, within: 10s}\nlateness: 1s\nlimits: {events: 4}",
+			[]string{send + ", repeat: 10, every: 30s", "at: 10m, kind: tool.result, tool: send_mail, args: {n: 1}, repeat: 9, every: 1s"}, nil,
+		},
+		{"sum, a key keeps one event", onResult + "when: 'true'\nsum: {of: number(\"n\"), at_least: 30, within: 10s}\nlimits: {events: 1}", []string{send, "at: 1s, " + send}, []string{"A sum of 40 within 10s, from 1 events; the bound is 30."}},
 		{"sum, too slow", onResult + "when: 'true'\nsum: {of: number(\"n\"), at_least: 100, within: 1m}", []string{send + ", repeat: 9, every: 30s"}, nil},
 		{"rate", onResult + "when: 'true'\nrate: {above: 3, per: 10s, within: 1m}", []string{send + ", repeat: 19, every: 3s"}, []string{"19 matching events within 1m0s, more than 3 for each 10s."}},
 		{"rate, two quick events are none", onResult + "when: 'true'\nrate: {above: 3, per: 10s, within: 1m}", []string{send + ", repeat: 18, every: 1s"}, nil},
