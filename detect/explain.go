@@ -331,7 +331,7 @@ func (c *compiled) explainGroup(g *group, e *event.Event) (out []string) {
 	case c.Distinct != nil:
 		out = append(out, fmt.Sprintf("distinct: %d of %d values within %s before this event", len(within), c.n, c.within))
 	case c.Sum != nil, c.Rate != nil, c.RiskThreshold != nil:
-		out = append(out, fmt.Sprintf("%s: %g of %g within %s before this event", c.Operator(), sum, c.sum, c.within))
+		out = append(out, fmt.Sprintf("%s: %.10g of %g within %s before this event", c.Operator(), sum, c.sum, c.within))
 	case c.FirstSeen != nil:
 		out = append(out, fmt.Sprintf("first_seen: %d values known, from %d events; it speaks after %d", len(g.Seen), g.Events, c.FirstSeen.After))
 	case c.Absence != nil:

@@ -77,6 +77,7 @@ lateness: 10s`
 			"sum, what left the window does not come back with many events", onResult + "when: 'true'\nsum: {of: number(\"n\"), at_least: 100, within: 10s}\nlateness: 1s\nlimits: {events: 4}",
 			[]string{send + ", repeat: 10, every: 30s", "at: 10m, kind: tool.result, tool: send_mail, args: {n: 1}, repeat: 9, every: 1s"}, nil,
 		},
+		{"sum of tenths", onResult + "when: 'true'\nsum: {of: number(\"n\"), at_least: 10, within: 1m}", []string{"kind: tool.result, tool: pay, args: {n: 0.1}, repeat: 100, every: 100ms"}, []string{"A sum of 10 within 1m0s, from 100 events; the bound is 10."}},
 		{"sum, a key keeps one event", onResult + "when: 'true'\nsum: {of: number(\"n\"), at_least: 30, within: 10s}\nlimits: {events: 1}", []string{send, "at: 1s, " + send}, []string{"A sum of 40 within 10s, from 1 events; the bound is 30."}},
 		{"sum, too slow", onResult + "when: 'true'\nsum: {of: number(\"n\"), at_least: 100, within: 1m}", []string{send + ", repeat: 9, every: 30s"}, nil},
 		{"rate", onResult + "when: 'true'\nrate: {above: 3, per: 10s, within: 1m}", []string{send + ", repeat: 19, every: 3s"}, []string{"19 matching events within 1m0s, more than 3 for each 10s."}},
