@@ -238,6 +238,24 @@ func report(w io.Writer, all []pipeline.TestResult, failed int) {
 
 type rulesListCmd struct{ ruleSource }
 
+// listed is one rule of a list, under the keys of rule files.
+type listed struct {
+	ID       string          `json:"id"`
+	Version  string          `json:"version"`
+	Title    string          `json:"title"`
+	Severity detect.Severity `json:"severity"`
+	Lane     detect.Lane     `json:"lane"`
+	Operator string          `json:"operator"`
+	On       []event.Kind    `json:"on"`
+	Key      string          `json:"key"`
+	Capture  string          `json:"capture"`
+	Tags     detect.Tags     `json:"tags"`
+	Playbook string          `json:"playbook,omitempty"`
+	Tests    int             `json:"tests"`
+	File     string          `json:"file"`
+	Digest   string          `json:"digest"`
+}
+
 // Run implements the command.
 func (c *rulesListCmd) Run(std *stdio) error {
 	set, err := c.read()
@@ -246,10 +264,14 @@ func (c *rulesListCmd) Run(std *stdio) error {
 	}
 	rules := set.Rules()
 	if c.JSON {
-		return printJSON(std.out, rules)
+		out := make([]listed, 0, len(rules))
+		for _, r := range rules {
+			out = append(out, listed{r.ID, r.Version, r.Title, r.Severity, r.Lane, r.Operator(), r.On, r.Key, r.Capture, r.Tags, r.Playbook, len(r.Tests), r.File, r.Digest})
+		}
+		return printJSON(std.out, out)
 	}
 	return table(std.out, "RULE\tSEVERITY\tLANE\tTAGS\tTESTS\tTITLE", len(rules), "no rules", func(w io.Writer, n int) {
 		r := rules[n]
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%s\n", r.ID, r.Severity, r.Lane, strings.Join(append(r.Tags.ASI, r.Tags.ATLAS...), " "), len(r.Tests), r.Title)
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%s\n", r.ID, r.Severity, r.Lane, strings.Join(slices.Concat(r.Tags.ASI, r.Tags.ATLAS), " "), len(r.Tests), r.Title)
 	})
 }
