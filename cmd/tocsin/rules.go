@@ -183,6 +183,11 @@ func (c *rulesTestCmd) Run(std *stdio) error {
 	if err != nil {
 		return err
 	}
+	if c.Only != "" {
+		if err := set.CheckRule(c.Only); err != nil {
+			return err
+		}
+	}
 	rules := set.Rules()
 	var all []pipeline.TestResult
 	for _, r := range rules {
@@ -190,9 +195,6 @@ func (c *rulesTestCmd) Run(std *stdio) error {
 			all = append(all, pipeline.TestRule(set, r)...)
 			all = append(all, completeness(r)...)
 		}
-	}
-	if c.Only != "" && len(all) == 0 {
-		return fmt.Errorf("there is no rule %q", c.Only)
 	}
 	failed := 0
 	for _, res := range all {

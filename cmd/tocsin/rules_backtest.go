@@ -31,6 +31,11 @@ func (c *rulesBacktestCmd) Run(ctx context.Context, std *stdio) error {
 	if err != nil {
 		return err
 	}
+	if c.Only != "" && running.CheckRule(c.Only) != nil {
+		if err := candidate.CheckRule(c.Only); err != nil {
+			return err
+		}
+	}
 	b := pipeline.NewBacktest(candidate, running, event.NewHasher(nil), pipeline.Options{}, c.Since)
 	if err := c.history.read(ctx, std, candidate, func(e *event.Event) error { b.Event(e); return nil }); err != nil {
 		return err
