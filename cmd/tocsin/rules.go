@@ -229,10 +229,18 @@ func completeness(r detect.Rule) []pipeline.TestResult {
 	return []pipeline.TestResult{{Rule: r.ID, Test: "has a test that fires and one that does not", Err: err.Error()}}
 }
 
+// failure says why a test failed.
+func failure(res pipeline.TestResult) string {
+	if res.Err != "" {
+		return res.Err
+	}
+	return fmt.Sprintf("fired %d times, want %d", res.Got, res.Want)
+}
+
 func report(w io.Writer, all []pipeline.TestResult, failed int) {
 	for _, res := range all {
 		if !res.OK {
-			fmt.Fprintf(w, "FAIL  %s: %s: fired %d times, want %d %s\n", res.Rule, res.Test, res.Got, res.Want, res.Err)
+			fmt.Fprintf(w, "FAIL  %s: %s: %s\n", res.Rule, visible(res.Test), visible(failure(res)))
 		}
 	}
 	fmt.Fprintf(w, "%d tests passed, %d failed\n", len(all)-failed, failed)
