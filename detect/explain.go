@@ -320,7 +320,15 @@ func (c *compiled) explainState(env *Env, e *event.Event, st *State) (out []stri
 		g = m.Groups[key]
 	}
 	out = append(out, c.explainGroup(g, e)...)
-	if s, ok := st.Silent[c.state][c.silenceKey(key, e)]; ok && e.Time.Before(s.Until) {
+	silent := c.silenceKey(key, e)
+	if c.FirstSeen != nil {
+		value, err := eval[string](st, c.of, env)
+		if err != nil {
+			return out, err
+		}
+		silent = key + hashKey(value)
+	}
+	if s, ok := st.Silent[c.state][silent]; ok && e.Time.Before(s.Until) {
 		out = append(out, "silent for this key until "+s.Until.Format(time.RFC3339))
 	}
 	return out, nil

@@ -136,6 +136,25 @@ func TestExplain(t *testing.T) {
 }`,
 		},
 		{
+			"silent for a value", onResult + "when: 'true'\nfirst_seen: {of: tool.name, after: 1, within: 1s}\nsuppress: 1h",
+			[]string{"kind: tool.result, tool: a", "at: 1s, kind: tool.result, tool: b", "at: 3s, kind: tool.result, tool: b"},
+			`{
+ "rule": "example-rule",
+ "operator": "first_seen",
+ "event": "EVENT",
+ "looks": true,
+ "parts": [
+  {"name": "when", "text": "true", "value": "true"},
+  {"name": "first_seen.of", "text": "tool.name", "value": "\"b\""}
+ ],
+ "state": [
+  "first_seen: 2 values known, from 2 events; it speaks after 1",
+  "silent for this key until 2026-01-05T10:00:01Z"
+ ],
+ "fired": false
+}`,
+		},
+		{
 			"absence that begins", onResult + "when: 'true'\nabsence: {when: 'false', after: 1m}\nlateness: 5s",
 			[]string{"kind: tool.result, tool: send_mail"},
 			`{
