@@ -79,7 +79,7 @@ func (c *rulesCheckCmd) Run(ctx context.Context, std *stdio) error {
 	if err != nil {
 		return err
 	}
-	out := checked{Rules: len(rules), Warnings: slices.Concat(set.Lint(c.Retention, time.Now()), swallowed(set), misnamed(rules))}
+	out := checked{Rules: len(rules), Warnings: append([]detect.Warning{}, slices.Concat(set.Lint(c.Retention, time.Now()), swallowed(set), misnamed(rules))...)}
 	if c.named() {
 		sources := detect.NewSources()
 		if err := c.history.read(ctx, std, set, func(e *event.Event) error { sources.Event(e); return nil }); err != nil {

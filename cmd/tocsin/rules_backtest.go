@@ -23,6 +23,9 @@ type rulesBacktestCmd struct {
 
 // Run implements the command. Both sets see each event in turn, and no event is kept.
 func (c *rulesBacktestCmd) Run(ctx context.Context, std *stdio) error {
+	if c.Since < 0 {
+		return fmt.Errorf("--since is %s, want 0s or more", c.Since)
+	}
 	candidate, err := c.ruleSource.read()
 	if err != nil {
 		return err
@@ -41,6 +44,7 @@ func (c *rulesBacktestCmd) Run(ctx context.Context, std *stdio) error {
 		return err
 	}
 	report := b.Report()
+	report.Rules, report.Proposals = append([]pipeline.RuleBacktest{}, report.Rules...), append([]pipeline.Proposal{}, report.Proposals...) // [] in JSON
 	report.Candidate.From, report.InForce.From = named(c.Dir), from
 	if c.JSON {
 		return printJSON(std.out, report)
