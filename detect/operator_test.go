@@ -75,7 +75,8 @@ lateness: 10s`
 		{"sum", onResult + "when: 'true'\nsum: {of: number(\"n\"), at_least: 100, within: 1m}", []string{send + ", repeat: 3, every: 1s"}, []string{"A sum of 120 within 1m0s, from 3 events; the bound is 100."}},
 		{
 			"sum, what left the window does not come back with many events", onResult + "when: 'true'\nsum: {of: number(\"n\"), at_least: 100, within: 10s}\nlateness: 1s\nlimits: {events: 4}",
-			[]string{send + ", repeat: 10, every: 30s", "at: 10m, kind: tool.result, tool: send_mail, args: {n: 1}, repeat: 9, every: 1s"}, nil,
+			[]string{send + ", repeat: 10, every: 30s", "at: 10m, kind: tool.result, tool: send_mail, args: {n: 1}, repeat: 9, every: 1s"},
+			nil,
 		},
 		{"sum of tenths", onResult + "when: 'true'\nsum: {of: number(\"n\"), at_least: 10, within: 1m}", []string{"kind: tool.result, tool: pay, args: {n: 0.1}, repeat: 100, every: 100ms"}, []string{"A sum of 10 within 1m0s, from 100 events; the bound is 10."}},
 		{"sum, a key keeps one event", onResult + "when: 'true'\nsum: {of: number(\"n\"), at_least: 30, within: 10s}\nlimits: {events: 1}", []string{send, "at: 1s, " + send}, []string{"A sum of 40 within 10s, from 1 events; the bound is 30."}},
