@@ -375,18 +375,19 @@ func (r *row) fits(step int, m *match) bool {
 	return true
 }
 
-// together reports whether a match of a step can stand before one of a later step: neither was judged with another event of a step.
+// together reports whether a match of a step can stand before one of a later step: neither was judged with another event of a step, nor
+// the later one with one of an earlier step that comes after the match.
 func together(step int, m, later *match) bool {
 	if later.Fixed == nil {
 		return true
 	}
-	differ := func(a, b *match) bool { return a != nil && b != nil && a.Event != b.Event }
-	for i, f := range m.Fixed {
-		if differ(f, later.Fixed[i]) {
+	for i, f := range later.Fixed[:step] {
+		if f != nil && (f.At > m.At || m.Fixed != nil && m.Fixed[i] != nil && m.Fixed[i].Event != f.Event) {
 			return false
 		}
 	}
-	return !differ(m, later.Fixed[step])
+	f := later.Fixed[step]
+	return f == nil || f.Event == m.Event
 }
 
 func used(hits []hit, event string) bool {
