@@ -130,7 +130,7 @@ func (v *wordVisitor) word(field, text string) {
 		return
 	}
 	why := fmt.Sprintf("compares %s with %q, which it never is%s", field, text, strict.Suggest(text, known))
-	if !strings.Contains(why, "did you mean") && len(known) < 20 {
+	if n := len(known); !strings.Contains(why, "did you mean") && n > 0 && n < 20 {
 		why += "; it is one of " + strings.Join(known, ", ")
 	}
 	v.found = append(v.found, why)

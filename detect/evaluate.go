@@ -315,7 +315,7 @@ func (c *compiled) full(g *group, h hit) []hit {
 	case c.estimates():
 		return c.many(g, h)
 	case c.Distinct != nil:
-		// Of each value the newest event is enough: windows that end before it were looked at before.
+		// Of each value the newest event is enough: windows that end before it were looked at before, but for those of later late events.
 		if i := slices.IndexFunc(g.Hits, func(o hit) bool { return o.Value == h.Value }); i >= 0 {
 			if g.Hits[i].At >= h.At {
 				return nil
@@ -324,19 +324,35 @@ func (c *compiled) full(g *group, h hit) []hit {
 		}
 		return run(g.Hits, g.insert(h, c.events), c.n, c.within)
 	}
-	if len(g.Hits) >= c.events { // the two oldest become one, at the later of their times, which can only add to what a window holds
-		g.Hits[1].N += g.Hits[0].N
-		g.Hits, g.Merged = slices.Delete(g.Hits, 0, 1), true
+	if len(g.Hits) >= c.events {
+		g.condense(c.within + c.Lateness)
 	}
 	i := g.insert(h, c.events)
-	if i < 0 || around(g.Hits, i, c.within) < c.sum*(1-roundingError) {
+	if i < 0 || c.short(around(g.Hits, i, c.within)) {
 		return nil
 	}
 	return enough(g.Hits, i, c.within, c.adds)
 }
 
-// roundingError is more than the order in which a thousand numbers are added changes of their sum.
+// condense makes room for a hit: those go that no event which is in time can reach. If there are none, the two oldest become one, at the
+// later of their times, which can only add to what a window holds.
+func (g *group) condense(reach time.Duration) {
+	old := 0
+	for old < len(g.Hits) && g.Last.sub(g.Hits[old].At) >= reach {
+		old++
+	}
+	if old == 0 && len(g.Hits) > 1 {
+		g.Hits[1].N += g.Hits[0].N
+		old, g.Merged = 1, true
+	}
+	g.Hits = slices.Delete(g.Hits, 0, old)
+}
+
+// roundingError is more than what rounding and the order in which a thousand numbers are added change of their sum.
 const roundingError = 1e-9
+
+// short reports whether a sum is less than the bound, and not by rounding: a hundred times 0.1 is 10.
+func (c *compiled) short(sum float64) bool { return sum < c.sum*(1-roundingError) }
 
 // around is what all hits add up to that are nearer to the one at i than a span: no window with it holds more.
 func around(hits []hit, i int, within time.Duration) float64 {
@@ -356,8 +372,8 @@ func (c *compiled) adds(hits []hit) bool {
 	for _, h := range hits {
 		sum += h.N
 	}
-	if sum < c.sum || c.RiskThreshold == nil {
-		return sum >= c.sum
+	if c.short(sum) || c.RiskThreshold == nil {
+		return !c.short(sum)
 	}
 	rules := make(map[string]bool)
 	for _, h := range hits {
@@ -375,7 +391,7 @@ func (c *compiled) describeWindow(hits []hit) string {
 	case c.Distinct != nil:
 		return fmt.Sprintf("%d different values within %s.", len(hits), c.within)
 	case c.Sum != nil:
-		return fmt.Sprintf("A sum of %g within %s, from %d events; the bound is %g.", sum, c.within, len(hits), c.Sum.AtLeast)
+		return fmt.Sprintf("A sum of %.10g within %s, from %d events; the bound is %g.", sum, c.within, len(hits), c.Sum.AtLeast)
 	case c.Rate != nil:
 		return fmt.Sprintf("%g matching events within %s, more than %g for each %s.", sum, c.within, c.Rate.Above, c.Rate.Per)
 	case c.RiskThreshold != nil:

@@ -39,8 +39,10 @@ type Part struct {
 	Parts    []Part   `json:"parts,omitempty"`
 }
 
-// maxOperand bounds a value that an explanation shows, in bytes.
-const maxOperand = 200
+const (
+	maxOperand = 200 // bytes of a value that an explanation shows
+	maxElapsed = 10  // absences that it names
+)
 
 // Explain takes apart how a rule of the set looks at an event that the Env shows, before Evaluate does. It changes no state. Fired is
 // left to the caller.
@@ -56,6 +58,7 @@ func (s *Set) Explain(rule string, env *Env, e *event.Event, st *State) (Explana
 	env.completeMore(^lazy(0), 0)
 	if !x.Looks {
 		if !slices.Contains(c.kinds(), KindFinding) {
+			x.State = c.explainElapsed(e, st)
 			return x, nil
 		}
 		lines, err := c.explainState(env, e, st)
@@ -72,8 +75,15 @@ func (s *Set) Explain(rule string, env *Env, e *event.Event, st *State) (Explana
 		return err
 	}
 	expressions := [][2]string{{"when", c.When}, {"by", c.By}}
-	if c.Absence != nil {
+	switch {
+	case c.Absence != nil:
 		expressions = append(expressions, [2]string{"absence.when", c.Absence.When})
+	case c.Distinct != nil:
+		expressions = append(expressions, [2]string{"distinct.of", c.Distinct.Of})
+	case c.Sum != nil:
+		expressions = append(expressions, [2]string{"sum.of", c.Sum.Of})
+	case c.FirstSeen != nil:
+		expressions = append(expressions, [2]string{"first_seen.of", c.FirstSeen.Of})
 	}
 	for _, named := range expressions {
 		if err := add(named[0], named[1]); err != nil {
@@ -93,8 +103,20 @@ func (s *Set) Explain(rule string, env *Env, e *event.Event, st *State) (Explana
 		}
 	}
 	lines, err := c.explainState(env, e, st)
-	x.State = append(x.State, lines...)
+	x.State = slices.Concat(x.State, lines, c.explainElapsed(e, st))
 	return x, err
+}
+
+// explainElapsed says of the first which absences become findings with this event, of whatever kind it is, because time has passed.
+func (c *compiled) explainElapsed(e *event.Event, st *State) (out []string) {
+	if m := st.Rules[c.state]; m != nil {
+		for _, d := range m.Due {
+			if len(out) < maxElapsed && !e.Time.Before(d.Deadline.Add(c.Lateness)) {
+				out = append(out, fmt.Sprintf("time is over for event %s: what belongs to it did not come until %s", strings.Join(d.Finding.Events, ", "), d.Deadline.Format(time.RFC3339)))
+			}
+		}
+	}
+	return out
 }
 
 // explainSteps takes apart each step that could be the event, with the values that the newest earlier matches left.
@@ -298,7 +320,15 @@ func (c *compiled) explainState(env *Env, e *event.Event, st *State) (out []stri
 		g = m.Groups[key]
 	}
 	out = append(out, c.explainGroup(g, e)...)
-	if s, ok := st.Silent[c.state][c.silenceKey(key, e)]; ok && e.Time.Before(s.Until) {
+	silent := c.silenceKey(key, e)
+	if c.FirstSeen != nil {
+		value, err := eval[string](st, c.of, env)
+		if err != nil {
+			return out, err
+		}
+		silent = key + hashKey(value)
+	}
+	if s, ok := st.Silent[c.state][silent]; ok && e.Time.Before(s.Until) {
 		out = append(out, "silent for this key until "+s.Until.Format(time.RFC3339))
 	}
 	return out, nil
@@ -331,11 +361,15 @@ func (c *compiled) explainGroup(g *group, e *event.Event) (out []string) {
 	case c.Distinct != nil:
 		out = append(out, fmt.Sprintf("distinct: %d of %d values within %s before this event", len(within), c.n, c.within))
 	case c.Sum != nil, c.Rate != nil, c.RiskThreshold != nil:
-		out = append(out, fmt.Sprintf("%s: %g of %g within %s before this event", c.Operator(), sum, c.sum, c.within))
+		out = append(out, fmt.Sprintf("%s: %.10g of %g within %s before this event", c.Operator(), sum, c.sum, c.within))
 	case c.FirstSeen != nil:
 		out = append(out, fmt.Sprintf("first_seen: %d values known, from %d events; it speaks after %d", len(g.Seen), g.Events, c.FirstSeen.After))
 	case c.Absence != nil:
 		out = append(out, fmt.Sprintf("absence: what belongs to it came %d times%s", len(g.Hits), lastOf(g.Hits)))
+		if c.Absence.After > 0 && slices.Contains(c.On, e.Kind) {
+			until := e.Time.Add(c.Absence.After)
+			out = append(out, fmt.Sprintf("where when holds, the rule fires with the first event from %s on, unless what belongs to it comes until %s", until.Add(c.Lateness).Format(time.RFC3339), until.Format(time.RFC3339)))
+		}
 	}
 	if len(within) > 0 && c.Absence == nil {
 		out = append(out, "the oldest of them leaves the window at "+within[0].At.time().Add(c.within).Format(time.RFC3339))

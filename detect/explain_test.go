@@ -2,6 +2,7 @@ package detect_test
 
 import (
 	"encoding/json"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -116,6 +117,76 @@ func TestExplain(t *testing.T) {
  "fired": false
 }`,
 		},
+		{
+			"what is looked at", onResult + "when: 'true'\ndistinct: {of: tool.host, at_least: 3, within: 1m}",
+			[]string{"kind: tool.result, tool: send_mail"},
+			`{
+ "rule": "example-rule",
+ "operator": "distinct",
+ "event": "EVENT",
+ "looks": true,
+ "parts": [
+  {"name": "when", "text": "true", "value": "true"},
+  {"name": "distinct.of", "text": "tool.host", "value": "\"\""}
+ ],
+ "state": [
+  "distinct: 0 of 3 values within 1m0s before this event"
+ ],
+ "fired": false
+}`,
+		},
+		{
+			"silent for a value", onResult + "when: 'true'\nfirst_seen: {of: tool.name, after: 1, within: 1s}\nsuppress: 1h",
+			[]string{"kind: tool.result, tool: a", "at: 1s, kind: tool.result, tool: b", "at: 3s, kind: tool.result, tool: b"},
+			`{
+ "rule": "example-rule",
+ "operator": "first_seen",
+ "event": "EVENT",
+ "looks": true,
+ "parts": [
+  {"name": "when", "text": "true", "value": "true"},
+  {"name": "first_seen.of", "text": "tool.name", "value": "\"b\""}
+ ],
+ "state": [
+  "first_seen: 2 values known, from 2 events; it speaks after 1",
+  "silent for this key until 2026-01-05T10:00:01Z"
+ ],
+ "fired": false
+}`,
+		},
+		{
+			"absence that begins", onResult + "when: 'true'\nabsence: {when: 'false', after: 1m}\nlateness: 5s",
+			[]string{"kind: tool.result, tool: send_mail"},
+			`{
+ "rule": "example-rule",
+ "operator": "absence",
+ "event": "EVENT",
+ "looks": true,
+ "parts": [
+  {"name": "when", "text": "true", "value": "true"},
+  {"name": "absence.when", "text": "false", "value": "false"}
+ ],
+ "state": [
+  "absence: what belongs to it came 0 times",
+  "where when holds, the rule fires with the first event from 2026-01-05T09:01:05Z on, unless what belongs to it comes until 2026-01-05T09:01:00Z"
+ ],
+ "fired": false
+}`,
+		},
+		{
+			"absence that another event ends", onResult + "when: 'true'\nabsence: {when: 'false', after: 1m}\nlateness: 5s",
+			[]string{"kind: tool.result, tool: send_mail", "at: 65s, kind: prompt"},
+			`{
+ "rule": "example-rule",
+ "operator": "absence",
+ "event": "EVENT",
+ "looks": false,
+ "state": [
+  "time is over for event FIRST: what belongs to it did not come until 2026-01-05T09:01:00Z"
+ ],
+ "fired": false
+}`,
+		},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			set, events := mustLoad(t, written("example-rule", tc.detection, tc.entries...)), stream(t, tc.entries...)
@@ -137,6 +208,7 @@ func TestExplain(t *testing.T) {
 				t.Fatal(err)
 			}
 			var gotAny, wantAny any
+			text = []byte(strings.ReplaceAll(string(text), events[0].ID, "FIRST"))
 			if err := json.Unmarshal(text, &gotAny); err != nil {
 				t.Fatal(err)
 			}

@@ -106,6 +106,8 @@ func (g *costGuard) Visit(node *ast.Node) {
 		g.binary(n, at)
 	case *ast.CallNode:
 		g.call(n, at)
+	case *ast.NilNode:
+		g.refuse(at, `there is no nil: a missing text is "", a missing number 0`)
 	case *ast.VariableDeclaratorNode:
 		g.refuse(at, "let is not available: a name used twice can double a text")
 	case *ast.MemberNode:
@@ -238,6 +240,7 @@ var (
 
 var (
 	mismatched = regexp.MustCompile(`^invalid operation: (\S+) \(mismatched types (\S+) and (\S+)\)$`)
+	argument   = regexp.MustCompile(`^cannot use (\S+) as argument \(type (\S+)\) to call (\S+)$`)
 	unexpected = regexp.MustCompile(`^unexpected token \w+\("(.*)"\)$`)
 	lookAround = regexp.MustCompile(`\(\?<?[=!]`)
 )
@@ -282,6 +285,9 @@ func explainExpr(err error, in scope, find func(at int) (line, column int, withi
 	}
 	if m := mismatched.FindStringSubmatch(text); m != nil {
 		text = fmt.Sprintf("%s stands between %s and %s", m[1], wordFor(m[2]), wordFor(m[3]))
+	}
+	if m := argument.FindStringSubmatch(strings.TrimSpace(text)); m != nil {
+		text = fmt.Sprintf("%s takes %s, and this is %s", m[3], wordFor(m[2]), wordFor(m[1]))
 	}
 	if m := unexpected.FindStringSubmatch(text); m != nil {
 		text = fmt.Sprintf("%q is not understood here%s", m[1], slips[m[1]])

@@ -1,12 +1,14 @@
 package detect
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
 	"maps"
+	"math"
 	"path"
 	"reflect"
 	"regexp"
@@ -229,6 +231,9 @@ func (x *Exception) check(seen map[string]bool) error {
 	case x.Expires.IsZero():
 		return fail("expires", "%s: expires: is missing: name the day on which it ends, such as 2026-12-31", x.ID)
 	}
+	if !x.Expires.Equal(x.Expires.Truncate(24 * time.Hour)) {
+		return fail("expires", "%s: expires: want a day without a time, such as 2026-12-31: it holds through that day, in UTC", x.ID)
+	}
 	seen[x.ID] = true
 	return nil
 }
@@ -262,11 +267,11 @@ func (l *Library) fill(file string, text []byte) (map[string]any, []byte, error)
 	overlay := l.Overlays[head.ID]
 	for _, name := range slices.Sorted(maps.Keys(head.Params)) {
 		p := head.Params[name]
-		value, err := p.value(nil)
+		value, err := p.value(p.Default)
 		if err != nil {
 			return nil, nil, fmt.Errorf("%s: params.%s: %w", strict.Place(file, text, "params."+name), name, err)
 		}
-		if over := overlay.Params[name]; over != nil {
+		if over, changed := overlay.Params[name]; changed {
 			if value, err = p.value(over); err != nil {
 				return nil, nil, fmt.Errorf("%s: %s: params.%s: %w", overlay.place(head.ID, "params."+name), head.ID, name, err)
 			}
@@ -278,37 +283,63 @@ func (l *Library) fill(file string, text []byte) (map[string]any, []byte, error)
 			return nil, nil, fmt.Errorf("%s: %s has no parameter %q%s", overlay.place(head.ID, "params."+name), head.ID, name, strict.Suggest(name, slices.Collect(maps.Keys(values))))
 		}
 	}
-	filled := placeholder.ReplaceAllFunc(text, func(m []byte) []byte {
-		value, ok := values[string(m[2:len(m)-1])]
+	filled, err := replace(file, text, values)
+	return values, filled, err
+}
+
+// replace puts parameters' values in the place of ${name}. Other texts of that form stay, where YAML can read them.
+func replace(file string, text []byte, values map[string]any) ([]byte, error) {
+	var filled, unknown []byte
+	rest, unknownAt := 0, 0
+	for _, at := range placeholder.FindAllSubmatchIndex(text, -1) {
+		name := text[at[2]:at[3]]
+		value, known := values[string(name)]
+		if !known {
+			if unknown == nil {
+				unknown, unknownAt = name, at[0]
+			}
+			continue
+		}
 		word := fmt.Sprint(value)
 		if n, isNumber := value.(float64); isNumber {
 			word = strconv.FormatFloat(n, 'f', -1, 64)
 		}
-		if ok && plain.MatchString(word) {
-			return []byte(word)
+		if !plain.MatchString(word) {
+			return nil, fmt.Errorf("%s: ${%s} is %v, which is no single word: write param.%[2]s, in an expression", placeAt(file, text, at[0]), name, value)
 		}
-		return m
-	})
-	return values, filled, nil
+		filled, rest = append(append(filled, text[rest:at[0]]...), word...), at[1]
+	}
+	filled = append(filled, text[rest:]...)
+	if unknown != nil && yaml.Unmarshal(filled, new(yaml.Node)) != nil {
+		return nil, fmt.Errorf("%s: the rule has no parameter %q%s", placeAt(file, text, unknownAt), unknown, strict.Suggest(string(unknown), slices.Collect(maps.Keys(values))))
+	}
+	return filled, nil
 }
 
-// value is the parameter's value with an overlay's over it, checked against type and bounds.
-func (p Param) value(over any) (any, error) {
-	value, err := plainValue(p.Default)
+// placeAt names the line and column of an offset.
+func placeAt(file string, text []byte, at int) string {
+	before := text[:at]
+	return fmt.Sprintf("%s:%d:%d", file, 1+bytes.Count(before, []byte("\n")), at-bytes.LastIndexByte(before, '\n'))
+}
+
+// value is what a parameter can be set to, its default too, checked against type and bounds.
+func (p Param) value(to any) (any, error) {
+	initial, err := plainValue(p.Default)
 	if err != nil {
 		return nil, fmt.Errorf("default: %w", err)
 	}
-	if over != nil {
-		own, err := plainValue(over)
-		switch {
-		case err != nil:
-			return nil, fmt.Errorf("changed: %w", err)
-		case reflect.TypeOf(own) != reflect.TypeOf(value):
-			return nil, fmt.Errorf("changed: %v is of another type than the default %v", over, p.Default)
-		}
-		value = own
+	value, err := plainValue(to)
+	if err != nil {
+		return nil, fmt.Errorf("changed: %w", err)
 	}
-	if n, ok := value.(float64); ok && (p.Min != nil && n < *p.Min || p.Max != nil && n > *p.Max) {
+	if reflect.TypeOf(value) != reflect.TypeOf(initial) {
+		return nil, fmt.Errorf("changed: %v is of another type than the default %v", to, p.Default)
+	}
+	n, isNumber := value.(float64)
+	switch {
+	case !isNumber && (p.Min != nil || p.Max != nil):
+		return nil, errors.New("min and max go with a number")
+	case p.Min != nil && !(n >= *p.Min), p.Max != nil && !(n <= *p.Max): // a bound that is no number holds for none
 		return nil, fmt.Errorf("%g is out of bounds: want %s to %s", n, bound(p.Min), bound(p.Max))
 	}
 	return value, nil
@@ -324,9 +355,16 @@ func bound(b *float64) string {
 // plainValue returns a number as float64, a text, a truth value, or a list of texts.
 func plainValue(v any) (any, error) {
 	switch v := v.(type) {
+	case nil:
+		return nil, errors.New("is empty: want a number, text, truth value or list of texts")
 	case int:
 		return float64(v), nil
-	case float64, string, bool:
+	case float64:
+		if math.IsNaN(v) || math.IsInf(v, 0) {
+			return nil, fmt.Errorf("%g: want a number that is finite", v)
+		}
+		return v, nil
+	case string, bool:
 		return v, nil
 	case []any:
 		out := make([]string, 0, len(v))

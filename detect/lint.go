@@ -63,6 +63,7 @@ func (s *Set) Lint(retention time.Duration, now time.Time) (out []Warning) {
 		ids = append(ids, c.ID)
 	}
 	for _, c := range s.rules {
+		ids := slices.DeleteFunc(slices.Clone(ids), func(id string) bool { return id == c.ID }) // a rule does not see its own findings
 		for _, l := range slices.Concat(c.lintThreshold(retention), c.lintFields(), c.lintDead(ids), c.lintParams(), c.lintLane()) {
 			out = append(out, c.warn(l.field, l.text))
 		}

@@ -152,6 +152,9 @@ func (r *Rule) checkOperator() error {
 	if r.By != "" && (r.Operator() == "match" || r.Operator() == "deviation") {
 		return r.locate("by", errors.New("goes with an operator that holds state"))
 	}
+	if err := r.checkOf(); err != nil {
+		return err
+	}
 	switch r.Operator() {
 	case "count":
 		return r.checkWindow("count", &r.Count.AtLeast, maxCount, r.Count.Within)
@@ -176,6 +179,23 @@ func (r *Rule) checkOperator() error {
 		return r.checkSequence()
 	case "absence":
 		return r.checkAbsence()
+	}
+	return nil
+}
+
+// checkOf demands of an operator that looks at a value the expression for it.
+func (r *Rule) checkOf() error {
+	of := "none"
+	switch {
+	case r.Distinct != nil:
+		of = r.Distinct.Of
+	case r.Sum != nil:
+		of = r.Sum.Of
+	case r.FirstSeen != nil:
+		of = r.FirstSeen.Of
+	}
+	if strings.TrimSpace(of) == "" {
+		return r.locate(r.Operator()+".of", errors.New("is missing: the expression for what is looked at"))
 	}
 	return nil
 }

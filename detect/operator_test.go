@@ -73,6 +73,13 @@ lateness: 10s`
 		{"distinct, too far apart", onResult + "when: 'true'\ndistinct: {of: tool.host, at_least: 2, within: 1m}", []string{get, "at: 1m, " + other}, nil},
 		{"distinct, the first value again keeps the window alive", onResult + "when: 'true'\ndistinct: {of: tool.host, at_least: 2, within: 1m}", []string{get, "at: 30s, " + get, "at: 70s, " + other}, []string{"2 different values within 1m0s."}},
 		{"sum", onResult + "when: 'true'\nsum: {of: number(\"n\"), at_least: 100, within: 1m}", []string{send + ", repeat: 3, every: 1s"}, []string{"A sum of 120 within 1m0s, from 3 events; the bound is 100."}},
+		{
+			"sum, what left the window does not come back with many events", onResult + "when: 'true'\nsum: {of: number(\"n\"), at_least: 100, within: 10s}\nlateness: 1s\nlimits: {events: 4}",
+			[]string{send + ", repeat: 10, every: 30s", "at: 10m, kind: tool.result, tool: send_mail, args: {n: 1}, repeat: 9, every: 1s"},
+			nil,
+		},
+		{"sum of tenths", onResult + "when: 'true'\nsum: {of: number(\"n\"), at_least: 10, within: 1m}", []string{"kind: tool.result, tool: pay, args: {n: 0.1}, repeat: 100, every: 100ms"}, []string{"A sum of 10 within 1m0s, from 100 events; the bound is 10."}},
+		{"sum, a key keeps one event", onResult + "when: 'true'\nsum: {of: number(\"n\"), at_least: 30, within: 10s}\nlimits: {events: 1}", []string{send, "at: 1s, " + send}, []string{"A sum of 40 within 10s, from 1 events; the bound is 30."}},
 		{"sum, too slow", onResult + "when: 'true'\nsum: {of: number(\"n\"), at_least: 100, within: 1m}", []string{send + ", repeat: 9, every: 30s"}, nil},
 		{"rate", onResult + "when: 'true'\nrate: {above: 3, per: 10s, within: 1m}", []string{send + ", repeat: 19, every: 3s"}, []string{"19 matching events within 1m0s, more than 3 for each 10s."}},
 		{"rate, two quick events are none", onResult + "when: 'true'\nrate: {above: 3, per: 10s, within: 1m}", []string{send + ", repeat: 18, every: 1s"}, nil},
@@ -97,11 +104,21 @@ lateness: 10s`
 			[]string{other, "at: 1s, " + post, "at: 2s, " + get, "at: 3s, " + post},
 			[]string{"first, then second, in this order within 1s."},
 		},
+		{
+			"sequence, the step between two that are joined comes late", onResult + `sequence: {within: 1m, steps: [{as: first, when: 'tool.effect == "read"'}, {as: between, when: 'tool.effect == "egress"'}, {as: last, when: 'tool.name == "post_note" && tool.host == first.tool.host'}]}`,
+			[]string{get, "at: 1s, late_by: 5s, " + send, "at: 3s, " + post, "at: 10s, " + other},
+			[]string{"first, then between, then last, in this order within 3s."},
+		},
 		{"absence before", sendAfterAllow, []string{send}, []string{"A call of send_mail. What belongs to it did not come within 5m0s."}},
 		{"absence before, it came", sendAfterAllow, []string{"kind: tool.decision, tool: send_mail, decision: {effect: allow}", "at: 1m, " + send}, nil},
 		{"absence before, it came too long ago", sendAfterAllow, []string{"kind: tool.decision, tool: send_mail, decision: {effect: allow}", "at: 6m, " + send}, []string{"A call of send_mail. What belongs to it did not come within 5m0s."}},
 		{"absence after", sendThenReceipt, []string{send, "at: 5m10s, session: s2, kind: prompt"}, []string{"A call of send_mail. What belongs to it did not come within 5m0s."}},
 		{"absence after, time is not over", sendThenReceipt, []string{send, "at: 5m9s, session: s2, kind: tool.result, tool: x"}, nil},
+		{
+			"absence after, silent for its target alone", sendThenReceipt + "\nsuppress: 1h",
+			[]string{send, "at: 1s, " + send, "at: 2s, kind: tool.result, tool: send_mail, args: {to: y@b.example}", "at: 20m, session: s2, kind: prompt"},
+			[]string{"A call of send_mail. What belongs to it did not come within 5m0s.", "A call of send_mail. What belongs to it did not come within 5m0s."},
+		},
 		{"absence after, it came", sendThenReceipt, []string{send, "at: 4m, kind: tool.result, tool: get_receipt", "at: 20m, session: s2, kind: tool.result, tool: x"}, nil},
 		{"absence after, it came in another session", sendThenReceipt, []string{send, "at: 4m, session: s2, kind: tool.result, tool: get_receipt", "at: 20m, session: s2, kind: tool.result, tool: x"}, []string{"A call of send_mail. What belongs to it did not come within 5m0s."}},
 		{"late and applied", onResult + "when: 'true'\ncount: {at_least: 2, within: 10s}\nlateness: 5s", []string{send, "at: 1m, " + send, "at: 1s, " + send}, []string{"2 matching events within 10s."}},
@@ -189,6 +206,16 @@ func TestOperatorMistakes(t *testing.T) {
 		{"by on a match", onResult + "when: 'true'\nby: tool.name", "r.yaml:9:5: by: goes with an operator that holds state"},
 		{"risk of events", onResult + "when: 'true'\nrisk_threshold: {at_least: 50, within: 1h}", "r.yaml:7:5: on: want [finding]: risk_threshold adds up findings"},
 		{"impossible rate", onResult + "when: 'true'\nrate: {above: 0.1, per: 1m, within: 5m}", "r.yaml:9:15: rate.above: 0.1 for each 1m0s is less than two events within 5m0s"},
+		{"endless parameter", "params: {most: {default: .inf}}\n" + onResult + "when: 'true'", "r.yaml:7: params.most: default: +Inf: want a number that is finite"},
+		{"bounds of a text", "params: {span: {default: 10m, max: 5}}\n" + onResult + "when: 'true'", "r.yaml:7: params.span: min and max go with a number"},
+		{"bounds that are none", "params: {most: {default: 5, max: .nan}}\n" + onResult + "when: 'true'", "r.yaml:7: params.most: 5 is out of bounds: want anything to NaN"},
+		{"parameter of words in a text", "params: {name: {default: a b}}\n" + onResult + "when: tool.name == \"${name}\"", "r.yaml:9:21: ${name} is a b, which is no single word: write param.name, in an expression"},
+		{"parameter that is none", "params: {most: {default: 5}}\n" + onResult + "when: 'true'\ncount: {at_least: ${msot}, within: 1m}", `r.yaml:10:19: the rule has no parameter "msot"; did you mean "most"?`},
+		{"nothing to compare with", onResult + "when: tool.name != nil", `r.yaml:8:20: when: there is no nil: a missing text is "", a missing number 0`},
+		{"argument of another type", onResult + "when: arg(1) == \"x\"", "r.yaml:8:11: when: arg takes a text, and this is a number"},
+		{"sum of nothing", onResult + "when: 'true'\nsum: {at_least: 2, within: 1m}", "r.yaml:9:6: sum.of: is missing: the expression for what is looked at"},
+		{"distinct values of nothing", onResult + "when: 'true'\ndistinct: {of: ' ', at_least: 2, within: 1m}", "r.yaml:9:16: distinct.of: is missing: the expression for what is looked at"},
+		{"first seen of nothing", onResult + "when: 'true'\nfirst_seen: {after: 2, within: 1m}", "r.yaml:9:13: first_seen.of: is missing: the expression for what is looked at"},
 		{"p of two", onResult + "when: 'true'\ndeviation: {p: 2}", "r.yaml:9:16: deviation.p: 2: want more than 0 and less than 1"},
 		{"first seen at once", onResult + "when: 'true'\nfirst_seen: {of: tool.name, within: 1h}", "r.yaml:9:13: first_seen.after: 0: want 1 to 100000: to a key without a past everything is new"},
 		{"sum of a text", onResult + "when: 'true'\nsum: {of: tool.name, at_least: 2, within: 1m}", "r.yaml:9:11: sum.of: the result is a text, want a number"},
@@ -210,7 +237,7 @@ func TestOperatorMistakes(t *testing.T) {
 
 var sets = fstest.MapFS{
 	"macros.yaml":         {Data: []byte("outward: {expr: 'tool.effect == \"egress\" && outcome != \"denied\"', about: sends something out}\n")},
-	"tables/hosts.yaml":   {Data: []byte("version: '1'\nmatch: domain\nentries: {a.example: ours}\n")},
+	"tables/hosts.yaml":   {Data: []byte("version: '1'\nmatch: domain\nentries: {a.example: ours, '::1': here}\n")},
 	"tables/nets.yaml":    {Data: []byte("version: '1'\nmatch: cidr\nentries: [10.0.0.0/8]\n")},
 	"overlays.yaml":       {Data: []byte("example-rule: {params: {most: 2}, lane: hunt}\n")},
 	"exceptions.yaml":     {Data: []byte("- {id: the-test, rules: [example-rule], when: 'agent.id == \"a2\"', reason: it tests, owner: ann, expires: 2026-01-05}\n")},
@@ -265,9 +292,18 @@ func TestLibraryMistakes(t *testing.T) {
 		{"macro that does not parse", "macros.yaml", "outward: {expr: tool.name ==}", "macros.yaml:1:28: outward: unexpected token EOF"},
 		{"macro with a field's name", "macros.yaml", "tool: {expr: 'true'}", "macros.yaml:1:7: tool: want a name of lower-case letters, digits and _ that no field has"},
 		{"network that is none", "tables/nets.yaml", "version: '1'\nmatch: cidr\nentries: [10.0.0.0]", `tables/nets.yaml:3:11: entries: "10.0.0.0" is no network: want an address and a length, such as 10.0.0.0/8`},
+		{"table without entries", "tables/hosts.yaml", "version: '1'\nmatch: exact", "tables/hosts.yaml: entries: want a list of keys, or a map of keys to texts; [] for none"},
+		{"table of a text", "tables/hosts.yaml", "version: '1'\nmatch: exact\nentries: a.example", "tables/hosts.yaml:3:10: entries: want a list of keys, or a map of keys to texts; [] for none"},
+		{"table of maps", "tables/hosts.yaml", "version: '1'\nmatch: exact\nentries: [{host: a.example}]", "tables/hosts.yaml:3:11: entries: a key is a text, and so is what it stands for"},
+		{"table of lists", "tables/hosts.yaml", "version: '1'\nmatch: exact\nentries: {a.example: [ours]}", "tables/hosts.yaml:3:11: entries: a key is a text, and so is what it stands for"},
+		{"empty key", "tables/hosts.yaml", "version: '1'\nmatch: exact\nentries: [a.example, '']", "tables/hosts.yaml:3:22: entries: a key is empty"},
+		{"domain with a star", "tables/hosts.yaml", "version: '1'\nmatch: domain\nentries: ['*.a.example']", `tables/hosts.yaml:3:11: entries: "*.a.example" is no domain: want a name such as a.example, which covers all names under it`},
+		{"domain with a scheme", "tables/hosts.yaml", "version: '1'\nmatch: domain\nentries: ['https://a.example']", `tables/hosts.yaml:3:11: entries: "https://a.example" is no domain: want a name such as a.example, which covers all names under it`},
+		{"key with two texts", "tables/hosts.yaml", "version: '1'\nmatch: exact\nentries: {a: x, A: y}", `tables/hosts.yaml:3:17: entries: "A" stands there twice, for "x" and for "y"; case does not count`},
 		{"table without a version", "tables/nets.yaml", "match: cidr", "tables/nets.yaml: version: is missing: a text such as \"2026-11-01\""},
 		{"kind of match", "tables/nets.yaml", "version: '1'\nmatch: exatc", `tables/nets.yaml:2:8: match: "exatc" is not one of exact, domain, cidr; did you mean "exact"?`},
 		{"exception without an end", "exceptions.yaml", "- {id: the-test, rules: [example-rule], when: 'true', reason: r, owner: o}", "exceptions.yaml:1:3: the-test: expires: is missing: name the day on which it ends, such as 2026-12-31"},
+		{"exception that ends at noon", "exceptions.yaml", "- {id: the-test, rules: [example-rule], when: 'true', reason: r, owner: o, expires: 2026-12-31T12:00:00Z}", "exceptions.yaml:1:85: the-test: expires: want a day without a time, such as 2026-12-31: it holds through that day, in UTC"},
 		{"exception without a day", "exceptions.yaml", "- id: the-test\n  rules: [example-rule]\n  when: 'true'\n  expires: tomorrow", `exceptions.yaml:4:12: want a day such as 2026-12-31, got "tomorrow"`},
 		{"exception with an unknown key", "exceptions.yaml", "- {id: the-test, rule: example-rule}", `exceptions.yaml:1:18: unknown key "rule"; did you mean "rules"?`},
 	} {
@@ -322,6 +358,8 @@ func TestOverlayMistakes(t *testing.T) {
 	for _, tc := range []struct{ name, overlay, want string }{
 		{"out of bounds", "{params: {most: 10}}", "overlays.yaml:1:31: example-rule: params.most: 10 is out of bounds: want 2 to 9"},
 		{"another type", "{params: {most: many}}", "overlays.yaml:1:31: example-rule: params.most: changed: many is of another type than the default 5"},
+		{"no value", "{params: {most: }}", "overlays.yaml:1:31: example-rule: params.most: changed: is empty: want a number, text, truth value or list of texts"},
+		{"not a number", "{params: {most: .nan}}", "overlays.yaml:1:31: example-rule: params.most: changed: NaN: want a number that is finite"},
 		{"unknown parameter", "{params: {msot: 3}}", `overlays.yaml:1:31: example-rule has no parameter "msot"; did you mean "most"?`},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -379,6 +417,57 @@ func TestShuffledSequence(t *testing.T) {
 			t.Fatalf("found in order: %v, shuffled: %v", sorted, shuffled)
 		}
 	})
+}
+
+// Steps that name earlier ones are found if and only if one event of each, in order within the span, fits all that the others were judged
+// with.
+func TestJoinedSequence(t *testing.T) {
+	const within = 20 * time.Second
+	for _, tc := range []struct{ name, third string }{
+		{"the first named twice", `arg("to") == first.arg("to")`},
+		{"both named", `arg("to") == first.arg("to") && arg("n") == second.arg("n")`},
+		{"the last names the second", `arg("n") == second.arg("n")`},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			set := mustLoad(t, written("example-rule", onResult+`sequence:
+  within: 20s
+  steps:
+    - {as: first, when: 'tool.name == "a"'}
+    - {as: second, when: 'tool.name == "b" && arg("to") == first.arg("to")'}
+    - {as: third, when: 'tool.name == "c" && `+tc.third+`'}
+`, "kind: prompt"))
+			var all []event.Event
+			for _, tool := range []string{"a", "b", "c"} {
+				for _, args := range []string{"to: x, n: 1", "to: x, n: 2", "to: y, n: 1"} {
+					all = append(all, stream(t, "kind: tool.result, tool: "+tool+", args: {"+args+"}")...)
+				}
+			}
+			rapid.Check(t, func(t *rapid.T) {
+				var events []event.Event
+				for i := range rapid.IntRange(3, 10).Draw(t, "n") {
+					e := rapid.SampledFrom(all).Draw(t, "event")
+					e.ID, e.Time = fmt.Sprint(i), e.Time.Add(seconds(4*i))
+					events = append(events, e)
+				}
+				is := func(tool string, e event.Event) bool { return e.Tool.Name == tool }
+				want := false
+				for i, a := range events {
+					for j, b := range events[i:] {
+						for _, c := range events[i+j:] {
+							third := c.Tool.Arg("to") == a.Tool.Arg("to")
+							if strings.Contains(tc.third, "second") {
+								third = c.Tool.Arg("n") == b.Tool.Arg("n") && (third || !strings.Contains(tc.third, "first"))
+							}
+							want = want || is("a", a) && is("b", b) && is("c", c) && b.Tool.Arg("to") == a.Tool.Arg("to") && third && c.Time.Sub(a.Time) < within
+						}
+					}
+				}
+				if got := len(evaluate(set, events)) > 0; got != want {
+					t.Fatalf("found: %v, want %v", got, want)
+				}
+			})
+		})
+	}
 }
 
 // Steps in any order are found if and only if some events of them lie within the span, whatever the order in which they arrive. One

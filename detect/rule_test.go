@@ -128,6 +128,11 @@ func TestTestEventMistakes(t *testing.T) {
 		{"unknown kind", "{kind: promt}", `example.yaml:18: test "three": kind: "promt" is not known, want one of agent.invoke, model.call, tool.request, tool.decision, tool.result, prompt, response, mcp.server, retrieval, memory, guardrail, session, config, auth, other`},
 		{"wrong type", "{kind: prompt, repeat: x}", `example.yaml:18: want a whole number, got text (x) (test "three")`},
 		{"no map", "prompt", `example.yaml:18: want a map of keys to values, got text (prompt) (test "three")`},
+		{"unknown key of a decision", "{kind: tool.decision, decision: {efect: deny}}", `example.yaml:18:42: unknown key "efect"; did you mean "effect"? (test "three")`},
+		{"unknown outcome", "{kind: prompt, outcome: fialure}", `example.yaml:18: test "three": outcome: "fialure" is not one of success, failure, denied; did you mean "failure"?`},
+		{"comes before it happened", "{kind: prompt, late_by: -1s}", `example.yaml:18: test "three": late_by is -1s and every 0s, want 0s or more`},
+		{"restart after the last", "{kind: prompt, repeat: 2}\n    restart_at: 1h", `example.yaml: test "three": restart_at is 1h0m0s, want a time between two events: elsewhere it shows nothing`},
+		{"restart before the first", "{at: 1s, kind: prompt}\n    restart_at: 500ms", `example.yaml: test "three": restart_at is 500ms, want a time between two events: elsewhere it shows nothing`},
 		{"too many", "{kind: prompt, repeat: 10001}", `example.yaml:18: test "three": repeat is 10001, want 0 or more, and at most 10000 events together`},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

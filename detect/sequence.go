@@ -12,7 +12,7 @@ import (
 
 const (
 	maxStepMatches = 64      // of one step and key
-	maxJoins       = 64      // combinations of earlier matches that one event is judged with
+	maxJoins       = 64      // combinations of earlier matches that one event is judged with, and matches that one row tries
 	maxKeptBytes   = 1 << 10 // of one text that a step keeps
 )
 
@@ -245,7 +245,7 @@ func (c *compiled) join(env *Env, e *event.Event, st *State, g *group, i int) (o
 		list := g.step(step)
 		for j := len(list) - 1; j >= 0 && tried < maxJoins; j-- {
 			m := &list[j]
-			if m.At > at || m.Event == e.ID || at.sub(m.At) >= c.within || !agrees(m, chosen) {
+			if m.At > at || m.Event == e.ID || at.sub(m.At) >= c.within || !beside(step, m, chosen) {
 				continue
 			}
 			copyM := *m
@@ -263,14 +263,9 @@ func (c *compiled) join(env *Env, e *event.Event, st *State, g *group, i int) (o
 	return out, err
 }
 
-// agrees reports whether a match was not judged with other matches than those chosen.
-func agrees(m *match, chosen []*match) bool {
-	for step, f := range m.Fixed {
-		if f != nil && step < len(chosen) && chosen[step] != nil && chosen[step].Event != f.Event {
-			return false
-		}
-	}
-	return true
+// beside reports whether a match of a step can stand before all of those chosen for later steps.
+func beside(step int, m *match, chosen []*match) bool {
+	return !slices.ContainsFunc(chosen[step+1:], func(later *match) bool { return later != nil && (later.At < m.At || !together(step, m, later)) })
 }
 
 // show puts a step's kept values where the expression looks for them.
@@ -291,48 +286,108 @@ func (g *group) step(i int) []match {
 	return g.Steps[i]
 }
 
-// complete returns the events of a whole sequence that holds a match at a step, or nil: before it the latest that fit, after it the
-// earliest.
+// row is a sequence that is being put together around a match of one step.
+type row struct {
+	*compiled
+	group  *group
+	around int
+	places []*match // by step; nil while open
+	placed int
+}
+
+// complete returns the events of a whole sequence that holds a match at a step, or nil: after it the earliest that fit, before it the
+// latest.
 func (c *compiled) complete(g *group, step int, m *match) []hit {
-	hits := make([]hit, len(c.steps))
-	hits[step] = m.hit
-	fixed := m.Fixed
-	for i := step - 1; i >= 0; i-- {
-		if i < len(fixed) && fixed[i] != nil {
-			if fixed[i].At > hits[i+1].At {
-				return nil
-			}
-			hits[i] = fixed[i].hit
-			continue
-		}
-		list := g.step(i)
-		j := len(list) - 1
-		for j >= 0 && (list[j].At > hits[i+1].At || used(hits[i+1:], list[j].Event)) {
-			j--
-		}
-		if j < 0 {
-			return nil
-		}
-		hits[i] = list[j].hit
-		if list[j].Fixed != nil {
-			fixed = list[j].Fixed
-		}
-	}
-	for i := step + 1; i < len(c.steps); i++ {
-		list := g.step(i)
-		j := 0
-		for j < len(list) && (list[j].At < hits[i-1].At || list[j].Fixed != nil || used(hits[:i], list[j].Event)) {
-			j++
-		}
-		if j == len(list) {
-			return nil
-		}
-		hits[i] = list[j].hit
-	}
-	if hits[len(hits)-1].At.sub(hits[0].At) >= c.within {
+	r := row{compiled: c, group: g, around: step, places: make([]*match, len(c.steps))}
+	r.places[step] = m
+	if !r.fill(r.next(step)) {
 		return nil
 	}
+	hits := make([]hit, len(r.places))
+	for i, m := range r.places {
+		hits[i] = m.hit
+	}
 	return hits
+}
+
+// next is the step that is filled after one: forward to the last, then backward to the first; -1 after all.
+func (r *row) next(step int) int {
+	switch {
+	case step < r.around:
+		return step - 1
+	case step == len(r.steps)-1:
+		return r.around - 1
+	}
+	return step + 1
+}
+
+// fill places matches from a step on, and reports whether the row is whole.
+func (r *row) fill(step int) bool {
+	if step < 0 {
+		return true
+	}
+	list := r.candidates(step)
+	for i := range list {
+		m := &list[i]
+		if step < r.around {
+			m = &list[len(list)-1-i]
+		}
+		if !r.fits(step, m) {
+			continue
+		}
+		if r.placed++; r.placed > maxJoins {
+			return false
+		}
+		r.places[step] = m
+		if r.fill(r.next(step)) {
+			return true
+		}
+		r.places[step] = nil
+	}
+	return false
+}
+
+// candidates are a step's matches, or the one that a later step was judged with, which may be forgotten by now.
+func (r *row) candidates(step int) []match {
+	for _, later := range r.places[step+1:] {
+		if later != nil && later.Fixed != nil && later.Fixed[step] != nil {
+			return []match{*later.Fixed[step]}
+		}
+	}
+	return r.group.step(step)
+}
+
+// fits reports whether a match of a step can stand in the row.
+func (r *row) fits(step int, m *match) bool {
+	for i, o := range r.places {
+		switch {
+		case o == nil:
+		case o.Event == m.Event:
+			return false
+		case i < step:
+			if o.At > m.At || m.At.sub(o.At) >= r.within || !together(i, o, m) {
+				return false
+			}
+		case m.At > o.At || o.At.sub(m.At) >= r.within || !together(step, m, o):
+			return false
+		}
+	}
+	return true
+}
+
+// together reports whether a match of a step can stand before one of a later step: neither was judged with another event of a step, nor
+// the later one with one of an earlier step that comes after the match.
+func together(step int, m, later *match) bool {
+	if later.Fixed == nil {
+		return true
+	}
+	for i, f := range later.Fixed[:step] {
+		if f != nil && (f.At > m.At || m.Fixed != nil && m.Fixed[i] != nil && m.Fixed[i].Event != f.Event) {
+			return false
+		}
+	}
+	f := later.Fixed[step]
+	return f == nil || f.Event == m.Event
 }
 
 func used(hits []hit, event string) bool {
@@ -414,7 +469,7 @@ func (c *compiled) await(e *event.Event, st *State, key, reason string) error {
 	}
 	f := c.finding(SourceRule, e, []string{e.ID}, reason)
 	f.Chain = chain(e)
-	d := due{Deadline: e.Time.Add(c.Absence.After), Key: key, Finding: *f}
+	d := due{Deadline: e.Time.Add(c.Absence.After), Key: key, Silence: key + c.target(e), Finding: *f}
 	d.Finding.Time = d.Deadline
 	i, _ := slices.BinarySearchFunc(m.Due, d, func(a, b due) int { return a.Deadline.Compare(b.Deadline) })
 	m.Due = slices.Insert(m.Due, i, d)
@@ -430,7 +485,7 @@ func (c *compiled) elapsed(st *State) (out []Finding) {
 	n := 0
 	for ; n < len(m.Due) && !st.Watermark.Before(m.Due[n].Deadline.Add(c.Lateness)); n++ {
 		d, stats := &m.Due[n], st.stats(c)
-		if !st.Allow(c.state, d.Key, d.Finding.Time, c.Severity, c.Suppress) {
+		if !st.Allow(c.state, cmp.Or(d.Silence, d.Key), d.Finding.Time, c.Severity, c.Suppress) {
 			stats.Suppressed++
 			continue
 		}

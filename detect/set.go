@@ -18,6 +18,7 @@ import (
 	"github.com/expr-lang/expr/vm"
 
 	"github.com/tocsin-dr/tocsin/internal/event"
+	"github.com/tocsin-dr/tocsin/internal/strict"
 )
 
 // Set is a compiled set of rules. It is immutable and safe for concurrent use; evaluation state lives in a State.
@@ -142,6 +143,18 @@ func (s *Set) Rules() []Rule {
 		out = append(out, c.Rule)
 	}
 	return out
+}
+
+// CheckRule refuses the id of no rule of the set.
+func (s *Set) CheckRule(id string) error {
+	var ids []string
+	for _, c := range s.rules {
+		ids = append(ids, c.ID)
+	}
+	if slices.Contains(ids, id) {
+		return nil
+	}
+	return fmt.Errorf("there is no rule %q%s", id, strict.Suggest(id, ids))
 }
 
 // Digest is the SHA-256 over all rules' digests: the version of the set.

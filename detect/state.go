@@ -142,6 +142,7 @@ type value struct {
 type due struct {
 	Deadline time.Time `json:"deadline"`
 	Key      string    `json:"key"`
+	Silence  string    `json:"silence,omitempty"` // the key of its suppression; Key in states of before
 	Finding  Finding   `json:"finding"`
 }
 

@@ -49,6 +49,9 @@ type testDecision struct {
 // StreamStart is the event time at which the streams of rule tests start. Any fixed time would do.
 var StreamStart = time.Date(2026, time.January, 5, 9, 0, 0, 0, time.UTC)
 
+// outcomes are those that events have, the unknown one first.
+var outcomes = []string{string(event.OutcomeUnknown), string(event.OutcomeSuccess), string(event.OutcomeFailure), string(event.OutcomeDenied)}
+
 // maxStream bounds the events of one test.
 const maxStream = 10_000
 
@@ -70,6 +73,12 @@ func (t Test) Stream(file string) (events []event.Event, restart int, err error)
 		if te.Repeat < 0 || len(all)+max(1, te.Repeat) > maxStream {
 			return nil, 0, fmt.Errorf("%s:%d: test %q: repeat is %d, want 0 or more, and at most %d events together", file, node.Line, t.Name, te.Repeat, maxStream)
 		}
+		if te.LateBy < 0 || te.Every < 0 {
+			return nil, 0, fmt.Errorf("%s:%d: test %q: late_by is %s and every %s, want 0s or more", file, node.Line, t.Name, te.LateBy, te.Every)
+		}
+		if !slices.Contains(outcomes, string(te.Outcome)) {
+			return nil, 0, fmt.Errorf("%s:%d: test %q: outcome: %w", file, node.Line, t.Name, choice{"outcome", string(te.Outcome), outcomes[1:]}.check())
+		}
 		for n := range max(1, te.Repeat) {
 			e := te.event(len(all))
 			happened := te.At + time.Duration(n)*te.Every
@@ -87,6 +96,9 @@ func (t Test) Stream(file string) (events []event.Event, restart int, err error)
 		if t.RestartAt > 0 && a.at <= t.RestartAt {
 			restart = i + 1
 		}
+	}
+	if t.RestartAt != 0 && (restart == 0 || restart == len(events)) {
+		return nil, 0, fmt.Errorf("%s: test %q: restart_at is %s, want a time between two events: elsewhere it shows nothing", file, t.Name, t.RestartAt)
 	}
 	return events, restart, nil
 }

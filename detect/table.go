@@ -74,13 +74,20 @@ func parseTable(file string, text []byte) (*Table, error) {
 	if t.Match != "exact" && t.Match != "domain" && t.Match != "cidr" {
 		return nil, fmt.Errorf("%s: match: %q is not one of exact, domain, cidr%s", from.at("match"), t.Match, strict.Suggest(t.Match, []string{"exact", "domain", "cidr"}))
 	}
+	if t.Entries.Kind != yaml.SequenceNode && t.Entries.Kind != yaml.MappingNode {
+		return nil, fmt.Errorf("%s: entries: want a list of keys, or a map of keys to texts; [] for none", from.at("entries"))
+	}
 	for i, n := 0, &t.Entries; i < len(n.Content); i++ {
-		key, value := n.Content[i], ""
+		key, value := resolve(n.Content[i]), &yaml.Node{Kind: yaml.ScalarNode}
 		if n.Kind == yaml.MappingNode {
 			i++
-			value = n.Content[i].Value
+			value = resolve(n.Content[i])
 		}
-		if err := t.add(key.Value, value); err != nil {
+		err := t.add(key.Value, value.Value)
+		if key.Kind != yaml.ScalarNode || value.Kind != yaml.ScalarNode {
+			err = errors.New("a key is a text, and so is what it stands for")
+		}
+		if err != nil {
 			return nil, fmt.Errorf("%s:%d:%d: entries: %w", file, key.Line, key.Column, err)
 		}
 	}
@@ -91,9 +98,33 @@ func parseTable(file string, text []byte) (*Table, error) {
 	return t, nil
 }
 
+// resolve is what an alias stands for.
+func resolve(n *yaml.Node) *yaml.Node {
+	if n.Kind == yaml.AliasNode {
+		return n.Alias
+	}
+	return n
+}
+
+// isDomain reports whether a host's name or address can be or end in a text.
+func isDomain(text string) bool {
+	_, err := netip.ParseAddr(text)
+	return err == nil || !strings.ContainsAny(text, "*/: ") && !strings.HasPrefix(text, ".") && !strings.HasSuffix(text, ".")
+}
+
 func (t *Table) add(key, value string) error {
 	if t.Match != "cidr" {
-		t.entries[strings.ToLower(key)] = value
+		lower := strings.ToLower(key)
+		other, twice := t.entries[lower]
+		switch {
+		case key == "":
+			return errors.New("a key is empty")
+		case t.Match == "domain" && !isDomain(key):
+			return fmt.Errorf("%q is no domain: want a name such as a.example, which covers all names under it", key)
+		case twice && other != value:
+			return fmt.Errorf("%q stands there twice, for %q and for %q; case does not count", key, other, value)
+		}
+		t.entries[lower] = value
 		return nil
 	}
 	network, err := netip.ParsePrefix(key)

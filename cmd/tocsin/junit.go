@@ -32,7 +32,7 @@ func writeJUnit(name string, all []pipeline.TestResult, failed int) error {
 	for _, res := range all {
 		c := junitCase{Class: res.Rule, Name: res.Test}
 		if !res.OK {
-			c.Failure = &junitFailure{fmt.Sprintf("fired %d times, want %d %s", res.Got, res.Want, res.Err)}
+			c.Failure = &junitFailure{failure(res)}
 		}
 		suite.Cases = append(suite.Cases, c)
 	}

@@ -98,8 +98,11 @@ func readFile(name string, fn func(ingest.Request) error) error {
 	defer f.Close()
 	head := make([]byte, 1<<10)
 	n, err := io.ReadFull(f, head)
-	if errors.Is(err, io.ErrUnexpectedEOF) {
+	switch {
+	case errors.Is(err, io.ErrUnexpectedEOF):
 		err = nil
+	case errors.Is(err, io.EOF):
+		err = errors.New("the file is empty")
 	}
 	read := ingest.ReadEvents
 	if looksLikeCapture(head[:n]) {
@@ -122,11 +125,10 @@ func looksLikeCapture(head []byte) bool {
 	return first < index(text, `"kind"`) && first < len(text)
 }
 
+// index is the place of a part, or the end where there is none.
 func index(text, part string) int {
-	for i := 0; i+len(part) <= len(text); i++ {
-		if text[i:i+len(part)] == part {
-			return i
-		}
+	if i := strings.Index(text, part); i >= 0 {
+		return i
 	}
 	return len(text)
 }

@@ -79,7 +79,7 @@ func (c *rulesCheckCmd) Run(ctx context.Context, std *stdio) error {
 	if err != nil {
 		return err
 	}
-	out := checked{Rules: len(rules), Warnings: slices.Concat(set.Lint(c.Retention, time.Now()), swallowed(set), misnamed(rules))}
+	out := checked{Rules: len(rules), Warnings: append([]detect.Warning{}, slices.Concat(set.Lint(c.Retention, time.Now()), swallowed(set), misnamed(rules))...)}
 	if c.named() {
 		sources := detect.NewSources()
 		if err := c.history.read(ctx, std, set, func(e *event.Event) error { sources.Event(e); return nil }); err != nil {
@@ -183,6 +183,11 @@ func (c *rulesTestCmd) Run(std *stdio) error {
 	if err != nil {
 		return err
 	}
+	if c.Only != "" {
+		if err := set.CheckRule(c.Only); err != nil {
+			return err
+		}
+	}
 	rules := set.Rules()
 	var all []pipeline.TestResult
 	for _, r := range rules {
@@ -190,9 +195,6 @@ func (c *rulesTestCmd) Run(std *stdio) error {
 			all = append(all, pipeline.TestRule(set, r)...)
 			all = append(all, completeness(r)...)
 		}
-	}
-	if c.Only != "" && len(all) == 0 {
-		return fmt.Errorf("there is no rule %q", c.Only)
 	}
 	failed := 0
 	for _, res := range all {
@@ -227,16 +229,42 @@ func completeness(r detect.Rule) []pipeline.TestResult {
 	return []pipeline.TestResult{{Rule: r.ID, Test: "has a test that fires and one that does not", Err: err.Error()}}
 }
 
+// failure says why a test failed.
+func failure(res pipeline.TestResult) string {
+	if res.Err != "" {
+		return res.Err
+	}
+	return fmt.Sprintf("fired %d times, want %d", res.Got, res.Want)
+}
+
 func report(w io.Writer, all []pipeline.TestResult, failed int) {
 	for _, res := range all {
 		if !res.OK {
-			fmt.Fprintf(w, "FAIL  %s: %s: fired %d times, want %d %s\n", res.Rule, res.Test, res.Got, res.Want, res.Err)
+			fmt.Fprintf(w, "FAIL  %s: %s: %s\n", res.Rule, visible(res.Test), visible(failure(res)))
 		}
 	}
 	fmt.Fprintf(w, "%d tests passed, %d failed\n", len(all)-failed, failed)
 }
 
 type rulesListCmd struct{ ruleSource }
+
+// listed is one rule of a list, under the keys of rule files.
+type listed struct {
+	ID       string          `json:"id"`
+	Version  string          `json:"version"`
+	Title    string          `json:"title"`
+	Severity detect.Severity `json:"severity"`
+	Lane     detect.Lane     `json:"lane"`
+	Operator string          `json:"operator"`
+	On       []event.Kind    `json:"on"`
+	Key      string          `json:"key"`
+	Capture  string          `json:"capture"`
+	Tags     detect.Tags     `json:"tags"`
+	Playbook string          `json:"playbook,omitempty"`
+	Tests    int             `json:"tests"`
+	File     string          `json:"file"`
+	Digest   string          `json:"digest"`
+}
 
 // Run implements the command.
 func (c *rulesListCmd) Run(std *stdio) error {
@@ -246,10 +274,14 @@ func (c *rulesListCmd) Run(std *stdio) error {
 	}
 	rules := set.Rules()
 	if c.JSON {
-		return printJSON(std.out, rules)
+		out := make([]listed, 0, len(rules))
+		for _, r := range rules {
+			out = append(out, listed{r.ID, r.Version, r.Title, r.Severity, r.Lane, r.Operator(), r.On, r.Key, r.Capture, r.Tags, r.Playbook, len(r.Tests), r.File, r.Digest})
+		}
+		return printJSON(std.out, out)
 	}
 	return table(std.out, "RULE\tSEVERITY\tLANE\tTAGS\tTESTS\tTITLE", len(rules), "no rules", func(w io.Writer, n int) {
 		r := rules[n]
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%s\n", r.ID, r.Severity, r.Lane, strings.Join(append(r.Tags.ASI, r.Tags.ATLAS...), " "), len(r.Tests), r.Title)
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%s\n", r.ID, r.Severity, r.Lane, strings.Join(slices.Concat(r.Tags.ASI, r.Tags.ATLAS), " "), len(r.Tests), r.Title)
 	})
 }

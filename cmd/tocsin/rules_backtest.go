@@ -23,6 +23,9 @@ type rulesBacktestCmd struct {
 
 // Run implements the command. Both sets see each event in turn, and no event is kept.
 func (c *rulesBacktestCmd) Run(ctx context.Context, std *stdio) error {
+	if c.Since < 0 {
+		return fmt.Errorf("--since is %s, want 0s or more", c.Since)
+	}
 	candidate, err := c.ruleSource.read()
 	if err != nil {
 		return err
@@ -31,11 +34,17 @@ func (c *rulesBacktestCmd) Run(ctx context.Context, std *stdio) error {
 	if err != nil {
 		return err
 	}
+	if c.Only != "" && running.CheckRule(c.Only) != nil {
+		if err := candidate.CheckRule(c.Only); err != nil {
+			return err
+		}
+	}
 	b := pipeline.NewBacktest(candidate, running, event.NewHasher(nil), pipeline.Options{}, c.Since)
 	if err := c.history.read(ctx, std, candidate, func(e *event.Event) error { b.Event(e); return nil }); err != nil {
 		return err
 	}
 	report := b.Report()
+	report.Rules, report.Proposals = append([]pipeline.RuleBacktest{}, report.Rules...), append([]pipeline.Proposal{}, report.Proposals...) // [] in JSON
 	report.Candidate.From, report.InForce.From = named(c.Dir), from
 	if c.JSON {
 		return printJSON(std.out, report)

@@ -25,6 +25,9 @@ var errEnough = errors.New("enough events")
 
 // Run implements the command.
 func (c *rulesBenchCmd) Run(ctx context.Context, std *stdio) error {
+	if c.Top < 0 {
+		return fmt.Errorf("--top is %d, want 0 or more", c.Top)
+	}
 	set, err := c.rulesFor(ctx, &c.ruleSource)
 	if err != nil {
 		return err

@@ -22,13 +22,13 @@ func (c *rulesCoverageCmd) Run(ctx context.Context, std *stdio) error {
 		return err
 	}
 	techniques := set.Techniques(detect.DefaultCatalogue())
-	var blind []detect.Blind
+	blind := []detect.Blind{}
 	if c.named() {
 		coverage := detect.NewCoverage(set)
 		if err := c.history.read(ctx, std, set, func(e *event.Event) error { coverage.Event(e); return nil }); err != nil {
 			return err
 		}
-		blind = coverage.Blind()
+		blind = append(blind, coverage.Blind()...)
 	}
 	if c.JSON {
 		return printJSON(std.out, struct {

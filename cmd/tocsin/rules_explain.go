@@ -27,6 +27,9 @@ func (c *rulesExplainCmd) Run(ctx context.Context, std *stdio) error {
 	if err != nil {
 		return err
 	}
+	if err := set.CheckRule(c.Rule); err != nil {
+		return err
+	}
 	if c.Event == "" && c.Finding == "" {
 		return errors.New("name the event with --event or the finding with --finding")
 	}

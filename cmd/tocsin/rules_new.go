@@ -85,7 +85,7 @@ func tryDraft(text []byte) error {
 	}
 	for _, res := range pipeline.TestRule(set, r) {
 		if !res.OK {
-			return fmt.Errorf("test %q: fired %d times, want %d %s", res.Test, res.Got, res.Want, res.Err)
+			return fmt.Errorf("test %q: %s", res.Test, failure(res))
 		}
 	}
 	return nil

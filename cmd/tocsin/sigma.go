@@ -76,5 +76,9 @@ func (c *rulesImportCmd) report(std *stdio, result sigma.Result) {
 	for _, p := range result.Problems {
 		fmt.Fprintln(std.err, "tocsin:", visible(p.Error()))
 	}
-	fmt.Fprintf(std.err, "tocsin: %d of %d documents imported, %d refused\n", result.Documents-result.Refused, result.Documents, result.Refused)
+	inner := ""
+	if n := result.Documents - result.Refused - len(result.Rules); n > 0 {
+		inner = fmt.Sprintf(", %d for correlations alone", n)
+	}
+	fmt.Fprintf(std.err, "tocsin: %d of %d documents became rules, %d refused%s\n", len(result.Rules), result.Documents, result.Refused, inner)
 }

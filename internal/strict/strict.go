@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"path"
 	"reflect"
 	"regexp"
@@ -31,16 +32,15 @@ func YAML(file string, text []byte, into any) error {
 	if err := decoder.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
 		return fmt.Errorf("%s: holds more than one document", file)
 	}
-	return nil
+	var document yaml.Node
+	if err := yaml.Unmarshal(text, &document); err != nil {
+		return fmt.Errorf("%s: %w", file, err)
+	}
+	return errors.Join(overlooked(file, document.Content[0], reflect.TypeOf(into))...)
 }
 
 // Node decodes a part of a file into a pointer to a struct as YAML does the whole, which yaml.Node.Decode does not: it takes unknown keys.
 func Node(file string, node *yaml.Node, into any) error {
-	for i := 0; i+1 < len(node.Content) && node.Kind == yaml.MappingNode; i += 2 {
-		if key := node.Content[i]; !slices.Contains(Keys(reflect.TypeOf(into)), key.Value) {
-			return fmt.Errorf("%s:%d:%d: unknown key %q%s", file, key.Line, key.Column, key.Value, Suggest(key.Value, Keys(reflect.TypeOf(into))))
-		}
-	}
 	if err := node.Decode(into); err != nil {
 		if m := notTime.FindStringSubmatch(err.Error()); m != nil { // the decoder names no line
 			if at := scalar(node, m[1]); at != nil {
@@ -49,7 +49,61 @@ func Node(file string, node *yaml.Node, into any) error {
 		}
 		return Explain(file, err, reflect.TypeOf(into))
 	}
-	return nil
+	return errors.Join(overlooked(file, node, reflect.TypeOf(into))...)
+}
+
+// overlooked is what the decoder took for a value of a type without a word: unknown keys, and fractions of which it kept the whole number.
+// It follows the type, so that aliases lead it no farther than they led the decoder.
+func overlooked(file string, node *yaml.Node, t reflect.Type) (errs []error) {
+	for t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
+	if node.Kind == yaml.AliasNode {
+		node = node.Alias
+	}
+	if t == reflect.TypeFor[yaml.Node]() || t.Implements(unmarshaler) || reflect.PointerTo(t).Implements(unmarshaler) {
+		return nil
+	}
+	fail := func(at *yaml.Node, text string) {
+		errs = append(errs, fmt.Errorf("%s:%d:%d: %s", file, at.Line, at.Column, text))
+	}
+	switch {
+	case node.Kind == yaml.ScalarNode && node.ShortTag() == "!!float" && t.Kind() >= reflect.Int && t.Kind() <= reflect.Int64:
+		fail(node, fmt.Sprintf("want %s, got a number (%s)", wanted(t.String(), nil), node.Value))
+	case node.Kind == yaml.SequenceNode && t.Kind() == reflect.Slice:
+		for _, item := range node.Content {
+			errs = append(errs, overlooked(file, item, t.Elem())...)
+		}
+	case node.Kind == yaml.MappingNode && t.Kind() == reflect.Map:
+		for i := 1; i < len(node.Content); i += 2 {
+			errs = append(errs, overlooked(file, node.Content[i], t.Elem())...)
+		}
+	case node.Kind == yaml.MappingNode && t.Kind() == reflect.Struct:
+		fields := fields(t)
+		for i := 0; i+1 < len(node.Content); i += 2 {
+			key := node.Content[i]
+			switch field, known := fields[key.Value]; {
+			case known:
+				errs = append(errs, overlooked(file, node.Content[i+1], field)...)
+			case key.ShortTag() != "!!merge":
+				fail(key, fmt.Sprintf("unknown key %q%s", key.Value, Suggest(key.Value, slices.Collect(maps.Keys(fields)))))
+			}
+		}
+	}
+	return errs
+}
+
+var unmarshaler = reflect.TypeFor[yaml.Unmarshaler]()
+
+// fields are the types of a struct's fields, by their YAML keys.
+func fields(t reflect.Type) map[string]reflect.Type {
+	out := make(map[string]reflect.Type)
+	for i := range t.NumField() {
+		if key := t.Field(i).Tag.Get("yaml"); key != "" && key != "-" {
+			out[key] = t.Field(i).Type
+		}
+	}
+	return out
 }
 
 var notTime = regexp.MustCompile(`^parsing time "([^"]*)"`)
@@ -263,23 +317,10 @@ func collect(t reflect.Type, keys map[string][]string) {
 		return
 	}
 	keys[t.String()] = nil
-	for i := range t.NumField() {
-		f := t.Field(i)
-		if key := f.Tag.Get("yaml"); key != "" && key != "-" {
-			keys[t.String()] = append(keys[t.String()], key)
-			collect(f.Type, keys)
-		}
+	for key, field := range fields(t) {
+		keys[t.String()] = append(keys[t.String()], key)
+		collect(field, keys)
 	}
-}
-
-// Keys lists the YAML keys of a struct type, or of what a pointer to one points at.
-func Keys(t reflect.Type) []string {
-	if t.Kind() == reflect.Pointer {
-		t = t.Elem()
-	}
-	keys := make(map[string][]string)
-	collect(t, keys)
-	return keys[t.String()]
 }
 
 // Suggest says which known word is nearest, if one is near enough to be a slip of the pen; else it says nothing.

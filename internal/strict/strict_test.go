@@ -5,6 +5,8 @@ import (
 	"testing"
 	"time"
 
+	"go.yaml.in/yaml/v3"
+
 	"github.com/tocsin-dr/tocsin/internal/strict"
 )
 
@@ -15,6 +17,7 @@ type file struct {
 	Parts []struct {
 		Title string `yaml:"title"`
 	} `yaml:"parts"`
+	Any map[string]any `yaml:"any"`
 }
 
 func TestYAML(t *testing.T) {
@@ -25,10 +28,15 @@ func TestYAML(t *testing.T) {
 		{"misspelt key inside a list", "parts:\n- titel: x", `f.yaml:2:3: unknown key "titel"; did you mean "title"?`},
 		{"no duration", "wait: ten", `f.yaml:1:7: want a duration such as 90s, 10m or 24h, got text (ten)`},
 		{"no number", "count: [1]", `f.yaml:1: want a whole number, got a list`},
+		{"fraction", "count: 2.5", `f.yaml:1:8: want a whole number, got a number (2.5)`},
+		{"fraction as a duration", "parts:\n  - title: a\nwait: 1.5", `f.yaml:3:7: want a duration such as 90s, 10m or 24h, got a number (1.5)`},
+		{"fraction where anything goes", "any: {x: 2.5}", ``},
+		{"merged keys", "parts: [&a {title: x}, {<<: *a}]", ``},
 		{"no list", "parts: x", `f.yaml:1:8: want a list, got text (x)`},
 		{"two mistakes", "cuont: 3\nwait: ten", "f.yaml:1:1: unknown key \"cuont\"; did you mean \"count\"?\nf.yaml:2:7: want a duration such as 90s, 10m or 24h, got text (ten)"},
 		{"two documents", "name: a\n---\nname: b", `f.yaml: holds more than one document`},
 		{"nothing", "", `f.yaml: is empty`},
+		{"an empty document", "---\n", ``},
 		{"tab", "parts:\n  - title: a\n\tcount: 3", "f.yaml:3:1: is indented with a tab: indent with spaces"},
 		{"tab in a block", "name: |\n  a\n\tb\ncount: 3", "f.yaml:3:1: is indented with a tab: indent with spaces"},
 		{"colon in a text", "count: 3\nname: a: b", `f.yaml:2:8: ": " begins a value, and here one has begun: put a text that holds it between quotation marks`},
@@ -49,6 +57,30 @@ func TestYAML(t *testing.T) {
 	}
 	if err := strict.YAML("f.yaml", nil, new(file)); !errors.Is(err, strict.ErrEmpty) {
 		t.Errorf("an empty file gives %v", err)
+	}
+}
+
+// A part of a file is read as strictly as the whole, deep inside too.
+func TestNode(t *testing.T) {
+	for _, tt := range []struct{ name, text, want string }{
+		{"right", "name: a\nparts: [{title: x}]", ""},
+		{"misspelt key", "naem: a", `f.yaml:1:1: unknown key "naem"; did you mean "name"?`},
+		{"misspelt key inside a list", "parts:\n  - titel: x", `f.yaml:2:5: unknown key "titel"; did you mean "title"?`},
+		{"fraction", "count: 2.5", `f.yaml:1:8: want a whole number, got a number (2.5)`},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			var document yaml.Node
+			if err := yaml.Unmarshal([]byte(tt.text), &document); err != nil {
+				t.Fatal(err)
+			}
+			got := ""
+			if err := strict.Node("f.yaml", document.Content[0], new(file)); err != nil {
+				got = err.Error()
+			}
+			if got != tt.want {
+				t.Errorf("got  %s\nwant %s", got, tt.want)
+			}
+		})
 	}
 }
 
