@@ -215,7 +215,12 @@ func (m *Model) rarity(p *page, context, value uint64) float64 {
 // unshaped is how seldom the class gives a tool an argument, or reaches anything with it, in bits. What it does more often than not is no
 // surprise at all: what is left of it would grow where a class does less, and be the most that it ever showed.
 func (m *Model) unshaped(shape, has uint64) float64 {
-	if bits := m.rarity(nil, shape, has); bits >= 1 {
+	class := m.Peers.table()
+	l := level(countOf(class.value(shape, has), vCount))
+	if l == levels-1 {
+		return 0
+	}
+	if bits := surprise(nil, class.context(shape), cFast, 0, l); bits >= 1 {
 		return bits
 	}
 	return 0
