@@ -92,7 +92,7 @@ func cutLabel(line []byte) (label string, rest []byte, err error) {
 }
 
 // StreamReport is the quality on a stream, by session: a session is an attack if one of its events is. Its p-value is
-// that of its least probable event, because what an anomaly's p-value promises, it promises of a session.
+// that of its least probable event, because what an anomaly's p-value promises, it promises of a session; see counted.
 type StreamReport struct {
 	AUC Number `json:"auc"`
 	// TPRs at points of the ROC curve: these two thresholds alone are set on what is tested.

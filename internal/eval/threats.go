@@ -111,8 +111,8 @@ type ThreatsReport struct {
 	Causes    int    `json:"causes"` // how many that is a share of
 }
 
-// Case is one threat. A session is found if its p-value is at most Alpha, or a baseline raised an alert in it: what rises slowly has no
-// p-value of its own.
+// Case is one threat. A session is found if its p-value is at most Alpha, or a baseline raised an alert in it: a drift has no p-value of one
+// session.
 type Case struct {
 	Threat    string `json:"threat"`
 	What      string `json:"what"`
