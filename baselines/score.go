@@ -331,8 +331,9 @@ func (m *Model) Familiar(agent string, o *Observation) (tool, destination, shape
 			destination = New
 		}
 	}
+	given := keyShape(o.Tool)
 	for i := range o.Args {
-		if class.value(keyShape(o.Tool), keyArg(o.Tool, element(o.Args[i].Path))) == nil {
+		if class.value(given, keyArg(o.Tool, element(o.Args[i].Path))) == nil {
 			shape = New
 		}
 	}

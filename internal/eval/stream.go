@@ -170,7 +170,7 @@ type streamRun struct {
 	alerts   map[string]alert   // by id
 	at       []*follow          // the session of each event; nil for a repeat
 	count    float64            // the event's p-value by counts; NaN without one
-	lately   map[string][]acted // by agent
+	lately   map[string]*lately // by agent
 }
 
 // alert is a finding that a human sees.
@@ -182,7 +182,7 @@ type alert struct {
 }
 
 func (r *Rig) start(teaches func(agent string, first *labelled) bool) *streamRun {
-	run := &streamRun{teaches: teaches, sessions: make(map[string]*follow), alerts: make(map[string]alert), count: math.NaN(), lately: make(map[string][]acted)}
+	run := &streamRun{teaches: teaches, sessions: make(map[string]*follow), alerts: make(map[string]alert), count: math.NaN(), lately: make(map[string]*lately)}
 	run.shard = pipeline.New(r.rules, r.hasher, pipeline.Options{Scored: run.scored, Counted: run.counted})
 	return run
 }
@@ -258,25 +258,40 @@ func (r *streamRun) scored(e *event.Event, a baselines.Anomaly) {
 // the bounds at which each raises a finding. It is held against the session that did most in them, not against one beside it; a drift of many
 // windows is held against none.
 func (r *streamRun) counted(e *event.Event, a baselines.Anomaly) {
-	lately := slices.DeleteFunc(r.lately[e.Agent.ID], func(x acted) bool { return e.Time.Sub(x.at) > 10*time.Minute })
-	lately = append(lately, acted{sessionKey(e.Agent.Class, e.Session.ID), e.Time})
-	r.lately[e.Agent.ID] = lately
-	own := 0
-	for _, x := range lately {
-		if x.session == lately[len(lately)-1].session {
-			own++
-		}
+	l, session := r.lately[e.Agent.ID], sessionKey(e.Agent.Class, e.Session.ID)
+	if l == nil {
+		l = &lately{sessions: make(map[string]int)}
+		r.lately[e.Agent.ID] = l
 	}
+	l.add(session, e.Time)
 	drifts := len(a.Features) > 0 && a.Features[0].Name == baselines.FeatureDrift
-	if 2*own > len(lately) && !drifts {
+	if 2*l.sessions[session] > len(l.acts) && !drifts {
 		r.count = min(1, a.P*pipeline.DefaultAlpha/pipeline.RatesAlpha)
 	}
 }
 
-// acted is when a session did something that is counted.
-type acted struct {
+// lately is what an agent did in ten minutes that is counted, and how much of it each session did.
+type lately struct {
+	acts     []act
+	sessions map[string]int
+}
+
+type act struct {
 	session string
 	at      time.Time
+}
+
+func (l *lately) add(session string, at time.Time) {
+	for len(l.acts) > 0 && at.Sub(l.acts[0].at) > 10*time.Minute {
+		if was := l.acts[0].session; l.sessions[was] > 1 {
+			l.sessions[was]--
+		} else {
+			delete(l.sessions, was)
+		}
+		l.acts = l.acts[1:]
+	}
+	l.acts = append(l.acts, act{session, at})
+	l.sessions[session]++
 }
 
 // verdict is the session's p-value after each of its events.
