@@ -51,10 +51,14 @@ func (a *amount) add(x float64) {
 
 // numberIn is the number that an argument's text is; 0 is for none, and is no size.
 func numberIn(text string) float64 {
-	if text == "" || len(text) > maxNumber {
+	if len(text) > maxNumber {
 		return 0
 	}
-	v, err := strconv.ParseFloat(strings.TrimSpace(text), 64)
+	text = strings.TrimSpace(text)
+	if text == "" || !strings.ContainsRune("+-.0123456789", rune(text[0])) { // most texts are none, and what ParseFloat says of them is for nobody
+		return 0
+	}
+	v, err := strconv.ParseFloat(text, 64)
 	if err != nil || math.IsNaN(v) || math.IsInf(v, 0) {
 		return 0
 	}
