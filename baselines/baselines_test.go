@@ -124,7 +124,7 @@ func TestShape(t *testing.T) {
 		})
 	}
 	o := call("search", 5, arg("query"))
-	if a := scored(m, "svc/0", &o); a.Rarity(FeatureDestination) < 6 {
+	if a := scored(m, "svc/0", &o); a.Rarity(FeatureDestination) < 6 || !strings.Contains(a.Features[0].Got, "in 0 of 300 calls of search,") {
 		t.Errorf("a tool that reached nothing reaches something: %+v", a)
 	}
 }

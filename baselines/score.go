@@ -404,6 +404,8 @@ func (m *Model) counts(p *page, verb string, context, value uint64, tool string)
 		n = int(countOf(t.value(context, value), vCount))
 		if c := t.context(context); c != nil {
 			of = int(getU16(c, cTotal))
+		} else { // it was never asked: the tool reached nothing, or had no such argument
+			of = int(countOf(t.value(keyTools, keyTool(tool)), vCount))
 		}
 	}
 	calls := "calls"
