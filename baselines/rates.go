@@ -11,10 +11,12 @@ import (
 	"github.com/tocsin-dr/tocsin/internal/event"
 )
 
-// Counts are taken in windows that an event opens, so that silence is in none of them: an agent that rests teaches nothing about how
-// busy it is when it works.
+// RateWindow is how long counts are taken. An event opens a window, so that silence is in none: an agent that rests teaches nothing about
+// how busy it is when it works.
+const RateWindow = 10 * time.Minute
+
+// Bounds and weights of counts.
 const (
-	rateWindow   = 10 * time.Minute
 	rateJump     = time.Hour // an event older than its window by more sets the clock back
 	rateForgets  = 0.005     // the weight of a window in an agent's mean and variance
 	ratePeers    = 4.0       // windows that the class's word is worth beside the agent's own
@@ -136,7 +138,7 @@ func (r rate) count(t time.Time) (a Anomaly, ok bool) {
 		r.open(at)
 	case at < start: // late: its window is closed
 		return Anomaly{}, false
-	case at >= start+int64(rateWindow/time.Second):
+	case at >= start+int64(RateWindow/time.Second):
 		drifts = r.close()
 		r.open(at)
 	}

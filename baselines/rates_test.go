@@ -37,9 +37,9 @@ func (c *counter) call(at time.Time) (Anomaly, bool) {
 // window sends so many calls spread over ten minutes.
 func (c *counter) window(n int) {
 	for i := range n {
-		c.call(c.at.Add(time.Duration(i) * rateWindow / time.Duration(n+1)))
+		c.call(c.at.Add(time.Duration(i) * RateWindow / time.Duration(n+1)))
 	}
-	c.at = c.at.Add(rateWindow)
+	c.at = c.at.Add(RateWindow)
 }
 
 func TestNoAlertFromAColdStart(t *testing.T) {
@@ -136,7 +136,7 @@ func TestDisorderDoesNoHarm(t *testing.T) {
 				for _, i := range order {
 					c.call(c.at.Add(time.Duration(i) * 29 * time.Second))
 				}
-				c.at = c.at.Add(rateWindow)
+				c.at = c.at.Add(RateWindow)
 			}
 		}},
 	} {
@@ -169,7 +169,7 @@ func TestDriftIsTold(t *testing.T) {
 			c.window(1 + int(distuv.Poisson{Lambda: 30, Src: rng}.Rand()))
 		}
 		for range 60 {
-			c.at = c.at.Add(rateWindow)
+			c.at = c.at.Add(RateWindow)
 			a, _ := c.call(c.at)
 			if len(a.Features) > 0 && a.Features[0].Name == FeatureDrift {
 				found++

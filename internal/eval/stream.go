@@ -270,7 +270,7 @@ func (r *streamRun) counted(e *event.Event, a baselines.Anomaly) {
 	}
 }
 
-// lately is what an agent did in ten minutes that is counted, and how much of it each session did.
+// lately is what an agent did in a window's length that is counted, and how much of it each session did.
 type lately struct {
 	acts     []act
 	sessions map[string]int
@@ -282,7 +282,7 @@ type act struct {
 }
 
 func (l *lately) add(session string, at time.Time) {
-	for len(l.acts) > 0 && at.Sub(l.acts[0].at) > 10*time.Minute {
+	for len(l.acts) > 0 && at.Sub(l.acts[0].at) > baselines.RateWindow {
 		if was := l.acts[0].session; l.sessions[was] > 1 {
 			l.sessions[was]--
 		} else {
